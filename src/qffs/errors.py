@@ -1,0 +1,55 @@
+"""Everything `qffs` raises on purpose, as one tree.
+
+    QffsError
+    ├── InvalidArgument      a value that can never work: bits = 9, fewer steps than charge steps
+    ├── NotTraceable         the model cannot be read as a static graph
+    ├── NotConvertible       the graph holds something that has no spiking counterpart
+    │   └── NothingToQuantize    the graph has no ReLU: quantising it would change nothing
+    ├── NotCalibrated        a quantiser has no step size yet
+    ├── Mismatch             a spiking network that differs from its quantised network
+    ├── DataError            images or labels that cannot be read or used
+    ├── CheckpointError      a checkpoint or weight file that cannot be read or does not fit
+    └── Diverged             NaN or infinity in the loss or in the data
+
+Each message is one sentence a user can act on. The command line prints it and exits with 2.
+"""
+
+
+class QffsError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+
+class InvalidArgument(QffsError, ValueError):
+    """A value that can never work, such as 9 bits or fewer steps than charge steps."""
+
+
+class NotTraceable(QffsError):
+    """The model cannot be read as a static graph; the message names the source line."""
+
+
+class NotConvertible(QffsError):
+    """The graph holds operators without a spiking counterpart; the message lists each with its reason."""
+
+
+class NothingToQuantize(NotConvertible):
+    """The graph has no ReLU, so quantising it would change nothing."""
+
+
+class NotCalibrated(QffsError, RuntimeError):
+    """A quantiser has no step size yet: calibrate or train the network first."""
+
+
+class Mismatch(QffsError, AssertionError):
+    """A spiking network differs from its quantised network; the message names the first layer."""
+
+
+class DataError(QffsError):
+    """Images or labels cannot be read or used; the message names the file or folder."""
+
+
+class CheckpointError(QffsError):
+    """A checkpoint or weight file cannot be read, or does not fit the network."""
+
+
+class Diverged(QffsError, ArithmeticError):
+    """NaN or infinity in the loss or in the data."""

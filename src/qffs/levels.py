@@ -1,0 +1,101 @@
+"""The numbers of the method: levels of a quantiser, charge schedule, firing rule. Frozen, and free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qffs.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels 0, 1, ..., ``highest`` of a quantised activation.
+
+    ``highest`` is n in ``Q(x) = s * clip(floor(x / s + 1/2), 0, n)`` and the largest number of spikes a
+    neuron may have sent, on balance, at any time (the paper's Z_max, eq. 20).
+
+    >>> Levels.from_bits(2)
+    Levels(highest=3)
+    """
+
+    highest: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.highest, int) or isinstance(self.highest, bool) or self.highest < 1:
+            raise InvalidArgument(f"the highest level must be a whole number of at least 1, not {self.highest!r}")
+
+    @classmethod
+    def from_bits(cls, bits: int) -> Levels:
+        """``2**bits - 1`` as the highest level; raises `InvalidArgument` unless bits is a whole number in 1..8."""
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= 8:
+            raise InvalidArgument(f"bits must be a whole number from 1 to 8, not {bits!r}")
+        return cls(2**bits - 1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the analog input and all biases are spread over the first steps: one weight a step, adding up to 1.
+
+    At step t a constant current x is injected as ``weights[t] * x``; after the last weight it is off.
+
+    >>> Schedule.uniform(4).weights
+    (0.25, 0.25, 0.25, 0.25)
+    >>> Schedule((0.5, 0.25, 0.25)).over(5)
+    (0.5, 0.25, 0.25, 0.0, 0.0)
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(math.isfinite(w) for w in self.weights):
+            raise InvalidArgument(f"charge weights must be a non-empty sequence of finite numbers, not {self.weights}")
+        if abs(math.fsum(self.weights) - 1) > 1e-9:
+            raise InvalidArgument(f"charge weights must add up to 1, but {self.weights} add up to {sum(self.weights)}")
+
+    @classmethod
+    def uniform(cls, steps: int) -> Schedule:
+        """Weight ``1 / steps`` at each of the first ``steps`` steps."""
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise InvalidArgument(f"charge steps must be a whole number of at least 1, not {steps!r}")
+        return cls((1 / steps,) * steps)
+
+    @classmethod
+    def of(cls, charge_steps: int | Sequence[float]) -> Schedule:
+        """A uniform schedule from a number of steps, or the given weights by step."""
+        if isinstance(charge_steps, int):
+            return cls.uniform(charge_steps)
+        return cls(tuple(float(weight) for weight in charge_steps))
+
+    @property
+    def steps(self) -> int:
+        """The number of charge steps D."""
+        return len(self.weights)
+
+    def over(self, steps: int) -> tuple[float, ...]:
+        """The weights of a run of ``steps`` steps, zero after step D; raises `InvalidArgument` if steps < D."""
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < self.steps:
+            raise InvalidArgument(
+                f"a run needs at least as many steps as the {self.steps} charge steps of its schedule, not {steps!r}"
+            )
+        return self.weights + (0.0,) * (steps - self.steps)
+
+
+@dataclass(frozen=True)
+class FiringRule:
+    """What a neuron may do; each field switches one remedy of the paper's section 4.4 on or off.
+
+    ``negative_spikes``: take back a spike when the potential is below 0 and spikes were sent.
+    ``cap``: never send more spikes, on balance, than the highest level.
+    ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
+    quantiser the neuron stands for (1/2), which is what makes the neuron round as the quantiser does.
+    """
+
+    negative_spikes: bool = True
+    cap: bool = True
+    precharge: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.precharge is not None and not math.isfinite(self.precharge):
+            raise InvalidArgument(f"the pre-charge must be a finite number, not {self.precharge}")
