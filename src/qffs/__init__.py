@@ -1,1 +1,34 @@
-"""qffs."""
+"""Quantised networks into fast spiking networks, exactly.
+
+    import qffs
+    qann = qffs.quantize(model, bits=2, output="analog", example=x)   # train it with any loop
+    snn = qffs.to_spiking(qann)                                       # snn(x, steps=8): read-out by step
+    qffs.verify(qann, snn, x)                                         # raises, naming the first layer that differs
+
+Names are imported when they are first used, so that ``qffs --help`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from qffs.version import __version__
+
+if TYPE_CHECKING:
+    from qffs.calibration import calibrate
+    from qffs.convert import plan, quantize, to_spiking, verify
+
+_HOMES = {
+    "calibrate": "qffs.calibration",
+    "plan": "qffs.convert",
+    "quantize": "qffs.convert",
+    "to_spiking": "qffs.convert",
+    "verify": "qffs.convert",
+}
+
+__all__ = ["__version__", "calibrate", "plan", "quantize", "to_spiking", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,1 +1,1 @@
-""""""
+"""`torch.fx` passes: a graph in, a new graph out."""

@@ -1,1 +1,1 @@
-""""""
+"""Thin modules over `qffs.functional`: parameters and one call down."""

@@ -1,0 +1,49 @@
+"""First step sizes from a few batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qffs.errors import InvalidArgument
+from qffs.nn.modes import evaluating
+from qffs.nn.quantizer import Quantizer
+
+
+@torch.no_grad()
+def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> nn.Module:
+    """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
+
+    Each becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, over the activations x that reach the
+    quantiser in all batches so far, in eval mode. While a batch runs, the quantisers before are already in force,
+    so later layers see what they will see in use. batches: input tensors ``[B, ...]``, or tuples of inputs.
+    Raises `InvalidArgument` without a quantiser or a batch, `Diverged` where NaN or infinity arrives.
+    """
+    quantizers = [module for module in qann.modules() if isinstance(module, Quantizer)]
+    if not quantizers:
+        raise InvalidArgument("there is nothing to calibrate: the network has no quantiser; call qffs.quantize first")
+    sums = dict.fromkeys(quantizers, (0.0, 0))
+    hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in quantizers]
+    try:
+        with evaluating(qann):
+            for batch in batches:
+                qann(*batch) if isinstance(batch, tuple) else qann(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not all(count for _, count in sums.values()):
+        raise InvalidArgument("calibration needs at least one batch of images")
+    return qann
+
+
+def _observe(sums: dict[Quantizer, tuple[float, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    assert isinstance(quantizer, Quantizer)
+    magnitudes = arguments[0].abs()
+    total, count = sums[quantizer]
+    total, count = total + magnitudes.sum(dtype=torch.float64).item(), count + magnitudes.numel()
+    sums[quantizer] = total, count
+    quantizer.set_step_size_from(total / count)

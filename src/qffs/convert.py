@@ -1,0 +1,187 @@
+"""The verbs: a network becomes a quantised network, that becomes a spiking network, and the two are compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.errors import InvalidArgument, Mismatch, NotCalibrated
+from qffs.functional.fire import NeuronState
+from qffs.functional.lsq import NEAREST
+from qffs.graph import plan as planning
+from qffs.graph.fold import fold
+from qffs.graph.place import output_quantizers, place_quantizers
+from qffs.graph.rules import annotate
+from qffs.graph.swap import swap_neurons
+from qffs.graph.trace import Example, trace
+from qffs.levels import FiringRule, Levels, Schedule
+from qffs.network import SpikingNetwork, State
+from qffs.nn.modes import evaluating
+from qffs.nn.quantizer import Quantizer
+
+
+def plan(model: nn.Module, example: Example) -> planning.Plan:
+    """What would become of every call of ``model``, without changing anything; ``print`` it for a table."""
+    return planning.plan(trace(model, example))
+
+
+def quantize(
+    model: nn.Module, bits: int = 2, output: int | str = "analog", *, example: Example, offset: float = NEAREST
+) -> fx.GraphModule:
+    """A quantised copy of ``model`` (a QANN): an LSQ quantiser at every ReLU, everything else as it was.
+
+    bits: b of the hidden activations, levels 0..2^b - 1; output: "analog", or the bits of a quantiser at the
+    network's output, which then is spiking too; example: a batch of the shape and type the network takes (a tuple
+    for several inputs); offset: ``floor(x / s + offset)``, 1/2 rounds to nearest.
+
+    Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantiser. Train it
+    with any loop. It refuses to run in eval mode before it was calibrated (`qffs.calibrate`), trained or loaded.
+    ``model`` is not touched. Raises `InvalidArgument` on bad bits, `NotTraceable` and `NotConvertible` (listing
+    every operator that has no spiking counterpart) and `NothingToQuantize` where there is no ReLU.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.randn(16, 4)
+    >>> qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x])
+    >>> snn = qffs.to_spiking(qann.eval())
+    >>> snn(x, steps=8).shape
+    torch.Size([8, 16, 2])
+    """
+    hidden = Levels.from_bits(bits)
+    if isinstance(output, str) and output != "analog":
+        raise InvalidArgument(f'output must be "analog" or a number of bits from 1 to 8, not {output!r}')
+    of_output = None if isinstance(output, str) else Levels.from_bits(output)
+    traced = trace(model, example)
+    planning.plan(traced).check()
+    place_quantizers(traced, hidden, of_output, offset)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    reference = next(model.parameters(), None)
+    if reference is not None:
+        for quantizer in _quantizers(traced).values():
+            quantizer.to(device=reference.device, dtype=reference.dtype)
+            quantizer.train(traced.training)
+    return traced
+
+
+def to_spiking(
+    qann: nn.Module, charge_steps: int | Sequence[float] | None = None, rule: FiringRule | None = None
+) -> SpikingNetwork:
+    """The spiking network of a quantised network: every quantiser a layer of neurons with θ = s and the same n.
+
+    charge_steps: over how many steps D the input and the biases are charged, or their weights by step, which add
+    up to 1; by default 2^b - 1 of the hidden layers, as in the paper. rule: what a neuron may do (`FiringRule`).
+    Batch norm is folded into weights; ``qann`` is not touched. Raises `NotCalibrated` where a step size is not
+    set, `InvalidArgument` where ``qann`` was not made by `quantize` or the charge steps are impossible.
+    """
+    if not isinstance(qann, fx.GraphModule) or not _quantizers(qann):
+        raise InvalidArgument("to_spiking takes the network that qffs.quantize returned")
+    unset = [path for path, quantizer in _quantizers(qann).items() if not quantizer.ready]
+    if unset:
+        raise NotCalibrated(
+            f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
+            "train the network, or load trained weights first"
+        )
+    schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
+    network = copy.deepcopy(qann).eval().requires_grad_(False)
+    for _ in annotate(network):
+        pass
+    fold(network)
+    swap_neurons(network, rule or FiringRule())
+    network.recompile()
+    return SpikingNetwork(network, schedule)
+
+
+def _quantizers(qann: nn.Module) -> dict[str, Quantizer]:
+    return {path: module for path, module in qann.named_modules() if isinstance(module, Quantizer)}
+
+
+def _hidden_levels(qann: fx.GraphModule) -> int:
+    """The highest level of the hidden layers; of the output where there is nothing else."""
+    outputs = output_quantizers(qann)
+    hidden = [quantizer.highest for path, quantizer in _quantizers(qann).items() if path not in outputs]
+    return max(hidden or [quantizer.highest for quantizer in _quantizers(qann).values()])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `verify` compared, all of it equal: ``layers`` (path, units) in order, over ``images`` and ``steps``.
+
+    ``settled``: the first step after which no neuron sent a spike any more; ``deviation``: the largest absolute
+    difference of the outputs, from rounding alone.
+    """
+
+    layers: tuple[tuple[str, int], ...]
+    images: int
+    steps: int
+    settled: int
+    deviation: float
+
+
+def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Tensor, steps: int | None = None) -> Comparison:
+    """Compare every neuron's count with its quantiser's level after ``steps`` steps; raise at the first difference.
+
+    steps: by default, as many as it takes until no neuron fires any more. The two are equal in exact arithmetic;
+    in floating point a sum that ends within rounding of a tie may fall either way, so compare float64 copies
+    (``qann.double()``, ``snn.double()``) where exactness is the question.
+    Returned: what was compared. Raises `Mismatch`, naming the first layer that differs, by how much, on how many
+    of its units.
+    """
+    levels: dict[str, Tensor] = {}
+    quantizers = _quantizers(qann)
+    hooks = [q.register_forward_pre_hook(partial(_record_level, levels, path)) for path, q in quantizers.items()]
+    try:
+        with evaluating(qann), torch.no_grad():
+            expected = qann(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    fired: dict[str, list[Tensor]] = {}
+    readout, state = snn.run(*inputs, steps=steps, observer=partial(_record_activity, fired))
+    layers = tuple((path, _equal_units(path, state, levels)) for path, _ in snn.neurons())
+    active = torch.stack([torch.cat(each) for each in fired.values()]).any(0).nonzero()
+    differences = [
+        float((after[-1] - value).abs().max())
+        for after, value in zip(_tensors(readout), _tensors(expected), strict=True)
+    ]
+    return Comparison(
+        layers, inputs[0].shape[0], len(_tensors(readout)[0]), int(active.max()) + 1 if len(active) else 0,
+        max(differences),
+    )
+
+
+def _record_level(levels: dict[str, Tensor], path: str, quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    assert isinstance(quantizer, Quantizer)
+    levels[path] = quantizer.level(arguments[0])
+
+
+def _record_activity(fired: dict[str, list[Tensor]], path: str, spikes: Tensor, _: NeuronState) -> None:
+    fired.setdefault(path, []).append(spikes.flatten(1).any(1))
+
+
+def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
+    """The number of units of a layer, all of which agree; raises `Mismatch` where one does not."""
+    if path not in levels:
+        raise Mismatch(f"the spiking network has neurons at {path}, where the quantised network has no quantiser")
+    after = state.nodes[path]
+    assert isinstance(after, NeuronState)
+    difference = (after.count - levels[path]).abs()
+    wrong = int(difference.count_nonzero())
+    if wrong:
+        raise Mismatch(
+            f"the first layer that differs is {path}: the spike count is not the quantiser's level on {wrong} of "
+            f"{difference.numel()} units, by {int(difference.max())} at most"
+        )
+    return difference.numel()
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """The tensors of a network's output, whatever its nesting, in order."""
+    found: list[Tensor] = []
+    fx.node.map_aggregate(outputs, found.append)
+    return found

@@ -1,0 +1,13 @@
+"""Labelled images to train and measure on.
+
+`load` reads the digits shipped with the library, CIFAR-10, or any zip or folder of photographs by class.
+
+>>> digits = load("digits")
+>>> len(digits.train), len(digits.test), tuple(digits.test.images.shape)
+(1348, 449, (449, 1, 8, 8))
+"""
+
+from qffs.data.dataset import Dataset, Images, hold_out
+from qffs.data.spec import load
+
+__all__ = ["Dataset", "Images", "hold_out", "load"]

@@ -1,0 +1,129 @@
+"""The CIFAR-10 pickles (``cifar-10-batches-py``), read without running what a pickle may hold."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qffs.data.dataset import Dataset, Images
+from qffs.data.photographs import MEAN, STD
+from qffs.errors import DataError
+
+_FOLDER = "cifar-10-batches-py"
+_TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+_TEST = "test_batch"
+_META = "batches.meta"
+_VALUES = 3 * 32 * 32
+
+
+def find_batches(path: Path) -> Path | None:
+    """Return the folder of the pickles if ``path`` is that folder or its parent, else None."""
+    for folder in (path, path / _FOLDER):
+        if folder.is_dir() and (
+            folder.name == _FOLDER or any((folder / name).is_file() for name in (*_TRAIN, _TEST, _META))
+        ):
+            return folder
+    return None
+
+
+def read_batches(folder: Path, name: str, *, cifar10: bool) -> Dataset:
+    """Return the images of the five training batches and the test batch, 32 x 32 RGB, in the order of the files.
+
+    ``cifar10``: insist on 10 classes. Raises `DataError` naming the file that is missing, damaged or refused.
+    """
+    classes = _read_classes(folder / _META)
+    if cifar10 and len(classes) != 10:
+        raise DataError(f"{folder / _META} names {len(classes)} classes, but CIFAR-10 has 10")
+    train = [_read_batch(folder / batch, len(classes)) for batch in _TRAIN]
+    test = [_read_batch(folder / _TEST, len(classes))]
+    return Dataset(name, classes, _images(train), _images(test), mean=MEAN, std=STD, peak=255.0)
+
+
+def _images(batches: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> Images:
+    """Join batches one after another, as tensors that own their memory."""
+    pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
+    return Images(torch.from_numpy(pixels), torch.from_numpy(np.concatenate([labels for _, labels in batches])))
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    """Return the class names, in the order that the labels count them."""
+    names = _unpickle(path).get(b"label_names")
+    if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
+        raise DataError(f"{path} holds no list of class names (label_names)")
+    return tuple(name.decode("utf-8", "replace") for name in names)
+
+
+def _read_batch(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels [N, 3072], a row holding the red, green and blue plane, and labels [N] of one batch."""
+    batch = _unpickle(path)
+    pixels, labels = batch.get(b"data"), batch.get(b"labels")
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_VALUES,):
+        raise DataError(f"{path} holds no images of 32 x 32 RGB bytes (data)")
+    if len(pixels) == 0:
+        raise DataError(f"{path} holds no images")
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(pixels)
+        or not all(isinstance(label, int) and 0 <= label < classes for label in labels)
+    ):
+        raise DataError(f"{path} must hold one label from 0 to {classes - 1} for each of its {len(pixels)} images")
+    return pixels, np.array(labels, np.int64)
+
+
+def _unpickle(path: Path) -> dict[Any, Any]:
+    """Return the dictionary in a pickle file; raises `DataError` if there is none or the file is refused."""
+    try:
+        with path.open("rb") as stream:
+            found = _Unpickler(stream, encoding="bytes").load()
+    except DataError as error:
+        raise DataError(f"{path} is refused: {error}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    # A damaged pickle can raise nearly anything: EOFError, IndexError, KeyError, TypeError, MemoryError.
+    except Exception as error:
+        raise DataError(f"{path} is truncated, damaged, or no pickle file") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no dictionary")
+    return found
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Do what ``_codecs.encode`` does in pickles that Python 3 writes for Python 2: make bytes of text."""
+    if encoding not in {"latin1", b"latin1"}:
+        raise DataError(f"it asks for the codec {encoding!r}, which these files do not need")
+    return text.encode("latin1")
+
+
+def _dtype(code: str, align: object = False, copy: object = True) -> np.dtype[Any]:
+    """Do what ``numpy.dtype`` does in pickles."""
+    # The standard files say 0 and 1, where NumPy 2.4 warns about anything but True and False.
+    return np.dtype(code, align=bool(align), copy=bool(copy))
+
+
+# What NumPy itself puts into a pickle; asked for this way because the module it lives in was renamed.
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits what the arrays, bytes and dictionaries of these files need; a pickle may call all it can name."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        """Return the admitted object of that name; raises `DataError` on any other."""
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise DataError(f"it asks for {module}.{name}, which these files do not need") from None

@@ -1,0 +1,61 @@
+"""From the one word a user gives to a dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from qffs.data.batches import find_batches, read_batches
+from qffs.data.dataset import Dataset
+from qffs.data.digits import read_digits
+from qffs.data.photographs import read_photographs
+from qffs.errors import DataError, InvalidArgument
+
+_FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that exists"
+
+
+def load(spec: str, size: int | None = None, *, progress: bool = True) -> Dataset:
+    """Return the dataset that ``spec`` names, held in memory whole.
+
+    ``digits``: the handwritten digits shipped with the library, 8 x 8 and grey.
+    ``images:PATH``, or the bare PATH of something that exists: a zip or folder with ``train/<class>/*.jpg``
+    and ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``), maybe inside one common folder, or a
+    folder with the CIFAR-10 pickles (``cifar-10-batches-py``) or its parent.
+    ``cifar10:PATH``: the same, and must hold 10 classes of 32 x 32 pixels.
+
+    ``size``: only for image files given by ``images:PATH`` or PATH: resize the shorter side to this many
+    pixels and cut out the centre square. ``progress``: show a bar on stderr while decoding.
+
+    Raises `DataError` if the images cannot be read or used, and `InvalidArgument` on a size that cannot work.
+    """
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise InvalidArgument(f"the image size must be a whole number of at least 1, not {size!r}")
+    kind, path = _parse(spec)
+    batches = None if kind == "digits" else find_batches(path)
+    if size is not None and (kind != "images" or batches is not None):
+        raise InvalidArgument(f"a size fits only image files given as images:PATH or PATH: {spec} is never resized")
+    if kind == "digits":
+        return read_digits()
+    cifar10 = kind == "cifar10"
+    whole = path.resolve()
+    name = "cifar10" if cifar10 else whole.stem if whole.is_file() else whole.name
+    if batches is not None:
+        return read_batches(batches, name, cifar10=cifar10)
+    return read_photographs(path, name, size=size, cifar10=cifar10, progress=progress)
+
+
+def _parse(spec: str) -> tuple[str, Path]:
+    """Return digits, cifar10 or images, and the path if it is not digits; raises `DataError` if there is none."""
+    kind, _, rest = spec.partition(":")
+    if spec == "digits":
+        return "digits", Path()
+    if kind in {"cifar10", "images"} and rest:
+        path = os.path.expanduser(rest)
+        if not os.path.exists(path):
+            raise DataError(f"{path} does not exist")
+        return kind, Path(path)
+    path = os.path.expanduser(spec)
+    # os.path and not pathlib, which raises on a home that nobody has and on a name too long to look up.
+    if not os.path.exists(path):
+        raise DataError(f"{spec!r} names no data: use {_FORMS}")
+    return "images", Path(path)

@@ -1,0 +1,96 @@
+"""Learned step size quantisation (LSQ) of activations: the quantiser, its gradients, its first step size.
+
+Source: Esser, McKinstry, Bablani, Appuswamy, Modha, "Learned step size quantization", ICLR 2020, for gradients and
+first step size; Li, Ma, Furber, "Quantization framework for fast spiking neural networks", 2022, eq. 13, for the
+quantiser. Ties are rounded upward, because that is what a neuron pre-charged to half its threshold does;
+`torch.round` rounds ties to even and would disagree with the neuron.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NEAREST = 0.5
+"""The offset that makes ``floor(x / s + offset)`` round to the nearest level."""
+
+SMALLEST_STEP_SIZE = 1e-8
+"""What a step size acts as when training has pushed it to zero or below."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which sums and comparisons are done: float32 for 16-bit floats, else ``dtype`` itself.
+
+    >>> accumulation_dtype(torch.bfloat16), accumulation_dtype(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
+    """The level of each activation, ``clip(floor(x / s + offset), 0, n)``, as whole numbers in a float tensor.
+
+    x: any shape; step_size: a scalar tensor; highest: n. Returned in the type sums are done in
+    (`accumulation_dtype` of x), same shape as x.
+
+    >>> level(torch.tensor([-1.0, 0.24, 0.25, 0.75, 9.0]), torch.tensor(0.5), 3)
+    tensor([0., 0., 1., 2., 3.])
+    """
+    wide = accumulation_dtype(x.dtype)
+    scaled = x.to(wide) / step_size.to(wide).clamp_min(SMALLEST_STEP_SIZE)
+    return scaled.add_(offset).floor_().clamp_(0, highest)
+
+
+class _Quantize(torch.autograd.Function):
+    """`quantize` with the gradients of LSQ; keeps the input and the step size, and computes the rest again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float) -> Tensor:
+        ctx.save_for_backward(x, step_size)
+        ctx.highest, ctx.offset = highest, offset
+        wide = accumulation_dtype(x.dtype)
+        return level(x, step_size, highest, offset).mul_(step_size.to(wide).clamp_min(SMALLEST_STEP_SIZE)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
+        x, step_size = ctx.saved_tensors
+        wide = accumulation_dtype(x.dtype)
+        gradient = gradients[0].to(wide)
+        v = x.to(wide) / step_size.to(wide).clamp_min(SMALLEST_STEP_SIZE)
+        inside = (v > 0) & (v < ctx.highest)
+        # Of s: level - v inside, n above, 0 below. Outside the range the level itself is already n or 0.
+        of_step = (v + ctx.offset).floor_().clamp_(0, ctx.highest).sub_(v.mul_(inside))
+        scale = 1 / math.sqrt(x[0].numel() * ctx.highest)
+        step_gradient = of_step.mul_(gradient).sum().mul_(scale).to(step_size.dtype)
+        return gradient.mul(inside).to(x.dtype), step_gradient, None, None
+
+
+def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
+    """The quantised activation ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, differentiable by LSQ's rules.
+
+    x: ``[B, ...]``; step_size: a scalar tensor s > 0; highest: n; offset: 1/2 rounds to nearest, ties upward.
+    Returned: same shape and type as x, in the units of x.
+
+    Gradients, with ``v = x / s``: of x, 1 where 0 < v < n and else 0; of s, ``floor(v + offset) - v`` where
+    0 < v < n, n where v >= n, 0 where v <= 0, summed over x and times ``1 / sqrt(N * n)``. N is the number of
+    activations of one image (without the batch): with a loss that is a mean over the batch, the scale then depends
+    neither on the batch size nor on the number of processes.
+
+    >>> x, s = torch.tensor([[0.2, 0.8, 7.0]], requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    >>> quantize(x, s, 3)
+    tensor([[0.0000, 1.0000, 1.5000]], grad_fn=<_QuantizeBackward>)
+    """
+    result: Tensor = _Quantize.apply(x, step_size, highest, offset)  # type: ignore[no-untyped-call]
+    return result
+
+
+def first_step_size(mean_magnitude: float, highest: int) -> float:
+    """LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, from the mean magnitude of the activations.
+
+    >>> first_step_size(0.5, 4)
+    0.5
+    """
+    return 2 * mean_magnitude / math.sqrt(highest)

@@ -1,0 +1,70 @@
+"""What will become of every call of a network, and why, before anything changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from qffs.errors import NotConvertible, NothingToQuantize
+from qffs.graph.rules import Kind, annotate, label
+from qffs.graph.trace import owner
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call: ``site`` (path in the model), ``operator``, ``shape`` of its result, ``kind`` and ``why``."""
+
+    site: str
+    operator: str
+    shape: tuple[int, ...] | None
+    kind: Kind
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a network, in the order of computation. ``print(plan)`` shows them as a table."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def refused(self) -> tuple[Row, ...]:
+        """The calls that cannot be converted."""
+        return tuple(row for row in self.rows if row.kind is Kind.REFUSED)
+
+    def check(self) -> None:
+        """Raise `NotConvertible` naming every refused call, or `NothingToQuantize` where there is no ReLU."""
+        if self.refused:
+            reasons = "; ".join(f"{row.operator} at {row.site}: {row.why}" for row in self.refused)
+            raise NotConvertible(f"this network cannot be converted: {reasons}")
+        if not any(row.kind is Kind.SPIKING for row in self.rows):
+            raise NothingToQuantize(
+                "nothing would be quantised: the network has no ReLU, and a neuron can only stand where a ReLU is"
+            )
+
+    def __str__(self) -> str:
+        lines = [
+            (row.site, row.operator, "x".join(map(str, row.shape or ())), row.kind.value, row.why) for row in self.rows
+        ]
+        widths = [max(len(line[column]) for line in lines) for column in range(4)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)).rstrip()
+            for line in lines
+        )
+
+
+def plan(traced: fx.GraphModule) -> Plan:
+    """The plan of a traced network; annotates its nodes on the way."""
+    return Plan(
+        tuple(
+            Row(_site(node), label(node, traced), node.meta.get("shape"), rule.kind, rule.why)
+            for node, rule in annotate(traced)
+        )
+    )
+
+
+def _site(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    return f"{owner(node)}.{node.name}" if owner(node) else node.name

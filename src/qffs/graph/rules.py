@@ -1,0 +1,182 @@
+"""The one table: what every operator becomes in a spiking network.
+
+An edge of the network carries increments, and their sum over time is the quantised network's value. So an operator is
+
+- **linear**: applied to each increment as it comes; its constant part is charged with the input;
+- **spiking**: a neuron, at every activation quantiser;
+- **differenced**: ``g(X_t) - g(X_{t-1})`` on the accumulated input;
+
+or it is folded into its neighbour before, or not a signal at all (shapes, constants), or refused with a reason.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from qffs.nn.neuron import Neuron
+from qffs.nn.quantizer import Quantizer
+
+
+class Kind(StrEnum):
+    """What a node is in the spiking network."""
+
+    INPUT = "input"
+    PLAIN = "plain"
+    LINEAR = "linear"
+    SUM = "sum"
+    SPIKING = "spiking"
+    DIFFERENCED = "differenced"
+    FOLDED = "folded"
+    OUTPUT = "output"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind and, in words, what that means for the operator."""
+
+    kind: Kind
+    why: str
+
+
+LINEAR = Rule(Kind.LINEAR, "applied to every increment")
+SUM = Rule(Kind.SUM, "increments are added, constants are charged with the input")
+SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron")
+QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
+DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
+FOLDED = Rule(Kind.FOLDED, "folded into its neighbour, or the identity, outside training")
+PLAIN = Rule(Kind.PLAIN, "a shape or a constant, the same at every step")
+
+_DIMENSIONS = (1, 2, 3)
+
+
+def _modules(*patterns: str) -> list[type[nn.Module]]:
+    """The classes of torch.nn of these names, with {} standing for 1, 2 and 3."""
+    names = [pattern.format(d) for pattern in patterns for d in (_DIMENSIONS if "{}" in pattern else (0,))]
+    return [getattr(nn, name) for name in names if hasattr(nn, name)]
+
+
+MODULES: dict[type[nn.Module], Rule] = {
+    **dict.fromkeys(_modules("Conv{}d", "ConvTranspose{}d", "Linear"), LINEAR),
+    **dict.fromkeys(_modules("AvgPool{}d", "AdaptiveAvgPool{}d"), LINEAR),
+    **dict.fromkeys(_modules("Flatten", "Unflatten", "ZeroPad{}d", "PixelShuffle", "PixelUnshuffle"), LINEAR),
+    **dict.fromkeys(_modules("BatchNorm{}d", "Dropout", "Dropout{}d", "Identity"), FOLDED),
+    **dict.fromkeys(_modules("MaxPool{}d", "AdaptiveMaxPool{}d"), DIFFERENCED),
+    nn.ReLU: SPIKING,
+    Quantizer: QUANTISED,
+    Neuron: QUANTISED,
+}
+
+FUNCTIONS: dict[Any, Rule] = {
+    **dict.fromkeys((operator.add, torch.add, operator.sub, torch.sub), SUM),
+    **dict.fromkeys((operator.mul, torch.mul, operator.truediv, torch.div, operator.neg, torch.neg), LINEAR),
+    **dict.fromkeys((torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze), LINEAR),
+    **dict.fromkeys((torch.unsqueeze, torch.cat, torch.concat, torch.stack, operator.getitem), LINEAR),
+    **dict.fromkeys((torch.mean, torch.sum, torch.split, torch.chunk, F.pad), LINEAR),
+    **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), LINEAR),
+    **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), LINEAR),
+    **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), DIFFERENCED),
+    **dict.fromkeys((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), DIFFERENCED),
+    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), DIFFERENCED),
+    getattr: PLAIN,
+}
+
+METHODS: dict[str, Rule] = {
+    **dict.fromkeys(("add", "sub"), SUM),
+    **dict.fromkeys(("mul", "div", "neg", "mean", "sum", "chunk", "split"), LINEAR),
+    **dict.fromkeys(("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze"), LINEAR),
+    **dict.fromkeys(("contiguous",), LINEAR),
+    **dict.fromkeys(("size", "dim"), PLAIN),
+}
+
+PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul", operator.truediv, torch.div, "div")
+"""Operators that are linear only while no more than one factor, and not the divisor, is a signal."""
+
+
+def label(node: fx.Node, root: nn.Module) -> str:
+    """How the operator of a node is called in messages and plans: ``Conv2d``, ``max_pool2d``, ``.view``."""
+    if node.op == "call_module":
+        return type(root.get_submodule(str(node.target))).__name__
+    if node.op == "call_method":
+        return f".{node.target}"
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def signals(node: fx.Node) -> list[fx.Node]:
+    """The arguments of a node that carry a signal, in order, each as often as it is read."""
+    found: list[fx.Node] = []
+
+    def visit(argument: Any) -> None:
+        if isinstance(argument, fx.Node):
+            if argument.meta["signal"]:
+                found.append(argument)
+        elif isinstance(argument, (list, tuple)):
+            for each in argument:
+                visit(each)
+        elif isinstance(argument, dict):
+            visit(list(argument.values()))
+
+    visit([*node.args, *node.kwargs.values()])
+    return found
+
+
+def _lookup(node: fx.Node, root: nn.Module) -> Rule:
+    unknown = Rule(Kind.REFUSED, f"there is no rule for {label(node, root)}")
+    if node.op == "call_module":
+        return MODULES.get(type(root.get_submodule(str(node.target))), unknown)
+    return (FUNCTIONS if node.op == "call_function" else METHODS).get(node.target, unknown)
+
+
+def _decide(node: fx.Node, root: nn.Module) -> Rule:
+    """The rule of a node whose arguments have been classified."""
+    if node.op == "placeholder":
+        return Rule(Kind.INPUT, "analog, charged by the schedule")
+    if node.op == "output":
+        return Rule(Kind.OUTPUT, "read out at every step")
+    read = signals(node)
+    if not read:
+        return PLAIN
+    rule = _lookup(node, root)
+    if node.target in PRODUCTS and (len(read) > 1 or node.args[0] not in read):
+        if node.target in PRODUCTS[:3] and len(read) == 1:
+            return rule
+        return Rule(Kind.REFUSED, "a product or quotient of two signals has no rule yet")
+    if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0, 0.0}:
+        return Rule(Kind.REFUSED, "padding with a value other than 0 is not linear")
+    if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
+        return Rule(Kind.REFUSED, "only zero padding has a rule")
+    if node.op == "call_module":
+        return _decide_module(rule, root.get_submodule(str(node.target)))
+    return rule
+
+
+def _decide_module(rule: Rule, module: nn.Module) -> Rule:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        return Rule(Kind.REFUSED, "batch norm without running statistics depends on the other images of the batch")
+    if getattr(module, "return_indices", False):
+        return Rule(Kind.REFUSED, "the indices of a max pooling are not a signal")
+    return rule
+
+
+def _option(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+
+
+def annotate(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, Rule]]:
+    """Decide every node in order, yield each with its rule, and set ``meta["kind"]`` and ``meta["signal"]``.
+
+    A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time.
+    """
+    for node in traced.graph.nodes:
+        rule = _decide(node, traced)
+        node.meta["kind"] = rule.kind
+        node.meta["signal"] = rule.kind is not Kind.PLAIN
+        yield node, rule

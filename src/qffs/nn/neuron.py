@@ -1,0 +1,66 @@
+"""The neuron as a module: one threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qffs.functional import fire
+from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE, accumulation_dtype
+from qffs.levels import FiringRule, Levels
+from qffs.nn.quantizer import Quantizer
+
+
+class Neuron(nn.Module):
+    """A layer of signed integrate-and-fire neurons; ``threshold`` θ is a scalar buffer in the network's own units.
+
+    Nothing is kept between calls: the state comes in and goes out. See `qffs.functional.fire` for the equations.
+    """
+
+    def __init__(
+        self,
+        highest: int,
+        precharge: float = NEAREST,
+        negative_spikes: bool = True,
+        cap: bool = True,
+    ) -> None:
+        super().__init__()
+        self.highest = Levels(highest).highest
+        self.precharge, self.negative_spikes, self.cap = float(precharge), bool(negative_spikes), bool(cap)
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.ones(()))
+
+    @classmethod
+    def from_quantizer(cls, quantizer: Quantizer, rule: FiringRule) -> Neuron:
+        """The neuron whose settled count is the quantiser's level: θ = s, the same n, pre-charge = rounding offset."""
+        precharge = quantizer.offset if rule.precharge is None else rule.precharge
+        neuron = cls(quantizer.highest, precharge, rule.negative_spikes, rule.cap)
+        neuron.threshold = quantizer.step_size.detach().clone().clamp_min(SMALLEST_STEP_SIZE)
+        return neuron
+
+    @property
+    def rule(self) -> FiringRule:
+        """What this neuron may do."""
+        return FiringRule(self.negative_spikes, self.cap, self.precharge)
+
+    def rest(self, like: Tensor) -> fire.NeuronState:
+        """The state before the first step, of the shape of ``like`` and in the type sums are done in."""
+        wide = accumulation_dtype(like.dtype)
+        return fire.rest(like.to(wide), self.threshold.to(wide), self.precharge)
+
+    def forward(
+        self,
+        state: fire.NeuronState,
+        constant: Tensor | None,
+        increments: Tensor | None,
+        charge: Sequence[float],
+    ) -> tuple[Tensor, fire.NeuronState]:
+        """Spikes ``[T, B, ...]`` in {-1, 0, 1} and the next state; arguments as in `qffs.functional.fire.fire`."""
+        threshold = self.threshold.to(state.potential.dtype)
+        return fire.fire(state, constant, increments, charge, threshold, self.highest, self.rule)
+
+    def extra_repr(self) -> str:
+        """What `print` shows between the parentheses."""
+        return f"highest={self.highest}, precharge={self.precharge}, negative={self.negative_spikes}, cap={self.cap}"
