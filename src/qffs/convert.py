@@ -150,7 +150,10 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Tensor, steps: int | N
         for after, value in zip(_tensors(readout), _tensors(expected), strict=True)
     ]
     return Comparison(
-        layers, inputs[0].shape[0], len(_tensors(readout)[0]), int(active.max()) + 1 if len(active) else 0,
+        layers,
+        inputs[0].shape[0],
+        len(_tensors(readout)[0]),
+        int(active.max()) + 1 if len(active) else 0,
         max(differences),
     )
 
@@ -170,7 +173,7 @@ def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
         raise Mismatch(f"the spiking network has neurons at {path}, where the quantised network has no quantiser")
     after = state.nodes[path]
     assert isinstance(after, NeuronState)
-    difference = (after.count - levels[path]).abs()
+    difference = (after.sent - levels[path]).abs()
     wrong = int(difference.count_nonzero())
     if wrong:
         raise Mismatch(
@@ -183,5 +186,5 @@ def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
 def _tensors(outputs: Any) -> list[Tensor]:
     """The tensors of a network's output, whatever its nesting, in order."""
     found: list[Tensor] = []
-    fx.node.map_aggregate(outputs, found.append)
+    fx.node.map_aggregate(outputs, found.append)  # type: ignore[arg-type]
     return found

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument
+from qffs.errors import Diverged
 from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import accumulation_dtype
@@ -235,7 +235,8 @@ class _Walk:
         self.next.nodes[str(node.target)] = after
         if self.observer is not None:
             self.observer(str(node.target), spikes, after)
-        return (spikes * neuron.threshold.to(spikes.dtype)).to(self._dtype).flatten(0, 1)
+        sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
+        return sent.to(self._dtype).flatten(0, 1)
 
     def _differenced(self, node: fx.Node) -> Tensor:
         read = list(dict.fromkeys(signals(node)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +46,8 @@ def open_archive(path: Path) -> Iterator[Archive]:
         return
     try:
         opened = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    # A damaged zip is not always a BadZipFile: one that claims a newer version is a NotImplementedError.
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise DataError(_not_a_zip(path)) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

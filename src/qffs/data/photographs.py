@@ -68,9 +68,9 @@ def _classes(archive: Archive, *parts: str) -> dict[str, list[str]]:
         raise DataError(f"{archive.path} has no {' or '.join(parts)} folder: expected {_LAYOUT}")
     classes: dict[str, list[str]] = {}
     for name in archive.names:
-        top, *between, file = name.split("/")
-        if top != part:
+        if not name.startswith(f"{part}/"):
             continue
+        _, *between, file = name.split("/")
         if between:
             classes.setdefault(between[0], [])
         if file.lower().endswith(_SUFFIXES):
@@ -97,7 +97,11 @@ def _decode_all(
     """Return all images as uint8 [N, 3, H, W]; raises `DataError` on a broken one or one of another size."""
     first_height, first_width, _ = _decode(archive, files[0], None).shape
     height, width = (32, 32) if cifar10 else (size or first_height, size or first_width)
-    out = np.empty((len(files), 3, height, width), np.uint8)
+    try:
+        out = np.empty((len(files), 3, height, width), np.uint8)
+    except MemoryError as error:
+        found = f"{len(files)} images of {width} x {height} pixels in {archive.path}"
+        raise DataError(f"{found} do not fit in memory: give a smaller size= or fewer images") from error
 
     def store(index: int) -> None:
         # Into its own place, so that the order does not depend on which thread is done first.
@@ -107,7 +111,8 @@ def _decode_all(
             if cifar10:
                 raise DataError(f"{found}, but CIFAR-10 images are 32 x 32: for other images use images:PATH")
             raise DataError(
-                f"{found}, but {files[0]} is {width} x {height}: give size= to resize and crop all images to one size"
+                f"{found}, but {archive.prefix}{files[0]} is {width} x {height}: "
+                "give size= to resize and crop all images to one size"
             )
         out[index] = image.transpose(2, 0, 1)
 

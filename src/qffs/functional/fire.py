@@ -16,10 +16,10 @@ from qffs.levels import FiringRule
 
 
 class NeuronState(NamedTuple):
-    """What a neuron carries from step to step: ``potential`` u and ``count`` Z (spikes sent, on balance)."""
+    """What a neuron carries from step to step: ``potential`` u and ``sent`` Z, its spikes so far, on balance."""
 
     potential: Tensor
-    count: Tensor
+    sent: Tensor
 
 
 SIGNED = FiringRule()
@@ -47,7 +47,7 @@ def step(
     >>> state = rest(torch.zeros(1), θ, precharge=0.5)
     >>> for current in (0.75, 1.0, -2.5, 0.0):
     ...     spikes, state = step(state, torch.tensor([current]), θ, highest=3)
-    ...     print(spikes.item(), state.potential.item(), state.count.item())
+    ...     print(spikes.item(), state.potential.item(), state.sent.item())
     1.0 0.25 1.0
     1.0 0.25 2.0
     -1.0 -1.25 1.0
@@ -56,11 +56,11 @@ def step(
     potential = state.potential + current
     fires = potential >= threshold
     if rule.cap:
-        fires = fires & (state.count < highest)
+        fires = fires & (state.sent < highest)
     spikes = fires.to(potential.dtype)
     if rule.negative_spikes:
-        spikes = spikes - ((potential < 0) & (state.count > 0)).to(potential.dtype)
-    return spikes, NeuronState(potential - threshold * spikes, state.count + spikes)
+        spikes = spikes - ((potential < 0) & (state.sent > 0)).to(potential.dtype)
+    return spikes, NeuronState(potential - threshold * spikes, state.sent + spikes)
 
 
 def fire(

@@ -132,7 +132,8 @@ def _lookup(node: fx.Node, root: nn.Module) -> Rule:
     unknown = Rule(Kind.REFUSED, f"there is no rule for {label(node, root)}")
     if node.op == "call_module":
         return MODULES.get(type(root.get_submodule(str(node.target))), unknown)
-    return (FUNCTIONS if node.op == "call_function" else METHODS).get(node.target, unknown)
+    table: dict[Any, Rule] = FUNCTIONS if node.op == "call_function" else METHODS
+    return table.get(node.target, unknown)
 
 
 def _decide(node: fx.Node, root: nn.Module) -> Rule:
@@ -149,7 +150,7 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
         if node.target in PRODUCTS[:3] and len(read) == 1:
             return rule
         return Rule(Kind.REFUSED, "a product or quotient of two signals has no rule yet")
-    if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0, 0.0}:
+    if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0}:
         return Rule(Kind.REFUSED, "padding with a value other than 0 is not linear")
     if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
         return Rule(Kind.REFUSED, "only zero padding has a rule")

@@ -6,6 +6,7 @@ import copy
 import operator
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _is_relu(node: fx.Node) -> bool:
     if node.target in RELU_CALLS:
         return True
     limits = {**dict(zip(("min", "max"), node.args[1:], strict=False)), **node.kwargs}
-    return limits.get("min") == 0 and limits.get("max") is None
+    return bool(limits.get("min") == 0) and limits.get("max") is None
 
 
 def _own_activations(traced: fx.GraphModule) -> None:
@@ -128,7 +129,7 @@ def _own_activations(traced: fx.GraphModule) -> None:
             _call(traced, node, prefix + "relu", nn.ReLU)
         elif node.op == "call_function" and node.target is F.dropout:
             probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            _call(traced, node, prefix + "dropout", lambda p=probability: nn.Dropout(p))
+            _call(traced, node, prefix + "dropout", partial(nn.Dropout, probability))
 
 
 def _call(traced: fx.GraphModule, node: fx.Node, path: str, build: Callable[[], nn.Module]) -> None:

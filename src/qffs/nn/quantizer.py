@@ -74,5 +74,5 @@ class Quantizer(nn.Module):
         return f"highest={self.highest}, offset={self.offset}"
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args, **kwargs)
         self._ready = False

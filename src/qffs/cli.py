@@ -1,0 +1,246 @@
+"""The command line: one short function a subcommand, each calling one function of the library.
+
+torch is imported inside the subcommands, so that ``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from qffs.errors import InvalidArgument, QffsError
+from qffs.version import __version__
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    """Where to compute; auto takes CUDA where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Data = Annotated[
+    str, typer.Option(help="digits, cifar10:PATH or images:PATH; PATH is a zip, a folder, or CIFAR's own.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
+Weights = Annotated[Path | None, typer.Option(help="Trained float weights, a safetensors file.")]
+Bits = Annotated[int, typer.Option(help="Bits of the hidden activations, 1 to 8.")]
+OutputBits = Annotated[str, typer.Option(help="analog, or the bits of a spiking output layer.")]
+Epochs = Annotated[int, typer.Option(help="Epochs of training with quantised activations.")]
+LearningRate = Annotated[float, typer.Option(help="First learning rate; it falls to zero along a cosine.")]
+BatchSize = Annotated[int, typer.Option(help="Images a training step.")]
+Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="Train in bfloat16 autocast: faster where the CPU has it.")]
+Steps = Annotated[int, typer.Option(help="Time steps T to simulate.")]
+Charge = Annotated[str, typer.Option(help="Charge steps D, or weights by step such as 0.5,0.25,0.25; 2^bits - 1.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same machine: same results.")]
+Where = Annotated[Device, typer.Option(help="Where to compute.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qffs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Turn a trained PyTorch network into a fast spiking neural network, exactly.
+
+    Example: `qffs demo` does the whole way on handwritten digits in about a minute.
+    """
+
+
+@app.command()
+def demo(
+    data: Data = "digits",
+    model: Annotated[str, typer.Option(help="A network that comes with qffs; cifar_resnet20, say.")] = "digits_net",
+    weights: Weights = None,
+    bits: Bits = 2,
+    output_bits: OutputBits = "analog",
+    float_epochs: Annotated[
+        int | None, typer.Option(help="Full-precision epochs first; 2 with weights, else 15.")
+    ] = None,
+    epochs: Epochs = 15,
+    learning_rate: LearningRate = 0.05,
+    batch_size: BatchSize = 64,
+    bfloat16: Bfloat16 = False,
+    steps: Annotated[int | None, typer.Option(help="Time steps T to simulate; 8 for digits, else 16.")] = None,
+    charge_steps: Charge = "",
+    output: Output = Path("runs/demo"),
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Train, quantise, fine-tune, convert, verify and simulate, and show accuracy by time step.
+
+    Example: `qffs demo --data cifar10:cifar10.zip --model cifar_resnet20 --weights resnet20.safetensors --epochs 8`
+    """
+    from qffs import jobs
+
+    task = jobs.Task(
+        data=data,
+        model=model,
+        weights=str(weights) if weights else None,
+        bits=bits,
+        output=_output_bits(output_bits),
+        float_epochs=float_epochs if float_epochs is not None else 2 if weights else 15,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        autocast=bfloat16,
+        steps=steps if steps is not None else 8 if data == "digits" else 16,
+        charge_steps=_charge_steps(charge_steps),
+        seed=seed,
+        device=device.value,
+    )
+    results = jobs.demo(task, output)
+    _show(results, json)
+    if not json:
+        _say(f"Wrote {output}/results.json, accuracy.png, and the checkpoints float, qann and snn.")
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="A network that comes with qffs; digits_net, say.")],
+    data: Data,
+    output: Output,
+    weights: Weights = None,
+    bits: Bits = 2,
+    output_bits: OutputBits = "analog",
+    epochs: Epochs = 0,
+    learning_rate: LearningRate = 0.05,
+    batch_size: BatchSize = 64,
+    bfloat16: Bfloat16 = False,
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Quantise a network's activations, calibrate and fine-tune them, and save the quantised network.
+
+    Example: `qffs quantize digits_net --data digits --weights runs/demo/float/model.safetensors --epochs 5 -o qann`
+    """
+    from qffs import jobs
+
+    task = jobs.Task(
+        data=data,
+        model=model,
+        weights=str(weights) if weights else None,
+        bits=bits,
+        output=_output_bits(output_bits),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        autocast=bfloat16,
+        steps=2**8,
+        seed=seed,
+        device=device.value,
+    )
+    results = jobs.quantise(task, output)
+    _print_json(results) if json else _say(f"Wrote the quantised network to {output}.")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantised network.")],
+    output: Output,
+    charge_steps: Charge = "",
+    json: Json = False,
+) -> None:
+    """Convert a quantised network to a spiking network and save it.
+
+    Example: `qffs convert runs/demo/qann --charge-steps 3 -o snn`
+    """
+    from qffs import jobs
+
+    results = jobs.convert(checkpoint, output, _charge_steps(charge_steps))
+    _print_json(results) if json else _say(
+        f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
+        f"charged over {len(results['charge_schedule'])} steps."
+    )
+
+
+@app.command()
+def simulate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a spiking network.")],
+    data: Data = "digits",
+    steps: Steps = 8,
+    qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Simulate a spiking network on all test images and show accuracy by time step.
+
+    Example: `qffs simulate runs/demo/snn --qann runs/demo/qann --data digits --steps 8`
+    """
+    from qffs import jobs
+
+    _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True), json)
+
+
+def _output_bits(text: str) -> int | Literal["analog"]:
+    if text == "analog":
+        return "analog"
+    if not text.isdecimal():
+        raise InvalidArgument(f"--output-bits must be analog or a number from 1 to 8, not {text!r}")
+    return int(text)
+
+
+def _charge_steps(text: str) -> int | list[float] | None:
+    try:
+        return None if not text else [float(weight) for weight in text.split(",")] if "," in text else int(text)
+    except ValueError:
+        raise InvalidArgument(
+            f"--charge-steps must be a whole number or weights such as 0.5,0.25,0.25, not {text!r}"
+        ) from None
+
+
+def _show(results: dict[str, Any], json: bool) -> None:
+    if json:
+        _print_json(results)
+        return
+    from rich.console import Console
+
+    from qffs.report.table import show
+
+    show(results, Console())
+
+
+def _print_json(results: dict[str, Any]) -> None:
+    from qffs.report.results import to_json
+
+    typer.echo(to_json(results), nl=False)
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence)
+
+
+def main() -> None:
+    """Run the command line; an error raised on purpose is one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except QffsError as error:
+        typer.echo(f"qffs: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("qffs: stopped", err=True)
+        sys.exit(130)

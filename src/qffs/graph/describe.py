@@ -1,0 +1,195 @@
+"""A graph as plain data and back: what a checkpoint holds, so that loading runs no code of the file.
+
+Only operators of the table in `qffs.graph.rules` can be named, and every name is checked, because `torch.fx` writes
+names into the source of the module it builds.
+"""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import keyword
+import operator
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from qffs.errors import CheckpointError
+from qffs.graph.rules import FUNCTIONS, METHODS, MODULES
+
+_SPACES = {"torch.nn.functional": F, "torch": torch, "operator": operator, "builtins": builtins}
+_NAMES = {
+    function: next(f"{space}.{name}" for space, home in _SPACES.items() for name in dir(home)
+                   if not name.startswith("_") and getattr(home, name, None) is function)
+    for function in FUNCTIONS
+}  # fmt: skip
+_FUNCTIONS = {name: function for function, name in _NAMES.items()}
+_MODULES = {kind.__name__: kind for kind in MODULES}
+_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+Description = dict[str, Any]
+
+
+def describe(network: fx.GraphModule) -> Description:
+    """The modules, constants and nodes of a graph as lists, dictionaries, numbers and strings.
+
+    Weights are not in it: they are the network's state dict. Raises `CheckpointError` where the graph holds
+    something that the table of rules does not name.
+    """
+    called = {str(node.target): network.get_submodule(node.target) for node in network.graph.nodes
+              if node.op == "call_module"}  # fmt: skip
+    return {
+        "modules": {path: {"type": _type_name(module), **_options(module)} for path, module in called.items()},
+        "nodes": [_node(node) for node in network.graph.nodes],
+    }
+
+
+def _type_name(module: nn.Module) -> str:
+    if type(module) not in MODULES:
+        raise CheckpointError(f"a {type(module).__name__} cannot be saved: there is no rule for it")
+    return type(module).__name__
+
+
+def _options(module: nn.Module) -> Description:
+    """The arguments that build a module like this one."""
+    names = [name for name in inspect.signature(type(module)).parameters if name not in {"device", "dtype"}]
+    values = {name: getattr(module, name) for name in names}
+    if "bias" in values:
+        values["bias"] = values["bias"] is not None
+    return {name: _encode(value) for name, value in values.items()}
+
+
+def _node(node: fx.Node) -> Description:
+    target = _NAMES[node.target] if node.op == "call_function" else node.target
+    return {
+        "name": node.name,
+        "op": node.op,
+        "target": target,
+        "args": _encode(list(node.args)),
+        "kwargs": {key: _encode(value) for key, value in node.kwargs.items()},
+        "shape": _encode(node.meta.get("shape")),
+    }
+
+
+def _encode(value: Any) -> Any:
+    match value:
+        case fx.Node():
+            return {"node": value.name}
+        case tuple():
+            return {"tuple": [_encode(each) for each in value]}
+        case list():
+            return [_encode(each) for each in value]
+        case dict():
+            return {"dict": {key: _encode(each) for key, each in value.items()}}
+        case slice():
+            return {"slice": [_encode(each) for each in (value.start, value.stop, value.step)]}
+        case builtins.Ellipsis:
+            return {"ellipsis": True}
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            raise CheckpointError(f"an operator's argument {value!r} cannot be saved")
+
+
+def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The network of a description, its parameters and buffers taken from ``tensors``.
+
+    Raises `CheckpointError` where the description is malformed or names anything that is not in the table of rules,
+    or where the tensors do not fit it.
+    """
+    try:
+        return _rebuild(description, tensors)
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint's description of the network is damaged: {error!r}") from error
+
+
+def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    root = fx.GraphModule(nn.Module(), fx.Graph())
+    for path, options in description["modules"].items():
+        arguments = {name: _decode(value, {}) for name, value in options.items() if name != "type"}
+        root.add_submodule(_checked(path, _PATH), _named(_MODULES, options["type"], "module")(**arguments))
+    graph, built = fx.Graph(), dict[str, fx.Node]()
+    for entry in description["nodes"]:
+        if entry["op"] == "get_attr":
+            _add_constant(root, _checked(entry["target"], _PATH), tensors)
+        node = graph.create_node(
+            entry["op"],
+            _target(entry),
+            tuple(_decode(entry["args"], built)),
+            {_identifier(key): _decode(value, built) for key, value in entry["kwargs"].items()},
+            name=_identifier(entry["name"]),
+        )
+        node.meta["shape"] = _decode(entry["shape"], {})
+        built[entry["name"]] = node
+    return fx.GraphModule(root, graph)
+
+
+def _target(entry: Description) -> Any:
+    match entry["op"]:
+        case "call_function":
+            return _named(_FUNCTIONS, entry["target"], "function")
+        case "call_method":
+            return _named({name: name for name in METHODS}, entry["target"], "method")
+        case "call_module" | "get_attr":
+            return _checked(entry["target"], _PATH)
+        case "placeholder" | "output":
+            return _identifier(entry["target"])
+        case other:
+            raise CheckpointError(f"the checkpoint names an unknown kind of node, {other!r}")
+
+
+def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
+    if name not in table:
+        raise CheckpointError(f"the checkpoint names a {kind} that has no rule here, {name!r}")
+    return table[name]
+
+
+def _checked(text: str, pattern: re.Pattern[str]) -> str:
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise CheckpointError(f"the checkpoint holds an impossible name, {text!r}")
+    return text
+
+
+def _identifier(text: str) -> str:
+    if not isinstance(text, str) or not text.isidentifier() or keyword.iskeyword(text):
+        raise CheckpointError(f"the checkpoint holds an impossible name, {text!r}")
+    return text
+
+
+def _add_constant(root: nn.Module, path: str, tensors: Mapping[str, Tensor]) -> None:
+    parent, _, name = path.rpartition(".")
+    if path not in tensors:
+        raise CheckpointError(f"the checkpoint's weights lack {path}")
+    where = root
+    for part in filter(None, parent.split(".")):
+        if not hasattr(where, part):
+            where.add_module(part, nn.Module())
+        where = getattr(where, part)
+    if not hasattr(where, name):
+        where.register_buffer(name, torch.empty_like(tensors[path]))
+
+
+def _decode(value: Any, built: Mapping[str, fx.Node]) -> Any:
+    match value:
+        case {"node": name}:
+            return built[name]
+        case {"tuple": items}:
+            return tuple(_decode(each, built) for each in items)
+        case {"dict": items}:
+            return {key: _decode(each, built) for key, each in items.items()}
+        case {"slice": items}:
+            return slice(*(_decode(each, built) for each in items))
+        case {"ellipsis": True}:
+            return ...
+        case list():
+            return [_decode(each, built) for each in value]
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            raise CheckpointError(f"the checkpoint holds an unknown value, {value!r}")

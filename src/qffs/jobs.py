@@ -1,0 +1,239 @@
+"""Whole jobs from files to files: what each subcommand of the command line calls."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs import models
+from qffs.calibration import calibrate
+from qffs.checkpoint import Checkpoint, load, load_weights, read_weights, save
+from qffs.convert import Comparison, quantize, to_spiking, verify
+from qffs.data import Dataset
+from qffs.data import load as load_data
+from qffs.errors import CheckpointError, InvalidArgument
+from qffs.graph.trace import trace
+from qffs.levels import Levels, Schedule
+from qffs.measure import accuracy, measure
+from qffs.network import SpikingNetwork
+from qffs.report.figure import draw
+from qffs.report.results import Results, by_layer, by_step, to_json, write
+from qffs.train import Training, fit
+from qffs.version import __version__
+
+CALIBRATION_IMAGES = 512
+VERIFIED_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do to which network with which data, before anything is read; see the command line's help."""
+
+    data: str = "digits"
+    model: str = "digits_net"
+    weights: str | None = None
+    bits: int = 2
+    output: int | str = "analog"
+    float_epochs: int = 15
+    epochs: int = 15
+    learning_rate: float = 0.05
+    batch_size: int = 64
+    autocast: bool = False
+    steps: int = 8
+    charge_steps: int | Sequence[float] | None = None
+    seed: int = 0
+    device: str = "auto"
+    progress: bool = True
+
+    def check(self) -> None:
+        """Raise `InvalidArgument` on anything that can be seen to be impossible without reading a file."""
+        hidden = Levels.from_bits(self.bits)
+        if not isinstance(self.output, str):
+            Levels.from_bits(self.output)
+        Schedule.of(hidden.highest if self.charge_steps is None else self.charge_steps).over(self.steps)
+        for epochs in (self.float_epochs, self.epochs):
+            self.training(epochs)
+        device_of(self.device)
+
+    def training(self, epochs: int, photographs: bool = False) -> Training:
+        """How to train for ``epochs``; photographs, unlike digits, are mirrored."""
+        return Training(
+            epochs,
+            self.learning_rate,
+            batch_size=self.batch_size,
+            augment=True,
+            mirror=photographs,
+            autocast=self.autocast,
+            seed=self.seed,
+        )
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where it is not there."""
+    if name not in {"auto", "cpu", "cuda"}:
+        raise InvalidArgument(f"the device must be auto, cpu or cuda, not {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument("there is no CUDA device here: use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def demo(task: Task, folder: Path) -> Results:
+    """The whole way: train or load, quantise, fine-tune, convert, verify, and measure on all test images.
+
+    Writes to ``folder``: results.json, accuracy.png and the checkpoints ``float``, ``qann`` and ``snn``. The test
+    images are read once, at the end. The same task on the same machine writes the same results.json, bit for bit.
+    """
+    task.check()
+    data = load_data(task.data, progress=task.progress)
+    network, normalise = _start(task, data)
+    _train(task, data, network, normalise, task.float_epochs, folder / "float", "full precision")
+    qann = _quantised(task, data, network, normalise)
+    _train(task, data, qann, normalise, task.epochs, folder / "qann", f"{task.bits}-bit quantised")
+    snn = to_spiking(qann, task.charge_steps)
+    save(snn, folder / "snn", **_about(task, data))
+    verified = _verify_exactly(qann, snn.schedule, normalise(data.train.images[:VERIFIED_IMAGES]))
+
+    of_float = accuracy(network, data.test, normalise, progress=task.progress)
+    measured = measure(snn, data.test, normalise, task.steps, qann=qann, progress=task.progress)
+    results: Results = {
+        **_about(task, data),
+        "full_precision": {"accuracy": of_float},
+        "qann": {"accuracy": measured.qann_accuracy},
+        "charge_schedule": list(snn.schedule.weights),
+        "snn": by_step(measured),
+        "layers": by_layer(measured),
+        "verified": {
+            "dtype": "float64",
+            "images": verified.images,
+            "units": sum(units for _, units in verified.layers),
+            "settled": verified.settled,
+            "deviation": verified.deviation,
+        },
+    }
+    return _finish(results, folder)
+
+
+def quantise(task: Task, folder: Path) -> Results:
+    """Quantise, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done."""
+    task.check()
+    data = load_data(task.data, progress=task.progress)
+    network, normalise = _start(task, data)
+    qann = _quantised(task, data, network, normalise)
+    history = _train(task, data, qann, normalise, task.epochs, folder, f"{task.bits}-bit quantised")
+    return {**_about(task, data), "loss": [epoch.loss for epoch in history]}
+
+
+def convert(checkpoint: Path, folder: Path, charge_steps: int | Sequence[float] | None) -> Results:
+    """Convert the quantised network of a checkpoint to a spiking one and write it to ``folder``."""
+    loaded = load(checkpoint)
+    if loaded.kind != "qann":
+        raise CheckpointError(f"{checkpoint} holds a network of kind {loaded.kind!r}; convert takes a quantised one")
+    snn = to_spiking(loaded.network, charge_steps)
+    save(snn, folder, **loaded.about)
+    layers = {path: neuron.highest for path, neuron in snn.neurons()}
+    return {**loaded.about, "charge_schedule": list(snn.schedule.weights), "highest_level": layers}
+
+
+def simulate(checkpoint: Path, data: str, steps: int, qann: Path | None, device: str, progress: bool) -> Results:
+    """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given."""
+    loaded = _spiking(load(checkpoint), checkpoint)
+    where = device_of(device)
+    snn = loaded.network.to(where)
+    assert isinstance(snn, SpikingNetwork)
+    snn.schedule.over(steps)
+    beside = None if qann is None else load(qann).network.to(where)
+    dataset = load_data(data, progress=progress)
+    measured = measure(snn, dataset.test, dataset.normalise, steps, qann=beside, progress=progress)
+    results: Results = {"model": loaded.about.get("model", str(checkpoint)), "data": dataset.name}
+    results |= {"images": measured.images, "snn": by_step(measured), "layers": by_layer(measured)}
+    if measured.qann_accuracy is not None:
+        results["qann"] = {"accuracy": measured.qann_accuracy}
+    return results
+
+
+def _spiking(loaded: Checkpoint, checkpoint: Path) -> Checkpoint:
+    if loaded.kind == "snn":
+        return loaded
+    raise CheckpointError(f"{checkpoint} holds a network of kind {loaded.kind!r}: run qffs convert on it first")
+
+
+def _start(task: Task, data: Dataset) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The network with its weights on its device, channels last, and what makes its input of images."""
+    torch.manual_seed(task.seed)
+    network = models.build(task.model)
+    if task.weights is not None:
+        load_weights(network, read_weights(task.weights), task.weights)
+    device = device_of(task.device)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def normalise(images: Tensor) -> Tensor:
+        return data.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
+
+    trace(network, normalise(data.train.images[:2]))  # data that do not fit the network are found before training
+    return network, normalise
+
+
+def _quantised(task: Task, data: Dataset, network: nn.Module, normalise: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    qann = quantize(network, task.bits, task.output, example=normalise(data.train.images[:2]))
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(task.seed))[:CALIBRATION_IMAGES]
+    calibrate(qann, [normalise(part) for part in data.train.images[chosen].split(128)])
+    return qann
+
+
+def _train(
+    task: Task,
+    data: Dataset,
+    network: nn.Module,
+    normalise: Callable[[Tensor], Tensor],
+    epochs: int,
+    folder: Path,
+    label: str,
+) -> list[Any]:
+    """Train and save: after every epoch, so that a later divergence leaves the last good checkpoint."""
+
+    def keep(_: object) -> None:
+        graph = network if isinstance(network, fx.GraphModule) else trace(network, normalise(data.train.images[:2]))
+        save(graph, folder, **_about(task, data))
+
+    if not epochs:
+        keep(None)
+    training = task.training(epochs, photographs=data.train.images.shape[1] == 3)
+    return fit(network, data.train, normalise, training, after_epoch=keep, label=label, progress=task.progress)
+
+
+def _verify_exactly(qann: fx.GraphModule, schedule: Schedule, x: Tensor) -> Comparison:
+    """`verify` in float64, until the network has settled."""
+    exact = copy.deepcopy(qann).double()
+    return verify(exact, to_spiking(exact, schedule.weights), x.double())
+
+
+def _about(task: Task, data: Dataset) -> Results:
+    return {
+        "model": task.model,
+        "data": data.name,
+        "images": len(data.test),
+        "weights": Path(task.weights).name if task.weights else None,
+        "bits": task.bits,
+        "output": task.output,
+        "float_epochs": task.float_epochs,
+        "epochs": task.epochs,
+        "learning_rate": task.learning_rate,
+        "batch_size": task.batch_size,
+        "autocast": task.autocast,
+        "seed": task.seed,
+        "device": str(device_of(task.device)),
+        "versions": {"qffs": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _finish(results: Results, folder: Path) -> Results:
+    write(folder / "results.json", lambda path: path.write_text(to_json(results), encoding="utf-8"))
+    write(folder / "accuracy.png", lambda path: draw(results, path))
+    return results

@@ -1,0 +1,1 @@
+"""What was measured, for people and programs: results as JSON, a table, a figure."""

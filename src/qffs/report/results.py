@@ -1,0 +1,52 @@
+"""Results as plain data, and files that are complete or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qffs.errors import QffsError
+from qffs.measure import Measurement
+
+Results = dict[str, Any]
+
+
+def by_step(measured: Measurement) -> list[Results]:
+    """One entry a step: ``steps``, ``accuracy``, ``spikes_per_image``, and ``agreement`` where it was measured."""
+    rows: list[Results] = []
+    for index, spikes in enumerate(measured.spikes_per_image):
+        row: Results = {"steps": index + 1, "accuracy": measured.accuracy[index], "spikes_per_image": spikes}
+        if measured.agreement is not None:
+            row["agreement"] = measured.agreement[index]
+        rows.append(row)
+    return rows
+
+
+def by_layer(measured: Measurement) -> list[Results]:
+    """One entry a layer of neurons: its ``positive`` and ``negative`` spikes by step, summed over all images."""
+    return [
+        {"layer": layer.layer, "positive": list(layer.positive), "negative": list(layer.negative)}
+        for layer in measured.activity
+    ]
+
+
+def to_json(results: Results) -> str:
+    """The text of results.json: the same results give the same text."""
+    return json.dumps(results, indent=2, allow_nan=False) + "\n"
+
+
+def write(path: Path, write_to: Callable[[Path], object]) -> Path:
+    """Let ``write_to`` write a file beside ``path`` and put it in place whole; raises `QffsError` where it cannot."""
+    fresh = path.with_name(f".{path.name}.new{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_to(fresh)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise QffsError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,97 @@
+"""What the documents promise holds: versions agree, the first commands are the right ones, no private word slips in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qffs.version import __version__
+
+ROOT = Path(__file__).parents[1]
+SHELLS = ("", "sh", "bash", "shell", "console")
+# Registries and machine paths; put together here so that this file does not hold them.
+FORBIDDEN = tuple(
+    start + end
+    for start, end in [
+        ("pypi", ".org"),
+        ("pythonhosted", ".org"),
+        ("/wo", "rk/"),
+        ("/tm", "p/w"),
+        ("/ro", "ot/"),
+    ]
+)
+
+
+def top_keys(text: str) -> dict[str, str]:
+    """Return the ``key: value`` lines of a YAML text that are not indented, values without their quotes."""
+    return {key: value.strip('"') for key, value in re.findall(r"^([\w-]+): *(.*?) *$", text, re.MULTILINE)}
+
+
+def shell_commands(markdown: str) -> list[str]:
+    """Return the commands of the fenced shell blocks, without prompts, comments and empty lines."""
+    blocks = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+    lines = [line for language, block in blocks if language in SHELLS for line in block.splitlines()]
+    commands = [re.sub(r"(^|\s)#.*", "", line).strip().removeprefix("$ ") for line in lines]
+    return [command for command in commands if command]
+
+
+def forbidden_in(content: bytes) -> list[str]:
+    return [word for word in FORBIDDEN if word.encode() in content.lower()]
+
+
+def tracked_files() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [ROOT / name for name in listed.split("\0") if (ROOT / name).is_file()]
+
+
+def test_citation_has_the_required_keys_and_the_paper() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    keys = top_keys(text)
+    assert keys["cff-version"] == "1.2.0"
+    assert keys["license"] == "Apache-2.0"
+    assert {"message", "title", "authors", "preferred-citation"} <= keys.keys()
+    assert "doi: 10.3389/fnins.2022.918793" in text
+
+
+def test_citation_names_the_version_of_the_package() -> None:
+    assert top_keys((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
+
+
+def test_the_package_is_typed() -> None:
+    assert (ROOT / "src" / "qffs" / "py.typed").is_file()
+
+
+def test_constraints_pin_torch() -> None:
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+
+
+def test_licence_is_apache() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    assert shell_commands((ROOT / "README.md").read_text(encoding="utf-8"))[:2] == ["make demo", "make test"]
+
+
+def test_shell_commands_of_a_text() -> None:
+    text = "```python\nimport qffs\n```\n\n```sh\n# one minute\n$ make demo  # writes\n\nmake test\n```\n"
+    assert shell_commands(text) == ["make demo", "make test"]
+
+
+def test_no_tracked_file_holds_a_forbidden_word() -> None:
+    found = {path.relative_to(ROOT).as_posix(): forbidden_in(path.read_bytes()) for path in tracked_files()}
+    assert found, "git lists no file"
+    assert not {name: words for name, words in found.items() if words}
+
+
+@pytest.mark.parametrize("word", FORBIDDEN)
+def test_a_forbidden_word_is_found(word: str) -> None:
+    assert forbidden_in(b"see " + word.upper().encode() + b"x") == [word]
