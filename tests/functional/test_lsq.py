@@ -1,0 +1,95 @@
+"""The quantiser against its equation, its gradients against their rules."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qffs.functional.lsq import SMALLEST_STEP_SIZE, first_step_size, level, quantize
+
+steps = st.floats(1e-3, 1e3)
+values = st.floats(-1e4, 1e4)
+highest = st.integers(1, 255)
+
+
+@given(values, steps, highest)
+def test_equation(x: float, s: float, n: int) -> None:
+    expected = min(max(math.floor(x / s + 0.5), 0), n)
+    assert level(torch.tensor(x, dtype=torch.float64), torch.tensor(s, dtype=torch.float64), n) == expected
+    assert quantize(torch.tensor([[x]], dtype=torch.float64), torch.tensor(s, dtype=torch.float64), n) == s * expected
+
+
+@given(st.integers(0, 6), st.integers(-8, 8))
+def test_ties_are_rounded_upward(k: int, exponent: int) -> None:
+    s = 2.0**exponent
+    assert level(torch.tensor((k + 0.5) * s), torch.tensor(s), 7) == k + 1
+
+
+@given(values, steps, highest)
+def test_quantised_values_are_fixed_points(x: float, s: float, n: int) -> None:
+    step_size = torch.tensor(s, dtype=torch.float64)
+    once = quantize(torch.tensor([[x]], dtype=torch.float64), step_size, n)
+    assert torch.equal(quantize(once, step_size, n), once)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_gradients(n: int) -> None:
+    """Each rule of LSQ on its range, element by element, times 1 / sqrt(N n) with N = 5 activations an image."""
+    v = torch.tensor([[-0.7, 0.0, 0.3, n - 0.4, n + 0.6], [-3.0, 0.5, 0.9, n, 2.0 * n]], dtype=torch.float64)
+    for row in range(len(v)):
+        for column in range(v.shape[1]):
+            x = (v * 0.25).clone().requires_grad_()
+            s = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
+            quantize(x, s, n)[row, column].backward()
+            ratio = v[row, column].item()
+            inside = 0 < ratio < n
+            of_step = math.floor(ratio + 0.5) - ratio if inside else n if ratio >= n else 0
+            assert x.grad is not None
+            assert s.grad is not None
+            assert x.grad[row, column] == float(inside)
+            assert x.grad.count_nonzero() == int(inside)
+            assert s.grad.item() == pytest.approx(of_step / math.sqrt(5 * n), abs=1e-12)
+
+
+def test_gradient_scale_leaves_the_batch_out() -> None:
+    """With a mean over the batch as loss, the same images twice give the same gradient."""
+    x = torch.randn(4, 10, dtype=torch.float64)
+    gradients = []
+    for batch in (x, torch.cat([x, x])):
+        s = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        quantize(batch, s, 3).sum(1).mean().backward()
+        gradients.append(s.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_types(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 4).to(dtype).requires_grad_()
+    s = torch.tensor(0.5, requires_grad=True)
+    result = quantize(x, s, 3)
+    result.float().sum().backward()
+    assert result.dtype == dtype
+    assert x.grad is not None
+    assert s.grad is not None
+    assert x.grad.dtype == dtype
+    assert s.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("s", [0.0, -1.0])
+def test_a_step_size_at_or_below_zero_stays_finite(s: float) -> None:
+    x, step_size = torch.randn(2, 3, requires_grad=True), torch.tensor(s, requires_grad=True)
+    result = quantize(x, step_size, 3)
+    result.sum().backward()
+    assert result.max() <= 3 * SMALLEST_STEP_SIZE
+    assert step_size.grad is not None
+    assert torch.isfinite(step_size.grad)
+
+
+@given(st.lists(values, min_size=1, max_size=20), highest)
+def test_first_step_size(x: list[float], n: int) -> None:
+    mean = sum(map(abs, x)) / len(x)
+    assert first_step_size(mean, n) * math.sqrt(n) == pytest.approx(2 * mean)

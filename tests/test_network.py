@@ -1,0 +1,221 @@
+"""The laws of the method on whole networks."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import calibrated, dyadic, images, network, randomise
+from torch import Tensor, nn
+
+import qffs
+from qffs.errors import Diverged, InvalidArgument
+from qffs.functional.fire import NeuronState
+from qffs.levels import FiringRule
+from qffs.network import SpikingNetwork
+
+seeds = st.integers(0, 10**6)
+few = settings(max_examples=15)
+
+
+def spikes_of(snn: SpikingNetwork, *x: Tensor, steps: int, chunk: int | None = None) -> dict[str, Tensor]:
+    """The spikes [T, B, ...] of every layer."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def observe(path: str, spikes: Tensor, state: NeuronState) -> None:
+        seen.setdefault(path, []).append(spikes)
+
+    snn.run(*x, steps=steps, chunk=chunk, observer=observe)
+    return {path: torch.cat(parts) for path, parts in seen.items()}
+
+
+@few
+@given(seeds, st.integers(1, 5), st.integers(1, 3), st.sampled_from([1, 2, 3, 5, (0.5, 0.25, 0.25), (0.0, 1.0)]))
+def test_lossless(seed: int, blocks: int, bits: int, charge: Any) -> None:
+    """The theorem: every layer's count equals the QANN's level, whatever depth, bits and schedule; law 2."""
+    x = images(seed)
+    qann = calibrated(network(seed, blocks=blocks), x, bits)
+    snn = qffs.to_spiking(qann, charge)
+    compared = qffs.verify(qann, snn, x)
+    assert len(compared.layers) == blocks + 2
+    assert compared.deviation < 1e-9
+    torch.testing.assert_close(snn(x, steps=compared.steps)[-1], qann(x).detach(), rtol=1e-9, atol=1e-9)
+
+
+@few
+@given(seeds, st.integers(1, 2), st.sampled_from([1, 2, 4]))
+def test_lossless_on_exact_ties(seed: int, blocks: int, charge: int) -> None:
+    """With exact arithmetic the outputs are equal to the last bit, although many sums end on a tie."""
+    qann, x = dyadic(seed, blocks)
+    compared = qffs.verify(qann, qffs.to_spiking(qann, charge), x)
+    assert compared.deviation == 0
+
+
+@few
+@given(seeds, st.integers(1, 11))
+def test_step_wise_is_layer_wise(seed: int, chunk: int) -> None:
+    """Law 5: advancing the network step by step, or every layer over all steps, gives identical spikes."""
+    x = images(seed)
+    snn = qffs.to_spiking(calibrated(network(seed), x), 3)
+    whole, parts = (spikes_of(snn, x, steps=11, chunk=size) for size in (None, chunk))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[path], parts[path]) for path in whole)
+    assert torch.equal(snn.run(x, steps=11, chunk=1)[0], snn(x, steps=11))
+
+
+@few
+@given(seeds, st.sampled_from([2, 4]))
+def test_both_conventions_of_the_schedule(seed: int, steps: int) -> None:
+    """Law 4: the full input and biases every step with thresholds D s give the spikes of x / D with thresholds s."""
+    qann, x = dyadic(seed)
+    normalised = qffs.to_spiking(qann, steps)
+    paper = qffs.to_spiking(qann, steps)
+    for _, neuron in paper.neurons():
+        neuron.threshold *= steps
+    object.__setattr__(paper.schedule, "weights", (1.0,) * steps)
+    ours, theirs = spikes_of(normalised, x, steps=9), spikes_of(paper, x, steps=9)
+    assert all(torch.equal(ours[path], theirs[path]) for path in ours)
+    assert torch.equal(paper(x, steps=9), steps * normalised(x, steps=9))
+
+
+@few
+@given(seeds)
+def test_max_pooling_sends_single_spikes(seed: int) -> None:
+    """Law 3 in a network: what a pooling layer passes on is -θ, 0 or θ."""
+    x = images(seed)
+    qann = calibrated(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 1, 1)).double(), x)
+    snn = qffs.to_spiking(qann)
+    total = snn(x, steps=8)
+    increments = total.diff(dim=0, prepend=torch.zeros_like(total[:1])) / qann.get_submodule("1").step_size
+    assert torch.equal(increments.round().abs().clamp(max=1), increments.round().abs())
+    torch.testing.assert_close(total[-1], qann(x).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_readout_accumulates() -> None:
+    """Before it has settled, too, the read-out of an analog output is W Σ spikes + the charged part of the bias."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    qann = calibrated(model, x)
+    snn = qffs.to_spiking(qann, (0.5, 0.25, 0.25))
+    (spikes,) = spikes_of(snn, x, steps=5).values()
+    sent = spikes.cumsum(0) * qann.get_submodule("1").step_size.detach()
+    charged = torch.tensor([0.5, 0.75, 1, 1, 1], dtype=torch.float64).view(-1, 1, 1)
+    expected = sent @ model[2].weight.T + charged * model[2].bias
+    torch.testing.assert_close(snn(x, steps=5), expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_a_spiking_output_layer(bits: int) -> None:
+    """Its own bits and threshold; what is read out is a whole number of thresholds."""
+    x = images(count=16)
+    qann = calibrated(network(), x, bits=2, output=bits)
+    snn = qffs.to_spiking(qann)
+    qffs.verify(qann, snn, x)
+    (*_, (path, neuron)) = snn.neurons()
+    assert neuron.highest == 2**bits - 1
+    assert path == "output_quantizer"
+    counts = snn(x, steps=20) / neuron.threshold
+    torch.testing.assert_close(counts, counts.round(), rtol=0, atol=1e-9)
+    assert snn.schedule.steps == 3  # of the hidden layers
+
+
+def test_the_schedule_follows_the_hidden_bits() -> None:
+    x = images()
+    assert qffs.to_spiking(calibrated(network(), x, bits=3)).schedule.steps == 7
+    assert qffs.to_spiking(calibrated(network(), x, bits=1, output=4)).schedule.steps == 1
+    assert qffs.to_spiking(calibrated(network(), x), 5).schedule.steps == 5
+
+
+def test_input_and_biases_are_off_after_the_charge() -> None:
+    """A network of biases alone settles, and stays as it is for as long as it runs."""
+    x = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    qann = calibrated(network(), images())
+    readout = qffs.to_spiking(qann)(x, steps=60)
+    assert torch.equal(readout[30], readout[-1])
+    torch.testing.assert_close(readout[-1], qann(x).detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_images_do_not_see_each_other() -> None:
+    x = images(count=5)
+    snn = qffs.to_spiking(calibrated(network(), x))
+    alone = torch.cat([snn(one, steps=7) for one in x.split(1)], dim=1)
+    torch.testing.assert_close(alone, snn(x, steps=7), rtol=1e-12, atol=1e-12)
+
+
+def test_no_state_is_kept_between_calls() -> None:
+    x = images()
+    snn = qffs.to_spiking(calibrated(network(), x))
+    before = {name: tensor.clone() for name, tensor in snn.state_dict().items()}
+    first = snn(x, steps=6)
+    snn(images(seed=9, count=2), steps=9)
+    assert torch.equal(snn(x, steps=6), first)
+    assert all(torch.equal(before[name], tensor) for name, tensor in snn.state_dict().items())
+
+
+def test_the_input_current_is_computed_once() -> None:
+    """What lies before the first neuron runs once, whatever T and however the steps are cut."""
+    x = images()
+    snn = qffs.to_spiking(calibrated(network(), x))
+    calls: list[tuple[int, ...]] = []
+    snn.graph.stem.register_forward_hook(lambda module, arguments, result: calls.append(tuple(result.shape)))
+    snn.run(x, steps=16, chunk=1)
+    assert calls == [(4, 6, 8, 8)]
+
+
+def test_negative_spikes_are_what_makes_it_exact() -> None:
+    """Without them a deep network never arrives: the occasional noise of the paper, section 4.3."""
+    x = images(count=32)
+    qann = calibrated(network(blocks=6), x)
+    unsigned = qffs.to_spiking(qann, rule=FiringRule(negative_spikes=False))
+    expected = qann(x).detach()
+    assert (unsigned(x, steps=200)[-1] - expected).abs().max() > 0.1
+    assert (qffs.to_spiking(qann)(x, steps=200)[-1] - expected).abs().max() < 1e-9
+
+
+class TwoInputs(nn.Module):
+    """Several inputs and outputs, one output a sum of both, one a joined map, nested in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(3, 4), nn.Linear(2, 4, bias=False), nn.Linear(8, 2)
+
+    def forward(self, left: Tensor, right: Tensor) -> dict[str, Any]:
+        a, b = torch.relu(self.left(left)), self.right(right)
+        joined = torch.cat([a, b], dim=1)  # spikes beside a constant current
+        return {"sum": a - b, "pair": (self.head(joined), 1.0 - a)}
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_several_inputs_and_outputs(chunk: int | None) -> None:
+    model = randomise(TwoInputs(), 0).double()
+    inputs = (torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
+    qann = qffs.quantize(model, example=inputs)
+    qffs.calibrate(qann, [inputs])
+    snn = qffs.to_spiking(qann.eval())
+    qffs.verify(qann, snn, *inputs)
+    expected, (readout, _) = qann(*inputs), snn.run(*inputs, steps=9, chunk=chunk)
+    assert readout.keys() == expected.keys()
+    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+    close(readout["sum"][-1], expected["sum"].detach())
+    for ours, theirs in zip(readout["pair"], expected["pair"], strict=True):
+        close(ours[-1], theirs.detach())
+
+
+def test_too_few_steps() -> None:
+    x = images()
+    with pytest.raises(InvalidArgument, match="at least as many steps as the 3 charge steps"):
+        qffs.to_spiking(calibrated(network(), x))(x, steps=2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_input_that_is_not_finite(bad: float) -> None:
+    x = images()
+    snn = qffs.to_spiking(calibrated(network(), x))
+    x[1, 0, 3, 3] = bad
+    with pytest.raises(Diverged, match="NaN or infinity"):
+        snn(x, steps=8)
