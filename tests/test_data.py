@@ -218,6 +218,15 @@ def test_images_come_by_class_and_file_name(make: Callable[..., Path], prefix: s
     assert data.test.images[:, :, 4, 4].tolist() == [list(GREEN), list(BLUE)]
 
 
+def test_rows_are_the_third_dimension(make: Callable[..., Path]) -> None:
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    data = load(f"images:{make(two_classes() | {'train/cat/00.png': stream.getvalue()})}", progress=False)
+    assert data.train.images[0, 1, 5, 2] == pixels[5, 2, 1]
+    np.testing.assert_array_equal(data.train.images[0].permute(1, 2, 0).numpy(), pixels)
+
+
 def test_a_bare_path_names_images(make: Callable[..., Path]) -> None:
     path = make(two_classes())
     assert torch.equal(
@@ -269,7 +278,7 @@ def test_a_palette_with_transparency_becomes_rgb_without_a_warning(make: Callabl
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, *GREEN])
     stream = io.BytesIO()
-    image.save(stream, "PNG", transparency=b"\x00\xff")
+    image.save(stream, "PNG", transparency=b"\x00\x80")
     files = two_classes() | {"train/cat/00.png": stream.getvalue()}
     assert tuple(load(f"images:{make(files)}", progress=False).train.images[0, :, 0, 0].tolist()) == GREEN
 
@@ -617,6 +626,12 @@ def test_classes_keep_the_order_of_the_meta_file(tmp_path: Path) -> None:
 def test_a_missing_batch_is_named(tmp_path: Path, name: str) -> None:
     folder = make_batches(tmp_path / "b", **{name.replace(".", "__"): None})
     assert refusal(f"cifar10:{folder}") == f"{folder / name} is missing"
+
+
+def test_an_empty_folder_of_batches_is_not_taken_for_photographs(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    assert refusal(folder) == f"{folder / 'batches.meta'} is missing"
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", as_python3(batch(2))[:-2000], b"\x80\x02K\x01"])

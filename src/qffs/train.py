@@ -37,8 +37,12 @@ class Training:
     def __post_init__(self) -> None:
         if self.epochs < 0:
             raise InvalidArgument(f"epochs must be 0 or more, not {self.epochs}")
-        if not self.learning_rate > 0:
-            raise InvalidArgument(f"the learning rate must be above 0, not {self.learning_rate}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise InvalidArgument(f"the learning rate must be a finite number above 0, not {self.learning_rate}")
+        if self.batch_size < 1:
+            raise InvalidArgument(f"the batch size must be 1 or more, not {self.batch_size}")
+        if not 0 <= self.seed < 2**63:
+            raise InvalidArgument(f"the seed must be from 0 to 2^63 - 1, not {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def fit(
 
     normalise: uint8 images ``[B, C, H, W]`` to the network's input; after_epoch: called after each epoch, to save
     a checkpoint, say. Same seed, machine and thread count give the same weights, bit for bit.
-    Raises `Diverged` as soon as a loss is NaN or infinite, before it can reach the weights.
+    Raises `Diverged` as soon as a loss is NaN or infinite, before it can reach the weights, and where a weight became
+    so in an epoch, before ``after_epoch``: what that saved last is good.
     """
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(training.seed)
@@ -94,11 +99,19 @@ def fit(
                 losses += loss.item() * len(x)
                 correct += int((logits.argmax(-1) == labels).sum())
                 bar.advance(len(x), f"epoch {number}/{training.epochs} loss {loss.item():.3f}")
+            _check_finite(network, number, label)
             history.append(Epoch(number, losses / len(images), correct / len(images)))
             if after_epoch is not None:
                 after_epoch(history[-1])
     network.eval()
     return history
+
+
+def _check_finite(network: nn.Module, number: int, label: str) -> None:
+    """A finite loss may have an infinite gradient, which only the next loss would show."""
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise Diverged(f"{name} became NaN or infinite in epoch {number} of {label}: lower the learning rate")
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

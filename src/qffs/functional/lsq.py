@@ -45,27 +45,25 @@ def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -
 
 
 class _Quantize(torch.autograd.Function):
-    """`quantize` with the gradients of LSQ; keeps the input and the step size, and computes the rest again."""
+    """`quantize` with the gradients of LSQ; keeps its input and its result, which the next layer keeps anyway."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float) -> Tensor:
-        ctx.save_for_backward(x, step_size)
-        ctx.highest, ctx.offset = highest, offset
-        wide = accumulation_dtype(x.dtype)
-        return level(x, step_size, highest, offset).mul_(step_size.to(wide).clamp_min(SMALLEST_STEP_SIZE)).to(x.dtype)
+        step = step_size.to(accumulation_dtype(x.dtype)).clamp_min(SMALLEST_STEP_SIZE)
+        result = level(x, step, highest, offset).mul_(step).to(x.dtype)
+        ctx.save_for_backward(x, step, result)
+        ctx.highest, ctx.dtype = highest, step_size.dtype
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
-        x, step_size = ctx.saved_tensors
-        wide = accumulation_dtype(x.dtype)
-        gradient = gradients[0].to(wide)
-        v = x.to(wide) / step_size.to(wide).clamp_min(SMALLEST_STEP_SIZE)
-        inside = (v > 0) & (v < ctx.highest)
+        x, step, result = ctx.saved_tensors
+        (gradient,) = gradients
+        inside = (x > 0) & (x < ctx.highest * step)
         # Of s: level - v inside, n above, 0 below. Outside the range the level itself is already n or 0.
-        of_step = (v + ctx.offset).floor_().clamp_(0, ctx.highest).sub_(v.mul_(inside))
+        of_step = (result - x * inside).mul_(gradient).sum(dtype=step.dtype) / step
         scale = 1 / math.sqrt(x[0].numel() * ctx.highest)
-        step_gradient = of_step.mul_(gradient).sum().mul_(scale).to(step_size.dtype)
-        return gradient.mul(inside).to(x.dtype), step_gradient, None, None
+        return gradient * inside, (of_step * scale).to(ctx.dtype), None, None
 
 
 def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:

@@ -29,6 +29,8 @@ _NAMES = {
 }  # fmt: skip
 _FUNCTIONS = {name: function for function, name in _NAMES.items()}
 _MODULES = {kind.__name__: kind for kind in MODULES}
+_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
+"""What a graph may read from a tensor with ``getattr``."""
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 Description = dict[str, Any]
@@ -42,8 +44,11 @@ def describe(network: fx.GraphModule) -> Description:
     """
     called = {str(node.target): network.get_submodule(node.target) for node in network.graph.nodes
               if node.op == "call_module"}  # fmt: skip
+    constants = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "get_attr")
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     return {
         "modules": {path: {"type": _type_name(module), **_options(module)} for path, module in called.items()},
+        "parameters": [path for path in constants if path in parameters],  # other constants are buffers
         "nodes": [_node(node) for node in network.graph.nodes],
     }
 
@@ -56,23 +61,47 @@ def _type_name(module: nn.Module) -> str:
 
 def _options(module: nn.Module) -> Description:
     """The arguments that build a module like this one."""
-    names = [name for name in inspect.signature(type(module)).parameters if name not in {"device", "dtype"}]
-    values = {name: getattr(module, name) for name in names}
-    if "bias" in values:
+    values = {name: getattr(module, name) for name in _option_names(type(module))}
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.bias is not None) == module.affine:
+        values.pop("bias", None)  # the default; only newer versions of PyTorch know this option
+    elif "bias" in values:
         values["bias"] = values["bias"] is not None
     return {name: _encode(value) for name, value in values.items()}
 
 
+def _option_names(kind: type[nn.Module]) -> list[str]:
+    if kind is nn.Identity:  # takes any argument and keeps none
+        return []
+    return [name for name in inspect.signature(kind).parameters if name not in {"device", "dtype"}]
+
+
 def _node(node: fx.Node) -> Description:
-    target = _NAMES[node.target] if node.op == "call_function" else node.target
     return {
         "name": node.name,
         "op": node.op,
-        "target": target,
+        "target": _target_name(node),
         "args": _encode(list(node.args)),
         "kwargs": {key: _encode(value) for key, value in node.kwargs.items()},
         "shape": _encode(node.meta.get("shape")),
     }
+
+
+def _target_name(node: fx.Node) -> str:
+    if node.op == "call_function" and node.target in _NAMES:
+        _check_attribute(node)
+        return _NAMES[node.target]
+    if node.op == "call_function" or (node.op == "call_method" and node.target not in METHODS):
+        name = getattr(node.target, "__name__", node.target)
+        raise CheckpointError(f"the operator {name} at {node.name} cannot be saved: there is no rule for it")
+    return str(node.target)
+
+
+def _check_attribute(node: fx.Node) -> None:
+    """Refuse a ``getattr`` of anything but what every tensor has: by other attributes one gets anywhere."""
+    if node.target is getattr and (len(node.args) != 2 or node.kwargs or node.args[1] not in _ATTRIBUTES):
+        raise CheckpointError(
+            f"{node.name} reads another attribute than {', '.join(_ATTRIBUTES)}, which no checkpoint may"
+        )
 
 
 def _encode(value: Any) -> Any:
@@ -83,7 +112,7 @@ def _encode(value: Any) -> Any:
             return {"tuple": [_encode(each) for each in value]}
         case list():
             return [_encode(each) for each in value]
-        case dict():
+        case dict() if all(isinstance(key, str) for key in value):
             return {"dict": {key: _encode(each) for key, each in value.items()}}
         case slice():
             return {"slice": [_encode(each) for each in (value.start, value.stop, value.step)]}
@@ -96,28 +125,33 @@ def _encode(value: Any) -> Any:
 
 
 def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The network of a description, its parameters and buffers taken from ``tensors``.
+    """The network of a description, without values: its parameters and buffers are on the meta device.
 
-    Raises `CheckpointError` where the description is malformed or names anything that is not in the table of rules,
-    or where the tensors do not fit it.
+    So it takes no memory, whatever the description says; ``load_state_dict(tensors, assign=True)`` fills it.
+    tensors: what gives the constants their shapes. Raises `CheckpointError` where the description is malformed or
+    names anything that is not in the table of rules.
     """
     try:
-        return _rebuild(description, tensors)
+        with torch.device("meta"):
+            return _rebuild(description, tensors)
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # what others wrote can be wrong in nearly any way
         raise CheckpointError(f"the checkpoint's description of the network is damaged: {error!r}") from error
 
 
 def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     root = fx.GraphModule(nn.Module(), fx.Graph())
     for path, options in description["modules"].items():
-        arguments = {name: _decode(value, {}) for name, value in options.items() if name != "type"}
-        root.add_submodule(_checked(path, _PATH), _named(_MODULES, options["type"], "module")(**arguments))
+        if not root.add_submodule(_checked(path, _PATH), _module(options)):
+            raise CheckpointError(f"the checkpoint holds an impossible name, {path!r}")
     graph, built = fx.Graph(), dict[str, fx.Node]()
     for entry in description["nodes"]:
         if entry["op"] == "get_attr":
-            _add_constant(root, _checked(entry["target"], _PATH), tensors)
+            is_parameter = entry["target"] in description.get("parameters", ())
+            _add_constant(root, _checked(entry["target"], _PATH), tensors, is_parameter)
+        elif entry["op"] == "call_module":
+            _named(description["modules"], entry["target"], "module")
         node = graph.create_node(
             entry["op"],
             _target(entry),
@@ -125,9 +159,28 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
             {_identifier(key): _decode(value, built) for key, value in entry["kwargs"].items()},
             name=_identifier(entry["name"]),
         )
-        node.meta["shape"] = _decode(entry["shape"], {})
+        _check_attribute(node)
+        node.meta["shape"] = _shape(_decode(entry["shape"], {}))
         built[entry["name"]] = node
+    if [entry["op"] for entry in description["nodes"]].index("output") != len(built) - 1:
+        raise CheckpointError("the checkpoint's network repeats a name or goes on after its output")
     return fx.GraphModule(root, graph)
+
+
+def _module(options: Description) -> nn.Module:
+    kind = _named(_MODULES, options["type"], "module")
+    arguments = {name: _decode(value, {}) for name, value in options.items() if name != "type"}
+    unknown = arguments.keys() - set(_option_names(kind))
+    if unknown:
+        raise CheckpointError(f"the checkpoint gives a {options['type']} the unknown option {min(unknown)!r}")
+    module: nn.Module = kind(**arguments)
+    return module
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    if value is None or (isinstance(value, tuple) and all(type(size) is int and size >= 0 for size in value)):
+        return value
+    raise CheckpointError(f"the checkpoint holds an impossible shape, {value!r}")
 
 
 def _target(entry: Description) -> Any:
@@ -162,17 +215,23 @@ def _identifier(text: str) -> str:
     return text
 
 
-def _add_constant(root: nn.Module, path: str, tensors: Mapping[str, Tensor]) -> None:
+def _add_constant(root: nn.Module, path: str, tensors: Mapping[str, Tensor], is_parameter: bool) -> None:
+    """Make room for a tensor at ``path``, unless a module has it there; nothing but a tensor may be there."""
     parent, _, name = path.rpartition(".")
     if path not in tensors:
         raise CheckpointError(f"the checkpoint's weights lack {path}")
     where = root
     for part in filter(None, parent.split(".")):
-        if not hasattr(where, part):
-            where.add_module(part, nn.Module())
-        where = getattr(where, part)
-    if not hasattr(where, name):
-        where.register_buffer(name, torch.empty_like(tensors[path]))
+        if part not in where._modules:
+            where.add_module(part, nn.Module())  # raises where anything else has this name
+        where = where.get_submodule(part)
+    if name in where._parameters or name in where._buffers:
+        return
+    value = torch.empty_like(tensors[path], device="meta")
+    if is_parameter:
+        where.register_parameter(name, nn.Parameter(value))
+    else:
+        where.register_buffer(name, value)
 
 
 def _decode(value: Any, built: Mapping[str, fx.Node]) -> Any:

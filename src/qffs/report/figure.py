@@ -27,7 +27,7 @@ def draw(results: Results, path: Path) -> None:
         agreement = [100 * row["agreement"] for row in results["snn"]]
         axes.plot(steps, agreement, ":", color="tab:green", label="predictions equal to the QANN's")
     axes.set(xlabel="time steps T", ylabel="test images (%)", ylim=(0, 102), xticks=steps)
-    axes.set_title(f"{results['model']} on {results['data']}")
+    axes.set_title(f"{results['model']} on {results['data']}", parse_math=False)  # a name may hold dollar signs
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=150)

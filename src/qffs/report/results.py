@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,12 @@ def write(path: Path, write_to: Callable[[Path], object]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_to(fresh)
+        with fresh.open("r+b") as stream:
+            os.fsync(stream.fileno())
         os.replace(fresh, path)
     except OSError as error:
         raise QffsError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
     return path

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qffs.report.results import Results
 
 
 def show(results: Results, console: Console) -> None:
     """Print full-precision and quantised accuracy, where they were measured, and a row for each step."""
-    table = Table(title=f"{results['model']} on {results['data']}, {results['images']:,} test images")
+    # As plain text: a name may hold what `rich` would take for markup.
+    table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images"))
     table.add_column("network")
     for column in ("steps", "accuracy", "equal to QANN", "spikes an image"):
         table.add_column(column, justify="right")
