@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from problems import calibrated, images, network, randomise
 from torch import nn
 
 import qffs
+from problems import calibrated, images, network, randomise
 from qffs.errors import (
     InvalidArgument,
     Mismatch,

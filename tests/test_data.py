@@ -557,7 +557,7 @@ class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]  # The pure
     dispatch[type] = dispatch[type(save_global)] = save_global
 
     def save_reduce(self, func: Any, args: Any, state: Any = None, *rest: Any, **more: Any) -> None:
-        # NumPy used to write dtype("u1", 0, 1), about which NumPy 2.4 warns.
+        # NumPy used to write dtype("u1", 0, 1), about which NumPy 2.4.0 to 2.4.4 warn.
         args = (args[0], 0, 1) if func is np.dtype else args
         super().save_reduce(func, args, state, *rest, **more)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import calibrated, dyadic, images, network, randomise
 from torch import Tensor, nn
 
 import qffs
+from problems import calibrated, dyadic, images, network, randomise
 from qffs.errors import Diverged, InvalidArgument
 from qffs.functional.fire import NeuronState
 from qffs.levels import FiringRule

@@ -93,9 +93,10 @@ def _replaceable(folder: Path) -> bool:
     if not names or not names <= {CONFIG, WEIGHTS}:
         return not names
     try:
-        return "qffs" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(config, dict) and "qffs" in config
 
 
 def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
@@ -183,7 +184,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     keys = {"format", "kind", "schedule", "network", "about"}

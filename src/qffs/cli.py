@@ -8,15 +8,12 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from qffs.errors import InvalidArgument, QffsError
 from qffs.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -163,6 +160,8 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantised network.")],
     output: Output,
     charge_steps: Charge = "",
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
     """Convert a quantised network to a spiking network and save it.
@@ -171,7 +170,7 @@ def convert(
     """
     from qffs import jobs
 
-    results = jobs.convert(checkpoint, output, _charge_steps(charge_steps))
+    results = jobs.convert(checkpoint, output, _charge_steps(charge_steps), device.value, seed)
     _print_json(results) if json else _say(
         f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
         f"charged over {len(results['charge_schedule'])} steps."
@@ -184,6 +183,7 @@ def simulate(
     data: Data = "digits",
     steps: Steps = 8,
     qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
+    seed: Seed = 0,
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
@@ -193,7 +193,7 @@ def simulate(
     """
     from qffs import jobs
 
-    _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True), json)
+    _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed), json)
 
 
 def _output_bits(text: str) -> int | Literal["analog"]:
@@ -239,7 +239,8 @@ def main() -> None:
     try:
         app()
     except QffsError as error:
-        typer.echo(f"qffs: {error}", err=True)
+        lines = str(error).splitlines()  # what PyTorch or the system adds may have several
+        typer.echo(f"qffs: {' '.join(line.strip() for line in lines)}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("qffs: stopped", err=True)

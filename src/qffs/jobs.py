@@ -14,14 +14,14 @@ from torch import Tensor, fx, nn
 
 from qffs import models
 from qffs.calibration import calibrate
-from qffs.checkpoint import Checkpoint, load, load_weights, read_weights, save
+from qffs.checkpoint import Checkpoint, check_folder, load, load_weights, read_weights, save
 from qffs.convert import Comparison, quantize, to_spiking, verify
 from qffs.data import Dataset
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument
 from qffs.graph.trace import trace
 from qffs.levels import Levels, Schedule
-from qffs.measure import accuracy, measure
+from qffs.measure import accuracy, check_fit, measure
 from qffs.network import SpikingNetwork
 from qffs.report.figure import draw
 from qffs.report.results import Results, by_layer, by_step, to_json, write
@@ -91,6 +91,8 @@ def demo(task: Task, folder: Path) -> Results:
     images are read once, at the end. The same task on the same machine writes the same results.json, bit for bit.
     """
     task.check()
+    for name in ("float", "qann", "snn"):
+        check_folder(folder / name)
     data = load_data(task.data, progress=task.progress)
     network, normalise = _start(task, data)
     _train(task, data, network, normalise, task.float_epochs, folder / "float", "full precision")
@@ -123,6 +125,7 @@ def demo(task: Task, folder: Path) -> Results:
 def quantise(task: Task, folder: Path) -> Results:
     """Quantise, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done."""
     task.check()
+    check_folder(folder)
     data = load_data(task.data, progress=task.progress)
     network, normalise = _start(task, data)
     qann = _quantised(task, data, network, normalise)
@@ -130,26 +133,35 @@ def quantise(task: Task, folder: Path) -> Results:
     return {**_about(task, data), "loss": [epoch.loss for epoch in history]}
 
 
-def convert(checkpoint: Path, folder: Path, charge_steps: int | Sequence[float] | None) -> Results:
+def convert(
+    checkpoint: Path, folder: Path, charge_steps: int | Sequence[float] | None, device: str = "auto", seed: int = 0
+) -> Results:
     """Convert the quantised network of a checkpoint to a spiking one and write it to ``folder``."""
-    loaded = load(checkpoint)
-    if loaded.kind != "qann":
-        raise CheckpointError(f"{checkpoint} holds a network of kind {loaded.kind!r}; convert takes a quantised one")
-    snn = to_spiking(loaded.network, charge_steps)
+    where = _prepare(device, seed)
+    if folder.resolve() == checkpoint.resolve():
+        raise InvalidArgument(f"the spiking network would replace the quantised one in {folder}: name another folder")
+    check_folder(folder)
+    loaded = _of_kind("qann", checkpoint, "convert takes a quantised one")
+    snn = to_spiking(loaded.network.to(where), charge_steps)
     save(snn, folder, **loaded.about)
     layers = {path: neuron.highest for path, neuron in snn.neurons()}
     return {**loaded.about, "charge_schedule": list(snn.schedule.weights), "highest_level": layers}
 
 
-def simulate(checkpoint: Path, data: str, steps: int, qann: Path | None, device: str, progress: bool) -> Results:
+def simulate(
+    checkpoint: Path, data: str, steps: int, qann: Path | None, device: str, progress: bool, seed: int = 0
+) -> Results:
     """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given."""
-    loaded = _spiking(load(checkpoint), checkpoint)
-    where = device_of(device)
+    where = _prepare(device, seed)
+    loaded = _of_kind("snn", checkpoint, "run qffs convert on it first")
     snn = loaded.network.to(where)
     assert isinstance(snn, SpikingNetwork)
     snn.schedule.over(steps)
-    beside = None if qann is None else load(qann).network.to(where)
+    beside = None if qann is None else _of_kind("qann", qann, "--qann takes a quantised one").network.to(where)
     dataset = load_data(data, progress=progress)
+    for network, source in ((snn, checkpoint), (beside, qann)):
+        if network is not None:
+            check_fit(network, dataset.test, dataset.normalise, len(dataset.classes), f"the network in {source}")
     measured = measure(snn, dataset.test, dataset.normalise, steps, qann=beside, progress=progress)
     results: Results = {"model": loaded.about.get("model", str(checkpoint)), "data": dataset.name}
     results |= {"images": measured.images, "snn": by_step(measured), "layers": by_layer(measured)}
@@ -158,10 +170,18 @@ def simulate(checkpoint: Path, data: str, steps: int, qann: Path | None, device:
     return results
 
 
-def _spiking(loaded: Checkpoint, checkpoint: Path) -> Checkpoint:
-    if loaded.kind == "snn":
-        return loaded
-    raise CheckpointError(f"{checkpoint} holds a network of kind {loaded.kind!r}: run qffs convert on it first")
+def _prepare(device: str, seed: int) -> torch.device:
+    """The device, with the seed set: nothing in these jobs is random, but a network's operator might be."""
+    Training(0, 1.0, seed=seed)
+    torch.manual_seed(seed)
+    return device_of(device)
+
+
+def _of_kind(kind: str, checkpoint: Path, otherwise: str) -> Checkpoint:
+    loaded = load(checkpoint)
+    if loaded.kind != kind:
+        raise CheckpointError(f"{checkpoint} holds a network of kind {loaded.kind!r}: {otherwise}")
+    return loaded
 
 
 def _start(task: Task, data: Dataset) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
@@ -177,6 +197,7 @@ def _start(task: Task, data: Dataset) -> tuple[nn.Module, Callable[[Tensor], Ten
         return data.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
 
     trace(network, normalise(data.train.images[:2]))  # data that do not fit the network are found before training
+    check_fit(network, data.train, normalise, len(data.classes), task.model)
     return network, normalise
 
 

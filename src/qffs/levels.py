@@ -49,10 +49,11 @@ class Schedule:
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.weights or not all(math.isfinite(w) for w in self.weights):
+        if not self.weights or not all(math.isfinite(weight) for weight in self.weights):
             raise InvalidArgument(f"charge weights must be a non-empty sequence of finite numbers, not {self.weights}")
-        if abs(math.fsum(self.weights) - 1) > 1e-9:
-            raise InvalidArgument(f"charge weights must add up to 1, but {self.weights} add up to {sum(self.weights)}")
+        total = math.fsum(self.weights)
+        if abs(total - 1) > 1e-9:
+            raise InvalidArgument(f"charge weights must add up to 1, but {self.weights} add up to {total}")
 
     @classmethod
     def uniform(cls, steps: int) -> Schedule:
@@ -66,7 +67,10 @@ class Schedule:
         """A uniform schedule from a number of steps, or the given weights by step."""
         if isinstance(charge_steps, int):
             return cls.uniform(charge_steps)
-        return cls(tuple(float(weight) for weight in charge_steps))
+        try:
+            return cls(tuple(float(weight) for weight in charge_steps))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"charge steps must be a number of steps or weights, not {charge_steps!r}") from error
 
     @property
     def steps(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qffs.data import Images
-from qffs.errors import InvalidArgument
+from qffs.errors import InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
@@ -50,6 +50,23 @@ class Measurement:
             total += sum(layer.positive[step] + layer.negative[step] for layer in self.activity)
             totals.append(total / self.images)
         return tuple(totals)
+
+
+@torch.no_grad()
+def check_fit(network: nn.Module, images: Images, normalise: Normalise, classes: int, name: str) -> None:
+    """Raise `InvalidArgument` unless a network (``name`` in the message) runs on the images and has enough outputs."""
+    shape = " x ".join(map(str, images.images.shape[1:]))
+    try:
+        ((x, _),) = _batches(network, Images(images.images[:1], images.labels[:1]), normalise, 1)
+        with evaluating(network):
+            output = network(x, steps=network.schedule.steps)[-1] if isinstance(network, SpikingNetwork) else network(x)
+        outputs = output.shape[1:]
+    except QffsError:
+        raise
+    except Exception as error:  # which one depends on the operator that does not fit
+        raise InvalidArgument(f"{name} does not run on images of {shape}: {error}") from error
+    if len(outputs) != 1 or outputs[0] < classes:
+        raise InvalidArgument(f"{name} returns {list(outputs)} numbers an image, but the data have {classes} classes")
 
 
 @torch.no_grad()

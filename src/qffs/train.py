@@ -79,7 +79,7 @@ def fit(
     cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: (1 + math.cos(math.pi * done / total)) / 2)
     network.train()
     history = []
-    with track(label, training.epochs * len(images), "images", show=progress) as bar:
+    with track(label, training.epochs * len(images), "images", show=progress and training.epochs > 0) as bar:
         for number in range(1, training.epochs + 1):
             losses, correct = 0.0, 0
             for x, labels in _batches(images, normalise, training, generator):
@@ -109,8 +109,8 @@ def fit(
 
 def _check_finite(network: nn.Module, number: int, label: str) -> None:
     """A finite loss may have an infinite gradient, which only the next loss would show."""
-    for name, tensor in network.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
             raise Diverged(f"{name} became NaN or infinite in epoch {number} of {label}: lower the learning rate")
 
 

@@ -47,9 +47,7 @@ def test_charge_balance(values: list[float], threshold: float, n: int) -> None:
 
 
 @given(charges, thresholds, highests, st.randoms(use_true_random=False))
-def test_a_settled_neuron_counts_its_level(
-    values: list[float], threshold: float, n: int, order: random.Random
-) -> None:
+def test_a_settled_neuron_counts_its_level(values: list[float], threshold: float, n: int, order: random.Random) -> None:
     """Law 2: whatever the order of arrival, Z = clip(floor(Q/θ + 1/2), 0, n) after the charge and n more steps."""
     order.shuffle(values)
     _, state = run(values + [0.0] * n, threshold, n)

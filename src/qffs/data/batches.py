@@ -102,7 +102,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 def _dtype(code: str, align: object = False, copy: object = True) -> np.dtype[Any]:
     """Do what ``numpy.dtype`` does in pickles."""
-    # The standard files say 0 and 1, where NumPy 2.4 warns about anything but True and False.
+    # The standard files say 0 and 1, where NumPy 2.4.0 to 2.4.4 warn about anything but True and False.
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 

@@ -137,7 +137,10 @@ def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Graph
     except CheckpointError:
         raise
     except Exception as error:  # what others wrote can be wrong in nearly any way
-        raise CheckpointError(f"the checkpoint's description of the network is damaged: {error!r}") from error
+        reason = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(
+            f"the checkpoint's description of the network is damaged: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:

@@ -97,8 +97,14 @@ METHODS: dict[str, Rule] = {
     **dict.fromkeys(("size", "dim"), PLAIN),
 }
 
-PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul", operator.truediv, torch.div, "div")
-"""Operators that are linear only while no more than one factor, and not the divisor, is a signal."""
+PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul")
+"""Linear while one factor is a signal and the other is not."""
+
+QUOTIENTS: tuple[Any, ...] = (operator.truediv, torch.div, "div")
+"""Linear while the divisor is no signal."""
+
+SHAPES = ("shape", "ndim", "dtype", "device")
+"""The attributes of a signal that are the same at every step."""
 
 
 def label(node: fx.Node, root: nn.Module) -> str:
@@ -145,26 +151,33 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
     read = signals(node)
     if not read:
         return PLAIN
-    rule = _lookup(node, root)
-    if node.target in PRODUCTS and (len(read) > 1 or node.args[0] not in read):
-        if node.target in PRODUCTS[:3] and len(read) == 1:
-            return rule
-        return Rule(Kind.REFUSED, "a product or quotient of two signals has no rule yet")
-    if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0}:
-        return Rule(Kind.REFUSED, "padding with a value other than 0 is not linear")
-    if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
-        return Rule(Kind.REFUSED, "only zero padding has a rule")
+    reason = _exception(node, root, read)
+    return Rule(Kind.REFUSED, reason) if reason else _lookup(node, root)
+
+
+def _exception(node: fx.Node, root: nn.Module, read: list[fx.Node]) -> str | None:
+    """Why the arguments of this call take it out of the table's rule, if they do."""
     if node.op == "call_module":
-        return _decide_module(rule, root.get_submodule(str(node.target)))
-    return rule
+        return _exceptional_module(root.get_submodule(str(node.target)))
+    if node.target in PRODUCTS and len(read) > 1:
+        return "a product of two signals has no rule yet"
+    if node.target in QUOTIENTS and (len(read) > 1 or node.args[0] not in read):
+        return "a quotient with a signal below has no rule yet"
+    if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
+        return "only padding with zeros has a rule"
+    if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0}:
+        return "only padding with zeros has a rule: another value is not linear"
+    if node.target is getattr and node.args[1] not in SHAPES:
+        return f"the attribute {node.args[1]} has no rule"
+    return None
 
 
-def _decide_module(rule: Rule, module: nn.Module) -> Rule:
+def _exceptional_module(module: nn.Module) -> str | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-        return Rule(Kind.REFUSED, "batch norm without running statistics depends on the other images of the batch")
+        return "batch norm without running statistics depends on the other images of the batch"
     if getattr(module, "return_indices", False):
-        return Rule(Kind.REFUSED, "the indices of a max pooling are not a signal")
-    return rule
+        return "the indices of a max pooling are not a signal"
+    return None
 
 
 def _option(node: fx.Node, position: int, name: str, default: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.errors import InvalidArgument, NotTraceable
+from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
 from qffs.nn.modes import evaluating
 
 Example = Tensor | tuple[Tensor, ...]
@@ -34,6 +34,15 @@ PLAIN: dict[Any, Any] = {
     torch.relu_: torch.relu,
 }
 """In-place forms and the plain form each becomes: a graph's edges are read more than once."""
+
+_VIEW_NAMES = (
+    *("chunk", "contiguous", "expand", "flatten", "narrow", "permute", "reshape", "split", "squeeze", "transpose"),
+    *("unbind", "unflatten", "unsqueeze", "view"),
+)
+VIEWS: frozenset[Any] = frozenset(
+    [getattr, operator.getitem, *(getattr(torch, name) for name in _VIEW_NAMES if hasattr(torch, name)), *_VIEW_NAMES]
+)
+"""Operators whose result may be another name for their argument's memory."""
 
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 
@@ -78,9 +87,40 @@ def _symbolic(model: nn.Module) -> fx.Graph:
 
 
 def _make_plain(traced: fx.GraphModule) -> None:
-    for node in traced.graph.nodes:
-        if node.op in {"call_function", "call_method"} and node.target in PLAIN:
-            node.target = PLAIN[node.target]
+    """In-place calls become plain ones; what later reads the changed value then reads the call's result."""
+    order = {node: position for position, node in enumerate(traced.graph.nodes)}
+    for node in list(traced.graph.nodes):
+        if not _in_place(node, traced):
+            continue
+        (changed, *_) = node.all_input_nodes
+        neighbours = [n for n in (*changed.users, *changed.all_input_nodes) if n is not node]
+        aliases = [n for n in neighbours if _may_share(n, changed, traced)]
+        if any(order[user] > order[node] for alias in aliases for user in alias.users):
+            raise NotConvertible(
+                f"this network cannot be converted: {node.target} at {owner(node) or node.name} changes a value in "
+                "place that is also read through a view; write the plain form instead"
+            )
+        node.target = PLAIN.get(node.target, node.target)
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+        for user in list(changed.users):
+            if order[user] > order[node]:
+                user.replace_input_with(changed, node)
+
+
+def _in_place(node: fx.Node, traced: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return node.op == "call_function" and (node.target in PLAIN or bool(node.kwargs.get("inplace")))
+
+
+def _may_share(node: fx.Node, with_: fx.Node, traced: nn.Module) -> bool:
+    """Whether one of two neighbours in the graph may be a view of the other's memory."""
+    call = node if with_ in node.all_input_nodes else with_
+    if call.op == "call_module":
+        return isinstance(traced.get_submodule(str(call.target)), (nn.Flatten, nn.Identity, nn.Dropout))
+    return call.op in {"call_function", "call_method"} and call.target in VIEWS
 
 
 def owner(node: fx.Node) -> str:

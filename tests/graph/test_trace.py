@@ -1,0 +1,125 @@
+"""Tracing keeps the function and makes every activation a module of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from problems import images, network
+from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
+from qffs.graph.trace import trace
+
+
+class Forms(nn.Module):
+    """Every way to write a ReLU, and in-place sums on values that are read again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.inplace = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        z = F.relu(y) + torch.relu(y - 1) + (y - 2).relu() + y.clamp(min=0) + torch.clamp(y, 0)
+        z += self.inplace(y - 3)
+        z *= 2
+        z -= F.relu(input=y)
+        z.add_(y)
+        return F.relu_(z - 1).relu_()
+
+
+def test_every_form_of_relu_becomes_its_own_module() -> None:
+    model = Forms().double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    traced = trace(model, x)
+    called = [n.target for n in traced.graph.nodes if n.op == "call_module" and n.target != "linear"]
+    assert len(called) == len(set(called)) == 9
+    assert all(isinstance(traced.get_submodule(str(path)), nn.ReLU) for path in called)
+    assert not any(module.inplace for module in traced.modules() if isinstance(module, nn.ReLU))
+    torch.testing.assert_close(traced(x), model(x), rtol=0, atol=0)
+
+
+def test_what_reads_a_value_after_an_in_place_change_reads_the_change() -> None:
+    class Aliased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            before = x * 2
+            y = x + 1
+            z = self.relu(y - 1)
+            self.relu(y)  # nobody reads its result, but y has changed
+            return z + y + before
+
+    x = torch.randn(4, 5, dtype=torch.float64)
+    torch.testing.assert_close(trace(Aliased(), x)(x), Aliased()(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("through", ["base", "view"])
+def test_an_in_place_change_seen_through_a_view_is_refused(through: str) -> None:
+    class Viewed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x + 1
+            view = y.view(-1, 2)
+            (view if through == "base" else y).relu_()
+            return y.sum() + view.sum()
+
+    with pytest.raises(NotConvertible, match="also read through a view"):
+        trace(Viewed(), torch.randn(2, 4))
+
+
+def test_a_clamp_with_an_upper_end_is_no_relu() -> None:
+    class Clamped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp(min=0, max=6) + torch.clamp(x, -1)
+
+    assert not any(isinstance(module, nn.ReLU) for module in trace(Clamped(), torch.zeros(1, 2)).modules())
+
+
+def test_function_modes_and_keys_are_kept() -> None:
+    model, x = network(), images()
+    traced = trace(model, x)
+    assert torch.equal(traced(x), model(x))
+    assert traced.state_dict().keys() == model.state_dict().keys()
+    assert not traced.training
+
+
+def test_shapes_are_recorded() -> None:
+    traced = trace(network(), images(count=3))
+    shapes = {node.name: node.meta["shape"] for node in traced.graph.nodes}
+    assert shapes["stem"] == (3, 6, 8, 8)
+    assert shapes["pool"] == (3, 6, 4, 4)
+    assert shapes["head"] == (3, 4)
+    assert shapes["size"] is None
+
+
+def test_functional_dropout_follows_the_mode() -> None:
+    class Dropping(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(x, 0.5, training=self.training)
+
+    x = torch.ones(4, 100)
+    traced = trace(Dropping(), x)
+    traced.eval()
+    assert torch.equal(traced(x), x)
+    traced.train()
+    assert (traced(x) == 0).any()
+
+
+def test_control_flow_names_the_line() -> None:
+    class Loop(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            while x.max() > 1:
+                x = x / 2
+            return x
+
+    with pytest.raises(NotTraceable, match=r"Loop cannot be read .* line \d+: while x.max\(\) > 1:"):
+        trace(Loop(), torch.ones(2))
+
+
+def test_an_example_of_the_wrong_shape_names_the_operator() -> None:
+    with pytest.raises(InvalidArgument, match=r"shape \(2, 5\).*\(at linear\)"):
+        trace(Forms(), torch.zeros(2, 5))

@@ -1,0 +1,44 @@
+"""The neuron module takes its numbers from the quantiser it stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qffs.levels import FiringRule
+from qffs.nn.neuron import Neuron
+from qffs.nn.quantizer import Quantizer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 0.5001])
+def test_from_quantizer(dtype: torch.dtype, offset: float) -> None:
+    """Same n, θ = s, pre-charge = offset: the settled count is the level, in every type."""
+    quantizer = Quantizer(5, offset)
+    quantizer.set_step_size(0.3)
+    neuron = Neuron.from_quantizer(quantizer.to(dtype), FiringRule())
+    x = torch.linspace(-1, 2.5, 97).view(1, -1).to(dtype)
+    spikes, state = neuron(neuron.rest(x), x, None, (1.0,) + (0.0,) * 5)
+    assert neuron.threshold.dtype == dtype
+    assert spikes.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.equal(state.sent, quantizer.level(x))
+
+
+def test_the_rule_is_handed_on() -> None:
+    quantizer = Quantizer(2)
+    quantizer.set_step_size(1.0)
+    rule = FiringRule(negative_spikes=False, cap=False, precharge=0.25)
+    neuron = Neuron.from_quantizer(quantizer, rule)
+    assert neuron.rule == rule
+    x = torch.tensor([[9.0, 0.8, 0.7]])
+    _, state = neuron(neuron.rest(x), x, None, (1.0, 0.0, 0.0, 0.0))
+    assert state.sent.tolist() == [[4, 1, 0]]
+
+
+def test_a_step_size_below_zero_is_the_same_tiny_one_on_both_sides() -> None:
+    quantizer = Quantizer(3)
+    quantizer.step_size.data.fill_(-0.5)
+    neuron = Neuron.from_quantizer(quantizer, FiringRule())
+    x = torch.tensor([[1.0, -1.0]])
+    _, state = neuron(neuron.rest(x), x, None, (1.0, 0.0, 0.0))
+    assert torch.equal(state.sent, quantizer.level(x))

@@ -1,0 +1,50 @@
+"""Calibration against a plain computation of the same means."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import qffs
+from problems import images, network
+from qffs.errors import Diverged, InvalidArgument
+
+
+def test_the_first_layer_has_the_mean_over_all_batches() -> None:
+    model = network()
+    batches = [images(seed=s, count=3 + s) for s in range(3)]
+    qann = qffs.quantize(model, bits=3, example=batches[0])
+    assert qffs.calibrate(qann, batches) is qann
+    mean = torch.cat([model.stem(x).flatten() for x in batches]).abs().mean().item()
+    assert qann.get_submodule("relu").step_size.item() == pytest.approx(2 * mean / math.sqrt(7), rel=1e-12)
+
+
+def test_later_layers_see_quantised_inputs() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU()).double()
+    x = torch.randn(64, 4, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(model, bits=1, example=x), [x])
+    quantised = qann.get_submodule("1")(model[0](x))
+    mean = model[2](quantised).abs().mean().item()
+    assert qann.get_submodule("3").step_size.item() == pytest.approx(2 * mean, rel=1e-12)
+
+
+def test_modes_and_batch_norm_are_left_alone() -> None:
+    qann = qffs.quantize(network().train(), example=images())
+    before = {name: value.clone() for name, value in qann.state_dict().items() if "running" in name}
+    qffs.calibrate(qann, [images()])
+    assert qann.training
+    assert all(torch.equal(qann.state_dict()[name], value) for name, value in before.items())
+    assert not any(module._forward_pre_hooks for module in qann.modules())
+
+
+def test_bad_input() -> None:
+    qann = qffs.quantize(network(), example=images())
+    with pytest.raises(InvalidArgument, match="at least one batch"):
+        qffs.calibrate(qann, [])
+    with pytest.raises(InvalidArgument, match="no quantiser"):
+        qffs.calibrate(network(), [images()])
+    with pytest.raises(Diverged, match="NaN or infinity"):
+        qffs.calibrate(qann, [images() * math.nan])

@@ -1,0 +1,270 @@
+"""The command line: one sentence on standard error and exit code 2 for whatever cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import qffs
+from qffs import cli, jobs, models
+from qffs.data import Images
+from qffs.data import load as load_data
+
+SUBCOMMANDS = ("demo", "quantize", "convert", "simulate")
+
+
+class Said(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+    """Run a command line in an empty folder, in this process."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["qffs", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digits, but few of them."""
+    digits = load_data("digits")
+    parts = [Images(part.images[:30], part.labels[:30]) for part in (digits.train, digits.test)]
+    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: dataclasses.replace(digits, train=parts[0], test=parts[1]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weights, and with a quantised and a spiking network for digits."""
+    folder = tmp_path_factory.mktemp("made")
+    torch.manual_seed(0)
+    save_file(models.build("digits_net").state_dict(), folder / "w.safetensors")
+    task = jobs.Task(weights=str(folder / "w.safetensors"), epochs=0, progress=False, device="cpu")
+    jobs.quantise(task, folder / "qann")
+    jobs.convert(folder / "qann", folder / "snn", None)
+    return folder
+
+
+# What works
+
+
+@pytest.mark.usefixtures("few")
+def test_the_single_steps_go_from_weights_to_a_table(run: Callable[..., Said], made: Path) -> None:
+    said = run("quantize", "digits_net", "--data", "digits", "--weights", made / "w.safetensors", "-o", "q")
+    assert (said.code, said.out) == (0, "Wrote the quantised network to q.\n")
+    said = run("convert", "q", "-o", "s", "--charge-steps", "0.5,0.25,0.25", "--device", "cpu", "--seed", 1)
+    assert said.code == 0
+    assert said.out == "Wrote the spiking network to s: 5 layers of neurons, charged over 3 steps.\n"
+    said = run("simulate", "s", "--qann", "q", "--steps", 3, "--device", "cpu", "--seed", 1)
+    assert said.code == 0
+    assert "digits_net on digits, 30 test images" in said.out
+
+
+@pytest.mark.usefixtures("few")
+def test_json_is_all_that_is_printed(run: Callable[..., Said], made: Path) -> None:
+    weights = ("--weights", made / "w.safetensors")
+    for arguments, key in (
+        (("quantize", "digits_net", "--data", "digits", *weights, "-o", "q"), "loss"),
+        (("convert", "q", "-o", "s"), "highest_level"),
+        (("simulate", "s", "--steps", 3), "snn"),
+    ):
+        said = run(*arguments, "--json")
+        assert said.code == 0
+        assert key in json.loads(said.out)
+
+
+def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def demo(task: jobs.Task, folder: Path) -> dict[str, object]:
+        seen.append((task, folder))
+        rows = [{"steps": 1, "accuracy": 0.5, "spikes_per_image": 2.0}]
+        return {"model": "net", "data": "pets", "images": 9, "snn": rows}
+
+    monkeypatch.setattr(jobs, "demo", demo)
+    assert "net on pets, 9 test images" in run("demo").out
+    options = "--data images:x --model m --weights w --bits 3 --output-bits 4 --epochs 7 --learning-rate 0.5"
+    more = "--batch-size 8 --bfloat16 --charge-steps 5 -o out --seed 6 --device cpu --json"
+    assert json.loads(run("demo", *options.split(), *more.split()).out)["images"] == 9
+    assert seen[0] == (jobs.Task(), Path("runs/demo"))
+    given = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "epochs": 7, "seed": 6}
+    rest = {"learning_rate": 0.5, "batch_size": 8, "autocast": True, "charge_steps": 5, "device": "cpu"}
+    assert seen[1] == (jobs.Task(**given, **rest, float_epochs=2, steps=16), Path("out"))
+
+
+def test_every_subcommand_has_an_example_and_the_common_options(run: Callable[..., Said]) -> None:
+    assert "Example" in run("--help").out
+    for name in SUBCOMMANDS:
+        said = run(name, "--help")
+        assert said.code == 0
+        assert f"Example: qffs {name} " in said.out.replace("`", "")
+        assert all(option in said.out for option in ("--device", "--seed", "--json"))
+
+
+def test_version_and_help_answer_without_torch() -> None:
+    for argument in ("--version", "--help"):
+        code = f"""import sys; sys.argv = ["qffs", "{argument}"]
+from qffs.cli import main
+try: main()
+finally: assert "torch" not in sys.modules, "torch was imported" """
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert qffs.__version__ in done.stdout or "Usage" in done.stdout
+
+
+def test_the_module_is_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qffs", "demo", "--bits", "9"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "qffs: bits must be a whole number from 1 to 8, not 9\n"
+
+
+# What does not
+
+
+def bad(path: Path) -> None:
+    """Files that cannot be used, in a folder."""
+    path.joinpath("half.safetensors").write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{")
+    torch.manual_seed(0)
+    weights = models.build("digits_net").state_dict()
+    save_file(weights | {"classify.bias": torch.zeros(3)}, path / "shape.safetensors")
+    save_file(weights | {"classify.bias": torch.full((10,), float("nan"))}, path / "nan.safetensors")
+    with zipfile.ZipFile(path / "broken.zip", "w") as archive:
+        for part in ("train", "test"):
+            archive.writestr(f"{part}/cat/1.png", b"no picture")
+    for part in ("train", "test"):
+        (path / "empty" / part / "dog").mkdir(parents=True)
+        for kind in ("empty", "colour"):
+            (path / kind / part / "cat").mkdir(parents=True)
+            Image.new("RGB", (8, 8), (9, 9, 9)).save(path / kind / part / "cat" / "1.png")
+    (path / "file").write_bytes(b"mine")
+
+
+CASES: dict[str, tuple[str, str]] = {
+    "bits": ("demo --bits 9", "bits must be a whole number from 1 to 8, not 9"),
+    "output bits": ("demo --output-bits 9", "bits must be a whole number from 1 to 8, not 9"),
+    "output bits in words": (
+        "demo --output-bits two",
+        "--output-bits must be analog or a number from 1 to 8, not",
+    ),
+    "too few steps": ("demo --steps 2", "a run needs at least as many steps as the 3 charge steps"),
+    "charge weights": ("demo --charge-steps 0.5,0.6", "charge weights must add up to 1"),
+    "charge steps in words": ("demo --charge-steps many", "--charge-steps must be a whole number or weights"),
+    "charge weights that are none": ("demo --charge-steps nan,1", "finite numbers"),
+    "epochs": ("demo --epochs -1", "epochs must be 0 or more, not -1"),
+    "float epochs": ("demo --float-epochs -1", "epochs must be 0 or more, not -1"),
+    "learning rate": ("demo --learning-rate 0", "the learning rate must be a finite number above 0, not 0.0"),
+    "learning rate nan": ("demo --learning-rate nan", "the learning rate must be a finite number above 0, not nan"),
+    "batch size": ("demo --batch-size 0", "the batch size must be 1 or more, not 0"),
+    "seed": ("demo --seed 99999999999999999999", "the seed must be from 0 to 2^63 - 1"),
+    "device": ("demo --device cuda", "there is no CUDA device here: use --device cpu"),
+    "device to convert": ("convert {made}/qann -o out --device cuda", "there is no CUDA device here"),
+    "device to simulate": ("simulate {made}/snn --device cuda", "there is no CUDA device here"),
+    "model": ("demo --model vgg", "there is no model 'vgg'; there are digits_net"),
+    "data": ("demo --data nothing", "'nothing' names no data"),
+    "missing data": ("demo --data images:nothing", "nothing does not exist"),
+    "broken image": ("demo --data images:{bad}/broken.zip", "train/cat/1.png in {bad}/broken.zip is broken"),
+    "empty class": ("demo --data images:{bad}/empty", "dog in {bad}/empty holds no .jpg, .jpeg or .png image"),
+    "colour": ("demo --data images:{bad}/colour", "does not run on an example of shape (1, 3, 8, 8)"),
+    "missing weights": ("demo --weights none", "there is no weight file none"),
+    "half a file": ("demo --weights {bad}/half.safetensors", "is no complete safetensors file"),
+    "shapes": ("demo --weights {bad}/shape.safetensors", "classify.bias has shape (3,) in the file and (10,) in the"),
+    "nan weights": ("demo --weights {bad}/nan.safetensors", "nan.safetensors holds NaN or infinity in classify.bias"),
+    "output is a file": ("demo -o {bad}/file", "no folder that may be written to"),
+    "output under a file": ("quantize digits_net --data digits -o {bad}/file/q", "no folder that may be written to"),
+    "output of others": ("quantize digits_net --data digits -o {bad}/empty", "holds something else than a checkpoint"),
+    "convert nothing": ("convert none -o out", "none is not a checkpoint: it has no config.json"),
+    "convert a spiking one": ("convert {made}/snn -o out", "of kind 'snn': convert takes a quantised one"),
+    "convert in place": ("convert {made}/qann -o {made}/qann", "would replace the quantised one"),
+    "convert with weights": ("convert {made}/qann -o out --charge-steps 0.5,0.6", "charge weights must add up to 1"),
+    "simulate nothing": ("simulate none", "none is not a checkpoint: it has no config.json"),
+    "simulate a quantised one": ("simulate {made}/qann", "run qffs convert on it first"),
+    "simulate too short": ("simulate {made}/snn --steps 2", "at least as many steps as the 3 charge steps"),
+    "simulate colour": ("simulate {made}/snn --data images:{bad}/colour", "does not run on images of 3 x 8 x 8"),
+    "compare with itself": ("simulate {made}/snn --qann {made}/snn", "--qann takes a quantised one"),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    bad(folder)
+    return folder
+
+
+def names(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(
+    case: str, run: Callable[..., Said], made: Path, broken: Path
+) -> None:
+    command, sentence = (text.replace("{made}", str(made)).replace("{bad}", str(broken)) for text in CASES[case])
+    before = names(made), names(broken)
+    said = run(*command.split())
+    assert said.code == 2
+    assert said.out == ""
+    *bars, last = said.err.splitlines()
+    assert all(bar.startswith("Decoding images") for bar in bars), said.err
+    assert last.startswith("qffs: ")
+    assert sentence in last
+    assert not list(Path().iterdir())
+    assert (names(made), names(broken)) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["nonsense", "demo --nonsense", "demo --bits two", "demo --device tpu", "quantize", "convert", "simulate a b"],
+)
+def test_mistakes_in_the_command_line_itself_are_exit_code_2_too(command: str, run: Callable[..., Said]) -> None:
+    said = run(*command.split())
+    assert said.code == 2
+    assert said.out == ""
+    assert "Usage: " in said.err
+    assert "Traceback" not in said.err
+    assert not list(Path().iterdir())
+
+
+def test_a_message_of_several_lines_becomes_one(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise qffs.errors.QffsError("one\n  two\nthree")
+
+    monkeypatch.setattr(jobs, "convert", fail)
+    assert run("convert", "a", "-o", "b") == Said(2, "", "qffs: one two three\n")
+
+
+def test_an_interruption_is_exit_code_130(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "convert", stop)
+    said = run("convert", "a", "-o", "b")
+    assert said.code == 130
+    assert "Traceback" not in said.err

@@ -1,0 +1,28 @@
+"""What `import qffs` offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import qffs
+
+
+def test_all_names_what_is_offered_and_each_is_documented() -> None:
+    offered: dict[str, object] = {}
+    exec("from qffs import *", offered)
+    assert set(offered) - {"__builtins__"} == set(qffs.__all__)
+    assert sorted(qffs.__all__) == qffs.__all__
+    assert not [name for name in qffs.__all__ if name != "__version__" and not getattr(qffs, name).__doc__]
+
+
+def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'qffs' has no attribute 'nonsense'"):
+        qffs.nonsense  # noqa: B018
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, qffs; assert 'torch' not in sys.modules; assert qffs.quantize; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

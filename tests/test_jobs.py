@@ -1,0 +1,238 @@
+"""Whole jobs on a few digits: what they write, that they repeat, and that they stop before they write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from qffs import jobs, models
+from qffs.checkpoint import load
+from qffs.data import Dataset, Images
+from qffs.data import load as load_data
+from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """The digits, but few of them, and a small network; "colour" is the same in three channels, "letters" has more classes."""
+    digits = load_data("digits")
+    train = Images(digits.train.images[:64], digits.train.labels[:64])
+    few = dataclasses.replace(digits, train=train, test=Images(digits.test.images[:30], digits.test.labels[:30]))
+
+    def read(spec: str, **_: object) -> Dataset:
+        if spec == "colour":
+            parts = [Images(part.images.expand(-1, 3, -1, -1), part.labels) for part in (few.train, few.test)]
+            return dataclasses.replace(
+                few, name="colour", train=parts[0], test=parts[1], mean=(0.0,) * 3, std=(1.0,) * 3
+            )
+        if spec == "letters":
+            return dataclasses.replace(few, name="letters", classes=(*few.classes, "a"))
+        return few
+
+    monkeypatch.setattr(jobs, "load_data", read)
+    monkeypatch.setitem(models.MODELS, "digits_net", partial(models.DigitsNet, width=4))
+    return few
+
+
+def task(**more: Any) -> jobs.Task:
+    quick = {"float_epochs": 1, "epochs": 1, "steps": 4, "batch_size": 32, "progress": False, "device": "cpu"}
+    return jobs.Task(**{**quick, **more})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Path) -> None:
+    results = jobs.demo(task(), tmp_path / "one")
+    torch.rand(7)
+    jobs.demo(task(), tmp_path / "two")
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    names = {f"{kind}/{name}" for kind in ("float", "qann", "snn") for name in ("config.json", "model.safetensors")}
+    assert set(one) == names | {"results.json", "accuracy.png"}
+    assert all(one[name] == two[name] for name in {"results.json", *names})
+
+    assert json.loads(one["results.json"]) == json.loads(json.dumps(results))
+    assert [row["steps"] for row in results["snn"]] == [1, 2, 3, 4]
+    assert results["images"] == 30
+    assert results["charge_schedule"] == pytest.approx([1 / 3] * 3)
+    assert results["verified"]["images"] == 32
+    for kind in ("float", "qann", "snn"):
+        assert load(tmp_path / "one" / kind).kind == kind
+        assert load(tmp_path / "one" / kind).about["data"] == "digits"
+
+    # The single steps on the demo's checkpoints give the demo's numbers.
+    folder = tmp_path / "one"
+    jobs.convert(folder / "qann", tmp_path / "snn", None, "cpu")
+    assert files(tmp_path / "snn") == files(folder / "snn")
+    simulated = jobs.simulate(folder / "snn", "digits", 4, folder / "qann", "cpu", False)
+    assert simulated["snn"] == results["snn"]
+    assert simulated["layers"] == results["layers"]
+    assert simulated["qann"] == results["qann"]
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    seeds = {name: jobs.quantise(task(epochs=0, seed=seed), tmp_path / name) for name, seed in (("a", 1), ("b", 2))}
+    assert seeds["a"]["seed"] == 1
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert not torch.equal(a["classify.weight"], b["classify.weight"])
+
+
+def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    weights = models.build("digits_net").state_dict()
+    save_file(weights, tmp_path / "w.safetensors")
+    told = jobs.quantise(
+        task(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
+    )
+    assert told["loss"] == []
+    assert told["weights"] == "w.safetensors"
+    saved = load_file(tmp_path / "q" / "model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in weights.items())
+    highest = [entry["highest"] for entry in json.loads((tmp_path / "q" / "config.json").read_text())["network"][
+        "modules"].values() if entry["type"] == "Quantizer"]  # fmt: skip
+    assert sorted(highest) == [7, 7, 7, 7, 7, 15]
+
+
+def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = jobs.quantise(task(), tmp_path / "q")
+    before = files(tmp_path / "q")
+    finite, calls = torch.nn.functional.cross_entropy, []
+
+    def nan(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        return finite(*args) * float("nan")
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", nan)
+    with pytest.raises(Diverged, match="the loss became nan in epoch 1 of 2-bit quantised"):
+        jobs.quantise(task(), tmp_path / "q")
+    assert len(calls) == 1
+    assert len(good["loss"]) == 1
+    assert files(tmp_path / "q") == before
+
+
+# What is refused, before anything is written
+
+
+@pytest.fixture
+def snn(tmp_path: Path) -> Path:
+    jobs.quantise(task(epochs=0), tmp_path / "in" / "qann")
+    jobs.convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, "cpu")
+    return tmp_path / "in" / "snn"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bits": 0}, "bits must be a whole number from 1 to 8, not 0"),
+        ({"bits": 9}, "bits must be a whole number from 1 to 8, not 9"),
+        ({"output": 9}, "bits must be a whole number from 1 to 8, not 9"),
+        ({"steps": 2}, "at least as many steps as the 3 charge steps"),
+        ({"charge_steps": 5}, "at least as many steps as the 5 charge steps"),
+        ({"charge_steps": 0}, "charge steps must be a whole number of at least 1, not 0"),
+        ({"charge_steps": [0.5, 0.6]}, "charge weights must add up to 1"),
+        ({"charge_steps": [float("nan"), 1.0]}, "charge weights must be"),
+        ({"epochs": -1}, "epochs must be 0 or more"),
+        ({"float_epochs": -1}, "epochs must be 0 or more"),
+        ({"learning_rate": 0.0}, "the learning rate must be"),
+        ({"learning_rate": float("nan")}, "the learning rate must be"),
+        ({"batch_size": 0}, "the batch size must be"),
+        ({"seed": 2**64}, "the seed must be"),
+        ({"device": "tpu"}, "the device must be auto, cpu or cuda, not 'tpu'"),
+        ({"device": "cuda"}, "there is no CUDA device here: use --device cpu"),
+        ({"model": "vgg"}, "there is no model 'vgg'; there are digits_net"),
+        ({"weights": "none.safetensors"}, "there is no weight file none.safetensors"),
+        ({"data": "colour"}, "does not run on an example of shape"),
+        ({"data": "letters"}, r"digits_net returns \[10\] numbers an image, but the data have 11 classes"),
+    ],
+    ids=str,
+)
+def test_a_task_that_cannot_work_writes_nothing(
+    settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(QffsError, match=message):
+        jobs.demo(task(**settings), tmp_path / "out")
+    if "float_epochs" not in settings:
+        with pytest.raises(QffsError, match=message):
+            jobs.quantise(task(**settings), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_write_nothing(tmp_path: Path) -> None:
+    weights = models.build("digits_net").state_dict()
+    for name, change, message in (
+        ("shape", {"classify.bias": torch.zeros(3)}, r"classify\.bias has shape \(3,\) in the file and \(10,\)"),
+        ("nan", {"classify.bias": torch.full((10,), float("nan"))}, r"NaN or infinity in classify\.bias"),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        save_file(weights | change, path)
+        with pytest.raises(CheckpointError, match=message):
+            jobs.quantise(task(weights=str(path), epochs=0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: pytest.fail("began to work"))
+    for run in (jobs.demo, jobs.quantise):
+        with pytest.raises(CheckpointError, match="file"):
+            run(task(), tmp_path / "file")
+    (tmp_path / "run" / "snn").mkdir(parents=True)
+    (tmp_path / "run" / "snn" / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match="snn exists and holds something else"):
+        jobs.demo(task(), tmp_path / "run")
+    assert set(files(tmp_path)) == {"file", "run/snn/thesis.tex"}
+
+
+def test_convert_takes_a_quantised_network_and_does_not_replace_it(snn: Path, tmp_path: Path) -> None:
+    qann = snn.parent / "qann"
+    before = files(tmp_path)
+    for run, message in (
+        (lambda: jobs.convert(snn, tmp_path / "out", None), "of kind 'snn': convert takes a quantised one"),
+        (lambda: jobs.convert(tmp_path / "none", tmp_path / "out", None), "none is not a checkpoint"),
+        (lambda: jobs.convert(qann, qann, None), "would replace the quantised one"),
+        (lambda: jobs.convert(qann, tmp_path / "out", [0.5, 0.6]), "charge weights must add up to 1"),
+        (lambda: jobs.convert(qann, tmp_path / "out", 3, "tpu"), "the device must be"),
+        (lambda: jobs.convert(qann, tmp_path / "out", 3, "cpu", -1), "the seed must be"),
+        (lambda: jobs.convert(qann, snn.parent, 3), "holds something else"),
+    ):
+        with pytest.raises(QffsError, match=message):
+            run()
+    assert files(tmp_path) == before
+    told = jobs.convert(qann, snn, [0.5, 0.25, 0.25])
+    assert told["charge_schedule"] == [0.5, 0.25, 0.25]
+    assert set(told["highest_level"].values()) == {3}
+
+
+def test_simulate_refuses_what_does_not_belong_together(snn: Path) -> None:
+    qann = snn.parent / "qann"
+    for arguments, message in (
+        ((qann, "digits", 4, None, "cpu", False), "of kind 'qann': run qffs convert on it first"),
+        ((snn, "digits", 4, snn, "cpu", False), "of kind 'snn': --qann takes a quantised one"),
+        ((snn, "digits", 2, None, "cpu", False), "at least as many steps as the 3 charge steps"),
+        ((snn, "colour", 4, None, "cpu", False), r"snn does not run on images of 3 x 8 x 8"),
+        ((snn, "letters", 4, None, "cpu", False), r"snn returns \[10\] numbers an image, but the data have 11"),
+        ((snn, "digits", 4, None, "cpu", False, -1), "the seed must be"),
+    ):
+        with pytest.raises(QffsError, match=message):
+            jobs.simulate(*arguments)
+    assert "qann" not in jobs.simulate(snn, "digits", 4, None, "cpu", False)
+
+
+def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, name in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)  # noqa: B023
+        assert jobs.device_of("auto") == torch.device(name)
+        assert jobs.device_of("cpu") == torch.device("cpu")
+    with pytest.raises(InvalidArgument):
+        jobs.device_of("cuda")
