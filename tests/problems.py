@@ -78,7 +78,7 @@ def calibrated(
     return qann.eval()
 
 
-def dyadic(seed: int, blocks: int = 1) -> tuple[fx.GraphModule, Tensor]:
+def dyadic(seed: int, blocks: int = 1, offset: float = 0.5) -> tuple[fx.GraphModule, Tensor]:
     """A calibrated network and a batch whose every sum is exact in float64: few-bit weights, inputs and step sizes.
 
     Sums often end exactly on a tie between two levels here, which random weights never do.
@@ -91,7 +91,7 @@ def dyadic(seed: int, blocks: int = 1) -> tuple[fx.GraphModule, Tensor]:
     for parameter in model.parameters():
         parameter.data = torch.randint(-4, 5, parameter.shape, generator=generator).double() / 8
     x = torch.randint(-8, 9, (3, *IMAGE), generator=generator).double() / 4
-    qann = calibrated(model.double(), x)
+    qann = calibrated(model.double(), x, offset=offset)
     for module in qann.modules():
         if isinstance(module, Quantizer):
             module.set_step_size(2.0 ** torch.log2(module.step_size).round().item())

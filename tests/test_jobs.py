@@ -21,7 +21,7 @@ from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """The digits, but few of them, and a small network; "colour" is the same in three channels, "letters" has more classes."""
+    """A small network and few digits; "colour" are the same in three channels, "letters" have one class more."""
     digits = load_data("digits")
     train = Images(digits.train.images[:64], digits.train.labels[:64])
     few = dataclasses.replace(digits, train=train, test=Images(digits.test.images[:30], digits.test.labels[:30]))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import qffs
 from problems import calibrated, dyadic, images, network, randomise
-from qffs.errors import Diverged, InvalidArgument
+from qffs.convert import OFFSET
+from qffs.errors import Diverged, InvalidArgument, Mismatch
 from qffs.functional.fire import NeuronState
 from qffs.levels import FiringRule
 from qffs.network import SpikingNetwork
@@ -54,6 +55,25 @@ def test_lossless_on_exact_ties(seed: int, blocks: int, charge: int) -> None:
     qann, x = dyadic(seed, blocks)
     compared = qffs.verify(qann, qffs.to_spiking(qann, charge), x)
     assert compared.deviation == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("charge", [3, 7])
+def test_off_the_ties(charge: int, dtype: torch.dtype) -> None:
+    """Law 6: charged in thirds or sevenths, sums that end on a tie fall as rounding errors will.
+
+    The same small offset in quantiser and pre-charge moves the ties out of the way.
+    """
+    differs = dict.fromkeys((0.5, OFFSET), 0)
+    for seed in range(6):
+        for offset in differs:
+            qann, x = dyadic(seed, offset=offset)
+            try:
+                qffs.verify(qann.to(dtype), qffs.to_spiking(qann, charge), x.to(dtype))
+            except Mismatch:
+                differs[offset] += 1
+    assert differs[0.5] > 0
+    assert differs[OFFSET] == 0
 
 
 @few

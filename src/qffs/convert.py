@@ -25,6 +25,14 @@ from qffs.network import SpikingNetwork, State
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
 
+OFFSET = NEAREST + 1e-4
+"""The rounding offset of quantisers and pre-charge of neurons: to nearest, with the ties moved off their lattice.
+
+In a network of few-bit weights, sums often end exactly on a tie, and a third of a charge, added three times, need
+not be the whole: at 1/2 itself, rounding errors then decide, differently on both sides. The same small shift on both
+sides leaves such sums clear of every tie (Law 6 of tests/test_network.py measures it).
+"""
+
 
 def plan(model: nn.Module, example: Example) -> planning.Plan:
     """What would become of every call of ``model``, without changing anything; ``print`` it for a table."""
@@ -32,13 +40,14 @@ def plan(model: nn.Module, example: Example) -> planning.Plan:
 
 
 def quantize(
-    model: nn.Module, bits: int = 2, output: int | str = "analog", *, example: Example, offset: float = NEAREST
+    model: nn.Module, bits: int = 2, output: int | str = "analog", *, example: Example, offset: float = OFFSET
 ) -> fx.GraphModule:
     """A quantised copy of ``model`` (a QANN): an LSQ quantiser at every ReLU, everything else as it was.
 
     bits: b of the hidden activations, levels 0..2^b - 1; output: "analog", or the bits of a quantiser at the
     network's output, which then is spiking too; example: a batch of the shape and type the network takes (a tuple
-    for several inputs); offset: ``floor(x / s + offset)``, 1/2 rounds to nearest.
+    for several inputs); offset: ``floor(x / s + offset)`` in the quantiser, and the neuron's pre-charge in
+    thresholds; see `OFFSET` for the default.
 
     Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantiser. Train it
     with any loop. It refuses to run in eval mode before it was calibrated (`qffs.calibrate`), trained or loaded.

@@ -43,10 +43,10 @@ class Task:
     output: int | str = "analog"
     float_epochs: int = 15
     epochs: int = 15
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     batch_size: int = 64
     autocast: bool = False
-    steps: int = 8
+    steps: int | None = None
     charge_steps: int | Sequence[float] | None = None
     seed: int = 0
     device: str = "auto"
@@ -54,13 +54,24 @@ class Task:
 
     def check(self) -> None:
         """Raise `InvalidArgument` on anything that can be seen to be impossible without reading a file."""
-        hidden = Levels.from_bits(self.bits)
         if not isinstance(self.output, str):
             Levels.from_bits(self.output)
-        Schedule.of(hidden.highest if self.charge_steps is None else self.charge_steps).over(self.steps)
+        self.schedule.over(self.horizon)
         for epochs in (self.float_epochs, self.epochs):
             self.training(epochs)
         device_of(self.device)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule asked for, or the default of the hidden bits."""
+        return Schedule.of(Levels.from_bits(self.bits).highest if self.charge_steps is None else self.charge_steps)
+
+    @property
+    def horizon(self) -> int:
+        """The steps to simulate; by default 8 for digits, else 16, and at least twice the charge steps."""
+        if self.steps is not None:
+            return self.steps
+        return max(8 if self.data == "digits" else 16, 2 * self.schedule.steps)
 
     def training(self, epochs: int, photographs: bool = False) -> Training:
         """How to train for ``epochs``; photographs, unlike digits, are mirrored."""
@@ -103,7 +114,7 @@ def demo(task: Task, folder: Path) -> Results:
     verified = _verify_exactly(qann, snn.schedule, normalise(data.train.images[:VERIFIED_IMAGES]))
 
     of_float = accuracy(network, data.test, normalise, progress=task.progress)
-    measured = measure(snn, data.test, normalise, task.steps, qann=qann, progress=task.progress)
+    measured = measure(snn, data.test, normalise, task.horizon, qann=qann, progress=task.progress)
     results: Results = {
         **_about(task, data),
         "full_precision": {"accuracy": of_float},

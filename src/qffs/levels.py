@@ -68,9 +68,10 @@ class Schedule:
         if isinstance(charge_steps, int):
             return cls.uniform(charge_steps)
         try:
-            return cls(tuple(float(weight) for weight in charge_steps))
+            weights = tuple(float(weight) for weight in charge_steps)
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"charge steps must be a number of steps or weights, not {charge_steps!r}") from error
+        return cls(weights)
 
     @property
     def steps(self) -> int:

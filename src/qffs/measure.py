@@ -109,7 +109,7 @@ def measure(
     steps: int,
     *,
     qann: nn.Module | None = None,
-    batch_size: int = 250,
+    batch_size: int = 32,
     progress: bool = True,
 ) -> Measurement:
     """Run the spiking network, and the quantised one where given, on every image; see `Measurement`.

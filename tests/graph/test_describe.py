@@ -258,7 +258,7 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
         f"constant {path!r}": with_node(call(path, "get_attr")) for path in (*PATHS, "9", 5, None) if path != "0.weight"
     },
     **{f"operation {op!r}": with_node(call("x", op)) for op in ("call", "root", "exec", "", None, 5, ["output"])},
-    "unknown option": with_option("device", "cuda"),
+    "unknown option": with_option("device", "cpu"),
     "option dtype": with_option("dtype", "float32"),
     "option self": with_option("self", 1),
     "wrong type of option": with_option("in_channels", "1"),
@@ -266,6 +266,7 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "negative option": with_option("out_channels", -1),
     "overflowing option": with_option("out_channels", 10**30),
     "no such kind of value": with_option("stride", {"what": 1}),
+    "module nowhere": lambda d: d["modules"].update({"graph.x": {"type": "ReLU"}}),
     "no modules": lambda d: d.pop("modules"),
     "modules are a list": lambda d: d.update(modules=["0"]),
     "no nodes": lambda d: d.pop("nodes"),

@@ -48,9 +48,9 @@ def _scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Ten
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     shift = -norm.running_mean.double() * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-    return scale, shift
+    if norm.weight is not None:
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double()
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
 
 
 def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.batchnorm._BatchNorm) -> None:
