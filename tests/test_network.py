@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from functools import partial
 from typing import Any
 
@@ -175,6 +177,13 @@ def test_no_state_is_kept_between_calls() -> None:
     snn(images(seed=9, count=2), steps=9)
     assert torch.equal(snn(x, steps=6), first)
     assert all(torch.equal(before[name], tensor) for name, tensor in snn.state_dict().items())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda snn: pickle.loads(pickle.dumps(snn))])
+def test_copies_run(copied: Any) -> None:
+    x = images()
+    snn = qffs.to_spiking(calibrated(network(), x))
+    assert torch.equal(copied(snn)(x, steps=6), snn(x, steps=6))
 
 
 def test_the_input_current_is_computed_once() -> None:

@@ -21,9 +21,10 @@ from qffs.graph.rules import annotate
 from qffs.graph.swap import swap_neurons
 from qffs.graph.trace import Example, trace
 from qffs.levels import FiringRule, Levels, Schedule
-from qffs.network import SpikingNetwork, State
+from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
+from qffs.simulate import State
 
 OFFSET = NEAREST + 1e-4
 """The rounding offset of quantisers and pre-charge of neurons: to nearest, with the ties moved off their lattice.

@@ -63,6 +63,8 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     training = {path: module.training for path, module in model.named_modules()}
     with evaluating(model):
         traced = fx.GraphModule(model, _symbolic(model))
+        for node in traced.graph.nodes:
+            node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
         _make_plain(traced)
         _own_activations(traced)
         traced.graph.lint()

@@ -1,0 +1,231 @@
+"""Simulation: the one walk over the graph that advances a spiking network by some time steps.
+
+Every edge carries a pair. Its `constant` part is what comes from the analog input and the biases without passing a
+neuron; the schedule charges it, ``charge[t] * constant`` at step t. Its `increments` part is what neurons sent, step by
+step. A linear operator is applied to each part apart; a neuron or a differenced operator takes in both and gives
+increments.
+
+The walk starts from an explicit state. One chunk of T steps is layer-wise simulation, T chunks of one step are
+step-wise simulation, and both are the same code.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from qffs.functional.difference import DifferenceState, difference
+from qffs.functional.fire import NeuronState
+from qffs.functional.lsq import accumulation_dtype
+from qffs.graph.rules import Kind, signals
+from qffs.nn.neuron import Neuron
+
+Observer = Callable[[str, Tensor, NeuronState], None]
+"""Called after each layer of neurons with its path, its spikes ``[T, B, ...]`` in {-1, 0, 1} and its state."""
+
+
+class Pair(NamedTuple):
+    """What an edge carries: ``constant`` ``[B, ...]`` or ``[1, ...]``, ``increments`` ``[T * B, ...]``; None is zero.
+
+    On an edge that is no signal (a shape, a weight) both are the plain value, as each part's tensors have it.
+    """
+
+    constant: Any
+    increments: Any
+
+
+@dataclass
+class State:
+    """Where a simulation stands: the input, the constant parts still needed, each neuron's and differenced state."""
+
+    inputs: tuple[Tensor, ...]
+    constants: dict[str, Tensor | None] = field(default_factory=dict)
+    nodes: dict[str, NeuronState | DifferenceState] = field(default_factory=dict)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first step has been taken, so that the constant parts are known."""
+        return bool(self.constants)
+
+
+@torch.no_grad()
+def advance(
+    network: fx.GraphModule, state: State, charge: Sequence[float], observer: Observer | None = None
+) -> tuple[Any, State]:
+    """Advance every layer of an annotated, folded network by ``len(charge)`` steps.
+
+    charge: these steps' weights of the schedule. Returned: the increments read out, ``[T, B, ...]`` in the type sums
+    are done in and in the network's own nesting, and the next state.
+    """
+    walk = _Walk(network, state, tuple(charge), observer)
+    return walk.run(), walk.next
+
+
+class _Walk:
+    """One pass over the graph: every node in order, each advanced by all steps of the chunk."""
+
+    def __init__(
+        self, network: fx.GraphModule, state: State, charge: tuple[float, ...], observer: Observer | None
+    ) -> None:
+        self.network, self.state, self.charge, self.observer = network, state, charge, observer
+        self.steps, self.batch = len(charge), state.inputs[0].shape[0]
+        self.next = State(state.inputs, dict(state.constants))
+        self.values: dict[fx.Node, Pair] = {}
+
+    def run(self) -> Any:
+        inputs = iter(self.state.inputs)
+        last_reader = {read: node for node in self.network.graph.nodes for read in node.all_input_nodes}
+        for node in self.network.graph.nodes:
+            match node.meta["kind"]:
+                case Kind.INPUT:
+                    pair = Pair(next(inputs), None)
+                case Kind.OUTPUT:
+                    return fx.node.map_arg(node.args[0], self._read_out)
+                case Kind.PLAIN:
+                    pair = self._plain(node)
+                case Kind.SPIKING:
+                    pair = Pair(None, self._spiking(node))
+                case Kind.DIFFERENCED:
+                    pair = Pair(None, self._differenced(node))
+                case Kind.SUM | Kind.LINEAR:
+                    pair = self._linear(node)
+                case kind:
+                    raise AssertionError(f"{node} is {kind}, which no network to simulate holds")
+            self.values[node] = pair
+            self._keep(node, pair)
+            for read in node.all_input_nodes:  # free each value after its last reader
+                if last_reader[read] is node:
+                    del self.values[read]
+        raise AssertionError("a graph without an output")
+
+    def _keep(self, node: fx.Node, pair: Pair) -> None:
+        """Remember the constant part of a signal that later chunks read again."""
+        if node.meta["signal"] and any(
+            user.meta["kind"] is not Kind.LINEAR or len(signals(user)) > 1 for user in node.users
+        ):
+            self.next.constants[node.name] = pair.constant
+
+    # --- the kinds of node ------------------------------------------------------------------------------------------
+
+    def _plain(self, node: fx.Node) -> Pair:
+        if node.op == "get_attr":
+            value = operator.attrgetter(str(node.target))(self.network)
+            return Pair(value, value)
+        return Pair(self._call(node, 0), self._call(node, 1))
+
+    def _linear(self, node: fx.Node) -> Pair:
+        """A linear operator, applied to each part apart; what a part lacks is zero."""
+        constant = self._part(node, 0) if not self.state.begun else self.state.constants.get(node.name)
+        return Pair(constant, self._part(node, 1))
+
+    def _part(self, node: fx.Node, part: int) -> Any:
+        read = signals(node)
+        present = [n for n in read if self.values[n][part] is not None]
+        adds = node.meta["kind"] is Kind.SUM
+        if not present and not (adds and part == 0 and len(read) == 1):  # no signal, and no constant to add either
+            return None
+        if adds and part == 1 and present == [node.args[0]]:
+            return self.values[present[0]].increments  # nothing else is added to this part
+        return self._call(node, part)
+
+    def _spiking(self, node: fx.Node) -> Tensor:
+        neuron = self.network.get_submodule(str(node.target))
+        assert isinstance(neuron, Neuron)
+        constant, increments = self._arrived(signals(node)[0])
+        state = self.state.nodes.get(str(node.target))
+        if state is None:
+            state = neuron.rest(self._at_rest(constant, increments))
+        spikes, after = neuron(state, constant, increments, self.charge)
+        self.next.nodes[str(node.target)] = after
+        if self.observer is not None:
+            self.observer(str(node.target), spikes, after)
+        sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
+        return sent.to(self._dtype).flatten(0, 1)
+
+    def _differenced(self, node: fx.Node) -> Tensor:
+        read = list(dict.fromkeys(signals(node)))
+        arrived = [self._arrived(n) for n in read]
+        state = self.state.nodes.get(node.name)
+        if state is None:
+            wide = accumulation_dtype(self._dtype)
+            state = DifferenceState(tuple(self._at_rest(*parts).to(wide) for parts in arrived), None)
+        assert isinstance(state, DifferenceState)
+
+        def g(*tensors: Tensor) -> Tensor:
+            replaced = dict(zip(read, tensors, strict=True))
+            return self._apply(node, lambda n: replaced[n] if n in replaced else self.values[n].increments)  # type: ignore[no-any-return]
+
+        increments, self.next.nodes[node.name] = difference(g, state, arrived, self.charge)
+        return increments.flatten(0, 1)
+
+    def _read_out(self, node: fx.Node) -> Tensor:
+        constant, increments = self._arrived(node)
+        wide = accumulation_dtype(self._dtype)
+        like = self._at_rest(constant, increments).to(wide)
+        total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else increments.to(wide)
+        if constant is None:
+            return total
+        weights = torch.tensor(self.charge, dtype=wide, device=like.device).view(-1, *(1,) * like.dim())
+        return total + weights * constant
+
+    # --- arguments --------------------------------------------------------------------------------------------------
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.state.inputs[0].dtype
+
+    def _arrived(self, node: fx.Node) -> tuple[Tensor | None, Tensor | None]:
+        """The parts of a signal, increments unfolded to ``[T, B, ...]``."""
+        constant, increments = self.values[node]
+        return constant, None if increments is None else increments.unflatten(0, (self.steps, self.batch))
+
+    def _at_rest(self, constant: Tensor | None, increments: Tensor | None) -> Tensor:
+        """Zeros of the shape ``[B, ...]`` of one step of a signal."""
+        if increments is not None:
+            return torch.zeros_like(increments[0])
+        assert constant is not None
+        return torch.zeros_like(constant).expand(self.batch, *constant.shape[1:])
+
+    def _call(self, node: fx.Node, part: int) -> Any:
+        """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
+        adds = node.meta["kind"] is Kind.SUM
+        # A constant part may be that of a single image. Whoever joins signals or reads shapes needs the whole batch.
+        whole = part == 0 and not adds and (len(signals(node)) > 1 or any(map(_is_shape, node.all_input_nodes)))
+
+        def argument(read: fx.Node) -> Any:
+            if adds and part == 1 and not read.meta["signal"]:
+                return 0  # a constant belongs to the constant part
+            value = self.values[read][part]
+            if value is None:
+                value = self._zeros(read, part)
+            if whole and isinstance(value, Tensor) and read.meta["signal"]:
+                value = value.expand(self.batch, *value.shape[1:])
+            return value
+
+        return self._apply(node, argument)
+
+    def _zeros(self, read: fx.Node, part: int) -> Tensor | None:
+        constant, increments = self.values[read]
+        if part == 0 and isinstance(increments, Tensor):
+            return increments.new_zeros(()).expand(1, *increments.shape[1:])
+        if part == 1 and isinstance(constant, Tensor):
+            return constant.new_zeros(()).expand(self.steps * self.batch, *constant.shape[1:])
+        return None
+
+    def _apply(self, node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), argument)
+        if node.op == "call_module":
+            return self.network.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def _is_shape(node: fx.Node) -> bool:
+    return not node.meta["signal"] and node.op != "get_attr"
