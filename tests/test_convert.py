@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -224,6 +225,12 @@ def test_an_example_that_does_not_fit() -> None:
 def test_to_spiking_takes_only_quantised_networks() -> None:
     with pytest.raises(InvalidArgument, match=r"qffs\.quantize returned"):
         qffs.to_spiking(network())
+
+
+def test_a_pickled_quantised_network_is_refused_with_the_way_out() -> None:
+    qann = pickle.loads(pickle.dumps(calibrated(network(), images())))
+    with pytest.raises(InvalidArgument, match=r"qffs\.save"):
+        qffs.to_spiking(qann)
 
 
 def test_the_plan_lists_every_call_and_changes_nothing() -> None:

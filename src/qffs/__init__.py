@@ -15,17 +15,35 @@ from qffs.version import __version__
 
 if TYPE_CHECKING:
     from qffs.calibration import calibrate
+    from qffs.checkpoint import load, save
     from qffs.convert import plan, quantize, to_spiking, verify
+    from qffs.errors import QffsError
+    from qffs.levels import FiringRule
 
 _HOMES = {
+    "FiringRule": "qffs.levels",
+    "QffsError": "qffs.errors",
     "calibrate": "qffs.calibration",
+    "load": "qffs.checkpoint",
     "plan": "qffs.convert",
     "quantize": "qffs.convert",
+    "save": "qffs.checkpoint",
     "to_spiking": "qffs.convert",
     "verify": "qffs.convert",
 }
 
-__all__ = ["__version__", "calibrate", "plan", "quantize", "to_spiking", "verify"]
+__all__ = [
+    "FiringRule",
+    "QffsError",
+    "__version__",
+    "calibrate",
+    "load",
+    "plan",
+    "quantize",
+    "save",
+    "to_spiking",
+    "verify",
+]
 
 
 def __dir__() -> list[str]:

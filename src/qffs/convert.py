@@ -97,6 +97,11 @@ def to_spiking(
             f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
             "train the network, or load trained weights first"
         )
+    if any("shape" not in node.meta for node in qann.graph.nodes):
+        raise InvalidArgument(
+            "this quantised network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
+            "or load its state dict into a new qffs.quantize(...)"
+        )
     schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
     network = copy.deepcopy(qann).eval().requires_grad_(False)
     for _ in annotate(network):
