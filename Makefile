@@ -4,7 +4,7 @@
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
-PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input -q
+PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input -qq
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .PHONY: demo test clean

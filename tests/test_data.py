@@ -515,7 +515,7 @@ def cifar_images(size: tuple[int, int] = (32, 32), classes: tuple[str, ...] = CI
 
 def test_cifar10_as_images(make: Callable[..., Path]) -> None:
     data = load(f"cifar10:{make(cifar_images())}", progress=False)
-    assert (data.name, data.classes) == ("cifar10", CIFAR10)
+    assert (data.name, data.classes) == ("CIFAR-10 (JPEG)", CIFAR10)
     assert data.train.images.shape == data.test.images.shape == (10, 3, 32, 32)
 
 
@@ -596,7 +596,7 @@ def make_batches(folder: Path, write: Callable[[object], bytes] = as_python3, **
 def test_batches_are_read_in_order(tmp_path: Path, write: Callable[[object], bytes], place: str, kind: str) -> None:
     data = load(f"{kind}{make_batches(tmp_path / place, write)}")
     assert data.classes == CIFAR10
-    assert data.name == ("cifar10" if kind == "cifar10:" else place)
+    assert data.name == ("CIFAR-10" if kind == "cifar10:" else place)
     rows = np.concatenate([batch(seed)[b"data"] for seed in range(1, 6)])  # type: ignore[misc]
     assert torch.equal(data.train.images, torch.from_numpy(rows.reshape(15, 3, 32, 32)))
     assert data.train.labels.tolist() == [1, 2, 3, 2, 3, 4, 3, 4, 5, 4, 5, 6, 5, 6, 7]

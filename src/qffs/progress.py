@@ -48,5 +48,5 @@ def track(label: str, total: int, unit: str, *, show: bool = True) -> Iterator[B
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not show, redirect_stdout=False) as progress:
         yield Bar(progress, progress.add_task(label, total=total, unit=unit, note=""))

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qffs.data.archive import Archive, open_archive
 from qffs.data.dataset import Dataset, Images
 from qffs.errors import DataError
+from qffs.progress import track
 
 # The usual statistics of ImageNet photographs, which most trained networks expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -50,8 +49,10 @@ def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, 
         for part in (train, test)
     ]
     count = len(parts[0])
+    # Re-encoding CIFAR-10 as JPEG costs accuracy, so a figure on it must say so.
+    lossy = cifar10 and any(not file.lower().endswith(".png") for file in files)
     return Dataset(
-        name,
+        f"{name} (JPEG)" if lossy else name,
         classes,
         Images(pixels[:count], parts[0]),
         Images(pixels[count:], parts[1]),
@@ -117,10 +118,10 @@ def _decode_all(
         out[index] = image.transpose(2, 0, 1)
 
     workers = 2 if first_height * first_width >= _THREADS_FROM_PIXELS else 1
-    with _bar(progress) as bar, ThreadPoolExecutor(workers) as pool:
+    with track("decoding", len(files), "images", show=progress) as bar, ThreadPoolExecutor(workers) as pool:
         run = map if workers == 1 else pool.map
-        for _ in bar.track(run(store, range(len(files))), total=len(files), description="Decoding images"):
-            pass
+        for _ in run(store, range(len(files))):
+            bar.advance()
     return out
 
 
@@ -150,17 +151,3 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))
-
-
-def _bar(progress: bool) -> Progress:
-    """Return a progress bar on stderr with counts and the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        # What others print meanwhile belongs to stdout.
-        redirect_stdout=False,
-        disable=not progress,
-    )

@@ -38,7 +38,7 @@ def load(spec: str, size: int | None = None, *, progress: bool = True) -> Datase
         return read_digits()
     cifar10 = kind == "cifar10"
     whole = path.resolve()
-    name = "cifar10" if cifar10 else whole.stem if whole.is_file() else whole.name
+    name = "CIFAR-10" if cifar10 else whole.stem if whole.is_file() else whole.name
     if batches is not None:
         return read_batches(batches, name, cifar10=cifar10)
     return read_photographs(path, name, size=size, cifar10=cifar10, progress=progress)
