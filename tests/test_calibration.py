@@ -48,3 +48,18 @@ def test_bad_input() -> None:
         qffs.calibrate(network(), [images()])
     with pytest.raises(Diverged, match="NaN or infinity"):
         qffs.calibrate(qann, [images() * math.nan])
+
+
+@pytest.mark.parametrize("batch", [[images(), torch.zeros(4)], (images(), torch.zeros(4)), images()[:0]])
+def test_batches_are_inputs_alone(batch: object) -> None:
+    qann = qffs.quantize(network(), example=images())
+    with pytest.raises(InvalidArgument, match="without labels"):
+        qffs.calibrate(qann, [batch])  # type: ignore[list-item]
+
+
+def test_after_an_error_all_step_sizes_are_what_they_were() -> None:
+    qann = qffs.quantize(network(), example=images())
+    with pytest.raises(Diverged):
+        qffs.calibrate(qann, [images(), images() * math.inf])
+    assert qann.get_submodule("relu").step_size.isnan()
+    assert not qann.get_submodule("relu").ready

@@ -48,7 +48,7 @@ def test_every_kind_in_every_type_computes_the_same_bit_for_bit(dtype: torch.dty
     qann = calibrated(model, x, output=3)
     snn = qffs.to_spiking(qann)
     for kind, saved in (("float", trace(model, x)), ("qann", qann), ("snn", snn)):
-        loaded = load(save(saved, tmp_path / kind, note="kept", number=0.1))
+        loaded = load(save(saved, tmp_path / kind, {"note": "kept", "number": 0.1}))
         assert loaded.kind == kind
         assert loaded.about == {"note": "kept", "number": 0.1}
         assert not any(module.training for module in loaded.network.modules())
@@ -91,6 +91,39 @@ def test_an_uncalibrated_network_can_be_saved_and_is_still_uncalibrated(tmp_path
     loaded = load(save(qffs.quantize(network(), example=x), tmp_path / "qann")).network
     with pytest.raises(qffs.errors.NotCalibrated):
         loaded(x)
+
+
+def test_what_is_saved_beside_the_network_may_have_any_name(tmp_path: Path) -> None:
+    about = {"network": 1, "folder": "x", "about": None, "format": 9, "no identifier": [2]}
+    assert load(save(small(), tmp_path / "net", about)).about == about
+    assert load(save(small(), tmp_path / "net")).about == {}
+
+
+@pytest.mark.parametrize("kind", ["float", "qann", "snn"])
+def test_what_the_graph_never_calls_is_not_written(kind: str, tmp_path: Path) -> None:
+    class WithConstant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.offset = nn.Linear(3, 4), nn.Parameter(torch.ones(4))
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.relu(self.first(x) * self.scale + self.offset)
+
+    x = torch.rand(4, 3)
+    graph = trace(WithConstant(), x).eval() if kind == "float" else calibrated(WithConstant(), x)
+    used = set(graph.state_dict())
+    for name in ("unused", "first_unused"):
+        graph.add_submodule(name, nn.Linear(2, 2))
+    graph.first.add_module("odd", nn.Linear(2, 2))
+    network = qffs.to_spiking(graph) if kind == "snn" else graph
+    folder = save(network, tmp_path / "net")
+    written = set(read_weights(folder / WEIGHTS))
+    assert not any("unused" in name or "odd" in name for name in written)
+    assert kind == "snn" or written == used
+    again = load(folder).network
+    given = {"steps": 4} if kind == "snn" else {}
+    assert torch.equal(again(x, **given), network(x, **given))
 
 
 # All or nothing
@@ -286,11 +319,25 @@ def test_what_could_not_be_loaded_again_is_not_written(tmp_path: Path) -> None:
             return torch.nn.functional.gelu(x)
 
     assert "gelu" in refusal(lambda: save(trace(Odd(), torch.ones(1)), tmp_path / "net"))
-    assert "does not fit into JSON" in refusal(lambda: save(small(), tmp_path / "net", path=tmp_path))
+    assert "does not fit into JSON" in refusal(lambda: save(small(), tmp_path / "net", {"path": tmp_path}))
+    assert "does not fit into JSON" in refusal(lambda: save(small(), tmp_path / "net", [1]))  # type: ignore[arg-type]
     graph = torch.fx.Graph()
     graph.output(graph.placeholder("*inputs"))
     assert "impossible name, '*inputs'" in refusal(lambda: save(torch.fx.GraphModule({}, graph), tmp_path / "net"))
     assert not list(tmp_path.iterdir())
+
+
+def test_only_graphs_and_spiking_networks_are_saved(tmp_path: Path) -> None:
+    for other, name in ((nn.Sequential(nn.Linear(3, 4)), "Sequential"), (None, "NoneType")):
+        assert refusal(lambda: save(other, tmp_path / "net")) == (  # type: ignore[arg-type]  # noqa: B023
+            f"save takes what quantize or to_spiking returned, not a {name}"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_path_is_refused() -> None:
+    for use in (load, read_weights, lambda path: save(small(), path)):
+        assert refusal(lambda: use(None)) == "None is no path of a file or folder"  # type: ignore[arg-type]  # noqa: B023
 
 
 # Damaged files

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -109,12 +109,37 @@ def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pyt
     monkeypatch.setattr(jobs, "demo", demo)
     assert "net on pets, 9 test images" in run("demo").out
     options = "--data images:x --model m --weights w --bits 3 --output-bits 4 --epochs 7 --learning-rate 0.5"
-    more = "--batch-size 8 --bfloat16 --charge-steps 5 -o out --seed 6 --device cpu --json"
+    more = "--batch-size 8 --bfloat16 --charge-steps 5 -o out --seed 6 --device cpu --size 24 --json"
     assert json.loads(run("demo", *options.split(), *more.split()).out)["images"] == 9
     assert seen[0] == (jobs.Task(), Path("runs/demo"))
     given = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "epochs": 7, "seed": 6}
     rest = {"learning_rate": 0.5, "batch_size": 8, "autocast": True, "charge_steps": 5, "device": "cpu"}
-    assert seen[1] == (jobs.Task(**given, **rest, float_epochs=2, steps=16), Path("out"))
+    assert seen[1] == (jobs.Task(**given, **rest, float_epochs=2, size=24), Path("out"))
+    assert seen[1][0].horizon == 16
+
+
+def test_pictures_of_unequal_sizes_are_brought_to_one(
+    run: Callable[..., Said], made: Path, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def load(*given: Any, **more: Any) -> None:
+        shapes.append(load_data(*given, **more).test.images.shape)
+        raise qffs.errors.DataError("read")
+
+    monkeypatch.setattr(jobs, "load_data", load)
+    pictures = ("--data", f"images:{broken}/unequal", "--size", 8)
+    for command in (("demo",), ("quantize", "digits_net", "-o", "q"), ("simulate", made / "snn")):
+        assert run(*command, *pictures).err.endswith("qffs: read\n")
+    assert shapes == [(2, 3, 8, 8)] * 3
+
+
+def test_help_says_how_to_name_data_and_how_long_the_demo_takes(run: Callable[..., Said]) -> None:
+    assert "in well under a minute" in " ".join(run("--help").out.split())
+    for name in ("demo", "quantize", "simulate"):
+        said = " ".join(word for word in run(name, "--help").out.split() if word not in "│|")
+        assert "or just the PATH of a zip or folder" in said
+        assert "Resize the shorter side to N pixels and cut out the centre square; for images:PATH only." in said
 
 
 def test_every_subcommand_has_an_example_and_the_common_options(run: Callable[..., Said]) -> None:
@@ -163,6 +188,10 @@ def bad(path: Path) -> None:
         for kind in ("empty", "colour"):
             (path / kind / part / "cat").mkdir(parents=True)
             Image.new("RGB", (8, 8), (9, 9, 9)).save(path / kind / part / "cat" / "1.png")
+            (path / "unequal" / part / "cat").mkdir(parents=True, exist_ok=True)
+            for name, size in (("1.png", (9, 12)), ("2.png", (16, 8))):
+                Image.new("RGB", size, (9, 9, 9)).save(path / "unequal" / part / "cat" / name)
+    (path / "taken" / "results.json").mkdir(parents=True)
     (path / "file").write_bytes(b"mine")
 
 
@@ -181,7 +210,16 @@ CASES: dict[str, tuple[str, str]] = {
     "float epochs": ("demo --float-epochs -1", "epochs must be 0 or more, not -1"),
     "learning rate": ("demo --learning-rate 0", "the learning rate must be a finite number above 0, not 0.0"),
     "learning rate nan": ("demo --learning-rate nan", "the learning rate must be a finite number above 0, not nan"),
-    "batch size": ("demo --batch-size 0", "the batch size must be 1 or more, not 0"),
+    "batch size": ("demo --batch-size 0", "the batch size must be from 1 to 2^31 - 1, not 0"),
+    "huge batch size": ("demo --batch-size 9999999999", "the batch size must be from 1 to 2^31 - 1, not 9999999999"),
+    "endless run": ("demo --steps 1000000000", "a run can have at most 1,048,576 steps"),
+    "endless charge": ("demo --charge-steps 1" + "0" * 30, "there can be at most 1,048,576 charge steps"),
+    "size": ("demo --data images:{bad}/colour --size 0", "the image size must be a whole number of at least 1, not 0"),
+    "size of digits": ("demo --size 8", "a size fits only image files"),
+    "size of digits to quantize": ("quantize digits_net --data digits --size 8 -o q", "a size fits only image files"),
+    "size of digits to simulate": ("simulate {made}/snn --size 8", "a size fits only image files"),
+    "unequal sizes": ("demo --data images:{bad}/unequal", "pixels, but train/cat/1.png is 9 x 12: give "),
+    "result is a folder": ("demo -o {bad}/taken", "taken/results.json is a folder, where a file is to be written"),
     "seed": ("demo --seed 99999999999999999999", "the seed must be from 0 to 2^63 - 1"),
     "device": ("demo --device cuda", "there is no CUDA device here: use --device cpu"),
     "device to convert": ("convert {made}/qann -o out --device cuda", "there is no CUDA device here"),
@@ -202,6 +240,7 @@ CASES: dict[str, tuple[str, str]] = {
     "convert nothing": ("convert none -o out", "none is not a checkpoint: it has no config.json"),
     "convert a spiking one": ("convert {made}/snn -o out", "of kind 'snn': convert takes a quantised one"),
     "convert in place": ("convert {made}/qann -o {made}/qann", "would replace the quantised one"),
+    "convert into its input": ("convert {made}/qann -o {made}/qann/snn", "snn lies inside the checkpoint {made}/qann"),
     "convert with weights": ("convert {made}/qann -o out --charge-steps 0.5,0.6", "charge weights must add up to 1"),
     "simulate nothing": ("simulate none", "none is not a checkpoint: it has no config.json"),
     "simulate a quantised one": ("simulate {made}/qann", "run qffs convert on it first"),
@@ -232,7 +271,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(
     assert said.code == 2
     assert said.out == ""
     *bars, last = said.err.splitlines()
-    assert all(bar.startswith("Decoding images") for bar in bars), said.err
+    assert all(bar.startswith("decoding ") for bar in bars), said.err
     assert last.startswith("qffs: ")
     assert sentence in last
     assert not list(Path().iterdir())

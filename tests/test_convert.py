@@ -248,3 +248,45 @@ def test_the_plan_lists_every_call_and_changes_nothing() -> None:
 def test_one_base_for_all_errors() -> None:
     with pytest.raises(QffsError):
         qffs.quantize(randomise(nn.Linear(2, 2), 0), example=torch.zeros(1, 2))
+
+
+def test_verify_sees_an_output_that_differs() -> None:
+    """Every count may be right and the head wrong."""
+    x = images()
+    qann = calibrated(network(), x)
+    snn = qffs.to_spiking(qann)
+    snn.graph.get_submodule("head").weight.mul_(1.001)
+    with pytest.raises(Mismatch, match="the output differs by"):
+        qffs.verify(qann, snn, x)
+
+
+def test_verify_takes_its_arguments_in_order() -> None:
+    x = images()
+    qann = calibrated(network(), x)
+    snn = qffs.to_spiking(qann)
+    for arguments in ((snn, qann, x), (qann, snn), (qann, snn, x[:0])):
+        with pytest.raises(InvalidArgument, match="in this order"):
+            qffs.verify(*arguments)
+
+
+def test_a_quantised_network_is_not_quantised_again() -> None:
+    with pytest.raises(InvalidArgument, match="quantised already"):
+        qffs.quantize(calibrated(network(), images()), example=images())
+
+
+@pytest.mark.parametrize("offset", [float("nan"), "a"])
+def test_impossible_offsets(offset: object) -> None:
+    with pytest.raises(InvalidArgument, match="rounding offset"):
+        qffs.quantize(network(), example=images(), offset=offset)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "result", [lambda y: y.chunk(2, 1), lambda y: (y, None), lambda y: (y, y.size(0)), lambda y: {"a": y, "b": 3}]
+)
+def test_outputs_that_are_no_tensors_are_refused(result: object) -> None:
+    class Returns(nn.Module):
+        def forward(self, x: torch.Tensor) -> object:
+            return result(torch.relu(x))  # type: ignore[operator]
+
+    with pytest.raises(NotConvertible, match="the network returns"):
+        qffs.quantize(Returns(), example=torch.randn(2, 4))

@@ -315,7 +315,7 @@ def test_images_of_several_sizes_need_a_size(make: Callable[..., Path]) -> None:
     path = make(two_classes() | {"train/dog/b.png": picture(size=(12, 9)), "train/dog/c.png": picture(size=(7, 7))})
     message = refusal(path)
     assert f"train/dog/b.png in {path} is 12 x 9 pixels, but train/cat/01.PNG is 8 x 8" in message
-    assert "size=" in message
+    assert "--size" in message
 
 
 def test_a_size_resizes_the_shorter_side_and_keeps_the_centre(make: Callable[..., Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     train = Images(digits.train.images[:64], digits.train.labels[:64])
     few = dataclasses.replace(digits, train=train, test=Images(digits.test.images[:30], digits.test.labels[:30]))
 
-    def read(spec: str, **_: object) -> Dataset:
+    def read(spec: str, size: int | None = None, **_: object) -> Dataset:
+        if size is not None:
+            return dataclasses.replace(few, name=f"{spec} of {size}")
         if spec == "colour":
             parts = [Images(part.images.expand(-1, 3, -1, -1), part.labels) for part in (few.train, few.test)]
             return dataclasses.replace(
@@ -62,6 +65,7 @@ def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Pat
     assert json.loads(one["results.json"]) == json.loads(json.dumps(results))
     assert [row["steps"] for row in results["snn"]] == [1, 2, 3, 4]
     assert results["images"] == 30
+    assert results["float_epochs"] == 1
     assert results["charge_schedule"] == pytest.approx([1 / 3] * 3)
     assert results["verified"]["images"] == 32
     for kind in ("float", "qann", "snn"):
@@ -93,6 +97,10 @@ def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
         task(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
     )
     assert told["loss"] == []
+    assert told["float_epochs"] == 0  # whatever the task says: none ran
+    assert load(tmp_path / "q").about["float_epochs"] == 0
+    assert "images" not in told  # nothing was measured on test images
+    assert "images" not in load(tmp_path / "q").about
     assert told["weights"] == "w.safetensors"
     saved = load_file(tmp_path / "q" / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in weights.items())
@@ -144,6 +152,10 @@ def snn(tmp_path: Path) -> Path:
         ({"learning_rate": 0.0}, "the learning rate must be"),
         ({"learning_rate": float("nan")}, "the learning rate must be"),
         ({"batch_size": 0}, "the batch size must be"),
+        ({"batch_size": 2**31}, "the batch size must be"),
+        ({"steps": 10**9}, "at most 1,048,576"),
+        ({"charge_steps": 10**30}, "at most 1,048,576"),
+        ({"charge_steps": "1"}, "charge steps must be"),
         ({"seed": 2**64}, "the seed must be"),
         ({"device": "tpu"}, "the device must be auto, cpu or cuda, not 'tpu'"),
         ({"device": "cuda"}, "there is no CUDA device here: use --device cpu"),
@@ -194,6 +206,46 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
     assert set(files(tmp_path)) == {"file", "run/snn/thesis.tex"}
 
 
+@pytest.mark.parametrize("name", ["results.json", "accuracy.png"])
+def test_a_folder_in_the_place_of_a_result_is_found_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: pytest.fail("began to work"))
+    with pytest.raises(InvalidArgument, match=f"{name} is a folder"):
+        jobs.demo(task(), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_folder_that_may_not_be_written_to_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: pytest.fail("began to work"))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    for names in ((), ("float", "qann", "snn")):
+        for each in names:
+            (tmp_path / each).mkdir()
+        with pytest.raises(CheckpointError, match="no folder that may be written to"):
+            jobs.demo(task(), tmp_path)
+
+
+def test_the_size_is_handed_on_and_written_down(tmp_path: Path) -> None:
+    told = jobs.demo(task(data="images:x", size=8, float_epochs=0, epochs=0), tmp_path / "d")
+    assert (told["data"], told["size"]) == ("images:x of 8", 8)
+    told = jobs.quantise(task(data="images:x", size=9, epochs=0), tmp_path / "q")
+    assert (told["data"], told["size"]) == ("images:x of 9", 9)
+    assert load(tmp_path / "q").about["size"] == 9
+    told = jobs.simulate(tmp_path / "d" / "snn", "images:x", 4, None, "cpu", False, size=7)
+    assert told["data"] == "images:x of 7"
+
+
+def test_convert_copes_with_any_notes_beside_the_network(snn: Path, tmp_path: Path) -> None:
+    config = snn.parent / "qann" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"about": {"network": 1, "folder": 2}}))
+    assert jobs.convert(snn.parent / "qann", tmp_path / "out", None, "cpu")["network"] == 1
+    assert load(tmp_path / "out").about == {"network": 1, "folder": 2}
+
+
 def test_convert_takes_a_quantised_network_and_does_not_replace_it(snn: Path, tmp_path: Path) -> None:
     qann = snn.parent / "qann"
     before = files(tmp_path)
@@ -201,6 +253,8 @@ def test_convert_takes_a_quantised_network_and_does_not_replace_it(snn: Path, tm
         (lambda: jobs.convert(snn, tmp_path / "out", None), "of kind 'snn': convert takes a quantised one"),
         (lambda: jobs.convert(tmp_path / "none", tmp_path / "out", None), "none is not a checkpoint"),
         (lambda: jobs.convert(qann, qann, None), "would replace the quantised one"),
+        (lambda: jobs.convert(qann, qann / "a" / "b", None), "lies inside the checkpoint .* name another folder"),
+        (lambda: jobs.convert(qann, qann / "x" / ".." / "y", None), "lies inside the checkpoint"),
         (lambda: jobs.convert(qann, tmp_path / "out", [0.5, 0.6]), "charge weights must add up to 1"),
         (lambda: jobs.convert(qann, tmp_path / "out", 3, "tpu"), "the device must be"),
         (lambda: jobs.convert(qann, tmp_path / "out", 3, "cpu", -1), "the seed must be"),

@@ -36,7 +36,10 @@ def test_weights_by_step() -> None:
     assert Schedule.of((1.5, -0.5)).steps == 2
 
 
-@pytest.mark.parametrize("bad", [0, -1, [], [0.5], [0.5, math.nan], [math.inf, -math.inf], True, 2.5, "3"])
+@pytest.mark.parametrize(
+    "bad",
+    [0, -1, [], [0.5], [0.5, math.nan], [math.inf, -math.inf], True, 2.5, "3", "1", b"\x01", [10**400], None],
+)
 def test_impossible_schedules(bad: object) -> None:
     with pytest.raises(InvalidArgument):
         Schedule.of(bad)  # type: ignore[arg-type]
@@ -48,6 +51,18 @@ def test_too_few_steps(bad: object) -> None:
         Schedule.uniform(3).over(bad)  # type: ignore[arg-type]
 
 
-def test_impossible_precharge() -> None:
+@pytest.mark.parametrize("steps", [2**20 + 1, 10**9, 10**30, 10**5000], ids=["limit", "9", "30", "5000"])
+def test_more_steps_than_anybody_waits_for_are_refused_before_they_take_memory(steps: int) -> None:
+    for run in (Schedule.uniform, Schedule.of, Schedule.uniform(3).over):
+        with pytest.raises(InvalidArgument, match="at most 1,048,576"):
+            run(steps)
+
+
+def test_the_longest_schedule() -> None:
+    assert Schedule.uniform(2**20).over(2**20)[-1] == 2**-20
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, "x", [0.5], 10**400], ids=["nan", "inf", "text", "list", "huge"])
+def test_impossible_precharge(bad: object) -> None:
     with pytest.raises(InvalidArgument, match="pre-charge"):
-        FiringRule(precharge=math.nan)
+        FiringRule(precharge=bad)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -248,3 +249,83 @@ def test_an_input_that_is_not_finite(bad: float) -> None:
     x[1, 0, 3, 3] = bad
     with pytest.raises(Diverged, match="NaN or infinity"):
         snn(x, steps=8)
+
+
+class Corner(nn.Module):
+    """A convolution, a second one, a parameter, and a forward given as a function of them and the input."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.p = nn.Parameter(torch.zeros(1, 4, 8, 8))
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self._forward(self, x, torch.relu)
+
+
+def twice(y: Tensor) -> Any:
+    return y, {"again": y}
+
+
+CORNERS = {
+    "join a parameter": lambda s, x, R: s.b(torch.cat([R(s.a(x)), s.p.expand(x.shape[0], -1, -1, -1)], 2)).mean((2, 3)),
+    "neuron after such a join": lambda s, x, R: R(torch.cat([R(s.a(x)), s.p.expand(x.shape[0], -1, -1, -1)], 1)),
+    "broadcast pooled spikes": lambda s, x, R: (F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.a(x)).sum((2, 3)),
+    "broadcast over a parameter": lambda s, x, R: s.b(F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.p),
+    "flatten a broadcast sum": lambda s, x, R: R(F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.p).flatten(1),
+    "numbers on both sides": lambda s, x, R: R(0.1 - R(s.a(x) + 0.1)) - 0.3,
+    "a bias read twice": lambda s, x, R: R(s.a(x)) + s.a.bias.view(1, -1, 1, 1),
+    "a method of a parameter": lambda s, x, R: s.p.add(R(s.a(x))),
+    "parameter times signal": lambda s, x, R: R(s.a(x)) * s.p - s.p,
+    "pooling before any neuron": lambda s, x, R: R(s.b(F.max_pool2d(s.a(x), 3, 2, 1))),
+    "pooling a sum": lambda s, x, R: F.max_pool2d(R(s.a(x)) + s.p, 2),
+    "the batch size read at the start": lambda s, x, R: R(s.a(x)).view(x.size(0), 4, -1).mean(2),
+    "pieces": lambda s, x, R: torch.stack([R(s.a(x)).chunk(2, 1)[i] * 2 for i in (1, 0)], 1) + s.p.sum(),
+    "spikes beside the input": lambda s, x, R: s.b(torch.cat([R(s.a(x))[:, :2], x], 1)),
+    "the same node twice": lambda s, x, R: twice(R(s.a(x))),
+    "relu of the input": lambda s, x, R: R(s.b(R(s.a(R(x))))) + s.b(s.a(x)),
+}
+
+
+@pytest.mark.parametrize("charge", [3, (0.0, 1.0)])
+@pytest.mark.parametrize("name", CORNERS)
+def test_corners(name: str, charge: Any) -> None:
+    """Exact, outputs included, and the same step by step."""
+    model = randomise(Corner(CORNERS[name]), 3).double()
+    model.p.data.normal_(generator=torch.Generator().manual_seed(0))
+    x = images(count=3)
+    qann = calibrated(model, x)
+    snn = qffs.to_spiking(qann, charge)
+    assert qffs.verify(qann, snn, x).deviation < 1e-12
+    whole, parts = spikes_of(snn, x, steps=9), spikes_of(snn, x, steps=9, chunk=2)
+    assert all(torch.equal(whole[path], parts[path]) for path in whole)
+
+
+def test_the_type_of_the_first_input_does_not_matter() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, index: Tensor, x: Tensor) -> Tensor:
+            return torch.relu(self.linear(x)) * 0.5
+
+    inputs = (torch.arange(5), torch.randn(5, 3, dtype=torch.float64))
+    qann = qffs.calibrate(qffs.quantize(Mixed().double(), example=inputs), [inputs]).eval()
+    assert qffs.verify(qann, qffs.to_spiking(qann), *inputs).deviation < 1e-12
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5])
+def test_impossible_chunks(chunk: Any) -> None:
+    x = images()
+    with pytest.raises(InvalidArgument, match="chunk"):
+        qffs.to_spiking(calibrated(network(), x)).run(x, steps=8, chunk=chunk)
+
+
+def test_inputs_that_do_not_fit() -> None:
+    x = images()
+    snn = qffs.to_spiking(calibrated(network(), x))
+    for inputs in ((), (x, x), (None,)):
+        with pytest.raises(InvalidArgument, match="takes 1 tensors"):
+            snn(*inputs, steps=8)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument
 from qffs.nn.modes import evaluating
@@ -21,23 +21,41 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -
     Each becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, over the activations x that reach the
     quantiser in all batches so far, in eval mode. While a batch runs, the quantisers before are already in force,
     so later layers see what they will see in use. batches: input tensors ``[B, ...]``, or tuples of inputs.
-    Raises `InvalidArgument` without a quantiser or a batch, `Diverged` where NaN or infinity arrives.
+    Raises `InvalidArgument` without a quantiser or a batch, or where a batch is not the inputs; `Diverged` where NaN or
+    infinity arrives. After an error all step sizes are what they were.
     """
     quantizers = [module for module in qann.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise InvalidArgument("there is nothing to calibrate: the network has no quantiser; call qffs.quantize first")
     sums = dict.fromkeys(quantizers, (0.0, 0))
     hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in quantizers]
+    before = {quantizer: quantizer.step_size.detach().clone() for quantizer in quantizers}
     try:
         with evaluating(qann):
             for batch in batches:
-                qann(*batch) if isinstance(batch, tuple) else qann(batch)
+                _run(qann, batch)
+    except BaseException:
+        for quantizer, step_size in before.items():
+            quantizer.step_size.copy_(step_size)
+            quantizer.forget()
+        raise
     finally:
         for hook in hooks:
             hook.remove()
     if not all(count for _, count in sums.values()):
         raise InvalidArgument("calibration needs at least one batch of images")
     return qann
+
+
+def _run(qann: nn.Module, batch: Any) -> None:
+    inputs = batch if isinstance(batch, tuple) else (batch,)
+    if isinstance(qann, fx.GraphModule):
+        expected = len(qann.graph.find_nodes(op="placeholder"))
+        if len(inputs) != expected or not all(isinstance(x, Tensor) and x.numel() for x in inputs):
+            raise InvalidArgument(
+                f"calibration takes batches of the network's {expected} inputs alone, without labels, and none empty"
+            )
+    qann(*inputs)
 
 
 def _observe(sums: dict[Quantizer, tuple[float, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:

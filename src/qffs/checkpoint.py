@@ -45,25 +45,28 @@ class Checkpoint:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, **about: Any) -> Path:
+def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Mapping[str, Any] | None = None) -> Path:
     """Write a network that `quantize`, `to_spiking` or `trace` returned to ``folder`` and return the folder.
 
     about: anything JSON can hold, given back by `load`. An earlier checkpoint in the folder is replaced only when the
-    new one is complete; a folder that holds anything else is not touched. Raises `CheckpointError`.
+    new one is complete; a folder that holds anything else is not touched. What the network's graph never calls is
+    not written. Raises `CheckpointError`.
     """
+    if not isinstance(network, SpikingNetwork | fx.GraphModule):
+        raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
     check_folder(folder)
     graph = network.graph if isinstance(network, SpikingNetwork) else network
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in graph.state_dict().items()}
+    description = describe(graph)
+    tensors = _needed(graph.state_dict(), description)
     config = {
         "format": FORMAT,
         "qffs": __version__,
         "kind": kind_of(network),
         "schedule": list(network.schedule.weights) if isinstance(network, SpikingNetwork) else None,
-        "network": describe(graph),
-        "about": about,
+        "network": description,
     }
     try:
-        text = json.dumps(config, indent=1)
+        text = json.dumps(config | {"about": dict(about or {})}, indent=1)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"what is to be saved beside the network does not fit into JSON: {error}") from error
     _assemble(json.loads(text), tensors, str(folder))  # what could not be loaded is not written
@@ -71,9 +74,26 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, **about: 
     return Path(folder)
 
 
+def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of the tensors that a description speaks of: those of its modules, and its constants."""
+    constants = {node["target"] for node in description["nodes"] if node["op"] == "get_attr"}
+    return {
+        name: tensor.detach().contiguous().clone()
+        for name, tensor in tensors.items()
+        if name in constants or name.rpartition(".")[0] in description["modules"]
+    }
+
+
+def _path(path: str | Path) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise CheckpointError(f"{path!r} is no path of a file or folder") from None
+
+
 def check_folder(folder: str | Path) -> None:
     """Raise `CheckpointError` where `save` cannot write: beside this folder, or over what it holds."""
-    folder = Path(folder)
+    folder = _path(folder)
     try:
         above = next(parent for parent in folder.absolute().parents if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -147,8 +167,8 @@ def kind_of(network: nn.Module) -> str:
 
 def load(folder: str | Path) -> Checkpoint:
     """The checkpoint of a folder that `save` wrote; raises `CheckpointError` where it is missing or damaged."""
+    folder = _path(folder)
     try:
-        folder = Path(folder)
         old = _beside(folder.resolve(), "old")
         found = old if not folder.exists() and old.exists() else folder
         config, tensors = _read_config(found), read_weights(found / WEIGHTS)
@@ -203,8 +223,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name; raises `CheckpointError` where it is missing or half-written."""
+    path = _path(path)
     try:
-        if not Path(path).is_file():
+        if not path.is_file():
             raise CheckpointError(f"there is no weight file {path}")
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -33,7 +33,13 @@ class Device(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Option(help="digits, cifar10:PATH or images:PATH; PATH is a zip, a folder, or CIFAR's own.")
+    str, typer.Option(help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder; also CIFAR's own.")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Resize the shorter side to N pixels and cut out the centre square; for images:PATH only."
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 Weights = Annotated[Path | None, typer.Option(help="Trained float weights, a safetensors file.")]
@@ -62,13 +68,14 @@ def _root(
 ) -> None:
     """Turn a trained PyTorch network into a fast spiking neural network, exactly.
 
-    Example: `qffs demo` does the whole way on handwritten digits in about a minute.
+    Example: `qffs demo` does the whole way on handwritten digits in well under a minute.
     """
 
 
 @app.command()
 def demo(
     data: Data = "digits",
+    size: Size = None,
     model: Annotated[str, typer.Option(help="A network that comes with qffs; cifar_resnet20, say.")] = "digits_net",
     weights: Weights = None,
     bits: Bits = 2,
@@ -95,6 +102,7 @@ def demo(
 
     task = jobs.Task(
         data=data,
+        size=size,
         model=model,
         weights=str(weights) if weights else None,
         bits=bits,
@@ -120,6 +128,7 @@ def quantize(
     model: Annotated[str, typer.Argument(help="A network that comes with qffs; digits_net, say.")],
     data: Data,
     output: Output,
+    size: Size = None,
     weights: Weights = None,
     bits: Bits = 2,
     output_bits: OutputBits = "analog",
@@ -139,6 +148,7 @@ def quantize(
 
     task = jobs.Task(
         data=data,
+        size=size,
         model=model,
         weights=str(weights) if weights else None,
         bits=bits,
@@ -180,6 +190,7 @@ def convert(
 def simulate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a spiking network.")],
     data: Data = "digits",
+    size: Size = None,
     steps: Steps = 8,
     qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
     seed: Seed = 0,
@@ -192,7 +203,7 @@ def simulate(
     """
     from qffs import jobs
 
-    _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed), json)
+    _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed, size), json)
 
 
 def _output_bits(text: str) -> int | Literal["analog"]:

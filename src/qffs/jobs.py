@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from qffs.measure import accuracy, check_fit, measure
 from qffs.network import SpikingNetwork
 from qffs.report.figure import draw
 from qffs.report.results import Results, by_layer, by_step, to_json, write
-from qffs.train import Training, fit
+from qffs.train import Training, check_seed, fit
 from qffs.version import __version__
 
 CALIBRATION_IMAGES = 512
@@ -51,6 +52,7 @@ class Task:
     seed: int = 0
     device: str = "auto"
     progress: bool = True
+    size: int | None = None
 
     def check(self) -> None:
         """Raise `InvalidArgument` on anything that can be seen to be impossible without reading a file."""
@@ -104,19 +106,23 @@ def demo(task: Task, folder: Path) -> Results:
     task.check()
     for name in ("float", "qann", "snn"):
         check_folder(folder / name)
-    data = load_data(task.data, progress=task.progress)
+    for name in ("results.json", "accuracy.png"):
+        if (folder / name).is_dir():
+            raise InvalidArgument(f"{folder / name} is a folder, where a file is to be written: name another output")
+    data = load_data(task.data, task.size, progress=task.progress)
     network, normalise = _start(task, data)
     _train(task, data, network, normalise, task.float_epochs, folder / "float", "full precision")
     qann = _quantised(task, data, network, normalise)
     _train(task, data, qann, normalise, task.epochs, folder / "qann", f"{task.bits}-bit quantised")
     snn = to_spiking(qann, task.charge_steps)
-    save(snn, folder / "snn", **_about(task, data))
+    save(snn, folder / "snn", _about(task, data))
     verified = _verify_exactly(qann, snn.schedule, normalise(data.train.images[:VERIFIED_IMAGES]))
 
     of_float = accuracy(network, data.test, normalise, progress=task.progress)
     measured = measure(snn, data.test, normalise, task.horizon, qann=qann, progress=task.progress)
     results: Results = {
         **_about(task, data),
+        "images": measured.images,
         "full_precision": {"accuracy": of_float},
         "qann": {"accuracy": measured.qann_accuracy},
         "charge_schedule": list(snn.schedule.weights),
@@ -134,10 +140,14 @@ def demo(task: Task, folder: Path) -> Results:
 
 
 def quantise(task: Task, folder: Path) -> Results:
-    """Quantise, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done."""
+    """Quantise, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done.
+
+    The task's ``float_epochs`` do not matter: no epochs in full precision are run here.
+    """
+    task = dataclasses.replace(task, float_epochs=0)
     task.check()
     check_folder(folder)
-    data = load_data(task.data, progress=task.progress)
+    data = load_data(task.data, task.size, progress=task.progress)
     network, normalise = _start(task, data)
     qann = _quantised(task, data, network, normalise)
     history = _train(task, data, qann, normalise, task.epochs, folder, f"{task.bits}-bit quantised")
@@ -151,16 +161,27 @@ def convert(
     where = _prepare(device, seed)
     if folder.resolve() == checkpoint.resolve():
         raise InvalidArgument(f"the spiking network would replace the quantised one in {folder}: name another folder")
+    if checkpoint.resolve() in folder.resolve().parents:
+        raise InvalidArgument(
+            f"{folder} lies inside the checkpoint {checkpoint}, which is to stay: name another folder"
+        )
     check_folder(folder)
     loaded = _of_kind("qann", checkpoint, "convert takes a quantised one")
     snn = to_spiking(loaded.network.to(where), charge_steps)
-    save(snn, folder, **loaded.about)
+    save(snn, folder, loaded.about)
     layers = {path: neuron.highest for path, neuron in snn.neurons()}
     return {**loaded.about, "charge_schedule": list(snn.schedule.weights), "highest_level": layers}
 
 
 def simulate(
-    checkpoint: Path, data: str, steps: int, qann: Path | None, device: str, progress: bool, seed: int = 0
+    checkpoint: Path,
+    data: str,
+    steps: int,
+    qann: Path | None,
+    device: str,
+    progress: bool,
+    seed: int = 0,
+    size: int | None = None,
 ) -> Results:
     """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given."""
     where = _prepare(device, seed)
@@ -169,7 +190,7 @@ def simulate(
     assert isinstance(snn, SpikingNetwork)
     snn.schedule.over(steps)
     beside = None if qann is None else _of_kind("qann", qann, "--qann takes a quantised one").network.to(where)
-    dataset = load_data(data, progress=progress)
+    dataset = load_data(data, size, progress=progress)
     for network, source in ((snn, checkpoint), (beside, qann)):
         if network is not None:
             check_fit(network, dataset.test, dataset.normalise, len(dataset.classes), f"the network in {source}")
@@ -183,7 +204,7 @@ def simulate(
 
 def _prepare(device: str, seed: int) -> torch.device:
     """The device, with the seed set: nothing in these jobs is random, but a network's operator might be."""
-    Training(0, 1.0, seed=seed)
+    check_seed(seed)
     torch.manual_seed(seed)
     return device_of(device)
 
@@ -232,7 +253,7 @@ def _train(
 
     def keep(_: object) -> None:
         graph = network if isinstance(network, fx.GraphModule) else trace(network, normalise(data.train.images[:2]))
-        save(graph, folder, **_about(task, data))
+        save(graph, folder, _about(task, data))
 
     if not epochs:
         keep(None)
@@ -250,7 +271,7 @@ def _about(task: Task, data: Dataset) -> Results:
     return {
         "model": task.model,
         "data": data.name,
-        "images": len(data.test),
+        "size": task.size,
         "weights": Path(task.weights).name if task.weights else None,
         "bits": task.bits,
         "output": task.output,

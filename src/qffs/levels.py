@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from qffs.errors import InvalidArgument
 
+MAX_STEPS = 2**20
+"""More steps than anybody waits for: a schedule and a run take memory for each."""
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -60,6 +63,8 @@ class Schedule:
         """Weight ``1 / steps`` at each of the first ``steps`` steps."""
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise InvalidArgument(f"charge steps must be a whole number of at least 1, not {steps!r}")
+        if steps > MAX_STEPS:
+            raise InvalidArgument(f"there can be at most {MAX_STEPS:,} charge steps")
         return cls((1 / steps,) * steps)
 
     @classmethod
@@ -68,8 +73,10 @@ class Schedule:
         if isinstance(charge_steps, int):
             return cls.uniform(charge_steps)
         try:
+            if isinstance(charge_steps, str | bytes):
+                raise TypeError("a text is no sequence of weights")
             weights = tuple(float(weight) for weight in charge_steps)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidArgument(f"charge steps must be a number of steps or weights, not {charge_steps!r}") from error
         return cls(weights)
 
@@ -79,11 +86,13 @@ class Schedule:
         return len(self.weights)
 
     def over(self, steps: int) -> tuple[float, ...]:
-        """The weights of a run of ``steps`` steps, zero after step D; raises `InvalidArgument` if steps < D."""
+        """The weights of a run of ``steps`` steps, zero after step D; `InvalidArgument` if steps < D or > 2^20."""
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < self.steps:
             raise InvalidArgument(
                 f"a run needs at least as many steps as the {self.steps} charge steps of its schedule, not {steps!r}"
             )
+        if steps > MAX_STEPS:
+            raise InvalidArgument(f"a run can have at most {MAX_STEPS:,} steps")
         return self.weights + (0.0,) * (steps - self.steps)
 
 
@@ -102,5 +111,9 @@ class FiringRule:
     precharge: float | None = None
 
     def __post_init__(self) -> None:
-        if self.precharge is not None and not math.isfinite(self.precharge):
-            raise InvalidArgument(f"the pre-charge must be a finite number, not {self.precharge}")
+        try:
+            finite = self.precharge is None or math.isfinite(self.precharge)
+        except (TypeError, OverflowError):
+            finite = False
+        if not finite:
+            raise InvalidArgument(f"the pre-charge must be a finite number, not {self.precharge!r}")

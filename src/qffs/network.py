@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged
+from qffs.errors import Diverged, InvalidArgument
 from qffs.functional.fire import NeuronState
 from qffs.graph.rules import Kind, annotate
 from qffs.levels import Schedule
@@ -31,15 +31,11 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         self.graph = graph
         self.schedule = schedule
-        self._annotate()
-
-    def _annotate(self) -> None:
-        for _ in annotate(self.graph):
-            pass
+        annotate(graph)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._annotate()  # a pickled graph forgets what its nodes are
+        annotate(self.graph)  # a pickled graph forgets what its nodes are
 
     def forward(self, *inputs: Tensor, steps: int) -> Any:
         """The accumulated read-out ``[T, B, ...]`` (in the network's own nesting where it has several outputs)."""
@@ -59,10 +55,13 @@ class SpikingNetwork(nn.Module):
         steps: T, at least the schedule's D; None goes on until no neuron fires any more, or for ``longest`` steps;
         chunk: how many steps every layer is advanced by before the next layer (T by default; 1 is step-wise
         simulation and needs the least memory); observer: see `Observer`.
-        Raises `InvalidArgument` where T < D and `Diverged` where the input is not finite.
+        Raises `InvalidArgument` where T < D or the inputs do not fit, and `Diverged` where the input is not finite.
         """
         charge = self.schedule.over(longest if steps is None else steps)
-        chunk = chunk or (self.schedule.steps if steps is None else steps)
+        if chunk is None:
+            chunk = self.schedule.steps if steps is None else len(charge)
+        if not isinstance(chunk, int) or chunk < 1:
+            raise InvalidArgument(f"chunk must be a whole number of steps, at least 1, not {chunk!r}")
         state = self.begin(*inputs)
         parts = []
         for start in range(0, len(charge), chunk):
@@ -73,7 +72,16 @@ class SpikingNetwork(nn.Module):
         return fx.node.map_aggregate(_zip(parts), _accumulated), state
 
     def begin(self, *inputs: Tensor) -> State:
-        """The state before the first step; raises `Diverged` where an input holds NaN or infinity."""
+        """The state before the first step.
+
+        Raises `InvalidArgument` unless there is one tensor an input, all with the same batch in dimension 0, and
+        `Diverged` where one holds NaN or infinity.
+        """
+        expected = len(self.graph.graph.find_nodes(op="placeholder"))
+        if len(inputs) != expected or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
+            raise InvalidArgument(f"the network takes {expected} tensors with a batch in dimension 0, one an input")
+        if len({len(x) for x in inputs}) != 1:
+            raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
         if not all(bool(torch.isfinite(x).all()) for x in inputs):
             raise Diverged("the input holds NaN or infinity")
         return State(inputs)

@@ -50,7 +50,7 @@ class State:
     @property
     def begun(self) -> bool:
         """Whether the first step has been taken, so that the constant parts are known."""
-        return bool(self.constants)
+        return bool(self.nodes or self.constants)
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ class _Walk:
                 case Kind.SPIKING:
                     pair = Pair(None, self._spiking(node))
                 case Kind.DIFFERENCED:
-                    pair = Pair(None, self._differenced(node))
-                case Kind.SUM | Kind.LINEAR:
+                    pair = self._differenced(node)
+                case Kind.SUM | Kind.JOIN | Kind.LINEAR:
                     pair = self._linear(node)
                 case kind:
                     raise AssertionError(f"{node} is {kind}, which no network to simulate holds")
@@ -126,12 +126,30 @@ class _Walk:
     def _part(self, node: fx.Node, part: int) -> Any:
         read = signals(node)
         present = [n for n in read if self.values[n][part] is not None]
-        adds = node.meta["kind"] is Kind.SUM
-        if not present and not (adds and part == 0 and len(read) == 1):  # no signal, and no constant to add either
+        if not present and not (part == 0 and self._has_constants(node)):
             return None
-        if adds and part == 1 and present == [node.args[0]]:
-            return self.values[present[0]].increments  # nothing else is added to this part
+        if part == 1 and node.meta["kind"] is Kind.SUM and self._adds_nothing(node, present):
+            return self.values[present[0]].increments
         return self._call(node, part)
+
+    def _has_constants(self, node: fx.Node) -> bool:
+        """Whether a sum or a join has a tensor among its arguments that is no signal."""
+        return node.meta["kind"] in {Kind.SUM, Kind.JOIN} and any(
+            isinstance(self.values[n].constant, Tensor) for n in node.all_input_nodes if not n.meta["signal"]
+        )
+
+    def _adds_nothing(self, node: fx.Node, present: list[fx.Node]) -> bool:
+        """Whether a sum's increments are those of its first operand as they are, not even broadcast."""
+        if present != [node.args[0]]:
+            return False
+        shape = self.values[present[0]].increments.shape
+        others = [n for n in node.all_input_nodes if n is not present[0]]
+        return all(torch.broadcast_shapes(shape, self._call_shape(other)) == shape for other in others)
+
+    def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
+        """The shape a value without increments has beside increments."""
+        constant = self.values[read].constant
+        return (1, *constant.shape[1:]) if read.meta["signal"] else tuple(constant.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
         neuron = self.network.get_submodule(str(node.target))
@@ -145,39 +163,38 @@ class _Walk:
         if self.observer is not None:
             self.observer(str(node.target), spikes, after)
         sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
-        return sent.to(self._dtype).flatten(0, 1)
+        return sent.to(neuron.threshold.dtype).flatten(0, 1)
 
-    def _differenced(self, node: fx.Node) -> Tensor:
+    def _differenced(self, node: fx.Node) -> Pair:
+        """``g(X_t) - g(X_{t-1})``; of constants alone g is a constant itself, computed once."""
         read = list(dict.fromkeys(signals(node)))
         arrived = [self._arrived(n) for n in read]
-        state = self.state.nodes.get(node.name)
-        if state is None:
-            wide = accumulation_dtype(self._dtype)
-            state = DifferenceState(tuple(self._at_rest(*parts).to(wide) for parts in arrived), None)
-        assert isinstance(state, DifferenceState)
 
         def g(*tensors: Tensor) -> Tensor:
             replaced = dict(zip(read, tensors, strict=True))
             return self._apply(node, lambda n: replaced[n] if n in replaced else self.values[n].increments)  # type: ignore[no-any-return]
 
+        if all(increments is None for _, increments in arrived):
+            constants = [part for part, _ in arrived if part is not None]
+            constant = self.state.constants.get(node.name) if self.state.begun else g(*constants)
+            return Pair(constant, None)
+        state = self.state.nodes.get(node.name)
+        if state is None:
+            state = DifferenceState(tuple(_wide(self._at_rest(*parts)) for parts in arrived), None)
+        assert isinstance(state, DifferenceState)
         increments, self.next.nodes[node.name] = difference(g, state, arrived, self.charge)
-        return increments.flatten(0, 1)
+        return Pair(None, increments.flatten(0, 1))
 
     def _read_out(self, node: fx.Node) -> Tensor:
         constant, increments = self._arrived(node)
-        wide = accumulation_dtype(self._dtype)
-        like = self._at_rest(constant, increments).to(wide)
-        total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else increments.to(wide)
+        like = _wide(self._at_rest(constant, increments))
+        total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else _wide(increments)
         if constant is None:
             return total
-        weights = torch.tensor(self.charge, dtype=wide, device=like.device).view(-1, *(1,) * like.dim())
+        weights = torch.tensor(self.charge, dtype=like.dtype, device=like.device).view(-1, *(1,) * like.dim())
         return total + weights * constant
 
     # --- arguments --------------------------------------------------------------------------------------------------
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.state.inputs[0].dtype
 
     def _arrived(self, node: fx.Node) -> tuple[Tensor | None, Tensor | None]:
         """The parts of a signal, increments unfolded to ``[T, B, ...]``."""
@@ -193,19 +210,18 @@ class _Walk:
 
     def _call(self, node: fx.Node, part: int) -> Any:
         """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
-        adds = node.meta["kind"] is Kind.SUM
-        # A constant part may be that of a single image. Whoever joins signals or reads shapes needs the whole batch.
-        whole = part == 0 and not adds and (len(signals(node)) > 1 or any(map(_is_shape, node.all_input_nodes)))
+        kind, read = node.meta["kind"], signals(node)
+        # A constant part may be that of a single image, which a sum broadcasts; who joins or shapes needs the batch.
+        shaped = kind is Kind.PLAIN or len(read) > 1 or any(map(_is_shape, node.all_input_nodes))
+        whole = part == 0 and kind is not Kind.SUM and (shaped or kind is Kind.JOIN)
 
         def argument(read: fx.Node) -> Any:
-            if adds and part == 1 and not read.meta["signal"]:
-                return 0  # a constant belongs to the constant part
             value = self.values[read][part]
-            if value is None:
-                value = self._zeros(read, part)
-            if whole and isinstance(value, Tensor) and read.meta["signal"]:
-                value = value.expand(self.batch, *value.shape[1:])
-            return value
+            if not read.meta["signal"]:
+                own = part == 1 and kind in {Kind.SUM, Kind.JOIN} and isinstance(value, Tensor)
+                return torch.zeros_like(value) if own else value  # a constant belongs to the constant part
+            value = self._zeros(read, part) if value is None else value
+            return value.expand(self.batch, *value.shape[1:]) if whole and isinstance(value, Tensor) else value
 
         return self._apply(node, argument)
 
@@ -225,6 +241,10 @@ class _Walk:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(accumulation_dtype(tensor.dtype))
 
 
 def _is_shape(node: fx.Node) -> bool:

@@ -39,10 +39,15 @@ class Training:
             raise InvalidArgument(f"epochs must be 0 or more, not {self.epochs}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise InvalidArgument(f"the learning rate must be a finite number above 0, not {self.learning_rate}")
-        if self.batch_size < 1:
-            raise InvalidArgument(f"the batch size must be 1 or more, not {self.batch_size}")
-        if not 0 <= self.seed < 2**63:
-            raise InvalidArgument(f"the seed must be from 0 to 2^63 - 1, not {self.seed}")
+        if not 1 <= self.batch_size < 2**31:
+            raise InvalidArgument(f"the batch size must be from 1 to 2^31 - 1, not {self.batch_size}")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise `InvalidArgument` on a seed that no generator of random numbers takes."""
+    if not 0 <= seed < 2**63:
+        raise InvalidArgument(f"the seed must be from 0 to 2^63 - 1, not {seed}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from qffs.graph.trace import trace
 
 def folded(model: nn.Module, x: Tensor) -> fx.GraphModule:
     traced = trace(model, x)
-    list(annotate(traced))
+    annotate(traced)
     fold(traced)
     return traced
 

@@ -29,7 +29,7 @@ def test_kinds() -> None:
     found = kinds(forward, torch.zeros(2, 3, 4, 4))
     expected = {
         "x": Kind.INPUT, "ReLU": Kind.SPIKING, "mul": Kind.LINEAR, "add": Kind.SUM, "pad": Kind.LINEAR,
-        "max_pool2d": Kind.DIFFERENCED, "cat": Kind.LINEAR, "neg": Kind.LINEAR, "getattr": Kind.PLAIN,
+        "max_pool2d": Kind.DIFFERENCED, "cat": Kind.JOIN, "neg": Kind.LINEAR, "getattr": Kind.PLAIN,
         "getitem": Kind.PLAIN, ".size": Kind.PLAIN, ".view": Kind.LINEAR, ".mean": Kind.LINEAR,
         "truediv": Kind.LINEAR, "output": Kind.OUTPUT,
     }  # fmt: skip

@@ -113,7 +113,7 @@ def _decode_all(
                 raise DataError(f"{found}, but CIFAR-10 images are 32 x 32: for other images use images:PATH")
             raise DataError(
                 f"{found}, but {archive.prefix}{files[0]} is {width} x {height}: "
-                "give size= to resize and crop all images to one size"
+                "give a size (--size) to resize and crop all images to one size"
             )
         out[index] = image.transpose(2, 0, 1)
 

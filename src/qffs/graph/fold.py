@@ -27,8 +27,9 @@ def fold(network: fx.GraphModule) -> None:
     called more than once is folded into a copy for each call. Last, every bias becomes a sum of its own, so that
     the schedule can charge it.
     """
+    _name_constants(network)
     for node in list(network.graph.nodes):
-        if node.meta["kind"] is not Kind.FOLDED:
+        if node.meta.get("kind") is not Kind.FOLDED:
             continue
         module = network.get_submodule(node.target)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -37,7 +38,6 @@ def fold(network: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
     _split_biases(network)
-    _name_numbers(network)
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
@@ -134,13 +134,20 @@ def _split_biases(network: fx.GraphModule) -> None:
             assert attribute.op == "get_attr"
 
 
-def _name_numbers(network: fx.GraphModule) -> None:
-    """Numbers in sums become buffers, so that a sum has nothing but nodes to add."""
+def _name_constants(network: fx.GraphModule) -> None:
+    """What the code reads of a module's tensors, and numbers in sums, become buffers of their own.
+
+    So folding may change every module, and a sum has nothing but nodes to add.
+    """
     for node in list(network.graph.nodes):
-        if node.meta.get("kind") is Kind.SUM:
+        if node.op == "get_attr":
+            value = operator.attrgetter(node.target)(network).detach().clone()
+            node.target = free_path(network, f"{node.name}_constant")
+            network.register_buffer(node.target, value)
+        elif node.meta["kind"] is Kind.SUM:
             for position, argument in enumerate(node.args):
                 if isinstance(argument, (int, float)):
                     path = free_path(network, f"{node.name}_constant")
-                    network.register_buffer(path, torch.tensor(float(argument)))
+                    network.register_buffer(path, torch.tensor(argument, dtype=torch.float64))
                     with network.graph.inserting_before(node):
                         node.update_arg(position, network.graph.get_attr(path))

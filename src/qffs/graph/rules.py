@@ -12,7 +12,6 @@ or it is folded into its neighbour before, or not a signal at all (shapes, const
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -32,6 +31,7 @@ class Kind(StrEnum):
     PLAIN = "plain"
     LINEAR = "linear"
     SUM = "sum"
+    JOIN = "join"
     SPIKING = "spiking"
     DIFFERENCED = "differenced"
     FOLDED = "folded"
@@ -49,6 +49,7 @@ class Rule:
 
 LINEAR = Rule(Kind.LINEAR, "applied to every increment")
 SUM = Rule(Kind.SUM, "increments are added, constants are charged with the input")
+JOIN = Rule(Kind.JOIN, "increments are joined, constants are charged with the input")
 SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron")
 QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
@@ -79,7 +80,8 @@ FUNCTIONS: dict[Any, Rule] = {
     **dict.fromkeys((operator.add, torch.add, operator.sub, torch.sub), SUM),
     **dict.fromkeys((operator.mul, torch.mul, operator.truediv, torch.div, operator.neg, torch.neg), LINEAR),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze), LINEAR),
-    **dict.fromkeys((torch.unsqueeze, torch.cat, torch.concat, torch.stack, operator.getitem), LINEAR),
+    **dict.fromkeys((torch.cat, torch.concat, torch.stack), JOIN),
+    **dict.fromkeys((torch.unsqueeze, operator.getitem), LINEAR),
     **dict.fromkeys((torch.mean, torch.sum, torch.split, torch.chunk, F.pad), LINEAR),
     **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), LINEAR),
     **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), LINEAR),
@@ -147,12 +149,31 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
     if node.op == "placeholder":
         return Rule(Kind.INPUT, "analog, charged by the schedule")
     if node.op == "output":
-        return Rule(Kind.OUTPUT, "read out at every step")
+        return _decide_output(node)
     read = signals(node)
     if not read:
         return PLAIN
     reason = _exception(node, root, read)
     return Rule(Kind.REFUSED, reason) if reason else _lookup(node, root)
+
+
+def _decide_output(node: fx.Node) -> Rule:
+    leaves: list[Any] = []
+
+    def visit(argument: Any) -> None:
+        if isinstance(argument, (list, tuple)):
+            for each in argument:
+                visit(each)
+        elif isinstance(argument, dict):
+            visit(list(argument.values()))
+        else:
+            leaves.append(argument)
+
+    visit(node.args[0])
+    for leaf in leaves:
+        if not isinstance(leaf, fx.Node) or not leaf.meta["signal"] or leaf.meta.get("shape", ()) is None:
+            return Rule(Kind.REFUSED, f"the network returns {leaf}, which is no tensor computed from the input")
+    return Rule(Kind.OUTPUT, "read out at every step")
 
 
 def _exception(node: fx.Node, root: nn.Module, read: list[fx.Node]) -> str | None:
@@ -163,6 +184,8 @@ def _exception(node: fx.Node, root: nn.Module, read: list[fx.Node]) -> str | Non
         return "a product of two signals has no rule yet"
     if node.target in QUOTIENTS and (len(read) > 1 or node.args[0] not in read):
         return "a quotient with a signal below has no rule yet"
+    if node.kwargs.get("rounding_mode") is not None:
+        return "a rounded quotient is not linear"
     if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
         return "only padding with zeros has a rule"
     if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0}:
@@ -184,13 +207,15 @@ def _option(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
 
 
-def annotate(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, Rule]]:
-    """Decide every node in order, yield each with its rule, and set ``meta["kind"]`` and ``meta["signal"]``.
+def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
+    """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
 
     A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time.
     """
+    decided = []
     for node in traced.graph.nodes:
         rule = _decide(node, traced)
         node.meta["kind"] = rule.kind
         node.meta["signal"] = rule.kind is not Kind.PLAIN
-        yield node, rule
+        decided.append((node, rule))
+    return decided

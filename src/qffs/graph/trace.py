@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import operator
+import inspect
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -15,34 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
+from qffs.graph.check import check
 from qffs.nn.modes import evaluating
 
 Example = Tensor | tuple[Tensor, ...]
 
-PLAIN: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    "add_": "add",
-    "sub_": "sub",
-    "mul_": "mul",
-    "div_": "div",
-    "relu_": "relu",
-    "clamp_": "clamp",
+IN_PLACE: dict[Any, Any] = {
+    **{name + "_": name for name in ("add", "sub", "mul", "div", "neg", "relu", "clamp")},
     F.relu_: F.relu,
     torch.relu_: torch.relu,
 }
-"""In-place forms and the plain form each becomes: a graph's edges are read more than once."""
-
-_VIEW_NAMES = (
-    *("chunk", "contiguous", "expand", "flatten", "narrow", "permute", "reshape", "split", "squeeze", "transpose"),
-    *("unbind", "unflatten", "unsqueeze", "view"),
-)
-VIEWS: frozenset[Any] = frozenset(
-    [getattr, operator.getitem, *(getattr(torch, name) for name in _VIEW_NAMES if hasattr(torch, name)), *_VIEW_NAMES]
-)
-"""Operators whose result may be another name for their argument's memory."""
+"""In-place forms and the plain form each becomes: an edge of a graph may be read more than once."""
 
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 
@@ -50,59 +33,103 @@ RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     """The graph of ``model`` in eval mode, with the model's own (copied) modules and state-dict keys.
 
-    example: a batch (or a tuple of batches, one an input) of the shape and type the network takes.
-    Each node's ``meta["shape"]`` is the shape of what it returns on the example. Every call of a ReLU, whatever
-    its form, becomes a call of an `nn.ReLU` of its own; functional dropout becomes a module, so that it still
+    example: a batch (or a tuple of batches, one an input) of the shape and type the network takes, the batch in
+    dimension 0. Each node's ``meta["shape"]`` is the shape of what it returns on the example. Every call of a ReLU,
+    whatever its form, becomes a call of an `nn.ReLU` of its own; functional dropout becomes a module, so that it still
     follows train and eval mode. ``model`` itself is not touched. Raises `NotTraceable` where the model's Python
-    code depends on the data, `InvalidArgument` where it cannot run on the example.
+    code depends on the data or its graph computes something else, `InvalidArgument` where it cannot run on the
+    example, `NotConvertible` where an image's result depends on its batch.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    if not all(isinstance(x, Tensor) for x in inputs):
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(f"the model must be a torch.nn.Module, not a {type(model).__name__}")
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise InvalidArgument("example must be a tensor, or a tuple of tensors, one for each input of the network")
+    _refuse_hooks(model)
     model = copy.deepcopy(model)
     training = {path: module.training for path, module in model.named_modules()}
     with evaluating(model):
-        traced = fx.GraphModule(model, _symbolic(model))
-        for node in traced.graph.nodes:
-            node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
+        traced = fx.GraphModule(model, _symbolic(model, len(inputs)))
+        _keep_unused(traced, model)
         _make_plain(traced)
         _own_activations(traced)
         traced.graph.lint()
         traced.recompile()
         traced.eval()
-        _record_shapes(traced, inputs)
+        check(traced, model, inputs)
     for path, module in traced.named_modules():
         module.training = training.get(path, model.training)
     return traced
 
 
-def _symbolic(model: nn.Module) -> fx.Graph:
+def _refuse_hooks(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise NotConvertible(
+                f"this network cannot be converted: {path or 'the model'} has forward hooks, which a graph cannot "
+                "hold; remove them first (prune.remove, remove_weight_norm, hook.remove())"
+            )
+
+
+def _symbolic(model: nn.Module, inputs: int) -> fx.Graph:
+    name, parameters = type(model).__name__, list(inspect.signature(model.forward).parameters.values())
+    if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters[:inputs]):
+        raise NotTraceable(f"the inputs of {name} must have names: its forward takes any number of them")
+    missing = [p.name for p in parameters[inputs:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if missing or len(parameters) < inputs:
+        raise InvalidArgument(f"the example has {inputs} inputs, but {name} takes {[p.name for p in parameters]}")
+    defaults = {p.name: p.default for p in parameters[inputs:] if p.default is not p.empty}
     try:
-        return fx.Tracer().trace(model)
+        graph = fx.Tracer().trace(model, concrete_args=defaults or None)
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "torch" not in Path(f.filename).parts]
         last = frames[-1]
         raise NotTraceable(
-            f"{type(model).__name__} cannot be read as a static graph: {error} "
+            f"{name} cannot be read as a static graph: {error} "
             f"(in {last.name}, {Path(last.filename).name}, line {last.lineno}: {last.line})"
         ) from error
+    for node in graph.nodes:
+        node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
+    for node in list(graph.find_nodes(op="placeholder"))[inputs:]:
+        _erase(graph, node)  # an input with a default, which is now part of the graph
+    return graph
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a node and all that reads it: the assertions that an input has its default."""
+    for user in list(node.users):
+        _erase(graph, user)
+    graph.erase_node(node)
+
+
+def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Give the graph module also what its graph never reads, so that every key of the state dict is kept."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path and not _has(traced, path):
+            traced.add_submodule(path, module)
+    for path, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        parent, _, name = path.rpartition(".")
+        home = traced.get_submodule(parent)
+        if not hasattr(home, name):
+            home.register_parameter(name, tensor) if isinstance(tensor, nn.Parameter) else home.register_buffer(
+                name, tensor
+            )
 
 
 def _make_plain(traced: fx.GraphModule) -> None:
-    """In-place calls become plain ones; what later reads the changed value then reads the call's result."""
+    """Arguments by position; in-place calls become plain, and who reads the value later reads the call's result."""
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
+        named = dict(node.kwargs)
+        first = [
+            named.pop(name) for name in ("input", "other") if name in named and not (name == "other" and node.args)
+        ]
+        if node.op in {"call_function", "call_module"} and not node.args and first:
+            node.args, node.kwargs = tuple(first), named
         if not _in_place(node, traced):
             continue
         (changed, *_) = node.all_input_nodes
-        neighbours = [n for n in (*changed.users, *changed.all_input_nodes) if n is not node]
-        aliases = [n for n in neighbours if _may_share(n, changed, traced)]
-        if any(order[user] > order[node] for alias in aliases for user in alias.users):
-            raise NotConvertible(
-                f"this network cannot be converted: {node.target} at {owner(node) or node.name} changes a value in "
-                "place that is also read through a view; write the plain form instead"
-            )
-        node.target = PLAIN.get(node.target, node.target)
+        node.target = IN_PLACE.get(node.target, node.target)
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
         for user in list(changed.users):
             if order[user] > order[node]:
@@ -114,15 +141,7 @@ def _in_place(node: fx.Node, traced: nn.Module) -> bool:
         return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.op == "call_function" and (node.target in PLAIN or bool(node.kwargs.get("inplace")))
-
-
-def _may_share(node: fx.Node, with_: fx.Node, traced: nn.Module) -> bool:
-    """Whether one of two neighbours in the graph may be a view of the other's memory."""
-    call = node if with_ in node.all_input_nodes else with_
-    if call.op == "call_module":
-        return isinstance(traced.get_submodule(str(call.target)), (nn.Flatten, nn.Identity, nn.Dropout))
-    return call.op in {"call_function", "call_method"} and call.target in VIEWS
+    return node.op == "call_function" and (node.target in IN_PLACE or bool(node.kwargs.get("inplace")))
 
 
 def owner(node: fx.Node) -> str:
@@ -180,25 +199,3 @@ def _call(traced: fx.GraphModule, node: fx.Node, path: str, build: Callable[[], 
     traced.add_submodule(path, build())
     node.op, node.target = "call_module", path
     node.args, node.kwargs = (node.args[0] if node.args else node.kwargs["input"],), {}
-
-
-class _Shapes(fx.Interpreter):
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            result = super().run_node(n)
-        except Exception as error:
-            raise InvalidArgument(
-                f"the network does not run on an example of shape {self.shapes}: {error} (at {n.target})"
-            ) from error
-        n.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
-        return result
-
-    shapes: str = ""
-
-
-@torch.no_grad()
-def _record_shapes(traced: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    interpreter = _Shapes(traced)
-    interpreter.shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    interpreter.extra_traceback = False
-    interpreter.run(*inputs)

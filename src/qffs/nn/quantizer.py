@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qffs.errors import Diverged, NotCalibrated
+from qffs.errors import Diverged, InvalidArgument, NotCalibrated
 from qffs.functional import lsq
 from qffs.levels import Levels
 
@@ -29,6 +29,8 @@ class Quantizer(nn.Module):
     def __init__(self, highest: int, offset: float = lsq.NEAREST) -> None:
         super().__init__()
         self.highest = Levels(highest).highest
+        if not isinstance(offset, (int, float)) or not math.isfinite(offset):
+            raise InvalidArgument(f"the rounding offset must be a finite number, not {offset!r}")
         self.offset = float(offset)
         self.step_size = nn.Parameter(torch.full((), math.nan))
         self._ready = False  # caches `ready`, so that a GPU is not asked for the step size at every call
@@ -39,6 +41,10 @@ class Quantizer(nn.Module):
         if not self._ready:
             self._ready = bool(torch.isfinite(self.step_size))
         return self._ready
+
+    def forget(self) -> None:
+        """Look at the step size again when `ready` is asked for next."""
+        self._ready = False
 
     @torch.no_grad()
     def set_step_size(self, step_size: float) -> None:
@@ -75,4 +81,4 @@ class Quantizer(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._ready = False
+        self.forget()
