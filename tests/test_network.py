@@ -275,6 +275,7 @@ CORNERS = {
     "broadcast over a parameter": lambda s, x, R: s.b(F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.p),
     "flatten a broadcast sum": lambda s, x, R: R(F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.p).flatten(1),
     "numbers on both sides": lambda s, x, R: R(0.1 - R(s.a(x) + 0.1)) - 0.3,
+    "a number by name": lambda s, x, R: torch.sub(R(s.a(x)), other=0.5, alpha=2),
     "a bias read twice": lambda s, x, R: R(s.a(x)) + s.a.bias.view(1, -1, 1, 1),
     "a method of a parameter": lambda s, x, R: s.p.add(R(s.a(x))),
     "parameter times signal": lambda s, x, R: R(s.a(x)) * s.p - s.p,

@@ -120,12 +120,7 @@ def _make_plain(traced: fx.GraphModule) -> None:
     """Arguments by position; in-place calls become plain, and who reads the value later reads the call's result."""
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
-        named = dict(node.kwargs)
-        first = [
-            named.pop(name) for name in ("input", "other") if name in named and not (name == "other" and node.args)
-        ]
-        if node.op in {"call_function", "call_module"} and not node.args and first:
-            node.args, node.kwargs = tuple(first), named
+        _positional(node)
         if not _in_place(node, traced):
             continue
         (changed, *_) = node.all_input_nodes
@@ -134,6 +129,15 @@ def _make_plain(traced: fx.GraphModule) -> None:
         for user in list(changed.users):
             if order[user] > order[node]:
                 user.replace_input_with(changed, node)
+
+
+def _positional(node: fx.Node) -> None:
+    """Give a call its first operands by position, as every other pass reads them."""
+    operands, named = list(node.args), dict(node.kwargs)
+    for position, name in enumerate(("input", "other")):
+        if name in named and len(operands) == position:
+            operands.append(named.pop(name))
+    node.args, node.kwargs = tuple(operands), named
 
 
 def _in_place(node: fx.Node, traced: nn.Module) -> bool:
