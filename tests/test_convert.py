@@ -206,6 +206,15 @@ def test_every_operator_that_cannot_be_converted_is_named_with_its_place() -> No
     assert "BatchNorm1d at norm: batch norm without running statistics" in str(caught.value)
 
 
+def test_strict_refuses_what_sends_values() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.GELU())
+    x = torch.randn(4, 2)
+    qffs.quantize(model, example=x)
+    with pytest.raises(NotConvertible, match=r"GELU at 3: .* sends values, not single spikes"):
+        qffs.quantize(model, example=x, strict=True)
+    qffs.quantize(network(), example=images(), strict=True)  # max pooling sends single spikes
+
+
 def test_a_model_whose_code_depends_on_the_data() -> None:
     class Branches(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

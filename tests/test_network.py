@@ -195,6 +195,11 @@ def test_the_input_current_is_computed_once() -> None:
     snn.graph.stem.register_forward_hook(lambda module, arguments, result: calls.append(tuple(result.shape)))
     snn.run(x, steps=16, chunk=1)
     assert calls == [(4, 6, 8, 8)]
+    pooled = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(2, 3, 3), nn.ReLU()).double()
+    snn = qffs.to_spiking(calibrated(pooled, x))
+    snn.graph.get_submodule("1").register_forward_hook(lambda module, given, result: calls.append(tuple(result.shape)))
+    snn.run(x, steps=16, chunk=1)
+    assert calls[1:] == [(4, 3, 2, 2)]
 
 
 def test_negative_spikes_are_what_makes_it_exact() -> None:
@@ -264,6 +269,10 @@ class Corner(nn.Module):
         return self._forward(self, x, torch.relu)
 
 
+def attend(y: Tensor) -> Tensor:
+    return torch.softmax(y @ y.transpose(-1, -2), -1) @ y
+
+
 def twice(y: Tensor) -> Any:
     return y, {"again": y}
 
@@ -275,6 +284,12 @@ CORNERS = {
     "broadcast over a parameter": lambda s, x, R: s.b(F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.p),
     "flatten a broadcast sum": lambda s, x, R: R(F.adaptive_avg_pool2d(R(s.a(x)), 1) + s.p).flatten(1),
     "numbers on both sides": lambda s, x, R: R(0.1 - R(s.a(x) + 0.1)) - 0.3,
+    "a product of two signals": lambda s, x, R: s.b(
+        R(s.a(x)) * torch.sigmoid(s.b(R(s.a(x))).mean((2, 3), keepdim=True))
+    ),
+    "attention": lambda s, x, R: attend(R(s.a(x)).flatten(2)),
+    "a smooth activation": lambda s, x, R: R(s.b(F.gelu(s.a(x)))) + F.silu(s.b(R(s.a(x)))),
+    "layer norm": lambda s, x, R: R(F.layer_norm(s.b(R(s.a(x))), (8, 8)) + s.p),
     "a number by name": lambda s, x, R: torch.sub(R(s.a(x)), other=0.5, alpha=2),
     "a bias read twice": lambda s, x, R: R(s.a(x)) + s.a.bias.view(1, -1, 1, 1),
     "a method of a parameter": lambda s, x, R: s.p.add(R(s.a(x))),

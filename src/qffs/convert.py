@@ -41,14 +41,21 @@ def plan(model: nn.Module, example: Example) -> planning.Plan:
 
 
 def quantize(
-    model: nn.Module, bits: int = 2, output: int | str = "analog", *, example: Example, offset: float = OFFSET
+    model: nn.Module,
+    bits: int = 2,
+    output: int | str = "analog",
+    *,
+    example: Example,
+    offset: float = OFFSET,
+    strict: bool = False,
 ) -> fx.GraphModule:
     """A quantised copy of ``model`` (a QANN): an LSQ quantiser at every ReLU, everything else as it was.
 
     bits: b of the hidden activations, levels 0..2^b - 1; output: "analog", or the bits of a quantiser at the
     network's output, which then is spiking too; example: a batch of the shape and type the network takes (a tuple
     for several inputs); offset: ``floor(x / s + offset)`` in the quantiser, and the neuron's pre-charge in
-    thresholds; see `OFFSET` for the default.
+    thresholds; see `OFFSET` for the default; strict: refuse a network that has to send values instead of spikes
+    somewhere (after GELU, softmax, a product of two signals), which by default it does: differenced, and exact.
 
     Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantiser. Train it
     with any loop. It refuses to run in eval mode before it was calibrated (`qffs.calibrate`), trained or loaded.
@@ -69,7 +76,7 @@ def quantize(
     if isinstance(model, nn.Module) and _quantizers(model):
         raise InvalidArgument("this network is quantised already")
     traced = trace(model, example)
-    planning.plan(traced).check()
+    planning.plan(traced).check(strict)
     place_quantizers(traced, hidden, of_output, offset)
     traced.recompile()
     reference = next(model.parameters(), None)

@@ -70,9 +70,9 @@ def _options(module: nn.Module) -> Description:
 
 
 def _option_names(kind: type[nn.Module]) -> list[str]:
-    if kind is nn.Identity:  # takes any argument and keeps none
-        return []
-    return [name for name in inspect.signature(kind).parameters if name not in {"device", "dtype"}]
+    parameters = inspect.signature(kind).parameters.values()
+    any_number = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}  # taken and not kept, by Identity
+    return [p.name for p in parameters if p.kind not in any_number and p.name not in {"device", "dtype"}]
 
 
 def _node(node: fx.Node) -> Description:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from qffs.errors import NotConvertible, NothingToQuantize
-from qffs.graph.rules import Kind, annotate, label
+from qffs.graph.rules import NONLINEAR, Kind, annotate, label
 from qffs.graph.trace import owner
 
 
@@ -33,10 +33,14 @@ class Plan:
         """The calls that cannot be converted."""
         return tuple(row for row in self.rows if row.kind is Kind.REFUSED)
 
-    def check(self) -> None:
-        """Raise `NotConvertible` naming every refused call, or `NothingToQuantize` where there is no ReLU."""
-        if self.refused:
-            reasons = "; ".join(f"{row.operator} at {row.site}: {row.why}" for row in self.refused)
+    def check(self, strict: bool = False) -> None:
+        """Raise `NotConvertible` naming every refused call, or `NothingToQuantize` where there is no ReLU.
+
+        strict: refuse also what would send values instead of spikes, max pooling excepted.
+        """
+        refused = self.refused + (tuple(row for row in self.rows if row.why == NONLINEAR.why) if strict else ())
+        if refused:
+            reasons = "; ".join(f"{row.operator} at {row.site}: {row.why}" for row in refused)
             raise NotConvertible(f"this network cannot be converted: {reasons}")
         if not any(row.kind is Kind.SPIKING for row in self.rows):
             raise NothingToQuantize(

@@ -53,6 +53,7 @@ JOIN = Rule(Kind.JOIN, "increments are joined, constants are charged with the in
 SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron")
 QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
+NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes")
 FOLDED = Rule(Kind.FOLDED, "folded into its neighbour, or the identity, outside training")
 PLAIN = Rule(Kind.PLAIN, "a shape or a constant, the same at every step")
 
@@ -71,6 +72,9 @@ MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(_modules("Flatten", "Unflatten", "ZeroPad{}d", "PixelShuffle", "PixelUnshuffle"), LINEAR),
     **dict.fromkeys(_modules("BatchNorm{}d", "Dropout", "Dropout{}d", "Identity"), FOLDED),
     **dict.fromkeys(_modules("MaxPool{}d", "AdaptiveMaxPool{}d"), DIFFERENCED),
+    **dict.fromkeys(_modules("LeakyReLU", "PReLU", "ELU", "CELU", "SELU", "SiLU", "GELU", "Mish"), NONLINEAR),
+    **dict.fromkeys(_modules("Sigmoid", "Tanh", "Softplus", "Softsign", "Hardsigmoid", "Hardswish"), NONLINEAR),
+    **dict.fromkeys(_modules("Softmax", "LogSoftmax", "LayerNorm", "GroupNorm"), NONLINEAR),
     nn.ReLU: SPIKING,
     Quantizer: QUANTISED,
     Neuron: QUANTISED,
@@ -88,6 +92,11 @@ FUNCTIONS: dict[Any, Rule] = {
     **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), DIFFERENCED),
     **dict.fromkeys((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), DIFFERENCED),
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), DIFFERENCED),
+    **dict.fromkeys((torch.matmul, torch.bmm, operator.matmul), LINEAR),
+    **dict.fromkeys((F.leaky_relu, F.prelu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish), NONLINEAR),
+    **dict.fromkeys((torch.sigmoid, torch.tanh, F.softplus, F.softsign, F.hardsigmoid, F.hardswish), NONLINEAR),
+    **dict.fromkeys((torch.softmax, F.softmax, F.log_softmax, F.layer_norm, F.group_norm), NONLINEAR),
+    F.scaled_dot_product_attention: NONLINEAR,
     getattr: PLAIN,
 }
 
@@ -95,12 +104,13 @@ METHODS: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub"), SUM),
     **dict.fromkeys(("mul", "div", "neg", "mean", "sum", "chunk", "split"), LINEAR),
     **dict.fromkeys(("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze"), LINEAR),
-    **dict.fromkeys(("contiguous",), LINEAR),
+    **dict.fromkeys(("contiguous", "matmul", "bmm"), LINEAR),
+    **dict.fromkeys(("sigmoid", "tanh", "softmax", "log_softmax"), NONLINEAR),
     **dict.fromkeys(("size", "dim"), PLAIN),
 }
 
-PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul")
-"""Linear while one factor is a signal and the other is not."""
+PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul", torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm")
+"""Linear while one factor is a signal and the other is not; of two signals, differenced."""
 
 QUOTIENTS: tuple[Any, ...] = (operator.truediv, torch.div, "div")
 """Linear while the divisor is no signal."""
@@ -154,7 +164,9 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
     if not read:
         return PLAIN
     reason = _exception(node, root, read)
-    return Rule(Kind.REFUSED, reason) if reason else _lookup(node, root)
+    if reason:
+        return Rule(Kind.REFUSED, reason)
+    return NONLINEAR if node.target in PRODUCTS and len(read) > 1 else _lookup(node, root)
 
 
 def _decide_output(node: fx.Node) -> Rule:
@@ -180,10 +192,8 @@ def _exception(node: fx.Node, root: nn.Module, read: list[fx.Node]) -> str | Non
     """Why the arguments of this call take it out of the table's rule, if they do."""
     if node.op == "call_module":
         return _exceptional_module(root.get_submodule(str(node.target)))
-    if node.target in PRODUCTS and len(read) > 1:
-        return "a product of two signals has no rule yet"
     if node.target in QUOTIENTS and (len(read) > 1 or node.args[0] not in read):
-        return "a quotient with a signal below has no rule yet"
+        return "a quotient with a signal below is not finite before that signal has arrived"
     if node.kwargs.get("rounding_mode") is not None:
         return "a rounded quotient is not linear"
     if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
