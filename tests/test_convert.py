@@ -80,6 +80,16 @@ def test_a_relu_called_twice_becomes_two_quantisers() -> None:
     assert not any(isinstance(module, nn.ReLU) for module in qann.modules())
 
 
+def test_the_clip_of_a_relu_bounds_the_first_step_size() -> None:
+    x = 9 * torch.randn(64, 4, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU6(), nn.Linear(8, 8), nn.Hardtanh(0, 1), nn.Hardtanh()).double()
+    qann = calibrated(model, x, output="analog")
+    assert qann.get_submodule("1").step_size == 2.0
+    assert qann.get_submodule("3").step_size == 1 / 3
+    assert isinstance(qann.get_submodule("4"), nn.Hardtanh)
+    qffs.verify(qann, qffs.to_spiking(qann), x)
+
+
 def test_only_relu_positions_are_quantised() -> None:
     qann = calibrated(network(), images())
     assert sum(isinstance(module, Quantizer) for module in qann.modules()) == 4

@@ -41,6 +41,31 @@ def test_every_form_of_relu_becomes_its_own_module() -> None:
     torch.testing.assert_close(traced(x), model(x), rtol=0, atol=0)
 
 
+class Clipped(nn.Module):
+    """Every way to write a ReLU that is clipped from above, one of them shared; and clamps that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.six, self.two, self.tanh = nn.ReLU6(inplace=True), nn.Hardtanh(0, 2.0), nn.Hardtanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.six(x) + self.six(x - 1) + F.relu6(x) + self.two(x) + F.hardtanh(x, 0, 1.5) + x.clip(0, 3)
+        y = y + torch.clamp(x, min=0, max=2) + F.hardtanh(x, min_val=0.0, max_val=4)
+        return y + self.tanh(x) + F.hardtanh(x, -2, 2)
+
+
+def test_clipped_forms() -> None:
+    x = 4 * torch.randn(6, 20, dtype=torch.float64)
+    traced = trace(Clipped(), x)
+    torch.testing.assert_close(traced(x), Clipped()(x), rtol=0, atol=0)
+    called = [traced.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"]
+    assert [(type(m).__name__, m.min_val, m.max_val) for m in called] == [
+        *[("Hardtanh", 0.0, c) for c in (6.0, 6.0, 6.0, 2.0, 1.5, 3.0, 2.0, 4.0)],
+        ("Hardtanh", -1.0, 1.0),
+    ]
+    assert len(set(called)) == 9
+
+
 def test_what_reads_a_value_after_an_in_place_change_reads_the_change() -> None:
     class Aliased(nn.Module):
         def __init__(self) -> None:

@@ -69,10 +69,14 @@ def _options(module: nn.Module) -> Description:
     return {name: _encode(value) for name, value in values.items()}
 
 
+_NOT_KEPT = {"device", "dtype", "min_value", "max_value"}
+"""Options that a module has no attribute for; the last two are older names of others."""
+
+
 def _option_names(kind: type[nn.Module]) -> list[str]:
     parameters = inspect.signature(kind).parameters.values()
     any_number = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}  # taken and not kept, by Identity
-    return [p.name for p in parameters if p.kind not in any_number and p.name not in {"device", "dtype"}]
+    return [p.name for p in parameters if p.kind not in any_number and p.name not in _NOT_KEPT]
 
 
 def _node(node: fx.Node) -> Description:

@@ -11,20 +11,20 @@ from qffs.nn.quantizer import Quantizer
 
 
 def place_quantizers(traced: fx.GraphModule, hidden: Levels, output: Levels | None, offset: float) -> None:
-    """Replace every `nn.ReLU` of an annotated graph by a `Quantizer`, in place.
+    """Replace every ReLU of an annotated graph by a `Quantizer`, in place.
 
     With ``output`` levels, each output gets a quantiser of its own too; an output that is a ReLU's takes the output's
     levels instead of a second quantiser.
     """
     for node in traced.graph.nodes:
         if node.meta["kind"] is Kind.SPIKING:
-            traced.set_submodule(node.target, Quantizer(hidden.highest, offset))
+            traced.set_submodule(node.target, Quantizer(hidden.highest, offset, _clip(traced, node)))
     if output is None:
         return
     (end,) = traced.graph.find_nodes(op="output")
     for node in end.all_input_nodes:
         if node.meta["kind"] is Kind.SPIKING:
-            traced.set_submodule(str(node.target), Quantizer(output.highest, offset))
+            traced.set_submodule(str(node.target), Quantizer(output.highest, offset, _clip(traced, node)))
             continue
         path = free_path(traced, "output_quantizer")
         traced.add_submodule(path, Quantizer(output.highest, offset))
@@ -32,6 +32,12 @@ def place_quantizers(traced: fx.GraphModule, hidden: Levels, output: Levels | No
             quantised = traced.graph.call_module(path, (node,))
         quantised.meta["shape"] = node.meta.get("shape")
         end.replace_input_with(node, quantised)
+
+
+def _clip(traced: nn.Module, node: fx.Node) -> float | None:
+    """Where a ReLU, or the quantiser that has taken its place, is clipped from above."""
+    module = traced.get_submodule(str(node.target))
+    return module.clip if isinstance(module, Quantizer) else getattr(module, "max_val", None)
 
 
 def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:

@@ -51,6 +51,7 @@ LINEAR = Rule(Kind.LINEAR, "applied to every increment")
 SUM = Rule(Kind.SUM, "increments are added, constants are charged with the input")
 JOIN = Rule(Kind.JOIN, "increments are joined, constants are charged with the input")
 SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron")
+CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantiser whose levels at first end at the clip, then a neuron")
 QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
 NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes")
@@ -75,6 +76,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(_modules("LeakyReLU", "PReLU", "ELU", "CELU", "SELU", "SiLU", "GELU", "Mish"), NONLINEAR),
     **dict.fromkeys(_modules("Sigmoid", "Tanh", "Softplus", "Softsign", "Hardsigmoid", "Hardswish"), NONLINEAR),
     **dict.fromkeys(_modules("Softmax", "LogSoftmax", "LayerNorm", "GroupNorm"), NONLINEAR),
+    nn.Hardtanh: NONLINEAR,
     nn.ReLU: SPIKING,
     Quantizer: QUANTISED,
     Neuron: QUANTISED,
@@ -94,7 +96,9 @@ FUNCTIONS: dict[Any, Rule] = {
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), DIFFERENCED),
     **dict.fromkeys((torch.matmul, torch.bmm, operator.matmul), LINEAR),
     **dict.fromkeys((F.leaky_relu, F.prelu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish), NONLINEAR),
-    **dict.fromkeys((torch.sigmoid, torch.tanh, F.softplus, F.softsign, F.hardsigmoid, F.hardswish), NONLINEAR),
+    **dict.fromkeys(
+        (torch.sigmoid, torch.tanh, F.softplus, F.softsign, F.hardsigmoid, F.hardswish, F.hardtanh), NONLINEAR
+    ),
     **dict.fromkeys((torch.softmax, F.softmax, F.log_softmax, F.layer_norm, F.group_norm), NONLINEAR),
     F.scaled_dot_product_attention: NONLINEAR,
     getattr: PLAIN,
@@ -166,6 +170,8 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
     reason = _exception(node, root, read)
     if reason:
         return Rule(Kind.REFUSED, reason)
+    if node.op == "call_module" and getattr(root.get_submodule(str(node.target)), "min_val", None) == 0:
+        return CLIPPED
     return NONLINEAR if node.target in PRODUCTS and len(read) > 1 else _lookup(node, root)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import traceback
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,14 @@ from qffs.nn.modes import evaluating
 Example = Tensor | tuple[Tensor, ...]
 
 IN_PLACE: dict[Any, Any] = {
-    **{name + "_": name for name in ("add", "sub", "mul", "div", "neg", "relu", "clamp")},
+    **{name + "_": name for name in ("add", "sub", "mul", "div", "neg", "relu", "clamp", "clip")},
     F.relu_: F.relu,
     torch.relu_: torch.relu,
 }
 """In-place forms and the plain form each becomes: an edge of a graph may be read more than once."""
 
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
+CLAMP_CALLS: tuple[Any, ...] = (torch.clamp, torch.clip, "clamp", "clip", F.hardtanh)
 
 
 def trace(model: nn.Module, example: Example) -> fx.GraphModule:
@@ -171,35 +170,47 @@ def _has(module: nn.Module, path: str) -> bool:
         return False
 
 
-def _is_relu(node: fx.Node) -> bool:
-    if node.target not in RELU_CALLS and node.target not in {torch.clamp, "clamp"}:
-        return False
+def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
+    """The ReLU that a call is, clipped from above or not, as a module of its own; None where it is something else."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        clipped = isinstance(module, nn.Hardtanh) and module.min_val == 0
+        return nn.Hardtanh(0.0, module.max_val) if clipped else nn.ReLU() if type(module) is nn.ReLU else None
+    if node.op not in {"call_function", "call_method"}:
+        return None
     if node.target in RELU_CALLS:
-        return True
-    limits = {**dict(zip(("min", "max"), node.args[1:], strict=False)), **node.kwargs}
-    return bool(limits.get("min") == 0) and limits.get("max") is None
+        return nn.ReLU()
+    if node.target is F.relu6:
+        return nn.Hardtanh(0.0, 6.0)
+    if node.target not in CLAMP_CALLS:
+        return None
+    given = [*node.args[1:3], None, None]
+    low = node.kwargs.get("min", node.kwargs.get("min_val", given[0]))
+    high = node.kwargs.get("max", node.kwargs.get("max_val", given[1]))
+    if isinstance(low, (int, float)) and low == 0 and (high is None or (isinstance(high, (int, float)) and high > 0)):
+        return nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
+    return None
 
 
 def _own_activations(traced: fx.GraphModule) -> None:
+    """Every call of a ReLU or of functional dropout becomes a call of a module of its own."""
     seen: set[str] = set()
     for node in list(traced.graph.nodes):
         prefix = f"{owner(node)}." if owner(node) else ""
-        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), nn.ReLU):
-            if node.target in seen:
-                _call(traced, node, str(node.target), nn.ReLU)
-            else:
-                traced.set_submodule(str(node.target), nn.ReLU())  # never in place: edges are read more than once
+        relu = _relu(node, traced)
+        if relu is not None and node.op == "call_module" and node.target not in seen:
+            traced.set_submodule(str(node.target), relu)  # a new one: never in place, edges are read more than once
             seen.add(str(node.target))
-        elif node.op in {"call_function", "call_method"} and _is_relu(node):
-            _call(traced, node, prefix + "relu", nn.ReLU)
+        elif relu is not None:
+            _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
         elif node.op == "call_function" and node.target is F.dropout:
             probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            _call(traced, node, prefix + "dropout", partial(nn.Dropout, probability))
+            _call(traced, node, prefix + "dropout", nn.Dropout(probability))
 
 
-def _call(traced: fx.GraphModule, node: fx.Node, path: str, build: Callable[[], nn.Module]) -> None:
-    """Make ``node`` a call of a new module, ``build()``, on its first argument."""
+def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
+    """Make ``node`` a call of ``module``, new at a path like this one, on its first argument."""
     path = free_path(traced, path)
-    traced.add_submodule(path, build())
+    traced.add_submodule(path, module)
     node.op, node.target = "call_module", path
     node.args, node.kwargs = (node.args[0] if node.args else node.kwargs["input"],), {}

@@ -17,7 +17,8 @@ class Quantizer(nn.Module):
     """The LSQ activation quantiser ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, where a network had a ReLU.
 
     ``step_size`` s is a scalar parameter, NaN until it is set: by `qffs.calibrate`, by the first batch in train
-    mode (LSQ's first step size), or by loading. In eval mode an unset quantiser raises `NotCalibrated`.
+    mode (LSQ's first step size), or by loading. ``clip`` is where the ReLU was clipped from above, if it was: the first
+    step size is such that the highest level lies no higher. In eval mode an unset quantiser raises `NotCalibrated`.
     See `qffs.functional.lsq.quantize` for equation and gradients.
 
     >>> quantizer = Quantizer(highest=3)
@@ -26,12 +27,13 @@ class Quantizer(nn.Module):
     tensor([[0.0000, 0.5000, 1.0000, 1.5000]])
     """
 
-    def __init__(self, highest: int, offset: float = lsq.NEAREST) -> None:
+    def __init__(self, highest: int, offset: float = lsq.NEAREST, clip: float | None = None) -> None:
         super().__init__()
         self.highest = Levels(highest).highest
         if not isinstance(offset, (int, float)) or not math.isfinite(offset):
             raise InvalidArgument(f"the rounding offset must be a finite number, not {offset!r}")
         self.offset = float(offset)
+        self.clip = None if clip is None else float(clip)
         self.step_size = nn.Parameter(torch.full((), math.nan))
         self._ready = False  # caches `ready`, so that a GPU is not asked for the step size at every call
 
@@ -58,7 +60,8 @@ class Quantizer(nn.Module):
         """LSQ's first step size from the mean magnitude of the activations; 1 where all of them are zero."""
         if not math.isfinite(mean_magnitude):
             raise Diverged("NaN or infinity reached a quantiser: check the data and the weights")
-        self.set_step_size(lsq.first_step_size(mean_magnitude, self.highest) or 1.0)
+        first = lsq.first_step_size(mean_magnitude, self.highest) or 1.0
+        self.set_step_size(first if self.clip is None else min(first, self.clip / self.highest))
 
     def forward(self, x: Tensor) -> Tensor:
         """The quantised activations, in the shape, type and units of x."""
@@ -77,7 +80,7 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows between the parentheses."""
-        return f"highest={self.highest}, offset={self.offset}"
+        return f"highest={self.highest}, offset={self.offset}, clip={self.clip}"
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
