@@ -44,6 +44,9 @@ def test_bad_input() -> None:
     qann = qffs.quantize(network(), example=images())
     with pytest.raises(InvalidArgument, match="at least one batch"):
         qffs.calibrate(qann, [])
+    with pytest.raises(InvalidArgument, match="give a list"):
+        qffs.calibrate(qann, images())
+    qffs.calibrate(qann, [[images()]])  # what PyTorch's loaders give of inputs alone
     with pytest.raises(InvalidArgument, match="no quantiser"):
         qffs.calibrate(network(), [images()])
     with pytest.raises(Diverged, match="NaN or infinity"):

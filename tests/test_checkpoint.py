@@ -512,3 +512,10 @@ def test_only_the_counter_of_batches_may_be_missing() -> None:
     load_weights(network, tensors, "w")
     assert all(torch.equal(network.state_dict()[name], tensors[name]) for name in tensors)
     assert int(network[1].num_batches_tracked) == 0
+
+
+def test_weights_may_be_named_by_their_folder_and_pickles_say_how_to_convert(tmp_path: Path) -> None:
+    save(small(), tmp_path / "net")
+    assert read_weights(tmp_path / "net").keys() == read_weights(tmp_path / "net" / "model.safetensors").keys()
+    torch.save({}, tmp_path / "weights.pt")
+    assert "safetensors.torch.save_file" in refusal(lambda: read_weights(tmp_path / "weights.pt"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import qffs
 from problems import calibrated, images, network, randomise
 from qffs.errors import (
+    Diverged,
     InvalidArgument,
     Mismatch,
     NotCalibrated,
@@ -309,3 +311,47 @@ def test_outputs_that_are_no_tensors_are_refused(result: object) -> None:
 
     with pytest.raises(NotConvertible, match="the network returns"):
         qffs.quantize(Returns(), example=torch.randn(2, 4))
+
+
+def test_wrapped_and_converted_networks_say_what_to_pass() -> None:
+    x, model = images(), network()
+    qann = calibrated(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch, about itself
+        compiled = torch.compile(model)
+    for wrong, sentence in (
+        (nn.DataParallel(model), "pass model.module"),
+        (compiled, "given to torch.compile"),
+        (qffs.to_spiking(qann), "a spiking network already"),
+        (copy.deepcopy(model).half(), "float16"),
+        (len, "must be a torch.nn.Module"),
+    ):
+        with pytest.raises(InvalidArgument, match=sentence):
+            qffs.quantize(wrong, example=x)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="quantised already"):
+        qffs.plan(qann, x)
+    with pytest.raises(InvalidArgument, match=r"qffs\.FiringRule"):
+        qffs.to_spiking(qann, rule="paper")  # type: ignore[arg-type]
+
+
+def test_weights_that_are_not_finite() -> None:
+    qann = calibrated(network(), images())
+    qann.get_submodule("stem").weight.data[0] = torch.nan
+    with pytest.raises(Diverged, match=r"first in stem\.weight"):
+        qffs.to_spiking(qann)
+
+
+def test_inputs_of_another_type_or_shape() -> None:
+    x = images()
+    qann = calibrated(network(), x)
+    snn = qffs.to_spiking(qann)
+    for wrong in (x.float(), x[0], x[:, :1], (100 * x).byte()):
+        with pytest.raises(InvalidArgument, match="does not run on"):
+            snn(wrong, steps=8)
+        with pytest.raises(InvalidArgument, match="does not run on"):
+            qffs.verify(qann, snn, wrong)
+        with pytest.raises(InvalidArgument, match="does not run on"):
+            qffs.calibrate(qann, [wrong])
+    other = calibrated(network(width=4), x)
+    with pytest.raises(Mismatch, match="made from another one"):
+        qffs.verify(other, snn, x)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qffs import jobs, models
-from qffs.checkpoint import load
+from qffs.checkpoint import load, save
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
@@ -281,6 +281,16 @@ def test_simulate_refuses_what_does_not_belong_together(snn: Path) -> None:
         with pytest.raises(QffsError, match=message):
             jobs.simulate(*arguments)
     assert "qann" not in jobs.simulate(snn, "digits", 4, None, "cpu", False)
+
+
+def test_simulate_refuses_another_networks_qann(snn: Path, tmp_path: Path) -> None:
+    other = load(snn.parent / "qann").network
+    with torch.no_grad():
+        next(p for name, p in other.named_parameters() if name.endswith("step_size")).mul_(1.01)
+    save(other, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="was not converted from"):
+        jobs.simulate(snn, "digits", 4, tmp_path / "other", "cpu", False)
+    assert jobs.simulate(snn, "digits", 4, snn.parent / "qann", "cpu", False)["qann"]["accuracy"] >= 0
 
 
 def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,13 @@ def test_impossible_schedules(bad: object) -> None:
         Schedule.of(bad)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("bad", [2, 0, -3, 3.0])
+@pytest.mark.parametrize("bad", [8.0, "8", True])
+def test_steps_that_are_no_whole_number(bad: object) -> None:
+    with pytest.raises(InvalidArgument, match="must be a whole number"):
+        Schedule.uniform(3).over(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [2, 0, -3])
 def test_too_few_steps(bad: object) -> None:
     with pytest.raises(InvalidArgument, match="at least as many steps as the 3 charge steps"):
         Schedule.uniform(3).over(bad)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import InvalidArgument
+from qffs.errors import InvalidArgument, QffsError
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
 
@@ -27,6 +27,8 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -
     quantizers = [module for module in qann.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise InvalidArgument("there is nothing to calibrate: the network has no quantiser; call qffs.quantize first")
+    if isinstance(batches, Tensor):
+        raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
     sums = dict.fromkeys(quantizers, (0.0, 0))
     hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in quantizers]
     before = {quantizer: quantizer.step_size.detach().clone() for quantizer in quantizers}
@@ -48,14 +50,20 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -
 
 
 def _run(qann: nn.Module, batch: Any) -> None:
-    inputs = batch if isinstance(batch, tuple) else (batch,)
+    inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if isinstance(qann, fx.GraphModule):
         expected = len(qann.graph.find_nodes(op="placeholder"))
         if len(inputs) != expected or not all(isinstance(x, Tensor) and x.numel() for x in inputs):
             raise InvalidArgument(
-                f"calibration takes batches of the network's {expected} inputs alone, without labels, and none empty"
+                f"calibration takes batches of the network's {expected} inputs alone, without labels, as in "
+                "(x for x, y in loader), and none of them empty"
             )
-    qann(*inputs)
+    try:
+        qann(*inputs)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, QffsError):
+            raise
+        raise InvalidArgument(f"the network does not run on a batch of {tuple(inputs[0].shape)}: {error}") from error
 
 
 def _observe(sums: dict[Quantizer, tuple[float, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -222,11 +222,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; raises `CheckpointError` where it is missing or half-written."""
+    """The tensors of a safetensors file, or of a checkpoint folder, by name.
+
+    Raises `CheckpointError` where it is missing, half-written or of another kind.
+    """
     path = _path(path)
     try:
+        path = path / WEIGHTS if path.is_dir() else path
         if not path.is_file():
             raise CheckpointError(f"there is no weight file {path}")
+        if path.suffix in {".pt", ".pth"}:
+            raise CheckpointError(
+                f"{path} is no safetensors file: write one with "
+                "safetensors.torch.save_file(torch.load(path, weights_only=True), name)"
+            )
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no complete safetensors file: {error}") from error

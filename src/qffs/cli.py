@@ -161,7 +161,10 @@ def quantize(
         device=device.value,
     )
     results = jobs.quantise(task, output)
-    _print_json(results) if json else _say(f"Wrote the quantised network to {output}.")
+    right = f"{100 * results['training_accuracy']:.2f} %"
+    _print_json(results) if json else _say(
+        f"Wrote the quantised network to {output}; it classifies {right} of the training images rightly."
+    )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import InvalidArgument, Mismatch, NotCalibrated
+from qffs.errors import Diverged, InvalidArgument, Mismatch, NotCalibrated, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
@@ -37,6 +37,7 @@ sides leaves such sums clear of every tie (Law 6 of tests/test_network.py measur
 
 def plan(model: nn.Module, example: Example) -> planning.Plan:
     """What would become of every call of ``model``, without changing anything; ``print`` it for a table."""
+    _refuse_converted(model)
     return planning.plan(trace(model, example))
 
 
@@ -73,8 +74,7 @@ def quantize(
     if isinstance(output, str) and output != "analog":
         raise InvalidArgument(f'output must be "analog" or a number of bits from 1 to 8, not {output!r}')
     of_output = None if isinstance(output, str) else Levels.from_bits(output)
-    if isinstance(model, nn.Module) and _quantizers(model):
-        raise InvalidArgument("this network is quantised already")
+    _refuse_converted(model)
     traced = trace(model, example)
     planning.plan(traced).check(strict)
     place_quantizers(traced, hidden, of_output, offset)
@@ -99,11 +99,18 @@ def to_spiking(
     """
     if not isinstance(qann, fx.GraphModule) or not _quantizers(qann):
         raise InvalidArgument("to_spiking takes the network that qffs.quantize returned")
+    if rule is not None and not isinstance(rule, FiringRule):
+        raise InvalidArgument(f"the firing rule must be a qffs.FiringRule, not {rule!r}")
     unset = [path for path, quantizer in _quantizers(qann).items() if not quantizer.ready]
     if unset:
         raise NotCalibrated(
             f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
             "train the network, or load trained weights first"
+        )
+    broken = [name for name, tensor in qann.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise Diverged(
+            f"the weights hold NaN or infinity, first in {broken[0]}: train again, or load the last good ones"
         )
     if any("shape" not in node.meta for node in qann.graph.nodes):
         raise InvalidArgument(
@@ -117,6 +124,13 @@ def to_spiking(
     swap_neurons(network, rule or FiringRule())
     network.recompile()
     return SpikingNetwork(network, schedule)
+
+
+def _refuse_converted(model: nn.Module) -> None:
+    if isinstance(model, SpikingNetwork):
+        raise InvalidArgument("this is a spiking network already")
+    if isinstance(model, nn.Module) and _quantizers(model):
+        raise InvalidArgument("this network is quantised already")
 
 
 def _quantizers(qann: nn.Module) -> dict[str, Quantizer]:
@@ -161,7 +175,8 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Tensor, steps: int | N
     Returned: what was compared. Raises `Mismatch`, naming the first layer that differs, by how much, on how many
     of its units.
     """
-    if not isinstance(snn, SpikingNetwork) or not inputs or not len(inputs[0]):
+    whole = bool(inputs) and all(isinstance(x, Tensor) and x.numel() for x in inputs)
+    if not isinstance(snn, SpikingNetwork) or not isinstance(qann, nn.Module) or not whole:
         raise InvalidArgument(
             "verify takes a quantised network, its spiking network, and a batch of inputs, in this order"
         )
@@ -171,6 +186,10 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Tensor, steps: int | N
     try:
         with evaluating(qann), torch.no_grad():
             expected = qann(*inputs)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, QffsError):
+            raise
+        raise InvalidArgument(f"the quantised network does not run on these inputs: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -205,6 +224,8 @@ def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
         raise Mismatch(f"the spiking network has neurons at {path}, where the quantised network has no quantiser")
     after = state.nodes[path]
     assert isinstance(after, NeuronState)
+    if after.sent.shape != levels[path].shape:
+        raise Mismatch(f"{path} has other shapes in the two networks: the spiking network was made from another one")
     difference = (after.sent - levels[path]).abs()
     wrong = int(difference.count_nonzero())
     if wrong:

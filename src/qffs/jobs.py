@@ -24,6 +24,8 @@ from qffs.graph.trace import trace
 from qffs.levels import Levels, Schedule
 from qffs.measure import accuracy, check_fit, measure
 from qffs.network import SpikingNetwork
+from qffs.nn.neuron import Neuron
+from qffs.nn.quantizer import Quantizer
 from qffs.report.figure import draw
 from qffs.report.results import Results, by_layer, by_step, to_json, write
 from qffs.train import Training, check_seed, fit
@@ -151,7 +153,8 @@ def quantise(task: Task, folder: Path) -> Results:
     network, normalise = _start(task, data)
     qann = _quantised(task, data, network, normalise)
     history = _train(task, data, qann, normalise, task.epochs, folder, f"{task.bits}-bit quantised")
-    return {**_about(task, data), "loss": [epoch.loss for epoch in history]}
+    on_training = accuracy(qann, data.train, normalise, progress=task.progress)
+    return {**_about(task, data), "loss": [epoch.loss for epoch in history], "training_accuracy": on_training}
 
 
 def convert(
@@ -191,6 +194,8 @@ def simulate(
     snn.schedule.over(steps)
     beside = None if qann is None else _of_kind("qann", qann, "--qann takes a quantised one").network.to(where)
     dataset = load_data(data, size, progress=progress)
+    if beside is not None and _step_sizes(snn) != _step_sizes(beside):
+        raise CheckpointError(f"{checkpoint} was not converted from {qann}: their step sizes differ")
     for network, source in ((snn, checkpoint), (beside, qann)):
         if network is not None:
             check_fit(network, dataset.test, dataset.normalise, len(dataset.classes), f"the network in {source}")
@@ -200,6 +205,12 @@ def simulate(
     if measured.qann_accuracy is not None:
         results["qann"] = {"accuracy": measured.qann_accuracy}
     return results
+
+
+def _step_sizes(network: nn.Module) -> list[tuple[int, float]]:
+    """The highest level and the step size of every quantiser, or the threshold of its neurons."""
+    quantizers = [(m.highest, m.step_size.item()) for m in network.modules() if isinstance(m, Quantizer)]
+    return sorted(quantizers + [(m.highest, m.threshold.item()) for m in network.modules() if isinstance(m, Neuron)])
 
 
 def _prepare(device: str, seed: int) -> torch.device:

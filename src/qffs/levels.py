@@ -41,7 +41,8 @@ class Levels:
 class Schedule:
     """How the analog input and all biases are spread over the first steps: one weight a step, adding up to 1.
 
-    At step t a constant current x is injected as ``weights[t] * x``; after the last weight it is off.
+    At step t a constant current x is injected as ``weights[t] * x``; after the last weight it is off. A weight may be
+    negative.
 
     >>> Schedule.uniform(4).weights
     (0.25, 0.25, 0.25, 0.25)
@@ -87,7 +88,9 @@ class Schedule:
 
     def over(self, steps: int) -> tuple[float, ...]:
         """The weights of a run of ``steps`` steps, zero after step D; `InvalidArgument` if steps < D or > 2^20."""
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < self.steps:
+        if not isinstance(steps, int) or isinstance(steps, bool):
+            raise InvalidArgument(f"the number of steps must be a whole number, not {steps!r}")
+        if steps < self.steps:
             raise InvalidArgument(
                 f"a run needs at least as many steps as the {self.steps} charge steps of its schedule, not {steps!r}"
             )

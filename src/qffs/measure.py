@@ -61,9 +61,9 @@ def check_fit(network: nn.Module, images: Images, normalise: Normalise, classes:
         with evaluating(network):
             output = network(x, steps=network.schedule.steps)[-1] if isinstance(network, SpikingNetwork) else network(x)
         outputs = output.shape[1:]
-    except QffsError:
-        raise
     except Exception as error:  # which one depends on the operator that does not fit
+        if isinstance(error, QffsError) and not isinstance(error, InvalidArgument):
+            raise
         raise InvalidArgument(f"{name} does not run on images of {shape}: {error}") from error
     if len(outputs) != 1 or outputs[0] < classes:
         raise InvalidArgument(f"{name} returns {list(outputs)} numbers an image, but the data have {classes} classes")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument
+from qffs.errors import Diverged, InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.graph.rules import Kind, annotate
 from qffs.levels import Schedule
@@ -65,7 +65,13 @@ class SpikingNetwork(nn.Module):
         state = self.begin(*inputs)
         parts = []
         for start in range(0, len(charge), chunk):
-            increments, state = advance(self.graph, state, charge[start : start + chunk], observer)
+            try:
+                increments, state = advance(self.graph, state, charge[start : start + chunk], observer)
+            except (RuntimeError, ValueError) as error:
+                if start or isinstance(error, (QffsError, torch.OutOfMemoryError)):
+                    raise
+                given = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
+                raise InvalidArgument(f"the network does not run on inputs of {given}: {error}") from error
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break

@@ -40,8 +40,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     example, `NotConvertible` where an image's result depends on its batch.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    if not isinstance(model, nn.Module):
-        raise InvalidArgument(f"the model must be a torch.nn.Module, not a {type(model).__name__}")
+    _refuse_wrapped(model)
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise InvalidArgument("example must be a tensor, or a tuple of tensors, one for each input of the network")
     _refuse_hooks(model)
@@ -59,6 +58,19 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     for path, module in traced.named_modules():
         module.training = training.get(path, model.training)
     return traced
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(f"the model must be a torch.nn.Module, not a {type(model).__name__}")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise InvalidArgument("the model is wrapped for parallel training: pass model.module")
+    if hasattr(model, "_orig_mod"):
+        raise InvalidArgument("the model is compiled: pass the network that was given to torch.compile")
+    if type(model).__module__.startswith("torch.jit"):
+        raise NotTraceable("a TorchScript module cannot be read: pass the network it was made from")
+    if any(tensor.dtype == torch.float16 for tensor in model.state_dict().values()):
+        raise InvalidArgument("float16 has no rule here: use float32, float64 or bfloat16")
 
 
 def _refuse_hooks(model: nn.Module) -> None:
@@ -174,8 +186,9 @@ def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
     """The ReLU that a call is, clipped from above or not, as a module of its own; None where it is something else."""
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
-        clipped = isinstance(module, nn.Hardtanh) and module.min_val == 0
-        return nn.Hardtanh(0.0, module.max_val) if clipped else nn.ReLU() if type(module) is nn.ReLU else None
+        if isinstance(module, nn.Hardtanh) and module.min_val == 0:
+            return nn.Hardtanh(0.0, module.max_val)
+        return nn.ReLU() if isinstance(module, nn.ReLU) else None
     if node.op not in {"call_function", "call_method"}:
         return None
     if node.target in RELU_CALLS:
