@@ -152,6 +152,11 @@ def test_the_schedule_follows_the_hidden_bits() -> None:
     assert qffs.to_spiking(calibrated(network(), x, bits=3)).schedule.steps == 7
     assert qffs.to_spiking(calibrated(network(), x, bits=1, output=4)).schedule.steps == 1
     assert qffs.to_spiking(calibrated(network(), x), 5).schedule.steps == 5
+    mixed = calibrated(network(), x)
+    mixed.get_submodule("relu_2").highest = 5  # any levels: the schedule is that of the finest hidden layer
+    snn = qffs.to_spiking(mixed)
+    assert snn.schedule.steps == 5
+    qffs.verify(mixed, snn, x)
 
 
 def test_input_and_biases_are_off_after_the_charge() -> None:

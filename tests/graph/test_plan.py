@@ -40,6 +40,7 @@ def test_kinds() -> None:
     ("forward", "reason"),
     [
         (lambda self, x: 1 / F.relu(x + 1), "truediv at truediv: a quotient with a signal below is not finite"),
+        (lambda self, x: torch.div(F.relu(x), 0.3, rounding_mode="floor"), "div at div: a rounded quotient"),
         (lambda self, x: F.pad(F.relu(x), (1, 1), value=0.5), "pad at pad: only padding with zeros"),
         (lambda self, x: F.pad(F.relu(x), (1, 1), mode="reflect"), "pad at pad: only padding with zeros"),
         (lambda self, x: torch.sort(F.relu(x))[0], "sort at sort: there is no rule for sort"),

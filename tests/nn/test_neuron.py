@@ -39,6 +39,7 @@ def test_a_step_size_below_zero_is_the_same_tiny_one_on_both_sides() -> None:
     quantizer = Quantizer(3)
     quantizer.step_size.data.fill_(-0.5)
     neuron = Neuron.from_quantizer(quantizer, FiringRule())
+    assert neuron.threshold > 0
     x = torch.tensor([[1.0, -1.0]])
     _, state = neuron(neuron.rest(x), x, None, (1.0, 0.0, 0.0))
     assert torch.equal(state.sent, quantizer.level(x))
