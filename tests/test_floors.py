@@ -25,7 +25,7 @@ FLOORS = (
     ("simulate", "data", "models"),
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
-    ("measure",),
+    ("measure", "task"),
     ("report",),
     ("jobs",),
     ("cli", "__init__"),

@@ -99,8 +99,9 @@ def demo(
     Example: `qffs demo --data cifar10:cifar10.zip --model cifar_resnet20 --weights resnet20.safetensors --epochs 8`
     """
     from qffs import jobs
+    from qffs.task import Task
 
-    task = jobs.Task(
+    task = Task(
         data=data,
         size=size,
         model=model,
@@ -145,8 +146,9 @@ def quantize(
     Example: `qffs quantize digits_net --data digits --weights runs/demo/float/model.safetensors --epochs 5 -o qann`
     """
     from qffs import jobs
+    from qffs.task import Task
 
-    task = jobs.Task(
+    task = Task(
         data=data,
         size=size,
         model=model,
