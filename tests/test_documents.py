@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from qffs.version import __version__
 
@@ -95,3 +97,13 @@ def test_no_tracked_file_holds_a_forbidden_word() -> None:
 @pytest.mark.parametrize("word", FORBIDDEN)
 def test_a_forbidden_word_is_found(word: str) -> None:
     assert forbidden_in(b"see " + word.upper().encode() + b"x") == [word]
+
+
+def test_the_readmes_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    names = {"model": nn.Sequential(*layers).double(), "x": x, "batches": [x]}
+    exec(example, names)
+    assert names["logits"].shape == (8, 4, 10)  # type: ignore[attr-defined]
