@@ -132,10 +132,12 @@ def simulate(
     dataset = load_data(data, size, progress=progress)
     if beside is not None and _step_sizes(snn) != _step_sizes(beside):
         raise CheckpointError(f"{checkpoint} was not converted from {qann}: their step sizes differ")
+    normalise = _inputs(dataset, where)
     for network, source in ((snn, checkpoint), (beside, qann)):
         if network is not None:
-            check_fit(network, dataset.test, dataset.normalise, len(dataset.classes), f"the network in {source}")
-    measured = measure(snn, dataset.test, dataset.normalise, steps, qann=beside, progress=progress)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            check_fit(network, dataset.test, normalise, len(dataset.classes), f"the network in {source}")
+    measured = measure(snn, dataset.test, normalise, steps, qann=beside, progress=progress)
     results: Results = {"model": loaded.about.get("model", str(checkpoint)), "data": dataset.name}
     results |= {"images": measured.images, "snn": by_step(measured), "layers": by_layer(measured)}
     if measured.qann_accuracy is not None:
@@ -171,13 +173,19 @@ def _start(task: Task, data: Dataset) -> tuple[nn.Module, Callable[[Tensor], Ten
         load_weights(network, read_weights(task.weights), task.weights)
     device = device_of(task.device)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normalise = _inputs(data, device)
+    trace(network, normalise(data.train.images[:2]))  # data that do not fit the network are found before training
+    check_fit(network, data.train, normalise, len(data.classes), task.model)
+    return network, normalise
+
+
+def _inputs(data: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes a network's input of images: on the device, and channels last, which convolutions like best."""
 
     def normalise(images: Tensor) -> Tensor:
         return data.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
 
-    trace(network, normalise(data.train.images[:2]))  # data that do not fit the network are found before training
-    check_fit(network, data.train, normalise, len(data.classes), task.model)
-    return network, normalise
+    return normalise
 
 
 def _quantised(task: Task, data: Dataset, network: nn.Module, normalise: Callable[[Tensor], Tensor]) -> fx.GraphModule:
