@@ -15,6 +15,7 @@ from qffs.errors import Diverged, InvalidArgument, Mismatch, NotCalibrated, Qffs
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
+from qffs.graph.check import tensors
 from qffs.graph.fold import fold
 from qffs.graph.place import output_quantizers, place_quantizers
 from qffs.graph.rules import annotate
@@ -198,12 +199,12 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Tensor, steps: int | N
     layers = tuple((path, _equal_units(path, state, levels)) for path, _ in snn.neurons())
     active = torch.stack([torch.cat(each) for each in fired.values()]).any(0).nonzero()
     differences = [
-        _equal_output(after[-1], value) for after, value in zip(_tensors(readout), _tensors(expected), strict=True)
+        _equal_output(after[-1], value) for after, value in zip(tensors(readout), tensors(expected), strict=True)
     ]
     return Comparison(
         layers,
         inputs[0].shape[0],
-        len(_tensors(readout)[0]),
+        len(tensors(readout)[0]),
         int(active.max()) + 1 if len(active) else 0,
         max(differences),
     )
@@ -242,10 +243,3 @@ def _equal_output(after: Tensor, expected: Tensor) -> float:
     if not difference <= TOLERANCE * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max())):
         raise Mismatch(f"every neuron's count is its quantiser's level, but the output differs by {difference:.3g}")
     return difference
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    """The tensors of a network's output, whatever its nesting, in order."""
-    found: list[Tensor] = []
-    fx.node.map_aggregate(outputs, found.append)  # type: ignore[arg-type]
-    return found

@@ -106,7 +106,7 @@ class FiringRule:
     ``negative_spikes``: take back a spike when the potential is below 0 and spikes were sent.
     ``cap``: never send more spikes, on balance, than the highest level.
     ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
-    quantiser the neuron stands for (1/2), which is what makes the neuron round as the quantiser does.
+    quantiser the neuron stands for, which is what makes the neuron round as the quantiser does.
     """
 
     negative_spikes: bool = True

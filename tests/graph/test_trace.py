@@ -233,3 +233,14 @@ def test_operators_across_the_batch_are_refused(forward: object, count: int) -> 
         x = torch.randn(1, 4, 4)
     with pytest.raises(NotConvertible, match=r"joins the images|a batch of one certain size"):
         trace(module, x)
+
+
+def test_the_example_is_not_changed() -> None:
+    class Careless(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x.exp_() - 1)
+
+    x = torch.randn(2, 3)
+    before = x.clone()
+    trace(Careless(), x)
+    assert torch.equal(x, before)

@@ -44,7 +44,7 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
         raise InvalidArgument("example must hold at least one image, the batch in dimension 0 of every input")
     recorder = _Recorder(traced)
     try:
-        recorder.run(*inputs)
+        recorder.run(*_copies(inputs))
     except RuntimeError as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise InvalidArgument(f"the network does not run on an example of shape {shapes}: {error}") from error
@@ -54,8 +54,8 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     few = tuple(x[:FEW] for x in inputs)
     alone = _Recorder(traced)
     try:
-        output = alone.run(*few)
-        _same_function(output, model(*(x.clone() for x in few)), type(model).__name__)
+        output = alone.run(*_copies(few))
+        _same_function(output, model(*_copies(few)), type(model).__name__)
         joined = _Recorder(traced)
         joined.run(*(torch.cat([x, _other(x)]) for x in few))
     except RuntimeError as error:
@@ -65,14 +65,19 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     _images_apart(alone.returned, joined.returned, len(few[0]))
 
 
+def _copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs for one run: a network may change its input in place."""
+    return tuple(x.detach().clone() for x in inputs)
+
+
 def _other(x: Tensor) -> Tensor:
     """Other images of the same shape and type."""
     return x.flip(-1) / 2 if x.is_floating_point() else x.flip(-1)
 
 
 def _same_function(traced: Any, original: Any, name: str) -> None:
-    pairs = list(zip(_tensors(traced), _tensors(original), strict=False))
-    if len(_tensors(traced)) != len(_tensors(original)) or not all(_close(a, b) for a, b in pairs):
+    pairs = list(zip(tensors(traced), tensors(original), strict=False))
+    if len(tensors(traced)) != len(tensors(original)) or not all(_close(a, b) for a, b in pairs):
         raise NotTraceable(
             f"{name} cannot be read as a static graph: the graph computes something else than the model, so its code "
             "changes a value in place that is also read elsewhere, or draws random numbers; write the plain form"
@@ -87,7 +92,7 @@ def _images_apart(alone: dict[fx.Node, Any], joined: dict[fx.Node, Any], count: 
             dependent.add(node)
         if node not in dependent or node.op == "output":
             continue
-        for small, large in zip(_tensors(value), _tensors(joined[node]), strict=True):
+        for small, large in zip(tensors(value), tensors(joined[node]), strict=True):
             same = small.shape[:1] == (count,) and large.shape == (2 * count, *small.shape[1:])
             if not (same and _close(small, large[:count])):
                 raise NotConvertible(
@@ -107,7 +112,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True))
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a value, whatever its nesting, in order."""
     found: list[Tensor] = []
 
     def keep(leaf: Any) -> Any:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
-from qffs.graph.rules import FUNCTIONS, METHODS, MODULES
+from qffs.graph.rules import FUNCTIONS, METHODS, MODULES, SHAPES
 
 _SPACES = {"torch.nn.functional": F, "torch": torch, "operator": operator, "builtins": builtins}
 _NAMES = {
@@ -29,8 +29,6 @@ _NAMES = {
 }  # fmt: skip
 _FUNCTIONS = {name: function for function, name in _NAMES.items()}
 _MODULES = {kind.__name__: kind for kind in MODULES}
-_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
-"""What a graph may read from a tensor with ``getattr``."""
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 Description = dict[str, Any]
@@ -102,10 +100,8 @@ def _target_name(node: fx.Node) -> str:
 
 def _check_attribute(node: fx.Node) -> None:
     """Refuse a ``getattr`` of anything but what every tensor has: by other attributes one gets anywhere."""
-    if node.target is getattr and (len(node.args) != 2 or node.kwargs or node.args[1] not in _ATTRIBUTES):
-        raise CheckpointError(
-            f"{node.name} reads another attribute than {', '.join(_ATTRIBUTES)}, which no checkpoint may"
-        )
+    if node.target is getattr and (len(node.args) != 2 or node.kwargs or node.args[1] not in SHAPES):
+        raise CheckpointError(f"{node.name} reads another attribute than {', '.join(SHAPES)}, which no checkpoint may")
 
 
 def _encode(value: Any) -> Any:
