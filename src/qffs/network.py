@@ -10,7 +10,9 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import Diverged, InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
-from qffs.graph.rules import Kind, annotate
+from qffs.graph.annotate import annotate
+from qffs.graph.describe import Description, describe, rebuild
+from qffs.graph.rules import Kind
 from qffs.levels import Schedule
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Observer, State, advance
@@ -33,9 +35,9 @@ class SpikingNetwork(nn.Module):
         self.schedule = schedule
         annotate(graph)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        annotate(self.graph)  # a pickled graph forgets what its nodes are
+    def __reduce__(self) -> Any:
+        # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
+        return _restore, (describe(self.graph), self.graph.state_dict(), self.schedule)
 
     def forward(self, *inputs: Tensor, steps: int) -> Any:
         """The accumulated read-out ``[T, B, ...]`` (in the network's own nesting where it has several outputs)."""
@@ -103,6 +105,12 @@ class SpikingNetwork(nn.Module):
     def settled(self, state: State) -> bool:
         """Whether no neuron would fire any more if no charge came."""
         return all(_settled(neuron, state.nodes[path]) for path, neuron in self.neurons())
+
+
+def _restore(description: Description, tensors: dict[str, Tensor], schedule: Schedule) -> SpikingNetwork:
+    graph = rebuild(description, tensors)
+    graph.load_state_dict(tensors, assign=True)
+    return SpikingNetwork(graph.eval().requires_grad_(False), schedule)
 
 
 def _settled(neuron: Neuron, state: Any) -> bool:

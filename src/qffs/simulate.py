@@ -22,7 +22,9 @@ from torch import Tensor, fx
 from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import accumulation_dtype
-from qffs.graph.rules import Kind, signals
+from qffs.graph.annotate import signals
+from qffs.graph.check import leaves
+from qffs.graph.rules import Kind
 from qffs.nn.neuron import Neuron
 
 Observer = Callable[[str, Tensor, NeuronState], None]
@@ -32,7 +34,9 @@ Observer = Callable[[str, Tensor, NeuronState], None]
 class Pair(NamedTuple):
     """What an edge carries: ``constant`` ``[B, ...]`` or ``[1, ...]``, ``increments`` ``[T * B, ...]``; None is zero.
 
-    On an edge that is no signal (a shape, a weight) both are the plain value, as each part's tensors have it.
+    Where the network holds its images in another dimension (``meta["batch"]``), or several rows an image in it, the
+    images of one step stand there, and those of all steps one after the other. On an edge that is no signal (a shape,
+    a weight) both are the plain value, as each part's tensors have it.
     """
 
     constant: Any
@@ -149,7 +153,7 @@ class _Walk:
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
         """The shape a value without increments has beside increments."""
         constant = self.values[read].constant
-        return (1, *constant.shape[1:]) if read.meta["signal"] else tuple(constant.shape)
+        return _with_size(constant, read, 1) if read.meta["signal"] else tuple(constant.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
         neuron = self.network.get_submodule(str(node.target))
@@ -157,37 +161,53 @@ class _Walk:
         constant, increments = self._arrived(signals(node)[0])
         state = self.state.nodes.get(str(node.target))
         if state is None:
-            state = neuron.rest(self._at_rest(constant, increments))
+            state = neuron.rest(self._at_rest(signals(node)[0]))
         spikes, after = neuron(state, constant, increments, self.charge)
         self.next.nodes[str(node.target)] = after
         if self.observer is not None:
             self.observer(str(node.target), spikes, after)
         sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
-        return sent.to(neuron.threshold.dtype).flatten(0, 1)
+        return _fold_time(sent.to(neuron.threshold.dtype), node.meta["batch"][0])
 
     def _differenced(self, node: fx.Node) -> Pair:
         """``g(X_t) - g(X_{t-1})``; of constants alone g is a constant itself, computed once."""
         read = list(dict.fromkeys(signals(node)))
-        arrived = [self._arrived(n) for n in read]
 
-        def g(*tensors: Tensor) -> Tensor:
-            replaced = dict(zip(read, tensors, strict=True))
-            return self._apply(node, lambda n: replaced[n] if n in replaced else self.values[n].increments)  # type: ignore[no-any-return]
+        def g(*arguments: Tensor) -> Any:
+            given = dict(zip(read, arguments, strict=True))
+            return self._apply(node, lambda n: given[n] if n in given else self.values[n].increments)
 
-        if all(increments is None for _, increments in arrived):
-            constants = [part for part, _ in arrived if part is not None]
-            constant = self.state.constants.get(node.name) if self.state.begun else g(*constants)
-            return Pair(constant, None)
+        if all(self.values[n].increments is None for n in read):
+            constants = [self._of_batch(n, self.values[n].constant) for n in read]
+            return Pair(self.state.constants.get(node.name) if self.state.begun else g(*constants), None)
         state = self.state.nodes.get(node.name)
         if state is None:
-            state = DifferenceState(tuple(_wide(self._at_rest(*parts)) for parts in arrived), None)
+            state = DifferenceState(tuple(_wide(_images_first(self._at_rest(n), n)) for n in read), None)
         assert isinstance(state, DifferenceState)
-        increments, self.next.nodes[node.name] = difference(g, state, arrived, self.charge)
-        return Pair(None, increments.flatten(0, 1))
+        arrived = [
+            (_images_first(c, n), None if z is None else z.movedim(_dimension(n) + 1, 1))
+            for n in read
+            for c, z in [self._arrived(n)]
+        ]
+        shape: list[Any] = []
+
+        def images_first(*arguments: Tensor) -> tuple[Tensor, ...]:
+            """The same g, from tensors and to tensors whose images are in dimension 0."""
+            shape[:] = [g(*(x.movedim(0, _dimension(n)) for n, x in zip(read, arguments, strict=True)))]
+            return tuple(x.movedim(d, 0) for x, (d, _) in leaves(shape[0], node.meta["batch"]))
+
+        differences, self.next.nodes[node.name] = difference(images_first, state, arrived, self.charge)
+        folded = iter(
+            [
+                x.flatten(0, 1).movedim(0, d)
+                for x, (_, (d, _)) in zip(differences, leaves(shape[0], node.meta["batch"]), strict=True)
+            ]
+        )
+        return Pair(None, fx.node.map_aggregate(shape[0], lambda v: next(folded) if isinstance(v, Tensor) else v))
 
     def _read_out(self, node: fx.Node) -> Tensor:
         constant, increments = self._arrived(node)
-        like = _wide(self._at_rest(constant, increments))
+        like = _wide(self._at_rest(node))
         total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else _wide(increments)
         if constant is None:
             return total
@@ -197,16 +217,29 @@ class _Walk:
     # --- arguments --------------------------------------------------------------------------------------------------
 
     def _arrived(self, node: fx.Node) -> tuple[Tensor | None, Tensor | None]:
-        """The parts of a signal, increments unfolded to ``[T, B, ...]``."""
+        """The parts of a signal, increments with time as dimension 0: ``[T, B, ...]``."""
         constant, increments = self.values[node]
-        return constant, None if increments is None else increments.unflatten(0, (self.steps, self.batch))
+        d = _dimension(node)
+        if constant is not None and constant.shape[d] > 1:
+            constant = self._of_batch(node, constant)
+        return constant, None if increments is None else increments.unflatten(d, (self.steps, -1)).movedim(d, 0)
 
-    def _at_rest(self, constant: Tensor | None, increments: Tensor | None) -> Tensor:
+    def _at_rest(self, node: fx.Node) -> Tensor:
         """Zeros of the shape ``[B, ...]`` of one step of a signal."""
+        constant, increments = self._arrived(node)
         if increments is not None:
             return torch.zeros_like(increments[0])
-        assert constant is not None
-        return torch.zeros_like(constant).expand(self.batch, *constant.shape[1:])
+        return torch.zeros_like(self._of_batch(node, constant))
+
+    def _of_batch(self, node: fx.Node, constant: Tensor) -> Tensor:
+        """A constant part, which may be that of a single image, for all images of the batch."""
+        d, rows = node.meta["batch"]
+        have, rows = constant.shape[d], rows * self.batch
+        if have == rows:
+            return constant
+        if have == 1:
+            return constant.expand(_with_size(constant, node, rows))
+        return constant.repeat([rows // have if at == d else 1 for at in range(constant.dim())])
 
     def _call(self, node: fx.Node, part: int) -> Any:
         """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
@@ -219,18 +252,20 @@ class _Walk:
             value = self.values[read][part]
             if not read.meta["signal"]:
                 own = part == 1 and kind in {Kind.SUM, Kind.JOIN} and isinstance(value, Tensor)
+                own = own and value.dtype != torch.bool  # a mask chooses among signals and is none of them
                 return torch.zeros_like(value) if own else value  # a constant belongs to the constant part
             value = self._zeros(read, part) if value is None else value
-            return value.expand(self.batch, *value.shape[1:]) if whole and isinstance(value, Tensor) else value
+            return self._of_batch(read, value) if whole and isinstance(value, Tensor) else value
 
         return self._apply(node, argument)
 
     def _zeros(self, read: fx.Node, part: int) -> Tensor | None:
         constant, increments = self.values[read]
         if part == 0 and isinstance(increments, Tensor):
-            return increments.new_zeros(()).expand(1, *increments.shape[1:])
+            return increments.new_zeros(()).expand(_with_size(increments, read, read.meta["batch"][1]))
         if part == 1 and isinstance(constant, Tensor):
-            return constant.new_zeros(()).expand(self.steps * self.batch, *constant.shape[1:])
+            rows = self.steps * self.batch * read.meta["batch"][1]
+            return constant.new_zeros(()).expand(_with_size(constant, read, rows))
         return None
 
     def _apply(self, node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:
@@ -244,8 +279,28 @@ class _Walk:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(accumulation_dtype(tensor.dtype))
+    return tensor.to(accumulation_dtype(tensor.dtype)) if tensor.is_floating_point() else tensor
 
 
 def _is_shape(node: fx.Node) -> bool:
     return not node.meta["signal"] and node.op != "get_attr"
+
+
+def _with_size(tensor: Tensor, node: fx.Node, rows: int) -> tuple[int, ...]:
+    """The shape of a tensor, with ``rows`` in the dimension that holds the images at this node."""
+    return tuple(rows if d == _dimension(node) else size for d, size in enumerate(tensor.shape))
+
+
+def _dimension(node: fx.Node) -> int:
+    """The dimension that holds the images."""
+    dimension: int = node.meta["batch"][0]
+    return dimension
+
+
+def _images_first(tensor: Tensor | None, node: fx.Node) -> Tensor | None:
+    return None if tensor is None else tensor.movedim(_dimension(node), 0)
+
+
+def _fold_time(tensor: Tensor, dimension: int) -> Tensor:
+    """``[T, ...]`` with the images in ``dimension`` of one step, as increments: the steps' images one after another."""
+    return tensor.movedim(0, dimension).flatten(dimension, dimension + 1)

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from problems import images, network, randomise
 from qffs.graph.fold import fold
-from qffs.graph.rules import annotate
+from qffs.graph.annotate import annotate
 from qffs.graph.trace import trace
 
 

@@ -15,16 +15,21 @@ from torch import Tensor
 
 
 class DifferenceState(NamedTuple):
-    """What a differenced operator carries: the ``accumulated`` inputs X, one each, and its last ``value`` g(X)."""
+    """What a differenced operator carries: the ``accumulated`` inputs X, and the ``values`` g(X), one each."""
 
     accumulated: tuple[Tensor, ...]
-    value: Tensor | None
+    values: tuple[Tensor, ...] | None
 
 
 def accumulate(
     start: Tensor, constant: Tensor | None, increments: Tensor | None, charge: Sequence[float]
 ) -> list[Tensor]:
-    """The running sums ``X_t = X_{t-1} + charge[t] * constant + increments[t]`` from ``X_0 = start``, one a step."""
+    """The running sums ``X_t = X_{t-1} + charge[t] * constant + increments[t]`` from ``X_0 = start``, one a step.
+
+    A constant of whole numbers, which are names of things (tokens, a mask), is there in full from the first step on.
+    """
+    if constant is not None and not constant.is_floating_point():
+        return [constant.expand_as(start)] * len(charge)
     constant = None if constant is None else constant.to(start.dtype)
     sums = []
     total = start
@@ -38,22 +43,24 @@ def accumulate(
 
 
 def difference(
-    g: Callable[..., Tensor],
+    g: Callable[..., tuple[Tensor, ...]],
     state: DifferenceState,
     inputs: Sequence[tuple[Tensor | None, Tensor | None]],
     charge: Sequence[float],
-) -> tuple[Tensor, DifferenceState]:
+) -> tuple[tuple[Tensor, ...], DifferenceState]:
     """``z_t = g(X_t) - g(X_{t-1})`` over T steps, with ``g(X_0)`` taken as 0, so that the z add up to ``g(X_T)``.
 
-    The sums are kept in the type of the state and handed to g in the type of the inputs.
+    The sums are kept in the type of the state and handed to g in the type of the inputs. While a value of g is not
+    finite yet, as a quotient is before its divisor has arrived, the last finite one stands.
 
-    g: maps tensors ``[N, ...]`` to one tensor ``[N, ...]``, image by image; inputs: for each argument of g its
-    constant ``[B, ...]`` or None and its increments ``[T, B, ...]`` or None, as in `qffs.functional.fire.fire`;
-    charge: the T weights of the schedule. Returned: the differences ``[T, B, ...]`` and the state after step T.
+    g: maps tensors ``[N, ...]`` to one or several tensors ``[N, ...]``, image by image; inputs: for each argument of
+    g its constant ``[B, ...]`` or None and its increments ``[T, B, ...]`` or None, as in `qffs.functional.fire.fire`;
+    charge: the T weights of the schedule. Returned: the differences ``[T, B, ...]`` of each of g's tensors, and the
+    state after step T.
 
     >>> spikes = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 1.0]]], [[[-1.0, 0.0]]]])     # [T, B, channels, length]
     >>> start = DifferenceState((torch.zeros(1, 1, 2),), None)
-    >>> pooled, state = difference(torch.nn.MaxPool1d(2), start, [(None, spikes)], charge=(0, 0, 0))
+    >>> (pooled,), state = difference(lambda x: (torch.max_pool1d(x, 2),), start, [(None, spikes)], charge=(0, 0, 0))
     >>> pooled.flatten()
     tensor([1., 0., 0.])
     """
@@ -64,7 +71,24 @@ def difference(
     ]
     dtypes = [next(part.dtype for part in parts if part is not None) for parts in inputs]
     folded = g(*(torch.stack(each).flatten(0, 1).to(dtype) for each, dtype in zip(sums, dtypes, strict=True)))
-    values = folded.unflatten(0, (steps, -1))
-    before = torch.zeros_like(values[0]) if state.value is None else state.value
-    differences = values - torch.cat([before.unsqueeze(0), values[:-1]])
-    return differences, DifferenceState(tuple(each[-1] for each in sums), values[-1])
+    before = [None] * len(folded) if state.values is None else state.values
+    differences, values = [], []
+    for each, last in zip(folded, before, strict=True):
+        after = each.unflatten(0, (steps, -1))
+        start = torch.zeros_like(after[0]) if last is None else last
+        after = _held(start, after)
+        differences.append(after - torch.cat([start.unsqueeze(0), after[:-1]]))
+        values.append(after[-1])
+    return tuple(differences), DifferenceState(tuple(each[-1] for each in sums), tuple(values))
+
+
+def _held(last: Tensor, values: Tensor) -> Tensor:
+    """The values over time ``[T, ...]``, those that are not finite replaced by the last that was."""
+    finite = values.isfinite()
+    if bool(finite.all()):
+        return values
+    held = []
+    for value, known in zip(values, finite, strict=True):
+        last = torch.where(known, value, last)
+        held.append(last)
+    return torch.stack(held)

@@ -9,29 +9,22 @@ from __future__ import annotations
 import builtins
 import inspect
 import keyword
-import operator
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
-from qffs.graph.rules import FUNCTIONS, METHODS, MODULES, SHAPES
+from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, Kind, address
 
-_SPACES = {"torch.nn.functional": F, "torch": torch, "operator": operator, "builtins": builtins}
-_NAMES = {
-    function: next(f"{space}.{name}" for space, home in _SPACES.items() for name in dir(home)
-                   if not name.startswith("_") and getattr(home, name, None) is function)
-    for function in FUNCTIONS
-}  # fmt: skip
-_FUNCTIONS = {name: function for function, name in _NAMES.items()}
-_MODULES = {kind.__name__: kind for kind in MODULES}
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 Description = dict[str, Any]
+
+READ = SHAPES + TURNED
+"""The attributes that a graph may read: those that every tensor has."""
 
 
 def describe(network: fx.GraphModule) -> Description:
@@ -54,17 +47,34 @@ def describe(network: fx.GraphModule) -> Description:
 def _type_name(module: nn.Module) -> str:
     if type(module) not in MODULES:
         raise CheckpointError(f"a {type(module).__name__} cannot be saved: there is no rule for it")
-    return type(module).__name__
+    return _module_name(type(module))
+
+
+def _module_name(kind: type[nn.Module]) -> str:
+    return kind.__name__ if kind.__module__.startswith(("torch.nn.", "qffs.nn.")) else address(kind)
 
 
 def _options(module: nn.Module) -> Description:
     """The arguments that build a module like this one."""
-    values = {name: getattr(module, name) for name in _option_names(type(module))}
+    names = _option_names(type(module))
+    if isinstance(module, nn.MultiheadAttention):
+        values = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        values.update(bias=module.in_proj_bias, add_bias_kv=module.bias_k is not None)
+    else:
+        values = {name: _attribute(module, name) for name in names}
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.bias is not None) == module.affine:
         values.pop("bias", None)  # the default; only newer versions of PyTorch know this option
     elif "bias" in values:
         values["bias"] = values["bias"] is not None
     return {name: _encode(value) for name, value in values.items()}
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    if not hasattr(module, name):
+        raise CheckpointError(
+            f"a {type(module).__name__} cannot be saved: it does not keep its option {name!r} as an attribute"
+        )
+    return getattr(module, name)
 
 
 _NOT_KEPT = {"device", "dtype", "min_value", "max_value"}
@@ -74,7 +84,8 @@ _NOT_KEPT = {"device", "dtype", "min_value", "max_value"}
 def _option_names(kind: type[nn.Module]) -> list[str]:
     parameters = inspect.signature(kind).parameters.values()
     any_number = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}  # taken and not kept, by Identity
-    return [p.name for p in parameters if p.kind not in any_number and p.name not in _NOT_KEPT]
+    kept = (p for p in parameters if p.kind not in any_number and not p.name.startswith("_"))
+    return [p.name for p in kept if p.name not in _NOT_KEPT]
 
 
 def _node(node: fx.Node) -> Description:
@@ -85,13 +96,15 @@ def _node(node: fx.Node) -> Description:
         "args": _encode(list(node.args)),
         "kwargs": {key: _encode(value) for key, value in node.kwargs.items()},
         "shape": _encode(node.meta.get("shape")),
+        "batch": _encode(node.meta.get("batch")),
     }
 
 
 def _target_name(node: fx.Node) -> str:
-    if node.op == "call_function" and node.target in _NAMES:
+    found = [name for name, function in ADDRESSES.items() if function is node.target]
+    if node.op == "call_function" and found:
         _check_attribute(node)
-        return _NAMES[node.target]
+        return found[0]
     if node.op == "call_function" or (node.op == "call_method" and node.target not in METHODS):
         name = getattr(node.target, "__name__", node.target)
         raise CheckpointError(f"the operator {name} at {node.name} cannot be saved: there is no rule for it")
@@ -100,8 +113,8 @@ def _target_name(node: fx.Node) -> str:
 
 def _check_attribute(node: fx.Node) -> None:
     """Refuse a ``getattr`` of anything but what every tensor has: by other attributes one gets anywhere."""
-    if node.target is getattr and (len(node.args) != 2 or node.kwargs or node.args[1] not in SHAPES):
-        raise CheckpointError(f"{node.name} reads another attribute than {', '.join(SHAPES)}, which no checkpoint may")
+    if node.target is getattr and (len(node.args) != 2 or node.kwargs or node.args[1] not in READ):
+        raise CheckpointError(f"{node.name} reads another attribute than {', '.join(READ)}, which no checkpoint may")
 
 
 def _encode(value: Any) -> Any:
@@ -164,6 +177,7 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
         )
         _check_attribute(node)
         node.meta["shape"] = _shape(_decode(entry["shape"], {}))
+        node.meta["batch"] = _decode(entry.get("batch", {"tuple": [0, 1]}), {})
         built[entry["name"]] = node
     if [entry["op"] for entry in description["nodes"]].index("output") != len(built) - 1:
         raise CheckpointError("the checkpoint's network repeats a name or goes on after its output")
@@ -171,7 +185,8 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
 
 
 def _module(options: Description) -> nn.Module:
-    kind = _named(_MODULES, options["type"], "module")
+    kinds = {_module_name(kind): kind for kind, rule in MODULES.items() if rule.kind is not Kind.REFUSED}
+    kind = _named(kinds, options["type"], "module")
     arguments = {name: _decode(value, {}) for name, value in options.items() if name != "type"}
     unknown = arguments.keys() - set(_option_names(kind))
     if unknown:
@@ -189,7 +204,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 def _target(entry: Description) -> Any:
     match entry["op"]:
         case "call_function":
-            return _named(_FUNCTIONS, entry["target"], "function")
+            return _named(ADDRESSES, entry["target"], "function")
         case "call_method":
             return _named({name: name for name in METHODS}, entry["target"], "method")
         case "call_module" | "get_attr":

@@ -8,39 +8,70 @@ from collections import Counter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from qffs.graph.annotate import name_of, option
 from qffs.graph.rules import Kind
 from qffs.graph.trace import free_path
 
 Weighted = (nn.modules.conv._ConvNd, nn.Linear)
 """Modules with a weight and perhaps a bias, an output channel a row."""
 
+WEIGHTED = frozenset(("linear", *(f"{name}{d}d" for name in ("conv", "conv_transpose") for d in (1, 2, 3))))
+"""Functions with a weight and perhaps a bias, as arguments 1 and 2."""
+
+CONSTANT_PADDING = tuple(getattr(nn, f"ConstantPad{d}d") for d in (1, 2, 3))
+
 
 @torch.no_grad()
 def fold(network: fx.GraphModule) -> None:
     """Fold an annotated network in place, for inference.
 
-    Dropout and identities vanish. Batch norm with running statistics, ``y = scale * x + shift`` with
-    ``scale = gamma / sqrt(var + eps)``, goes into the weights of the convolution or linear layer before it where
-    that layer feeds nothing else at this call, and else becomes a product and a sum of its own. A layer that is
-    called more than once is folded into a copy for each call. Last, every bias becomes a sum of its own, so that
-    the schedule can charge it.
+    What does not depend on the input is computed once. Dropout and identities vanish. Batch norm with running
+    statistics, ``y = scale * x + shift`` with ``scale = gamma / sqrt(var + eps)``, goes into the weights of the
+    convolution or linear layer before it where that layer feeds nothing else at this call, and else becomes a product
+    and a sum of its own. A layer that is called more than once is folded into a copy for each call. Last, every bias,
+    and the value that a map is padded with, becomes a sum of its own, so that the schedule can charge it.
     """
-    _name_constants(network)
+    _compute_constants(network)
     for node in list(network.graph.nodes):
         if node.meta.get("kind") is not Kind.FOLDED:
             continue
-        module = network.get_submodule(node.target)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            _fold_batch_norm(network, node, module)
+        norm = _batch_norm(network, node)
+        if norm is not None:
+            _fold_batch_norm(network, node, norm)
         else:
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
     _split_biases(network)
+    _split_functional_biases(network)
+    _split_padding(network)
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
+
+
+def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.modules.batchnorm._BatchNorm | None:
+    """The batch norm that a call is, module or function; None where it is something else."""
+    if node.op == "call_module":
+        module = network.get_submodule(str(node.target))
+        return module if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
+    if name_of(node) != "batch_norm":
+        return None
+    names = ("running_mean", "running_var", "weight", "bias")
+    mean, var, weight, bias = (_value(network, option(node, place, name)) for place, name in enumerate(names, 1))
+    assert mean is not None
+    norm = nn.BatchNorm1d(len(mean), eps=option(node, 7, "eps", 1e-5), affine=weight is not None or bias is not None)
+    norm.running_mean, norm.running_var = mean, var
+    if norm.affine:
+        norm.weight = nn.Parameter(torch.ones_like(mean) if weight is None else weight)
+        norm.bias = nn.Parameter(torch.zeros_like(mean) if bias is None else bias)
+    return norm
+
+
+def _value(network: fx.GraphModule, constant: fx.Node | None) -> Tensor | None:
+    return None if constant is None else operator.attrgetter(str(constant.target))(network)  # type: ignore[no-any-return]
 
 
 def _scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
@@ -68,8 +99,9 @@ def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.ba
     else:
         dtype = norm.running_mean.dtype if norm.running_mean is not None else torch.float32
         dimensions = len(node.meta["shape"]) - 2
-        product = _constant(network, node, operator.mul, f"{node.target}_scale", _column(scale.to(dtype), dimensions))
-        total = _constant(network, product, operator.add, f"{node.target}_shift", _column(shift.to(dtype), dimensions))
+        path = str(node.target) if node.op == "call_module" else node.name
+        product = _constant(network, node, operator.mul, f"{path}_scale", _column(scale.to(dtype), dimensions))
+        total = _constant(network, product, operator.add, f"{path}_shift", _column(shift.to(dtype), dimensions))
         node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not product)
         product.replace_input_with(node, source)
     network.graph.erase_node(node)
@@ -109,7 +141,7 @@ def _constant(network: fx.GraphModule, after: fx.Node, function: Any, path: str,
         attribute = network.graph.get_attr(path)
     with network.graph.inserting_after(attribute):
         result = network.graph.call_function(function, (after, attribute))
-    result.meta["shape"] = after.meta.get("shape")
+    result.meta.update(shape=after.meta.get("shape"), batch=after.meta.get("batch"))
     return result
 
 
@@ -126,28 +158,92 @@ def _split_biases(network: fx.GraphModule) -> None:
             module.bias = None
         if id(module) in biases:
             dimensions = 0 if isinstance(module, nn.Linear) else len(node.meta["shape"]) - 2
-            total = _constant(
-                network, node, operator.add, f"{node.target}_bias", _column(biases[id(module)], dimensions)
-            )
-            (attribute,) = (a for a in total.all_input_nodes if a is not node)
-            node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
-            assert attribute.op == "get_attr"
+            _add(network, node, f"{node.target}_bias", _column(biases[id(module)], dimensions))
 
 
-def _name_constants(network: fx.GraphModule) -> None:
-    """What the code reads of a module's tensors, and numbers in sums, become buffers of their own.
+def _split_functional_biases(network: fx.GraphModule) -> None:
+    for node in list(network.graph.nodes):
+        bias = option(node, 2, "bias") if name_of(node) in WEIGHTED else None
+        if bias is None or node.meta.get("kind") is not Kind.LINEAR:
+            continue
+        value = _value(network, bias)
+        assert value is not None
+        node.args = tuple(None if argument is bias else argument for argument in node.args)
+        node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "bias"}
+        dimensions = 0 if name_of(node) == "linear" else len(node.meta["shape"]) - 2
+        _add(network, node, f"{node.name}_bias", _column(value, dimensions))
+
+
+def _split_padding(network: fx.GraphModule) -> None:
+    """Padding with another value than zero: with zeros, and then a sum with the value where there was padding."""
+    for node in list(network.graph.nodes):
+        if node.meta.get("kind") is not Kind.LINEAR:
+            continue
+        module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, CONSTANT_PADDING):
+            padding, value = module.padding, module.value
+        elif name_of(node) == "pad" and option(node, 2, "mode", "constant") == "constant":
+            padding, value = option(node, 1, "pad"), option(node, 3, "value") or 0
+        else:
+            continue
+        if value == 0:
+            continue
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        node.op, node.target, node.args, node.kwargs = "call_function", F.pad, (source, list(padding)), {}
+        like = torch.zeros(1, *source.meta["shape"][1:], dtype=torch.float64)
+        _add(network, node, f"{node.name}_value", F.pad(like, list(padding), value=value))
+
+
+def _add(network: fx.GraphModule, node: fx.Node, path: str, value: Tensor) -> None:
+    """Whoever reads ``node`` reads the sum of it and a constant."""
+    total = _constant(network, node, operator.add, path, value)
+    node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
+
+
+def _compute_constants(network: fx.GraphModule) -> None:
+    """What does not depend on the input, and every number in a sum, becomes a buffer or a literal of its own.
 
     So folding may change every module, and a sum has nothing but nodes to add.
     """
+    values: dict[fx.Node, Any] = {}
+    runner = fx.Interpreter(network)
+    runner.extra_traceback = False
     for node in list(network.graph.nodes):
-        if node.op == "get_attr":
-            value = operator.attrgetter(node.target)(network).detach().clone()
-            node.target = free_path(network, f"{node.name}_constant")
-            network.register_buffer(node.target, value)
-        elif node.meta["kind"] is Kind.SUM:
-            for position, argument in enumerate(node.args):
-                if isinstance(argument, (int, float)):
-                    path = free_path(network, f"{node.name}_constant")
-                    network.register_buffer(path, torch.tensor(argument, dtype=torch.float64))
-                    with network.graph.inserting_before(node):
-                        node.update_arg(position, network.graph.get_attr(path))
+        if node.op in {"placeholder", "output"} or not all(read in values for read in node.all_input_nodes):
+            continue
+        runner.env = values
+        values[node] = runner.run_node(node)
+    for node, value in values.items():
+        readers = [user for user in node.users if user not in values]
+        if not readers:
+            continue
+        with network.graph.inserting_before(node):
+            constant = _buffer(network, f"{node.name}_constant", value) if isinstance(value, Tensor) else value
+        for reader in readers:
+            reader.args, reader.kwargs = fx.node.map_arg(
+                (reader.args, reader.kwargs), lambda n, node=node, constant=constant: constant if n is node else n
+            )
+    for node in reversed(values):
+        if not node.users:
+            network.graph.erase_node(node)
+    for node in list(network.graph.nodes):
+        if node.meta.get("kind") in {Kind.SUM, Kind.JOIN}:
+            _name_numbers(network, node)
+
+
+def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:
+    for position, argument in enumerate(node.args):
+        chosen = node.meta["kind"] is Kind.SUM or name_of(node) == "where"
+        if chosen and isinstance(argument, (int, float)):
+            with network.graph.inserting_before(node):
+                value = torch.tensor(argument, dtype=torch.float64)
+                node.update_arg(position, _buffer(network, f"{node.name}_constant", value))
+
+
+def _buffer(network: fx.GraphModule, path: str, value: Tensor) -> fx.Node:
+    path = free_path(network, path)
+    network.register_buffer(path, value.detach().clone())
+    constant = network.graph.get_attr(path)
+    constant.meta.update(kind=Kind.PLAIN, signal=False, shape=tuple(value.shape), batch=None)
+    return constant

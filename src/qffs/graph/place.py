@@ -30,7 +30,7 @@ def place_quantizers(traced: fx.GraphModule, hidden: Levels, output: Levels | No
         traced.add_submodule(path, Quantizer(output.highest, offset))
         with traced.graph.inserting_after(node):
             quantised = traced.graph.call_module(path, (node,))
-        quantised.meta["shape"] = node.meta.get("shape")
+        quantised.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
         end.replace_input_with(node, quantised)
 
 

@@ -7,19 +7,31 @@ from dataclasses import dataclass
 from torch import fx
 
 from qffs.errors import NotConvertible, NothingToQuantize
-from qffs.graph.rules import NONLINEAR, Kind, annotate, label
+from qffs.graph.annotate import annotate, label
+from qffs.graph.rules import Kind
 from qffs.graph.trace import owner
+from qffs.graph.tracer import described
 
 
 @dataclass(frozen=True)
 class Row:
-    """One call: ``site`` (path in the model), ``operator``, ``shape`` of its result, ``kind`` and ``why``."""
+    """One call: ``site`` (path in the model), ``operator``, ``shape`` of its result, ``kind`` and ``why``.
+
+    ``source``: file and line of the network's own code, where it has one; ``values``: whether it sends values, where
+    neurons and max pooling send single spikes.
+    """
 
     site: str
     operator: str
     shape: tuple[int, ...] | None
     kind: Kind
     why: str
+    source: str = ""
+    values: bool = False
+
+    def __str__(self) -> str:
+        where = f"{self.site} ({self.source})" if self.source else self.site
+        return f"{self.operator} at {where}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,10 @@ class Plan:
 
         strict: refuse also what would send values instead of spikes, max pooling excepted.
         """
-        refused = self.refused + (tuple(row for row in self.rows if row.why == NONLINEAR.why) if strict else ())
+        refused = [row for row in self.rows if row.kind is Kind.REFUSED or (strict and row.values)]
         if refused:
-            reasons = "; ".join(f"{row.operator} at {row.site}: {row.why}" for row in refused)
-            raise NotConvertible(f"this network cannot be converted: {reasons}")
+            listed = str(refused[0]) if len(refused) == 1 else "".join(f"\n- {row}" for row in refused)
+            raise NotConvertible(f"this network cannot be converted: {listed}")
         if not any(row.kind is Kind.SPIKING for row in self.rows):
             raise NothingToQuantize(
                 "nothing would be quantised: the network has no ReLU, and a neuron can only stand where a ReLU is"
@@ -62,7 +74,15 @@ def plan(traced: fx.GraphModule) -> Plan:
     """The plan of a traced network; annotates its nodes on the way."""
     return Plan(
         tuple(
-            Row(_site(node), label(node, traced), node.meta.get("shape"), rule.kind, rule.why)
+            Row(
+                _site(node),
+                label(node, traced),
+                node.meta.get("shape"),
+                rule.kind,
+                rule.why,
+                described(node).removeprefix(", "),
+                rule.values,
+            )
             for node, rule in annotate(traced)
         )
     )

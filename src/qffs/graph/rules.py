@@ -6,20 +6,26 @@ An edge of the network carries increments, and their sum over time is the quanti
 - **spiking**: a neuron, at every activation quantiser;
 - **differenced**: ``g(X_t) - g(X_{t-1})`` on the accumulated input;
 
-or it is folded into its neighbour before, or not a signal at all (shapes, constants), or refused with a reason.
+or it is folded into its neighbour before, or not a signal at all (shapes, constants), or refused with a reason. One row
+of `MODULES` is a class of `torch.nn`; one row of `OPERATORS` is a name, in all its forms: of `torch`,
+`torch.nn.functional`, `operator` and as a method of a tensor.
 """
 
 from __future__ import annotations
 
+import builtins
+import dataclasses
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, nn
 
+from qffs.errors import InvalidArgument
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
@@ -41,197 +47,167 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind and, in words, what that means for the operator."""
+    """A kind and, in words, what that means for the operator; whether it sends values where spikes could be."""
 
     kind: Kind
     why: str
+    values: bool = False
 
 
 LINEAR = Rule(Kind.LINEAR, "applied to every increment")
+PRODUCT = Rule(Kind.LINEAR, "applied to every increment; of two signals, differenced")
 SUM = Rule(Kind.SUM, "increments are added, constants are charged with the input")
 JOIN = Rule(Kind.JOIN, "increments are joined, constants are charged with the input")
 SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron")
 CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantiser whose levels at first end at the clip, then a neuron")
 QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
-NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes")
+NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes", True)
 FOLDED = Rule(Kind.FOLDED, "folded into its neighbour, or the identity, outside training")
 PLAIN = Rule(Kind.PLAIN, "a shape or a constant, the same at every step")
+RECURRENT = Rule(Kind.REFUSED, "it is recurrent: only feed-forward networks are converted")
+ROUNDING = Rule(Kind.REFUSED, "it jumps: the least rounding error of a signal would decide its result")
+RANDOM = Rule(Kind.REFUSED, "it draws random numbers")
 
 _DIMENSIONS = (1, 2, 3)
 
 
-def _modules(*patterns: str) -> list[type[nn.Module]]:
-    """The classes of torch.nn of these names, with {} standing for 1, 2 and 3."""
-    names = [pattern.format(d) for pattern in patterns for d in (_DIMENSIONS if "{}" in pattern else (0,))]
-    return [getattr(nn, name) for name in names if hasattr(nn, name)]
+def _modules(names: str) -> list[type[nn.Module]]:
+    """The classes of torch.nn of these names, with {} standing for 1, 2 and 3; older versions lack some."""
+    written = [name.format(d) for name in names.split() for d in (_DIMENSIONS if "{}" in name else (0,))]
+    return [getattr(nn, name) for name in written if hasattr(nn, name)]
 
 
 MODULES: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys(_modules("Conv{}d", "ConvTranspose{}d", "Linear"), LINEAR),
-    **dict.fromkeys(_modules("AvgPool{}d", "AdaptiveAvgPool{}d"), LINEAR),
-    **dict.fromkeys(_modules("Flatten", "Unflatten", "ZeroPad{}d", "PixelShuffle", "PixelUnshuffle"), LINEAR),
-    **dict.fromkeys(_modules("BatchNorm{}d", "Dropout", "Dropout{}d", "Identity"), FOLDED),
-    **dict.fromkeys(_modules("MaxPool{}d", "AdaptiveMaxPool{}d"), DIFFERENCED),
-    **dict.fromkeys(_modules("LeakyReLU", "PReLU", "ELU", "CELU", "SELU", "SiLU", "GELU", "Mish"), NONLINEAR),
-    **dict.fromkeys(_modules("Sigmoid", "Tanh", "Softplus", "Softsign", "Hardsigmoid", "Hardswish"), NONLINEAR),
-    **dict.fromkeys(_modules("Softmax", "LogSoftmax", "LayerNorm", "GroupNorm"), NONLINEAR),
-    nn.Hardtanh: NONLINEAR,
+    **dict.fromkeys(_modules("Conv{}d ConvTranspose{}d Linear AvgPool{}d AdaptiveAvgPool{}d"), LINEAR),
+    **dict.fromkeys(_modules("Flatten Unflatten PixelShuffle PixelUnshuffle ChannelShuffle Fold Unfold"), LINEAR),
+    **dict.fromkeys(_modules("Upsample UpsamplingNearest2d UpsamplingBilinear2d"), LINEAR),
+    **dict.fromkeys(_modules("ZeroPad{}d ConstantPad{}d ReflectionPad{}d ReplicationPad{}d CircularPad{}d"), LINEAR),
+    **dict.fromkeys(_modules("BatchNorm{}d SyncBatchNorm Dropout Dropout{}d Identity"), FOLDED),
+    **dict.fromkeys(_modules("AlphaDropout FeatureAlphaDropout"), FOLDED),
+    **dict.fromkeys(_modules("MaxPool{}d AdaptiveMaxPool{}d"), DIFFERENCED),
+    **dict.fromkeys(_modules("LeakyReLU PReLU RReLU ELU CELU SELU SiLU GELU Mish GLU Hardtanh Threshold"), NONLINEAR),
+    **dict.fromkeys(_modules("Sigmoid LogSigmoid Tanh Softplus Softsign Hardsigmoid Hardswish"), NONLINEAR),
+    **dict.fromkeys(_modules("Softshrink Tanhshrink Softmax Softmax2d Softmin LogSoftmax"), NONLINEAR),
+    **dict.fromkeys(_modules("LayerNorm GroupNorm RMSNorm InstanceNorm{}d LocalResponseNorm"), NONLINEAR),
+    **dict.fromkeys(_modules("LPPool{}d CosineSimilarity Bilinear Embedding MultiheadAttention"), NONLINEAR),
+    **dict.fromkeys(_modules("RNN LSTM GRU RNNCell LSTMCell GRUCell"), RECURRENT),
+    **dict.fromkeys(_modules("Hardshrink"), ROUNDING),
+    **dict.fromkeys(_modules("FractionalMaxPool2d FractionalMaxPool3d"), RANDOM),
     nn.ReLU: SPIKING,
     Quantizer: QUANTISED,
     Neuron: QUANTISED,
 }
 
-FUNCTIONS: dict[Any, Rule] = {
-    **dict.fromkeys((operator.add, torch.add, operator.sub, torch.sub), SUM),
-    **dict.fromkeys((operator.mul, torch.mul, operator.truediv, torch.div, operator.neg, torch.neg), LINEAR),
-    **dict.fromkeys((torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze), LINEAR),
-    **dict.fromkeys((torch.cat, torch.concat, torch.stack), JOIN),
-    **dict.fromkeys((torch.unsqueeze, operator.getitem), LINEAR),
-    **dict.fromkeys((torch.mean, torch.sum, torch.split, torch.chunk, F.pad), LINEAR),
-    **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), LINEAR),
-    **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), LINEAR),
-    **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), DIFFERENCED),
-    **dict.fromkeys((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), DIFFERENCED),
-    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), DIFFERENCED),
-    **dict.fromkeys((torch.matmul, torch.bmm, operator.matmul), LINEAR),
-    **dict.fromkeys((F.leaky_relu, F.prelu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish), NONLINEAR),
-    **dict.fromkeys(
-        (torch.sigmoid, torch.tanh, F.softplus, F.softsign, F.hardsigmoid, F.hardswish, F.hardtanh), NONLINEAR
-    ),
-    **dict.fromkeys((torch.softmax, F.softmax, F.log_softmax, F.layer_norm, F.group_norm), NONLINEAR),
-    F.scaled_dot_product_attention: NONLINEAR,
-    getattr: PLAIN,
+
+def _named(rule: Rule, names: str) -> dict[str, Rule]:
+    written = [name.format(d) for name in names.split() for d in (_DIMENSIONS if "{}" in name else (0,))]
+    return dict.fromkeys(written, rule)
+
+
+OPERATORS: dict[str, Rule] = {
+    **_named(SUM, "add sub subtract"),
+    **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where"),
+    **_named(PRODUCT, "mul multiply matmul mm bmm mv einsum tensordot inner outer"),
+    **_named(LINEAR, "div divide true_divide truediv neg negative mean sum cumsum diff trace"),
+    **_named(LINEAR, "linear conv{}d conv_transpose{}d avg_pool{}d adaptive_avg_pool{}d interpolate upsample"),
+    **_named(LINEAR, "upsample_nearest upsample_bilinear pixel_shuffle pixel_unshuffle channel_shuffle grid_sample"),
+    **_named(LINEAR, "native_channel_shuffle pad fold unfold flatten unflatten view view_as reshape reshape_as"),
+    **_named(LINEAR, "permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as"),
+    **_named(LINEAR, "broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90 adjoint"),
+    **_named(LINEAR, "getitem select narrow index_select gather take_along_dim unbind split chunk tensor_split"),
+    **_named(LINEAR, "split_with_sizes diagonal tril triu contiguous clone detach to type_as float double bfloat16"),
+    **_named(DIFFERENCED, "max_pool{}d adaptive_max_pool{}d amax amin"),
+    **_named(NONLINEAR, "leaky_relu prelu rrelu elu celu selu silu gelu mish glu hardtanh clamp clip clamp_min"),
+    **_named(NONLINEAR, "clamp_max threshold sigmoid logsigmoid tanh softplus softsign hardsigmoid hardswish"),
+    **_named(NONLINEAR, "softshrink tanhshrink softmax softmin log_softmax logsumexp exp expm1 log log1p sqrt rsqrt"),
+    **_named(NONLINEAR, "square pow abs absolute reciprocal sin cos tan atan atan2 erf max min maximum minimum prod"),
+    **_named(NONLINEAR, "var std var_mean std_mean norm normalize layer_norm group_norm rms_norm instance_norm"),
+    **_named(NONLINEAR, "local_response_norm lp_pool{}d cosine_similarity bilinear embedding cdist baddbmm addmm"),
+    **_named(NONLINEAR, "addbmm addmv addcmul addcdiv lerp scaled_dot_product_attention"),
+    **_named(FOLDED, "dropout dropout{}d alpha_dropout feature_alpha_dropout batch_norm"),
+    **_named(PLAIN, "getattr size dim numel stride is_floating_point zeros_like ones_like full_like"),
+    **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full linspace _assert"),
+    **_named(ROUNDING, "eq ne lt le gt ge floordiv mod floor_divide remainder round floor ceil trunc sign"),
+    **_named(ROUNDING, "int long bool hardshrink masked_fill"),
+    **_named(ROUNDING, "argmax argmin topk sort argsort"),
 }
+"""By name. What is refused of a signal may still be asked of a size: a node that reads no signal is plain."""
 
-METHODS: dict[str, Rule] = {
-    **dict.fromkeys(("add", "sub"), SUM),
-    **dict.fromkeys(("mul", "div", "neg", "mean", "sum", "chunk", "split"), LINEAR),
-    **dict.fromkeys(("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze"), LINEAR),
-    **dict.fromkeys(("contiguous", "matmul", "bmm"), LINEAR),
-    **dict.fromkeys(("sigmoid", "tanh", "softmax", "log_softmax"), NONLINEAR),
-    **dict.fromkeys(("size", "dim"), PLAIN),
-}
+PRODUCTS = frozenset(name for name, rule in OPERATORS.items() if rule is PRODUCT)
+"""Linear in each of their operands, whichever that is."""
 
-PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul", torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm")
-"""Linear while one factor is a signal and the other is not; of two signals, differenced."""
+QUOTIENTS = frozenset(("div", "divide", "true_divide", "truediv"))
 
-QUOTIENTS: tuple[Any, ...] = (operator.truediv, torch.div, "div")
-"""Linear while the divisor is no signal."""
+SHAPED = frozenset(("expand_as", "view_as", "reshape_as", "type_as"))
+"""Of the second operand they read nothing but what is the same at every step."""
 
 SHAPES = ("shape", "ndim", "dtype", "device")
 """The attributes of a signal that are the same at every step."""
 
+TURNED = ("T", "mT", "H", "mH", "data")
+"""The attributes of a signal that are the signal, turned."""
 
-def label(node: fx.Node, root: nn.Module) -> str:
-    """How the operator of a node is called in messages and plans: ``Conv2d``, ``max_pool2d``, ``.view``."""
-    if node.op == "call_module":
-        return type(root.get_submodule(str(node.target))).__name__
-    if node.op == "call_method":
-        return f".{node.target}"
-    return str(getattr(node.target, "__name__", node.target))
+SPACES = {"torch.nn.functional": F, "torch": torch, "operator": operator, "builtins": builtins}
+"""Where functions are found by name."""
 
+METHODS = frozenset(name for name in OPERATORS if callable(getattr(Tensor, name, None)))
+"""The operators that are methods of a tensor."""
 
-def signals(node: fx.Node) -> list[fx.Node]:
-    """The arguments of a node that carry a signal, in order, each as often as it is read."""
-    found: list[fx.Node] = []
+ADDRESSES: dict[str, Any] = {
+    f"{space}.{name}": getattr(home, name)
+    for space, home in SPACES.items()
+    for name in OPERATORS
+    if callable(getattr(home, name, None)) and (home is not builtins or name == "getattr")
+}
+"""Every function of the table by where it is found, its name last; as checkpoints name it."""
 
-    def visit(argument: Any) -> None:
-        if isinstance(argument, fx.Node):
-            if argument.meta["signal"]:
-                found.append(argument)
-        elif isinstance(argument, (list, tuple)):
-            for each in argument:
-                visit(each)
-        elif isinstance(argument, dict):
-            visit(list(argument.values()))
-
-    visit([*node.args, *node.kwargs.values()])
-    return found
+FUNCTIONS: dict[Any, str] = {function: address.rpartition(".")[2] for address, function in ADDRESSES.items()}
+"""The operator that a function is."""
 
 
-def _lookup(node: fx.Node, root: nn.Module) -> Rule:
-    unknown = Rule(Kind.REFUSED, f"there is no rule for {label(node, root)}")
-    if node.op == "call_module":
-        return MODULES.get(type(root.get_submodule(str(node.target))), unknown)
-    table: dict[Any, Rule] = FUNCTIONS if node.op == "call_function" else METHODS
-    return table.get(node.target, unknown)
+def address(target: Any) -> str:
+    """Where a class or function that a user has registered is found, as checkpoints name it."""
+    return f"{target.__module__}:{target.__qualname__}"
 
 
-def _decide(node: fx.Node, root: nn.Module) -> Rule:
-    """The rule of a node whose arguments have been classified."""
-    if node.op == "placeholder":
-        return Rule(Kind.INPUT, "analog, charged by the schedule")
-    if node.op == "output":
-        return _decide_output(node)
-    read = signals(node)
-    if not read:
-        return PLAIN
-    reason = _exception(node, root, read)
-    if reason:
-        return Rule(Kind.REFUSED, reason)
-    if node.op == "call_module" and getattr(root.get_submodule(str(node.target)), "min_val", None) == 0:
-        return CLIPPED
-    return NONLINEAR if node.target in PRODUCTS and len(read) > 1 else _lookup(node, root)
+def register(target: type[nn.Module] | Callable[..., Any], kind: str, why: str = "") -> None:
+    """Tell the library what becomes of an operator of your own, from now on and everywhere.
 
-
-def _decide_output(node: fx.Node) -> Rule:
-    leaves: list[Any] = []
-
-    def visit(argument: Any) -> None:
-        if isinstance(argument, (list, tuple)):
-            for each in argument:
-                visit(each)
-        elif isinstance(argument, dict):
-            visit(list(argument.values()))
-        else:
-            leaves.append(argument)
-
-    visit(node.args[0])
-    for leaf in leaves:
-        if not isinstance(leaf, fx.Node) or not leaf.meta["signal"] or leaf.meta.get("shape", ()) is None:
-            return Rule(Kind.REFUSED, f"the network returns {leaf}, which is no tensor computed from the input")
-    return Rule(Kind.OUTPUT, "read out at every step")
-
-
-def _exception(node: fx.Node, root: nn.Module, read: list[fx.Node]) -> str | None:
-    """Why the arguments of this call take it out of the table's rule, if they do."""
-    if node.op == "call_module":
-        return _exceptional_module(root.get_submodule(str(node.target)))
-    if node.target in QUOTIENTS and (len(read) > 1 or node.args[0] not in read):
-        return "a quotient with a signal below is not finite before that signal has arrived"
-    if node.kwargs.get("rounding_mode") is not None:
-        return "a rounded quotient is not linear"
-    if node.target is F.pad and _option(node, 2, "mode", "constant") != "constant":
-        return "only padding with zeros has a rule"
-    if node.target is F.pad and _option(node, 3, "value", None) not in {None, 0}:
-        return "only padding with zeros has a rule: another value is not linear"
-    if node.target is getattr and node.args[1] not in SHAPES:
-        return f"the attribute {node.args[1]} has no rule"
-    return None
-
-
-def _exceptional_module(module: nn.Module) -> str | None:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-        return "batch norm without running statistics depends on the other images of the batch"
-    if getattr(module, "return_indices", False):
-        return "the indices of a max pooling are not a signal"
-    return None
-
-
-def _option(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
-
-
-def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
-    """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
-
-    A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time.
+    target: a class of modules, whose calls then are not looked into, or a function that modules call by a global
+    name; kind: "linear" (maps sums to sums and 0 to 0: applied to every increment) or "differenced" (any other
+    function of its tensor arguments that keeps no state and treats each image alone); why: a remark for the plan.
+    Only the class itself matches, not what is derived from it. A checkpoint names the operator; whoever loads it
+    must have registered it before. Raises `InvalidArgument` on anything else.
     """
-    decided = []
-    for node in traced.graph.nodes:
-        rule = _decide(node, traced)
-        node.meta["kind"] = rule.kind
-        node.meta["signal"] = rule.kind is not Kind.PLAIN
-        decided.append((node, rule))
-    return decided
+    rules = {"linear": LINEAR, "differenced": NONLINEAR}
+    if kind not in rules:
+        raise InvalidArgument(f'an operator can be registered as "linear" or "differenced", not {kind!r}')
+    rule = dataclasses.replace(rules[kind], why=why or rules[kind].why)
+    if isinstance(target, type) and issubclass(target, nn.Module):
+        MODULES[target] = rule
+    elif callable(target) and not isinstance(target, type) and hasattr(target, "__qualname__"):
+        ADDRESSES[address(target)] = target
+        FUNCTIONS[target] = address(target)
+        OPERATORS[address(target)] = rule
+    else:
+        raise InvalidArgument(f"an operator is a class of torch.nn.Module or a function, not {target!r}")
+
+
+def registered_functions() -> tuple[Callable[..., Any], ...]:
+    """The functions that users have added."""
+    return tuple(function for name, function in ADDRESSES.items() if ":" in name)
+
+
+_COMPOSED = tuple(f"torch.nn.modules.{name}" for name in ("container", "transformer"))
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a call of the module is one node of a graph; all others are read through.
+
+    Leaves are what the table has, and what torch.nn has without a forward made of other modules, so that it is
+    refused by its own name.
+    """
+    kind = type(module)
+    own = getattr(nn, kind.__name__, None) is kind
+    return kind in MODULES or (own and kind.__module__ not in _COMPOSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
-from qffs.graph.check import check
+from qffs.graph.annotate import name_of, option
+from qffs.graph.check import FEW, check, copies, refuse_inputs
+from qffs.graph.rules import MODULES
+from qffs.graph.tracer import DoesNotRun, Tracer
 from qffs.nn.modes import evaluating
 
 Example = Tensor | tuple[Tensor, ...]
 
 IN_PLACE: dict[Any, Any] = {
-    **{name + "_": name for name in ("add", "sub", "mul", "div", "neg", "relu", "clamp", "clip")},
-    F.relu_: F.relu,
-    torch.relu_: torch.relu,
+    **{getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")},
+    **{
+        getattr(home, f"{name}_"): getattr(home, name)
+        for home in (torch, F)
+        for name in dir(home)
+        if not name.startswith("_") and callable(getattr(home, f"{name}_", None))
+    },
 }
-"""In-place forms and the plain form each becomes: an edge of a graph may be read more than once."""
+"""In-place functions and the plain form each becomes: an edge of a graph may be read more than once."""
 
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
-CLAMP_CALLS: tuple[Any, ...] = (torch.clamp, torch.clip, "clamp", "clip", F.hardtanh)
+DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d}
+CLAMP_CALLS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
 
 
 def trace(model: nn.Module, example: Example) -> fx.GraphModule:
@@ -43,14 +52,17 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     _refuse_wrapped(model)
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise InvalidArgument("example must be a tensor, or a tuple of tensors, one for each input of the network")
+    refuse_inputs(inputs)
     _refuse_hooks(model)
     model = copy.deepcopy(model)
     training = {path: module.training for path, module in model.named_modules()}
-    with evaluating(model):
-        traced = fx.GraphModule(model, _symbolic(model, len(inputs)))
+    with evaluating(model), torch.no_grad():
+        traced = fx.GraphModule(model, _symbolic(model, inputs))
         _keep_unused(traced, model)
+        _own_batch_norms(traced)
         _make_plain(traced)
         _own_activations(traced)
+        _erase_unused(traced.graph)
         traced.graph.lint()
         traced.recompile()
         traced.eval()
@@ -82,28 +94,34 @@ def _refuse_hooks(model: nn.Module) -> None:
             )
 
 
-def _symbolic(model: nn.Module, inputs: int) -> fx.Graph:
+def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
     name, parameters = type(model).__name__, list(inspect.signature(model.forward).parameters.values())
-    if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters[:inputs]):
+    count = len(inputs)
+    if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters[:count]):
         raise NotTraceable(f"the inputs of {name} must have names: its forward takes any number of them")
-    missing = [p.name for p in parameters[inputs:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if missing or len(parameters) < inputs:
-        raise InvalidArgument(f"the example has {inputs} inputs, but {name} takes {[p.name for p in parameters]}")
-    defaults = {p.name: p.default for p in parameters[inputs:] if p.default is not p.empty}
+    missing = [p.name for p in parameters[count:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if missing or len(parameters) < count:
+        raise InvalidArgument(f"the example has {count} inputs, but {name} takes {[p.name for p in parameters]}")
+    defaults = {p.name: p.default for p in parameters[count:] if p.default is not p.empty}
     try:
-        graph = fx.Tracer().trace(model, concrete_args=defaults or None)
+        graph = Tracer(copies(inputs, FEW)).trace(model, concrete_args=defaults or None)
+    except DoesNotRun as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise InvalidArgument(f"the network does not run on an example of shape {shapes}: {error}") from error
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "torch" not in Path(f.filename).parts]
-        last = frames[-1]
-        raise NotTraceable(
-            f"{name} cannot be read as a static graph: {error} "
-            f"(in {last.name}, {Path(last.filename).name}, line {last.lineno}: {last.line})"
-        ) from error
+        where = [
+            f" (in {f.name}, {Path(f.filename).name}, line {f.lineno}: {f.line})"
+            for f in traceback.extract_tb(error.__traceback__)
+            if "torch" not in Path(f.filename).parts and Path(f.filename).parent != Path(__file__).parent
+        ][-1:]
+        raise NotTraceable(f"{name} cannot be read as a static graph: {error}{''.join(where)}") from error
     for node in graph.nodes:
         node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
-    for node in list(graph.find_nodes(op="placeholder"))[inputs:]:
+    for node in list(graph.find_nodes(op="placeholder"))[count:]:
         _erase(graph, node)  # an input with a default, which is now part of the graph
-    return graph
+    alone = fx.Graph()  # without the tracer, which a pickled graph would be read by again
+    alone.output(alone.graph_copy(graph, {}))
+    return alone
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:
@@ -127,6 +145,23 @@ def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:
             )
 
 
+def _own_batch_norms(traced: fx.GraphModule) -> None:
+    """A class derived from a batch norm of torch, read through, becomes that batch norm and what else it holds.
+
+    So its statistics go on being learned in train mode, which its functional form, traced in eval mode, would not do.
+    """
+    for node in list(traced.graph.nodes):
+        norm = traced.get_submodule(owner(node))
+        if name_of(node) != "batch_norm" or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        kind = next(kind for kind in type(norm).__mro__ if kind in MODULES)
+        plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        plain._parameters, plain._buffers, plain._modules = norm._parameters, norm._buffers, norm._modules
+        path = owner(node)
+        traced.set_submodule(path, plain)
+        node.op, node.target, node.args, node.kwargs = "call_module", path, (node.args[0],), {}
+
+
 def _make_plain(traced: fx.GraphModule) -> None:
     """Arguments by position; in-place calls become plain, and who reads the value later reads the call's result."""
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
@@ -135,6 +170,8 @@ def _make_plain(traced: fx.GraphModule) -> None:
         if not _in_place(node, traced):
             continue
         (changed, *_) = node.all_input_nodes
+        if node.op == "call_method":
+            node.target = str(node.target).removesuffix("_")
         node.target = IN_PLACE.get(node.target, node.target)
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
         for user in list(changed.users):
@@ -157,6 +194,16 @@ def _in_place(node: fx.Node, traced: nn.Module) -> bool:
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     return node.op == "call_function" and (node.target in IN_PLACE or bool(node.kwargs.get("inplace")))
+
+
+def _erase_unused(graph: fx.Graph) -> None:
+    """Erase what nobody reads and what computes nothing but shapes; a module that is called stays called."""
+    for node in reversed(list(graph.nodes)):
+        idle = node.op == "get_attr" or (
+            node.op in {"call_function", "call_method"} and node.target is not torch._assert
+        )
+        if idle and not node.users:
+            graph.erase_node(node)
 
 
 def owner(node: fx.Node) -> str:
@@ -188,21 +235,25 @@ def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
         module = traced.get_submodule(str(node.target))
         if isinstance(module, nn.Hardtanh) and module.min_val == 0:
             return nn.Hardtanh(0.0, module.max_val)
-        return nn.ReLU() if isinstance(module, nn.ReLU) else None
+        threshold = type(module) is nn.Threshold and (module.threshold, module.value) == (0, 0)
+        return nn.ReLU() if type(module) is nn.ReLU or threshold else None
     if node.op not in {"call_function", "call_method"}:
         return None
     if node.target in RELU_CALLS:
         return nn.ReLU()
     if node.target is F.relu6:
         return nn.Hardtanh(0.0, 6.0)
-    if node.target not in CLAMP_CALLS:
+    name = name_of(node)
+    if name not in CLAMP_CALLS:
         return None
-    given = [*node.args[1:3], None, None]
-    low = node.kwargs.get("min", node.kwargs.get("min_val", given[0]))
-    high = node.kwargs.get("max", node.kwargs.get("max_val", given[1]))
-    if isinstance(low, (int, float)) and low == 0 and (high is None or (isinstance(high, (int, float)) and high > 0)):
-        return nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
-    return None
+    low = option(node, 1, "min", option(node, 1, "min_val", option(node, 1, "threshold")))
+    high = None if name == "clamp_min" else option(node, 2, "max", option(node, 2, "max_val", option(node, 2, "value")))
+    if not isinstance(low, (int, float)) or low != 0:
+        return None
+    if high is None or (name == "threshold" and high == 0):
+        return nn.ReLU()
+    ends = isinstance(high, (int, float)) and high > 0 and name != "threshold"
+    return nn.Hardtanh(0.0, float(high)) if ends else None
 
 
 def _own_activations(traced: fx.GraphModule) -> None:
@@ -216,9 +267,11 @@ def _own_activations(traced: fx.GraphModule) -> None:
             seen.add(str(node.target))
         elif relu is not None:
             _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
-        elif node.op == "call_function" and node.target is F.dropout:
-            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            _call(traced, node, prefix + "dropout", nn.Dropout(probability))
+        elif node.target in DROPOUTS and not option(node, 2, "training", True):
+            _call(traced, node, prefix + "dropout", DROPOUTS[node.target](option(node, 1, "p", 0.5)))
+        elif name_of(node) == "masked_fill" or node.target == "masked_fill":
+            x, mask, value = (option(node, place, name) for place, name in enumerate(("input", "mask", "value")))
+            node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
 
 
 def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:

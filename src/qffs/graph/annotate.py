@@ -1,0 +1,164 @@
+"""Every node of a graph decided by the table of rules, and by what it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from qffs.graph.rules import (
+    CLIPPED,
+    FUNCTIONS,
+    LINEAR,
+    METHODS,
+    MODULES,
+    NONLINEAR,
+    OPERATORS,
+    PLAIN,
+    PRODUCTS,
+    QUOTIENTS,
+    SHAPED,
+    SHAPES,
+    TURNED,
+    Kind,
+    Rule,
+)
+
+
+def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
+    """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
+
+    A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time.
+    """
+    decided = []
+    for node in traced.graph.nodes:
+        rule = _decide(node, traced)
+        node.meta["kind"] = rule.kind
+        node.meta["signal"] = rule.kind is not Kind.PLAIN
+        decided.append((node, rule))
+    return decided
+
+
+def label(node: fx.Node, root: nn.Module) -> str:
+    """How the operator of a node is called in messages and plans: ``Conv2d``, ``max_pool2d``, ``.view``."""
+    if node.op == "call_module":
+        return type(root.get_submodule(str(node.target))).__name__
+    if node.op == "call_method":
+        return f".{node.target}"
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", node.target))
+    return str(node.target)
+
+
+def name_of(node: fx.Node) -> str | None:
+    """The operator of a call in the table `OPERATORS`, whatever its form; None where there is none."""
+    if node.op == "call_method":
+        return str(node.target) if node.target in METHODS else None
+    return FUNCTIONS.get(node.target) if node.op == "call_function" else None
+
+
+def signals(node: fx.Node) -> list[fx.Node]:
+    """The arguments of a node that carry a signal, in order, each as often as it is read."""
+    return [read for read in arguments(node) if isinstance(read, fx.Node) and read.meta["signal"]]
+
+
+def arguments(node: fx.Node) -> list[Any]:
+    """All arguments of a node, whatever their nesting, in order."""
+    found: list[Any] = []
+
+    def visit(argument: Any) -> None:
+        if isinstance(argument, (list, tuple)):
+            for each in argument:
+                visit(each)
+        elif isinstance(argument, dict):
+            visit(list(argument.values()))
+        elif isinstance(argument, slice):
+            visit((argument.start, argument.stop, argument.step))
+        else:
+            found.append(argument)
+
+    visit([*node.args, *node.kwargs.values()])
+    return found
+
+
+def option(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, given by position or by name."""
+    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+
+
+def _decide(node: fx.Node, root: nn.Module) -> Rule:
+    """The rule of a node whose arguments have been classified."""
+    if node.op == "placeholder":
+        return Rule(Kind.INPUT, "analog, charged by the schedule")
+    if node.op == "output":
+        return _decide_output(node)
+    read = signals(node)
+    if not read:
+        return PLAIN
+    if node.op == "call_module":
+        rule, reason = _decide_module(root.get_submodule(str(node.target)))
+    else:
+        rule, reason = _decide_call(node, read)
+    problem = reason or node.meta.get("problem")
+    return Rule(Kind.REFUSED, problem) if problem else rule
+
+
+def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
+    """The rule of a module and what takes it out of the rule, if anything does."""
+    rule = MODULES.get(type(module))
+    if rule is None:
+        return PLAIN, f"there is no rule for {type(module).__name__}"
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        return rule, "batch norm without running statistics depends on the other images of the batch"
+    if getattr(module, "return_indices", False):
+        return rule, "the indices of a max pooling are not a signal"
+    return CLIPPED if getattr(module, "min_val", None) == 0 else rule, None
+
+
+def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
+    """The rule of a function or method and what takes it out of the rule, if anything does."""
+    name = name_of(node)
+    if name is None:
+        return PLAIN, f"there is no rule for {getattr(node.target, '__name__', node.target)}"
+    rule, reason = OPERATORS[name], None
+    if rule.kind is Kind.LINEAR and name not in PRODUCTS | SHAPED:
+        rule = rule if read == [node.args[0]] else NONLINEAR
+    match name:
+        case _ if name in PRODUCTS:
+            rule = NONLINEAR if len(read) > 1 else rule
+        case _ if name in SHAPED:
+            rule = rule if node.args[0] in read else PLAIN
+        case _ if name in QUOTIENTS and node.kwargs.get("rounding_mode") is not None:
+            reason = "a rounded quotient is not linear"
+        case "getattr":
+            rule, reason = _decide_attribute(str(node.args[1]))
+        case "batch_norm":
+            rule, reason = _decide_batch_norm(node, read)
+        case _ if rule.kind is Kind.FOLDED:
+            reason = "it draws random numbers outside training too" if option(node, 2, "training", True) else None
+        case _ if rule.kind is Kind.REFUSED:
+            reason = rule.why
+    if option(node, 99, "return_indices", False):
+        reason = "the indices of a max pooling are not a signal"
+    return rule, reason
+
+
+def _decide_attribute(attribute: str) -> tuple[Rule, str | None]:
+    if attribute in SHAPES:
+        return PLAIN, None
+    return LINEAR, None if attribute in TURNED else f"the attribute {attribute} has no rule"
+
+
+def _decide_batch_norm(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
+    if option(node, 5, "training", False) or option(node, 1, "running_mean") is None:
+        return PLAIN, "batch norm without running statistics depends on the other images of the batch"
+    return (OPERATORS["batch_norm"], None) if read == [node.args[0]] else (NONLINEAR, None)
+
+
+def _decide_output(node: fx.Node) -> Rule:
+    for leaf in arguments(node):
+        if not isinstance(leaf, fx.Node) or not leaf.meta["signal"] or leaf.meta.get("shape", ()) is None:
+            return Rule(Kind.REFUSED, f"the network returns {leaf}, which is no tensor computed from the input")
+        if (leaf.meta.get("batch") or (0, 1))[0] != 0:
+            return Rule(Kind.REFUSED, f"the batch is not in dimension 0 of the output {leaf}")
+    return Rule(Kind.OUTPUT, "read out at every step")

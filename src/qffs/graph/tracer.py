@@ -1,0 +1,223 @@
+"""Tracing with an example at hand: what Python asks of a size is answered, what it asks of the data is refused.
+
+`torch.fx` reads a network by running its Python code on stand-ins. Here every stand-in also knows its value on the
+example, so that code which decides on shapes (``if x.shape[-1] % 2``, ``B, N, C = x.shape``, ``range(depth)``) is
+followed as the example goes; a guard in the graph then says so if the network is run on other sizes.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.graph.rules import is_leaf, registered_functions
+
+_TORCH = str(Path(torch.__file__).parent)
+
+SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
+"""What is read of a tensor without looking at its data."""
+
+
+class Unreadable(Exception):
+    """The code asks for something that a static graph cannot hold."""
+
+
+class DoesNotRun(Exception):
+    """An operator failed on the example."""
+
+
+class StandIn(fx.Proxy):
+    """A value of the network while it is traced."""
+
+    tracer: Tracer
+
+    def __getattr__(self, name: str) -> Any:
+        """What a value has: a call to record, a stand-in, or what never changes."""
+        value = getattr(self.tracer.values[self.node], name)  # AttributeError as the real thing would raise it
+        if callable(value):
+            return super().__getattr__(name)
+        if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return value  # the rank and the like, which never change
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.known(self))
+
+    def __int__(self) -> int:
+        return int(self.tracer.known(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.known(self))
+
+    def __round__(self, *digits: int) -> Any:
+        return round(self.tracer.known(self), *digits)
+
+    def __ceil__(self) -> int:
+        return -int(-self.tracer.known(self) // 1)
+
+    def __floor__(self) -> int:
+        return int(self.tracer.known(self) // 1)
+
+    def __len__(self) -> int:
+        value = self.tracer.values[self.node]
+        return int(self.shape[0]) if isinstance(value, Tensor) else len(value)
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise Unreadable("a write by index changes a tensor in place, which a static graph cannot hold")
+
+    def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
+        written = isinstance(self.tracer.values[self.node], Tensor)
+        return self.tracer.create_proxy("call_function", form if written else plain, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, operator.truediv, other)
+
+
+class Tracer(fx.Tracer):
+    """Records a graph while it runs the network on an example.
+
+    After `trace`, ``values`` holds what every node returned, and each node's ``meta`` its ``source`` (file and line,
+    where the network's own code has one) and a ``problem`` where it writes into an input.
+    """
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__(autowrap_functions=registered_functions())
+        self.inputs = inputs
+        self.values: dict[fx.Node, Any] = {}
+        self._versions = [x._version for x in inputs]
+        self._running = False  # a module that is run on values is not to be recorded
+        self._of_data: set[fx.Node] = set()
+        self._of_sizes: set[fx.Node] = set()
+        self._guarded: set[fx.Node] = set()
+
+    # --- recording --------------------------------------------------------------------------------------------------
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        """Whether a call of ``m`` is one node; other modules are read through."""
+        return is_leaf(m)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A node, or what the module's own code gives."""
+        return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """An attribute of a module: a stand-in where it is a parameter."""
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The stand-in of a node."""
+        return StandIn(node, self)
+
+    def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Record a node, run it on the example and keep what it returned."""
+        proxy = super().create_proxy(kind, target, *args, **kwargs)
+        node = proxy.node
+        node.meta["source"] = _source()
+        self.values[node] = self._run(node)
+        if [x._version for x in self.inputs] != self._versions:
+            self._versions = [x._version for x in self.inputs]
+            node.meta["problem"] = "it writes into an input of the network, in place"
+        self._note(node)
+        return proxy
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            position = sum(n.op == "placeholder" for n in self.values)
+            return self.inputs[position] if position < len(self.inputs) else (node.args or (None,))[0]
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._known_or_run)
+        self._running = True
+        try:
+            if node.op == "get_attr":
+                return operator.attrgetter(str(node.target))(self.root)
+            if node.op == "call_module":
+                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        except Exception as error:
+            raise DoesNotRun(f"{error} (at {node.target}{described(node)})") from error
+        finally:
+            self._running = False
+
+    def _known_or_run(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            self.values[node] = self._run(node)  # a tensor of the network's, made a node as an argument
+        return self.values[node]
+
+    def _note(self, node: fx.Node) -> None:
+        """Keep apart what a value that is no tensor was made from: sizes, or the data."""
+        if isinstance(self.values[node], Tensor):
+            return
+        read = node.all_input_nodes
+        of_tensors = any(isinstance(self.values[n], Tensor) for n in read)
+        name = node.args[1] if node.target is getattr and len(node.args) > 1 else node.target
+        if any(n in self._of_data for n in read) or (of_tensors and name not in SIZE_READS):
+            self._of_data.add(node)
+        if any(n in self._of_sizes for n in read) or (of_tensors and name not in {"dtype", "device"}):
+            self._of_sizes.add(node)
+
+    # --- what Python asks -------------------------------------------------------------------------------------------
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        """The value on the example of what does not depend on the data, from now on guarded; else `Unreadable`."""
+        node = proxy.node
+        value = self.values[node]
+        if isinstance(value, Tensor) or node in self._of_data:
+            raise Unreadable("its code depends on the data: it asks for the value of a tensor")
+        if node in self._of_sizes and node not in self._guarded:
+            self._guarded.add(node)
+            same = self.create_proxy("call_function", operator.eq, (proxy, value), {})
+            message = f"this network was read on an example of other sizes: here {value} was something else"
+            self.create_proxy("call_function", torch._assert, (same, message), {})
+        return value
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The answer on the example, where it depends on sizes alone."""
+        return bool(self.known(obj))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """One stand-in an element."""
+        return iter([obj[position] for position in range(len(self.values[obj.node]))])
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        """The keys of a dictionary."""
+        return self.values[obj.node].keys()
+
+
+def _source() -> tuple[str, int] | None:
+    """File and line of the network's own code that is being traced; None within torch alone."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+        file = frame.f_code.co_filename
+        if file != __file__ and not file.startswith((_TORCH, "<")):
+            return file, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def described(node: fx.Node) -> str:
+    """Where a node stands in the network's source, as words to append; empty where that is not known.
+
+    >>> described(fx.Graph().placeholder("x"))
+    ''
+    """
+    source = node.meta.get("source")
+    return f", {Path(source[0]).name}, line {source[1]}" if source else ""
