@@ -10,6 +10,7 @@ from networks.joined import JOINED
 from networks.mobile import MOBILE
 from networks.residual import RESIDUAL
 from networks.sequences import SEQUENCES
+from networks.shapes import SHAPES
 from networks.subject import Subject
 from networks.vectors import VECTORS
 from networks.windows import WINDOWS
@@ -24,5 +25,6 @@ NETWORKS: dict[str, Subject] = {
     **ATTENTION,
     **WINDOWS,
     **SEQUENCES,
+    **SHAPES,
     **VECTORS,
 }

@@ -16,7 +16,7 @@ class Subject:
     """A network: how it is built, and what it takes.
 
     ``shapes`` of the inputs without batch; ``spiking``: whether it sends nothing but spikes, so that strict
-    conversion takes it; ``tokens``: how many different ones there are where the input is a sequence of integers.
+    conversion takes it; ``tokens``: how many different ones there are where the inputs are integers, words or bytes.
     """
 
     build: Callable[[], nn.Module]
