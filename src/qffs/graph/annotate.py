@@ -7,7 +7,9 @@ from typing import Any
 from torch import fx, nn
 
 from qffs.graph.rules import (
+    ANALOG,
     CLIPPED,
+    DIFFERENCED,
     FUNCTIONS,
     LINEAR,
     METHODS,
@@ -17,6 +19,7 @@ from qffs.graph.rules import (
     PLAIN,
     PRODUCTS,
     QUOTIENTS,
+    ROUNDING,
     SHAPED,
     SHAPES,
     TURNED,
@@ -28,13 +31,15 @@ from qffs.graph.rules import (
 def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
     """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
 
-    A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time.
+    A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time, and
+    ``meta["analog"]`` whether it is computed from the network's input without passing a neuron.
     """
     decided = []
     for node in traced.graph.nodes:
         rule = _decide(node, traced)
         node.meta["kind"] = rule.kind
         node.meta["signal"] = rule.kind is not Kind.PLAIN
+        node.meta["analog"] = rule.kind is not Kind.SPIKING and all(read.meta["analog"] for read in signals(node))
         decided.append((node, rule))
     return decided
 
@@ -99,6 +104,10 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
         rule, reason = _decide_module(root.get_submodule(str(node.target)))
     else:
         rule, reason = _decide_call(node, read)
+    if all(each.meta["analog"] for each in read) and (rule is ROUNDING or rule.kind is Kind.DIFFERENCED):
+        rule, reason = ANALOG, None
+    elif node.meta.get("rounds"):
+        reason = reason or ROUNDING.why
     problem = reason or node.meta.get("problem")
     return Rule(Kind.REFUSED, problem) if problem else rule
 
@@ -130,6 +139,10 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
             rule = rule if node.args[0] in read else PLAIN
         case _ if name in QUOTIENTS and node.kwargs.get("rounding_mode") is not None:
             reason = "a rounded quotient is not linear"
+        case "where" if node.args[0] in read:
+            rule = NONLINEAR
+        case "max" | "min" if len(read) == 1:
+            rule = DIFFERENCED
         case "getattr":
             rule, reason = _decide_attribute(str(node.args[1]))
         case "batch_norm":

@@ -6,33 +6,85 @@ simulation puts time beside the batch, so every operator must keep the images ap
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
+from qffs.graph.annotate import name_of
+from qffs.graph.rules import OPERATORS, PLAIN, SHAPED
 
 FEW = 2
 """Images of the example that the checks are run on."""
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what each node returned, and the node that failed, if one does."""
+class _Alone(fx.Interpreter):
+    """Runs a graph on a few images and keeps what each node returned."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced, garbage_collect_values=False)
         self.extra_traceback = False
-        self.returned: dict[fx.Node, Any] = {}
-        self.failed: fx.Node | None = None
+
+
+class _Joined(_Alone):
+    """Runs a graph on the same images with others behind them, and compares node by node until something is wrong.
+
+    Every node reads of the first images what they gave alone, so that rounding, which depends on the size of a batch,
+    does not add up.
+    """
+
+    def __init__(self, traced: fx.GraphModule, alone: dict[fx.Node, Any], count: int) -> None:
+        super().__init__(traced)
+        self.alone, self.count = alone, count
+        self.dependent: set[fx.Node] = set()
+        self.wrong: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            self.returned[n] = super().run_node(n)
-        except Exception:
-            self.failed = n
+            value = super().run_node(n)
+        except Exception as error:
+            n.meta["problem"] = f"it needs a batch of one certain size: {error}"
             raise
-        return self.returned[n]
+        if n.op == "placeholder" or any(r in self.dependent and self._reads_data(n, r) for r in n.all_input_nodes):
+            self.dependent.add(n)
+        if "problem" in n.meta or any(read in self.wrong for read in n.all_input_nodes):
+            self.wrong.add(n)
+        if n.op == "output" or n not in self.dependent or n in self.wrong:
+            return value
+        return self._compare(n, value)
+
+    def _reads_data(self, node: fx.Node, read: fx.Node) -> bool:
+        """Whether a node reads more of what another returns than sizes and types."""
+        name = name_of(node)
+        if name in SHAPED:
+            return read is node.args[0]
+        return bool(tensors(self.alone[read])) and (name is None or OPERATORS[name] is not PLAIN)
+
+    def _compare(self, node: fx.Node, value: Any) -> Any:
+        """Record what is found in the node's meta; returned: the value, of the first images what they gave alone."""
+        alone = self.alone[node]
+        of_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(self.alone[read]))
+        node.meta["rounds"] = of_floats and isinstance(alone, Tensor) and not alone.is_floating_point()
+        batches, whole = [], []
+        for small, large in zip(tensors(alone), tensors(value), strict=True):
+            batch = _batch(small, large, self.count)
+            if batch is None:
+                node.meta["problem"] = "it joins the images of the batch, or mixes their order"
+                self.wrong.add(node)
+                return value
+            size = small.shape[batch[0]]
+            batches.append(batch)
+            whole.append(torch.cat([small, large.narrow(batch[0], size, size)], batch[0]))
+        node.meta["batch"] = _nested(alone, batches)
+        return _nested(value, whole)
+
+
+def _nested(value: Any, leaves: list[Any]) -> Any:
+    """A structure like ``value``, with these leaves instead of its tensors, in order."""
+    following = iter(leaves)
+    return fx.node.map_aggregate(value, lambda leaf: next(following) if isinstance(leaf, Tensor) else leaf)
 
 
 @torch.no_grad()
@@ -41,18 +93,18 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
 
     ``shape``: of what it returns on the inputs, None for what is no tensor; ``batch``: the dimension that holds the
     images and how many rows each has there, in order (of several tensors, in their nesting; None where a value is the
-    same for every batch); ``problem``: why the node cannot be converted, if so.
-    Raises `InvalidArgument` where the inputs are no batches, `NotTraceable` where graph and model differ.
+    same for every batch); ``rounds``: whether it makes whole numbers of floating ones; ``problem``: why the node
+    cannot be converted, if so. Raises `NotTraceable` where graph and model differ.
     """
-    few, count = copies(inputs, FEW), min(FEW, len(inputs[0]))
-    alone, joined = _Recorder(traced), _Recorder(traced)
-    _same_function(alone.run(*few), model(*copies(inputs, FEW)), type(model).__name__)
-    try:
+    alone = _Alone(traced)
+    _same_function(alone.run(*copies(inputs, FEW)), model(*copies(inputs, FEW)), type(model).__name__)
+    for node in traced.graph.nodes:
+        node.meta.update(batch=None, rounds=False)
+    joined = _Joined(traced, alone.env, min(FEW, len(inputs[0])))
+    with contextlib.suppress(Exception):  # of the node that then has a problem
         joined.run(*(torch.cat([x, _other(x)]) for x in copies(inputs, FEW)))
-    except Exception as error:
-        assert joined.failed is not None
-        joined.failed.meta["problem"] = f"it needs a batch of one certain size: {error}"
-    _compare(alone.returned, joined.returned, count, len(inputs[0]))
+    for node in traced.graph.nodes:
+        node.meta["shape"] = _shape(alone.env.get(node), node.meta["batch"], len(inputs[0]))
 
 
 def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
@@ -78,41 +130,6 @@ def _same_function(traced: Any, original: Any, name: str) -> None:
             f"{name} cannot be read as a static graph: the graph computes something else than the model, so its code "
             "changes a value in place that is also read elsewhere, or draws random numbers; write the plain form"
         )
-
-
-def _compare(alone: dict[fx.Node, Any], joined: dict[fx.Node, Any], count: int, images: int) -> None:
-    """Compare the same images' values in two batches, node by node, until something is wrong with what a node reads."""
-    dependent: set[fx.Node] = set()
-    wrong: set[fx.Node] = set()
-    for node, value in alone.items():
-        if node.op == "placeholder" or any(read in dependent for read in node.all_input_nodes):
-            dependent.add(node)
-        if "problem" in node.meta or any(read in wrong for read in node.all_input_nodes):
-            wrong.add(node)
-        node.meta["batch"] = None
-        if node in dependent and node not in wrong and node in joined and node.op != "output":
-            node.meta["batch"] = _batches(value, joined[node], count)
-            problem = _problem(node, value, alone)
-            if problem:
-                node.meta["problem"] = problem
-                wrong.add(node)
-        node.meta["shape"] = _shape(value, node.meta["batch"], images)
-
-
-def _batches(value: Any, joined: Any, count: int) -> Any:
-    found = iter([_batch(small, large, count) for small, large in zip(tensors(value), tensors(joined), strict=True)])
-    return fx.node.map_aggregate(value, lambda leaf: next(found) if isinstance(leaf, Tensor) else None)
-
-
-def _problem(node: fx.Node, value: Any, alone: dict[fx.Node, Any]) -> str | None:
-    dimensions = node.meta["batch"]
-    found = [dimensions] if isinstance(value, Tensor) else [d for _, d in leaves(value, dimensions)]
-    if None in found:
-        return "it joins the images of the batch, or mixes their order"
-    of_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(alone[read]))
-    if isinstance(value, Tensor) and not value.is_floating_point() and of_floats:
-        return "it makes whole numbers of its input: the least rounding error would decide its result"
-    return None
 
 
 def leaves(value: Any, beside: Any) -> list[tuple[Tensor, Any]]:

@@ -63,6 +63,7 @@ CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantiser whose levels at
 QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
 NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes", True)
+ANALOG = Rule(Kind.DIFFERENCED, "of the input alone: computed once and charged with it")
 FOLDED = Rule(Kind.FOLDED, "folded into its neighbour, or the identity, outside training")
 PLAIN = Rule(Kind.PLAIN, "a shape or a constant, the same at every step")
 RECURRENT = Rule(Kind.REFUSED, "it is recurrent: only feed-forward networks are converted")
@@ -139,7 +140,7 @@ PRODUCTS = frozenset(name for name, rule in OPERATORS.items() if rule is PRODUCT
 
 QUOTIENTS = frozenset(("div", "divide", "true_divide", "truediv"))
 
-SHAPED = frozenset(("expand_as", "view_as", "reshape_as", "type_as"))
+SHAPED = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to"))
 """Of the second operand they read nothing but what is the same at every step."""
 
 SHAPES = ("shape", "ndim", "dtype", "device")

@@ -7,14 +7,17 @@ followed as the example goes; a guard in the graph then says so if the network i
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qffs.graph.rules import is_leaf, registered_functions
 
@@ -22,6 +25,10 @@ _TORCH = str(Path(torch.__file__).parent)
 
 SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
 """What is read of a tensor without looking at its data."""
+
+
+FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye")
+"""What makes a tensor out of sizes, and does not ask its arguments whether they stand for something."""
 
 
 class Unreadable(Exception):
@@ -98,15 +105,33 @@ class Tracer(fx.Tracer):
     where the network's own code has one) and a ``problem`` where it writes into an input.
     """
 
+    proxy_buffer_attributes = True
+
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         super().__init__(autowrap_functions=registered_functions())
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
         self._versions = [x._version for x in inputs]
         self._running = False  # a module that is run on values is not to be recorded
+        self._fixed: set[fx.Node] = set()
         self._of_data: set[fx.Node] = set()
         self._of_sizes: set[fx.Node] = set()
         self._guarded: set[fx.Node] = set()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of a network, as it runs on the example."""
+        with contextlib.ExitStack() as patched:
+            for name in FACTORIES:
+                patched.enter_context(mock.patch.object(torch, name, self._recording(getattr(torch, name))))
+            return super().trace(root, concrete_args)
+
+    def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(each, fx.Proxy) for each in pytree.tree_leaves((args, kwargs))):
+                return self.create_proxy("call_function", factory, args, kwargs)
+            return factory(*args, **kwargs)
+
+        return record
 
     # --- recording --------------------------------------------------------------------------------------------------
 
@@ -163,7 +188,11 @@ class Tracer(fx.Tracer):
         return self.values[node]
 
     def _note(self, node: fx.Node) -> None:
-        """Keep apart what a value that is no tensor was made from: sizes, or the data."""
+        """Keep apart what a value was made from: buffers alone, sizes, or the data."""
+        if node.op == "get_attr" and not isinstance(self.values[node], nn.Parameter):
+            self._fixed.add(node)
+        if node.op in {"call_function", "call_method"} and all(n in self._fixed for n in node.all_input_nodes):
+            self._fixed.add(node)
         if isinstance(self.values[node], Tensor):
             return
         read = node.all_input_nodes
@@ -180,6 +209,8 @@ class Tracer(fx.Tracer):
         """The value on the example of what does not depend on the data, from now on guarded; else `Unreadable`."""
         node = proxy.node
         value = self.values[node]
+        if node in self._fixed:
+            return value
         if isinstance(value, Tensor) or node in self._of_data:
             raise Unreadable("its code depends on the data: it asks for the value of a tensor")
         if node in self._of_sizes and node not in self._guarded:
