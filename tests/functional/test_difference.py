@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qffs.functional.difference import DifferenceState, difference
+from qffs.functional import difference as module
+from qffs.functional.difference import DifferenceState
+
+Parts = Sequence[tuple[Tensor | None, Tensor | None]]
+
+
+def difference(
+    g: Callable[..., Tensor], state: DifferenceState, inputs: Parts, charge: Sequence[float]
+) -> tuple[Tensor, DifferenceState]:
+    """Of a g that gives one tensor."""
+    (differences,), state = module.difference(lambda *x: (g(*x),), state, inputs, charge)
+    return differences, state
 
 
 def random_counts(seed: int, steps: int, n: int = 3) -> tuple[Tensor, Tensor]:
@@ -60,9 +73,9 @@ def test_chunks_and_several_inputs(seed: int, cut: int) -> None:
     head, state = difference(torch.mul, start, [(c, s[:cut]) for c, s in inputs], charge[:cut])
     tail, state = difference(torch.mul, state, [(c, s[cut:]) for c, s in inputs], charge[cut:])
     assert torch.equal(torch.cat([head, tail]), whole)
-    assert end.value is not None
-    assert state.value is not None
-    assert torch.equal(state.value, end.value)
+    assert end.values is not None
+    assert state.values is not None
+    assert torch.equal(state.values[0], end.values[0])
 
 
 def test_a_function_that_is_not_zero_at_zero() -> None:
@@ -70,3 +83,35 @@ def test_a_function_that_is_not_zero_at_zero() -> None:
     zeros = torch.zeros(3, 1, 1, dtype=torch.float64)
     increments, _ = difference(torch.exp, DifferenceState((zeros[0],), None), [(None, zeros)], (0.0,) * 3)
     assert increments.flatten().tolist() == pytest.approx([1.0, 0.0, 0.0], abs=0)
+
+
+def test_several_results() -> None:
+    """Each telescopes by itself, and the state holds each."""
+    spikes, counts = random_counts(1, 6)
+    start = DifferenceState((torch.zeros_like(spikes[0]),), None)
+    (low, high), state = module.difference(lambda x: (x.amin(2), x.amax(2)), start, [(None, spikes)], (0.0,) * 6)
+    assert torch.equal(low.sum(0), counts[-1].amin(2))
+    assert torch.equal(high.sum(0), counts[-1].amax(2))
+    assert state.values is not None
+    assert torch.equal(state.values[1], counts[-1].amax(2))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_quotient_waits_for_its_divisor(cut: int) -> None:
+    """0 / 0 and 1 / 0 on the way leave the value as it was; the sum is the quotient."""
+    above = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64).view(4, 1, 1)
+    below = torch.tensor([0.0, 0.0, 2.0, -1.0], dtype=torch.float64).view(4, 1, 1)
+    state = DifferenceState((torch.zeros(1, 1, dtype=torch.float64),) * 2, None)
+    head, state = difference(torch.div, state, [(None, above[:cut]), (None, below[:cut])], (0.0,) * cut)
+    tail, state = difference(torch.div, state, [(None, above[cut:]), (None, below[cut:])], (0.0,) * (4 - cut))
+    assert torch.cat([head, tail]).flatten().tolist() == [0.0, 0.0, 1.0, 2.0]
+
+
+def test_whole_numbers_are_there_from_the_start() -> None:
+    """An index or a mask among the inputs is not charged bit by bit."""
+    index = torch.tensor([[2]])
+    values = torch.ones(3, 1, 3, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    start = DifferenceState((torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.long)), None)
+    inputs: Parts = [(None, values), (index, None)]
+    taken, _ = difference(lambda x, i: x.gather(1, i), start, inputs, (0.3, 0.3, 0.4))
+    assert taken.flatten().tolist() == [3.0, 3.0, 3.0]

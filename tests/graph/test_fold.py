@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from problems import images, network, randomise
-from qffs.graph.fold import fold
 from qffs.graph.annotate import annotate
+from qffs.graph.fold import fold
 from qffs.graph.trace import trace
 
 

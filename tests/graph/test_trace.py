@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -146,7 +149,7 @@ def test_control_flow_names_the_line() -> None:
 
 
 def test_an_example_of_the_wrong_shape_names_the_operator() -> None:
-    with pytest.raises(InvalidArgument, match=r"shape \(2, 5\).*\(at linear\)"):
+    with pytest.raises(InvalidArgument, match=r"shape \(2, 5\).*\(at linear, test_trace.py, line \d+\)"):
         trace(Forms(), torch.zeros(2, 5))
 
 
@@ -212,29 +215,6 @@ def test_hooks_are_refused() -> None:
         trace(model, torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize(
-    "forward",
-    [
-        lambda self, x: torch.relu(x) - x.mean(0, keepdim=True),
-        lambda self, x: torch.relu(x) - x.mean(),
-        lambda self, x: torch.relu(x).transpose(0, 1),
-        lambda self, x: torch.relu(x)[:1],
-        lambda self, x: torch.relu(x).view(2, -1),
-        lambda self, x: torch.cat([x, torch.relu(x)]),
-        lambda self, x: torch.relu(x.flatten()),
-    ],
-)
-@pytest.mark.parametrize("count", [1, 2])
-def test_operators_across_the_batch_are_refused(forward: object, count: int) -> None:
-    module = nn.Module()
-    module.__class__ = type("Across", (nn.Module,), {"forward": forward})
-    x = torch.randn(count, 3, 4)
-    if count == 1:
-        x = torch.randn(1, 4, 4)
-    with pytest.raises(NotConvertible, match=r"joins the images|a batch of one certain size"):
-        trace(module, x)
-
-
 def test_the_example_is_not_changed() -> None:
     class Careless(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -244,3 +224,130 @@ def test_the_example_is_not_changed() -> None:
     before = x.clone()
     trace(Careless(), x)
     assert torch.equal(x, before)
+
+
+def of(forward: object) -> nn.Module:
+    module = nn.Module()
+    module.__class__ = type("Custom", (nn.Module,), {"forward": forward})
+    return module
+
+
+def even(self: nn.Module, x: Tensor) -> Tensor:
+    """Code that decides on sizes, ranks and types, as libraries do."""
+    batch, channels, height, width = x.shape
+    assert x.ndim == 4
+    assert len(x.shape) == x.dim()
+    if height % 2 or x.shape[-1] < width:
+        x = F.pad(x, (0, 0, 0, math.ceil(height / 2) * 2 - height))
+    if x.dtype in (torch.float16, torch.bfloat16) or x.device.type == "nowhere":
+        x = x.float()
+    for channel in range(channels):
+        x = x + channel
+    rest = torch.zeros(batch, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+    x = torch.cat([x, rest], 1)
+    return torch.relu(x).flatten(2)[:, :, : int(width) * round(height / 2)]
+
+
+@pytest.mark.parametrize("height", [4, 5])
+def test_code_that_decides_on_sizes_is_followed(height: int) -> None:
+    model, x = of(even), torch.randn(3, 2, height, 6)
+    traced = trace(model, x)
+    assert torch.equal(traced(x), model(x))
+    assert torch.equal(traced(x[:1]), model(x[:1]))  # the batch is free
+    assert torch.equal(traced.double()(x.double()), model(x.double()))
+
+
+def test_other_sizes_than_those_decided_on_are_refused() -> None:
+    traced = trace(of(even), torch.randn(3, 2, 4, 6))
+    with pytest.raises(AssertionError, match="read on an example of other sizes"):
+        traced(torch.randn(3, 2, 5, 6))
+
+
+def test_sizes_that_nothing_was_decided_on_stay_free() -> None:
+    model = of(lambda self, x: torch.relu(x).view(x.size(0), x.shape[1], -1).sum(-1))
+    traced, x = trace(model, torch.randn(2, 3, 4, 4)), torch.randn(5, 2, 3, 7)
+    assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: x if x.sum() > 0 else -x,
+        lambda self, x: x * int(x.max()),
+        lambda self, x: x * math.floor(x.max().item()),
+        lambda self, x: torch.stack([x for _ in range(int(x[0, 0]))], 1),
+        lambda self, x: x if x.tolist()[0][0] else -x,
+        lambda self, x: x if self.weight.sum() > 0 else -x,
+    ],
+)
+def test_code_that_decides_on_the_data_is_refused_with_its_line(forward: Any) -> None:
+    module = of(forward)
+    module.weight = nn.Parameter(torch.ones(2))
+    line = forward.__code__.co_firstlineno
+    with pytest.raises(NotTraceable, match=f"depends on the data: .*test_trace.py, line {line}"):
+        trace(module, torch.ones(2, 3))
+
+
+def test_a_write_by_index_is_refused_with_its_line() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, 0] = 0
+        return torch.relu(y)
+
+    with pytest.raises(NotTraceable, match=r"a write by index .* line \d+: y\[:, 0\] = 0"):
+        trace(of(forward), torch.ones(2, 3))
+
+
+def test_buffers_may_be_decided_on() -> None:
+    module = of(lambda self, x: torch.relu(x) * self.scale if self.flag else x)
+    module.register_buffer("flag", torch.tensor(True))
+    module.register_buffer("scale", torch.tensor(2.0))
+    assert trace(module, torch.ones(2, 3))(torch.ones(1, 3)).tolist() == [[2, 2, 2]]
+
+
+class NormAndReLU(nn.BatchNorm2d):
+    """A batch norm with an activation in it, as libraries of image models have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training or not self.track_running_stats, self.momentum or 0.0, self.eps,
+        )  # fmt: skip
+        return self.act(x)
+
+
+def test_a_class_derived_from_batch_norm_goes_on_learning() -> None:
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 1), NormAndReLU(3)), torch.randn(4, 2, 5, 5)
+    traced = trace(model, x)
+    assert traced.state_dict().keys() == model.state_dict().keys()
+    torch.testing.assert_close(traced.train()(x), model.train()(x), rtol=0, atol=0)
+    torch.testing.assert_close(traced.get_submodule("1").running_mean, model[1].running_mean, rtol=0, atol=0)
+    assert not torch.equal(model[1].running_mean, torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("forward", "batch"),
+    [
+        (lambda self, x: torch.relu(x), (0, 1)),
+        (lambda self, x: torch.relu(x.transpose(0, 1)), (1, 1)),
+        (lambda self, x: torch.relu(x.flatten(0, 1)), (0, 3)),
+        (lambda self, x: torch.relu(x.view(x.shape[0], 3, 2, 2).permute(2, 0, 1, 3).flatten(1, 2)), (1, 3)),
+        (lambda self, x: torch.relu(x.flatten()), (0, 12)),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_where_the_images_are_is_recorded(forward: Any, batch: tuple[int, int], count: int) -> None:
+    traced = trace(of(forward), torch.randn(count, 3, 4))
+    (relu,) = (node for node in traced.graph.nodes if node.op == "call_module")
+    assert relu.meta["batch"] == batch
+    assert relu.meta["shape"][batch[0]] == count * batch[1]
+
+
+def test_parametrised_weights_are_read_through() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.ReLU())
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(trace(model, x)(x), model(x))

@@ -180,7 +180,7 @@ class SpatialPyramid(nn.Module):
 
 JOINED = {
     "densenet": Subject(DenseNet),
-    "googlenet": Subject(GoogLeNet, ((3, 32, 32),)),
+    "googlenet": Subject(GoogLeNet, ((3, 32, 32),), seed=1),
     "csp": Subject(csp),
     "spatial_pyramid_pooling": Subject(SpatialPyramid),
 }

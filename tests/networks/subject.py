@@ -16,19 +16,21 @@ class Subject:
     """A network: how it is built, and what it takes.
 
     ``shapes`` of the inputs without batch; ``spiking``: whether it sends nothing but spikes, so that strict
-    conversion takes it; ``tokens``: how many different ones there are where the inputs are integers, words or bytes.
+    conversion takes it; ``tokens``: how many different ones there are where the inputs are integers, words or bytes;
+    ``seed`` of the weights, one with which every layer fires.
     """
 
     build: Callable[[], nn.Module]
     shapes: tuple[tuple[int, ...], ...] = ((3, 16, 16),)
     spiking: bool = True
     tokens: int = 0
+    seed: int = 0
 
-    def model(self, seed: int = 0) -> nn.Module:
+    def model(self) -> nn.Module:
         """The network in float64 and eval mode, with random weights and batch norm statistics."""
         model = self.build()
         whole = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
-        randomise(model, seed).load_state_dict(whole, strict=False)  # indices and masks are left as they were
+        randomise(model, self.seed).load_state_dict(whole, strict=False)  # indices and masks are left as they were
         return model.double()
 
     def inputs(self, seed: int = 0, count: int = 2) -> tuple[Tensor, ...]:

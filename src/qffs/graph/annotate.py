@@ -108,6 +108,8 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
         rule, reason = ANALOG, None
     elif node.meta.get("rounds"):
         reason = reason or ROUNDING.why
+    if rule.kind is Kind.REFUSED:
+        reason = reason or rule.why
     problem = reason or node.meta.get("problem")
     return Rule(Kind.REFUSED, problem) if problem else rule
 
@@ -149,10 +151,6 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
             rule, reason = _decide_batch_norm(node, read)
         case _ if rule.kind is Kind.FOLDED:
             reason = "it draws random numbers outside training too" if option(node, 2, "training", True) else None
-        case _ if rule.kind is Kind.REFUSED:
-            reason = rule.why
-    if option(node, 99, "return_indices", False):
-        reason = "the indices of a max pooling are not a signal"
     return rule, reason
 
 

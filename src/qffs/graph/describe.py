@@ -11,10 +11,12 @@ import inspect
 import keyword
 import re
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qffs.errors import CheckpointError
 from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, Kind, address
@@ -45,7 +47,7 @@ def describe(network: fx.GraphModule) -> Description:
 
 
 def _type_name(module: nn.Module) -> str:
-    if type(module) not in MODULES:
+    if type(module) not in MODULES or MODULES[type(module)].kind is Kind.REFUSED:
         raise CheckpointError(f"a {type(module).__name__} cannot be saved: there is no rule for it")
     return _module_name(type(module))
 
@@ -177,7 +179,7 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
         )
         _check_attribute(node)
         node.meta["shape"] = _shape(_decode(entry["shape"], {}))
-        node.meta["batch"] = _decode(entry.get("batch", {"tuple": [0, 1]}), {})
+        node.meta["batch"] = _batch(_decode(entry.get("batch", {"tuple": [0, 1]}), {}))
         built[entry["name"]] = node
     if [entry["op"] for entry in description["nodes"]].index("output") != len(built) - 1:
         raise CheckpointError("the checkpoint's network repeats a name or goes on after its output")
@@ -199,6 +201,14 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     if value is None or (isinstance(value, tuple) and all(type(size) is int and size >= 0 for size in value)):
         return value
     raise CheckpointError(f"the checkpoint holds an impossible shape, {value!r}")
+
+
+def _batch(value: Any) -> Any:
+    """Where the images are: a dimension and the rows of an image there, or such pairs in the nesting of a value."""
+    whole = [leaf is None or (type(leaf) is int and leaf >= 0) for leaf in pytree.tree_leaves(value)]
+    if all(whole) and isinstance(value, (tuple, list, dict, NoneType)):
+        return value
+    raise CheckpointError(f"the checkpoint holds an impossible batch dimension, {value!r}")
 
 
 def _target(entry: Description) -> Any:

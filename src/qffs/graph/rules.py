@@ -107,7 +107,7 @@ def _named(rule: Rule, names: str) -> dict[str, Rule]:
 
 
 OPERATORS: dict[str, Rule] = {
-    **_named(SUM, "add sub subtract"),
+    **_named(SUM, "add sub subtract rsub"),
     **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where"),
     **_named(PRODUCT, "mul multiply matmul mm bmm mv einsum tensordot inner outer"),
     **_named(LINEAR, "div divide true_divide truediv neg negative mean sum cumsum diff trace"),
@@ -128,7 +128,7 @@ OPERATORS: dict[str, Rule] = {
     **_named(NONLINEAR, "addbmm addmv addcmul addcdiv lerp scaled_dot_product_attention"),
     **_named(FOLDED, "dropout dropout{}d alpha_dropout feature_alpha_dropout batch_norm"),
     **_named(PLAIN, "getattr size dim numel stride is_floating_point zeros_like ones_like full_like"),
-    **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full linspace _assert"),
+    **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full empty linspace eye _assert"),
     **_named(ROUNDING, "eq ne lt le gt ge floordiv mod floor_divide remainder round floor ceil trunc sign"),
     **_named(ROUNDING, "int long bool hardshrink masked_fill"),
     **_named(ROUNDING, "argmax argmin topk sort argsort"),
@@ -146,7 +146,7 @@ SHAPED = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to"))
 SHAPES = ("shape", "ndim", "dtype", "device")
 """The attributes of a signal that are the same at every step."""
 
-TURNED = ("T", "mT", "H", "mH", "data")
+TURNED = ("T", "mT", "H", "mH")
 """The attributes of a signal that are the signal, turned."""
 
 SPACES = {"torch.nn.functional": F, "torch": torch, "operator": operator, "builtins": builtins}

@@ -59,7 +59,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     with evaluating(model), torch.no_grad():
         traced = fx.GraphModule(model, _symbolic(model, inputs))
         _keep_unused(traced, model)
-        _own_batch_norms(traced)
+        _own_batch_norms(traced, model)
         _make_plain(traced)
         _own_activations(traced)
         _erase_unused(traced.graph)
@@ -145,19 +145,20 @@ def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:
             )
 
 
-def _own_batch_norms(traced: fx.GraphModule) -> None:
-    """A class derived from a batch norm of torch, read through, becomes that batch norm and what else it holds.
+def _own_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
+    """A class derived from a batch norm of torch, read through, becomes that batch norm, with what else it holds.
 
-    So its statistics go on being learned in train mode, which its functional form, traced in eval mode, would not do.
+    So its statistics go on being learned in train mode, which its functional form, read in eval mode, would not do.
     """
-    for node in list(traced.graph.nodes):
-        norm = traced.get_submodule(owner(node))
+    for node in traced.graph.nodes:
+        path = owner(node)
+        norm = model.get_submodule(path)
         if name_of(node) != "batch_norm" or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         kind = next(kind for kind in type(norm).__mro__ if kind in MODULES)
         plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        plain._parameters, plain._buffers, plain._modules = norm._parameters, norm._buffers, norm._modules
-        path = owner(node)
+        plain._parameters, plain._buffers = norm._parameters, norm._buffers
+        plain._modules = traced.get_submodule(path)._modules
         traced.set_submodule(path, plain)
         node.op, node.target, node.args, node.kwargs = "call_module", path, (node.args[0],), {}
 

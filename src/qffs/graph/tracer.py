@@ -17,7 +17,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from qffs.graph.rules import is_leaf, registered_functions
 
@@ -28,7 +27,7 @@ SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype"
 
 
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye")
-"""What makes a tensor out of sizes, and does not ask its arguments whether they stand for something."""
+"""What makes a tensor out of sizes, without asking whether they stand for something: recorded wherever called."""
 
 
 class Unreadable(Exception):
@@ -108,7 +107,7 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__(autowrap_functions=registered_functions())
+        super().__init__(autowrap_modules=(), autowrap_functions=registered_functions())
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
         self._versions = [x._version for x in inputs]
@@ -127,9 +126,9 @@ class Tracer(fx.Tracer):
 
     def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
         def record(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(each, fx.Proxy) for each in pytree.tree_leaves((args, kwargs))):
-                return self.create_proxy("call_function", factory, args, kwargs)
-            return factory(*args, **kwargs)
+            if self._running:
+                return factory(*args, **kwargs)
+            return self.create_proxy("call_function", factory, args, kwargs)
 
         return record
 
