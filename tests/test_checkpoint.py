@@ -316,9 +316,9 @@ def test_a_folder_that_may_not_be_written_to_is_found_first(tmp_path: Path, monk
 def test_what_could_not_be_loaded_again_is_not_written(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.hardshrink(x)
+            return torch.special.i0(x)
 
-    assert "hardshrink" in refusal(lambda: save(trace(Odd(), torch.ones(1)), tmp_path / "net"))
+    assert "i0" in refusal(lambda: save(trace(Odd(), torch.ones(1)), tmp_path / "net"))
     assert "does not fit into JSON" in refusal(lambda: save(small(), tmp_path / "net", {"path": tmp_path}))
     assert "does not fit into JSON" in refusal(lambda: save(small(), tmp_path / "net", [1]))  # type: ignore[arg-type]
     graph = torch.fx.Graph()

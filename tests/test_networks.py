@@ -13,7 +13,7 @@ import qffs
 from networks import NETWORKS
 from qffs.errors import NotConvertible
 from qffs.functional.fire import NeuronState
-from qffs.graph.check import tensors
+from qffs.graph.nesting import tensors
 from qffs.network import SpikingNetwork
 from qffs.nn.quantizer import Quantizer
 

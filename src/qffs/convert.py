@@ -16,8 +16,8 @@ from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
 from qffs.graph.annotate import annotate
-from qffs.graph.check import tensors
 from qffs.graph.fold import fold
+from qffs.graph.nesting import tensors
 from qffs.graph.place import output_quantizers, place_quantizers
 from qffs.graph.swap import swap_neurons
 from qffs.graph.trace import Example, trace

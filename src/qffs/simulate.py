@@ -23,7 +23,7 @@ from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import accumulation_dtype
 from qffs.graph.annotate import signals
-from qffs.graph.check import leaves
+from qffs.graph.nesting import beside, nested
 from qffs.graph.rules import Kind
 from qffs.nn.neuron import Neuron
 
@@ -182,28 +182,21 @@ class _Walk:
             return Pair(self.state.constants.get(node.name) if self.state.begun else g(*constants), None)
         state = self.state.nodes.get(node.name)
         if state is None:
-            state = DifferenceState(tuple(_wide(_images_first(self._at_rest(n), n)) for n in read), None)
+            state = DifferenceState(tuple(_wide(self._at_rest(n)).movedim(_dimension(n), 0) for n in read), None)
         assert isinstance(state, DifferenceState)
-        arrived = [
-            (_images_first(c, n), None if z is None else z.movedim(_dimension(n) + 1, 1))
-            for n in read
-            for c, z in [self._arrived(n)]
-        ]
-        shape: list[Any] = []
+        value: Any = None
 
         def images_first(*arguments: Tensor) -> tuple[Tensor, ...]:
             """The same g, from tensors and to tensors whose images are in dimension 0."""
-            shape[:] = [g(*(x.movedim(0, _dimension(n)) for n, x in zip(read, arguments, strict=True)))]
-            return tuple(x.movedim(d, 0) for x, (d, _) in leaves(shape[0], node.meta["batch"]))
+            nonlocal value
+            value = g(*(x.movedim(0, _dimension(n)) for n, x in zip(read, arguments, strict=True)))
+            return tuple(x.movedim(d, 0) for x, (d, _) in beside(value, node.meta["batch"]))
 
+        arrived = [self._arrived(n, images_first=True) for n in read]
         differences, self.next.nodes[node.name] = difference(images_first, state, arrived, self.charge)
-        folded = iter(
-            [
-                x.flatten(0, 1).movedim(0, d)
-                for x, (_, (d, _)) in zip(differences, leaves(shape[0], node.meta["batch"]), strict=True)
-            ]
-        )
-        return Pair(None, fx.node.map_aggregate(shape[0], lambda v: next(folded) if isinstance(v, Tensor) else v))
+        dimensions = [d for _, (d, _) in beside(value, node.meta["batch"])]
+        folded = [z.flatten(0, 1).movedim(0, d) for z, d in zip(differences, dimensions, strict=True)]
+        return Pair(None, nested(value, folded))
 
     def _read_out(self, node: fx.Node) -> Tensor:
         constant, increments = self._arrived(node)
@@ -216,19 +209,24 @@ class _Walk:
 
     # --- arguments --------------------------------------------------------------------------------------------------
 
-    def _arrived(self, node: fx.Node) -> tuple[Tensor | None, Tensor | None]:
-        """The parts of a signal, increments with time as dimension 0: ``[T, B, ...]``."""
+    def _arrived(self, node: fx.Node, images_first: bool = False) -> tuple[Tensor | None, Tensor | None]:
+        """The parts of a signal, increments with time as dimension 0: ``[T, B, ...]``, or the images where they are."""
         constant, increments = self.values[node]
         d = _dimension(node)
-        if constant is not None and constant.shape[d] > 1:
-            constant = self._of_batch(node, constant)
-        return constant, None if increments is None else increments.unflatten(d, (self.steps, -1)).movedim(d, 0)
+        place = 0 if images_first else d
+        if constant is not None:
+            whole = constant if constant.shape[d] == 1 else self._of_batch(node, constant)
+            constant = whole.movedim(d, place)
+        if increments is not None:
+            increments = increments.unflatten(d, (self.steps, -1)).movedim((d, d + 1), (0, place + 1))
+        return constant, increments
 
     def _at_rest(self, node: fx.Node) -> Tensor:
         """Zeros of the shape ``[B, ...]`` of one step of a signal."""
         constant, increments = self._arrived(node)
         if increments is not None:
             return torch.zeros_like(increments[0])
+        assert constant is not None
         return torch.zeros_like(self._of_batch(node, constant))
 
     def _of_batch(self, node: fx.Node, constant: Tensor) -> Tensor:
@@ -239,6 +237,8 @@ class _Walk:
             return constant
         if have == 1:
             return constant.expand(_with_size(constant, node, rows))
+        if not have or rows % have:
+            raise RuntimeError(f"a batch of {self.batch} does not fit {tuple(constant.shape)} at {node.name}")
         return constant.repeat([rows // have if at == d else 1 for at in range(constant.dim())])
 
     def _call(self, node: fx.Node, part: int) -> Any:
@@ -295,10 +295,6 @@ def _dimension(node: fx.Node) -> int:
     """The dimension that holds the images."""
     dimension: int = node.meta["batch"][0]
     return dimension
-
-
-def _images_first(tensor: Tensor | None, node: fx.Node) -> Tensor | None:
-    return None if tensor is None else tensor.movedim(_dimension(node), 0)
 
 
 def _fold_time(tensor: Tensor, dimension: int) -> Tensor:

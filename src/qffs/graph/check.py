@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
 from qffs.graph.annotate import name_of
+from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED
 
 FEW = 2
@@ -77,14 +78,8 @@ class _Joined(_Alone):
             size = small.shape[batch[0]]
             batches.append(batch)
             whole.append(torch.cat([small, large.narrow(batch[0], size, size)], batch[0]))
-        node.meta["batch"] = _nested(alone, batches)
-        return _nested(value, whole)
-
-
-def _nested(value: Any, leaves: list[Any]) -> Any:
-    """A structure like ``value``, with these leaves instead of its tensors, in order."""
-    following = iter(leaves)
-    return fx.node.map_aggregate(value, lambda leaf: next(following) if isinstance(leaf, Tensor) else leaf)
+        node.meta["batch"] = nested(alone, batches)
+        return nested(value, whole)
 
 
 @torch.no_grad()
@@ -132,17 +127,6 @@ def _same_function(traced: Any, original: Any, name: str) -> None:
         )
 
 
-def leaves(value: Any, beside: Any) -> list[tuple[Tensor, Any]]:
-    """The tensors of a value, each with its counterpart in a structure of the same nesting."""
-    if isinstance(value, Tensor):
-        return [(value, beside)]
-    if isinstance(value, dict):
-        return [pair for key in value for pair in leaves(value[key], beside[key])]
-    if isinstance(value, (tuple, list)):
-        return [pair for each, other in zip(value, beside, strict=True) for pair in leaves(each, other)]
-    return []
-
-
 def _batch(small: Tensor, large: Tensor, count: int) -> tuple[int, int] | None:
     """The dimension that holds the images, in order, and the rows an image there; None where they are not apart."""
     if small.dim() != large.dim():
@@ -174,16 +158,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     scale = float(b.abs().max()) if b.numel() else 0.0
     tolerance = 1000 * torch.finfo(a.dtype).eps if a.dtype in {torch.float32, torch.float64} else 0.05
     return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True))
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors of a value, whatever its nesting, in order."""
-    found: list[Tensor] = []
-
-    def keep(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        return leaf
-
-    fx.node.map_aggregate(value, keep)
-    return found

@@ -71,7 +71,7 @@ def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.modules.batchnorm.
 
 
 def _value(network: fx.GraphModule, constant: fx.Node | None) -> Tensor | None:
-    return None if constant is None else operator.attrgetter(str(constant.target))(network)  # type: ignore[no-any-return]
+    return None if constant is None else operator.attrgetter(str(constant.target))(network)
 
 
 def _scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
@@ -221,15 +221,18 @@ def _compute_constants(network: fx.GraphModule) -> None:
         with network.graph.inserting_before(node):
             constant = _buffer(network, f"{node.name}_constant", value) if isinstance(value, Tensor) else value
         for reader in readers:
-            reader.args, reader.kwargs = fx.node.map_arg(
-                (reader.args, reader.kwargs), lambda n, node=node, constant=constant: constant if n is node else n
-            )
+            _replace_argument(reader, node, constant)
     for node in reversed(values):
         if not node.users:
             network.graph.erase_node(node)
     for node in list(network.graph.nodes):
         if node.meta.get("kind") in {Kind.SUM, Kind.JOIN}:
             _name_numbers(network, node)
+
+
+def _replace_argument(reader: fx.Node, old: fx.Node, new: Any) -> None:
+    """Let a node read something else, a node or a literal."""
+    reader.args, reader.kwargs = fx.node.map_arg((reader.args, reader.kwargs), lambda n: new if n is old else n)
 
 
 def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:

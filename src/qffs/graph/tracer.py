@@ -107,7 +107,7 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__(autowrap_modules=(), autowrap_functions=registered_functions())
+        super().__init__((), registered_functions())  # type: ignore[arg-type]
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
         self._versions = [x._version for x in inputs]
@@ -225,7 +225,7 @@ class Tracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """One stand-in an element."""
-        return iter([obj[position] for position in range(len(self.values[obj.node]))])
+        return iter([obj[position] for position in range(len(obj))])  # type: ignore[index]
 
     def keys(self, obj: fx.Proxy) -> Any:
         """The keys of a dictionary."""

@@ -1,0 +1,34 @@
+"""Values of any nesting, as networks return them: tuples, lists and dictionaries of tensors and of what is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, fx
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a value, in order.
+
+    >>> tensors({"logits": torch.ones(1), "more": (None, [torch.zeros(2)], 5)})
+    [tensor([1.]), tensor([0., 0.])]
+    """
+    return [tensor for tensor, _ in beside(value, value)]
+
+
+def beside(value: Any, other: Any) -> list[tuple[Tensor, Any]]:
+    """The tensors of a value, in order, each with what stands in its place in another of the same nesting."""
+    if isinstance(value, Tensor):
+        return [(value, other)]
+    if isinstance(value, dict):
+        return [pair for key in value for pair in beside(value[key], other[key])]
+    if isinstance(value, (tuple, list)):
+        return [pair for each, there in zip(value, other, strict=True) for pair in beside(each, there)]
+    return []
+
+
+def nested(value: Any, leaves: Iterable[Any]) -> Any:
+    """A structure of the nesting of ``value``, with these leaves in the place of its tensors, in order."""
+    following = iter(leaves)
+    return fx.node.map_aggregate(value, lambda leaf: next(following) if isinstance(leaf, Tensor) else leaf)
