@@ -17,10 +17,11 @@ from torch import nn
 import qffs
 from problems import calibrated, images, network
 from qffs import checkpoint
-from qffs.checkpoint import CONFIG, WEIGHTS, load, load_weights, read_weights, save
+from qffs.checkpoint import CONFIG, WEIGHTS, load, save
 from qffs.errors import CheckpointError
 from qffs.graph.trace import trace
 from qffs.network import SpikingNetwork
+from qffs.weights import load_weights, read_weights
 
 
 def small(seed: int = 0) -> torch.fx.GraphModule:
@@ -514,8 +515,12 @@ def test_only_the_counter_of_batches_may_be_missing() -> None:
     assert int(network[1].num_batches_tracked) == 0
 
 
-def test_weights_may_be_named_by_their_folder_and_pickles_say_how_to_convert(tmp_path: Path) -> None:
+def test_weights_may_be_named_by_their_folder(tmp_path: Path) -> None:
     save(small(), tmp_path / "net")
     assert read_weights(tmp_path / "net").keys() == read_weights(tmp_path / "net" / "model.safetensors").keys()
-    torch.save({}, tmp_path / "weights.pt")
-    assert "safetensors.torch.save_file" in refusal(lambda: read_weights(tmp_path / "weights.pt"))
+
+
+def test_the_weights_of_a_checkpoint_are_safetensors_and_nothing_else(folder: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in read_weights(folder).items()}  # the file itself is mapped
+    torch.save(tensors, folder / WEIGHTS)
+    assert "no complete safetensors file" in refusal(lambda: load(folder))

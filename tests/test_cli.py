@@ -21,6 +21,9 @@ import qffs
 from qffs import cli, jobs, models
 from qffs.data import Images
 from qffs.data import load as load_data
+from qffs.graph.plan import Row
+from qffs.graph.trace import trace
+from qffs.weights import load_weights, read_weights
 
 SUBCOMMANDS = ("demo", "quantize", "convert", "simulate")
 
@@ -172,6 +175,96 @@ def test_the_module_is_the_command_line() -> None:
     assert done.stderr == "qffs: bits must be a whole number from 1 to 8, not 9\n"
 
 
+@pytest.fixture
+def mine(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of the user in the current folder, of networks that print when they are made."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    Path("mine.py").write_text("""import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, refused=False, smooth=False):
+        super().__init__()
+        print("made")
+        self.linear, self.refused, self.smooth = nn.Linear(3, 4), refused, smooth
+
+    def forward(self, x, y):
+        x = self.linear(x).relu()
+        x = torch.sigmoid(x) if self.smooth else x
+        return torch.logcumsumexp(x, 1) if self.refused else x + y
+
+def refused():
+    return Net(refused=True)
+
+def smooth():
+    return Net(smooth=True)
+""")
+    return Path("mine.py")
+
+
+def test_the_plan_is_one_line_a_call_and_a_count_where_it_is_piped(run: Callable[..., Said], made: Path) -> None:
+    network = models.build("digits_net")
+    for more in ((), ("--weights", made / "w.safetensors"), ("--input", "1x8x8")):
+        said = run("plan", "digits_net", *more)
+        assert (said.code, said.err) == (0, "")
+        *rows, count = said.out.splitlines()
+        assert "\n".join(rows) == str(qffs.plan(network, torch.rand(2, 1, 8, 8)))
+        assert count.startswith("5 layers of neurons, 1 input, 9 linear, ")
+        assert count.endswith(", nothing refused")
+
+
+@pytest.mark.usefixtures("mine")
+def test_the_plan_as_json_is_a_list_of_rows_and_nothing_else(run: Callable[..., Said]) -> None:
+    said = run("plan", "mine:Net", "--input", "3", "--input", "4", "--json")
+    assert (said.code, said.err) == (0, "made\n")
+    rows = json.loads(said.out)
+    assert [row["kind"] for row in rows] == ["input", "input", "linear", "spiking", "sum", "output"]
+    assert rows[2]["site"] == "linear"
+    assert rows[2]["shape"] == [2, 4]
+    assert rows[2].keys() == {field.name for field in dataclasses.fields(Row)}
+
+
+@pytest.mark.usefixtures("mine")
+def test_what_is_refused_is_said_after_the_whole_table(run: Callable[..., Said]) -> None:
+    shapes = ("--input", "3", "--input", "4")
+    said = run("plan", "mine:refused", *shapes)
+    assert said.code == 2
+    assert said.out.splitlines()[-1].endswith(", 1 refused")
+    assert "relu" in said.out
+    assert re.fullmatch(r"made\nqffs: this network cannot be converted: logcumsumexp at .*\n", said.err)
+    said = run("plan", "mine:refused", *shapes, "--json")
+    assert said.code == 2
+    assert [row["kind"] for row in json.loads(said.out)].count("refused") == 1
+    assert run("plan", "mine:smooth", *shapes).code == 0
+    said = run("plan", "mine:smooth", *shapes, "--strict")
+    assert said.code == 2
+    assert said.out.splitlines()[-1].endswith(", nothing refused")
+    assert "cannot be converted: sigmoid at sigmoid: " in said.err
+
+
+@pytest.mark.usefixtures("few")
+def test_a_float_checkpoint_is_quantised_like_its_network_and_weights(run: Callable[..., Said], made: Path) -> None:
+    network, folder = models.build("digits_net"), Path("float").absolute()
+    load_weights(network, read_weights(made / "w.safetensors"), "w")
+    qffs.save(trace(network, torch.rand(2, 1, 8, 8)), folder)
+    counts = [run("plan", name).out.splitlines()[-1] for name in (folder, "digits_net")]
+    assert counts[0] == counts[1]
+    options = ("--data", "digits", "--epochs", 1, "--json")
+    told = [
+        json.loads(run("quantize", *given, *options, "-o", name).out)
+        for name, given in (("a", ("digits_net", "--weights", made / "w.safetensors")), ("b", (folder,)))
+    ]
+    assert told[0]["loss"] == told[1]["loss"]
+    assert told[1]["model"] == str(folder)
+
+
+def test_the_plan_has_an_example(run: Callable[..., Said]) -> None:
+    said = run("plan", "--help")
+    assert said.code == 0
+    assert "Example: qffs plan torchvision:resnet18 --input 3x224x224" in said.out.replace("`", "")
+
+
 # What does not
 
 
@@ -193,6 +286,7 @@ def bad(path: Path) -> None:
             (path / "unequal" / part / "cat").mkdir(parents=True, exist_ok=True)
             for name, size in (("1.png", (9, 12)), ("2.png", (16, 8))):
                 Image.new("RGB", size, (9, 9, 9)).save(path / "unequal" / part / "cat" / name)
+    torch.save(models.build("digits_net"), path / "code.pt")
     (path / "taken" / "results.json").mkdir(parents=True)
     (path / "file").write_bytes(b"mine")
 
@@ -227,6 +321,25 @@ CASES: dict[str, tuple[str, str]] = {
     "device to convert": ("convert {made}/qann -o out --device cuda", "there is no CUDA device here"),
     "device to simulate": ("simulate {made}/snn --device cuda", "there is no CUDA device here"),
     "model": ("demo --model vgg", "there is no model 'vgg'; there are digits_net"),
+    "model of a function": ("demo --model none:make", "there is no module none in this folder or among the installed"),
+    "model of a spiking checkpoint": ("demo --model {made}/snn", "holds a network of kind 'snn': name one of a float"),
+    "quantised twice": (
+        "quantize {made}/qann --data digits -o q",
+        "holds a network of kind 'qann': name one of a float",
+    ),
+    "plan of nothing": ("plan vgg", "there is no model 'vgg'; there are digits_net"),
+    "plan of a quantised one": ("plan {made}/qann", "holds a network of kind 'qann': name one of a float network"),
+    "plan of a folder": ("plan {bad}", "is not a checkpoint: it has no config.json"),
+    "plan of a shape in words": ("plan digits_net --input big", "the shape of an input is written like 3x224x224, not"),
+    "plan of a wrong shape": ("plan digits_net --input 3x8x8", "does not run on an example of shape (2, 3, 8, 8)"),
+    "plan of too many inputs": ("plan digits_net --input 1x8x8 --input 4", "the example has 2 inputs, but DigitsNet"),
+    "plan without a shape": ("plan torch.nn:Identity", "torch.nn:Identity does not say what it takes: give the shape"),
+    "plan with missing weights": ("plan digits_net --weights none", "there is no weight file none"),
+    "plan with code": (
+        "plan digits_net --weights {bad}/code.pt",
+        "code.pt cannot be read as weights only, and reading",
+    ),
+    "plan with other weights": ("plan cifar_resnet20 --weights {made}/w.safetensors", "conv1.weight is missing in the"),
     "data": ("demo --data nothing", "'nothing' names no data"),
     "missing data": ("demo --data images:nothing", "nothing does not exist"),
     "broken image": ("demo --data images:{bad}/broken.zip", "train/cat/1.png in {bad}/broken.zip is broken"),

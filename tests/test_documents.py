@@ -70,7 +70,9 @@ def test_the_package_is_typed() -> None:
 
 
 def test_constraints_pin_torch() -> None:
-    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    assert "torch==2.13.0" in pins
+    assert "torchvision==0.28.0" in pins  # the one that needs this torch: another would pull another
 
 
 def test_licence_is_apache() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 from functools import partial
@@ -30,8 +31,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     def read(spec: str, size: int | None = None, **_: object) -> Dataset:
         if size is not None:
             return dataclasses.replace(few, name=f"{spec} of {size}")
-        if spec == "colour":
-            parts = [Images(part.images.expand(-1, 3, -1, -1), part.labels) for part in (few.train, few.test)]
+        if spec.startswith("colour"):
+            times = 4 if spec == "colour 32" else 1
+            larger = [(part.images.repeat(1, 3, times, times), part.labels) for part in (few.train, few.test)]
+            parts = [Images(*each) for each in larger]
             return dataclasses.replace(
                 few, name="colour", train=parts[0], test=parts[1], mean=(0.0,) * 3, std=(1.0,) * 3
             )
@@ -124,6 +127,30 @@ def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
     assert len(calls) == 1
     assert len(good["loss"]) == 1
     assert files(tmp_path / "q") == before
+
+
+class TwoOutputs(models.DigitsNet):
+    """In training a network that returns more than its logits, as those of torchvision with auxiliary heads do."""
+
+    def __init__(self) -> None:
+        super().__init__(width=4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
+def test_what_is_trained_is_what_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.MODELS, "two", TwoOutputs)
+    results = [jobs.demo(task(model=name), tmp_path / name) for name in ("two", "digits_net")]
+    assert results[0]["snn"] == results[1]["snn"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
+    results = jobs.demo(task(model="torchvision:squeezenet1_1", data="colour 32", float_epochs=0, epochs=0), tmp_path)
+    assert results["model"] == "torchvision:squeezenet1_1"
+    assert load(tmp_path / "snn").about["model"] == "torchvision:squeezenet1_1"
 
 
 # What is refused, before anything is written

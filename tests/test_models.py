@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import qffs
-from qffs.checkpoint import load_weights, read_weights
 from qffs.errors import InvalidArgument
 from qffs.models import MODELS, build
+from qffs.weights import load_weights, read_weights
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 from qffs.errors import QffsError
+from qffs.graph.plan import Plan, Row
+from qffs.graph.rules import Kind
 from qffs.measure import Activity, Measurement
 from qffs.report.figure import draw
-from qffs.report.results import by_layer, by_step, to_json, write
-from qffs.report.table import show
+from qffs.report.results import by_layer, by_step, plan_rows, to_json, write
+from qffs.report.table import count, show, show_plan
 
 MEASURED = Measurement(
     images=4,
@@ -154,3 +157,50 @@ def test_a_file_where_a_folder_should_be_is_one_clear_error(tmp_path: Path) -> N
     with pytest.raises(QffsError, match=r"file/x\.txt could not be written: "):
         write(tmp_path / "file" / "x.txt", lambda fresh: fresh.write_text("new"))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+PLAN = Plan(
+    (
+        Row("x", "x", (2, 3), Kind.INPUT, "analog"),
+        Row("body.[one].relu", "ReLU", (2, 16, 32, 32), Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron"),
+        Row("size", ".size", None, Kind.PLAIN, "a shape"),
+        Row("body.sort", "sort", (2, 3), Kind.REFUSED, "there is no rule for sort"),
+    )
+)
+
+
+def plan_shown(width: int, terminal: bool) -> str:
+    stream = StringIO()
+    show_plan(PLAN, "net [bold] on 3", Console(file=stream, width=width, color_system=None, force_terminal=terminal))
+    return stream.getvalue()
+
+
+def test_a_plan_in_a_pipe_is_one_line_a_call_however_narrow() -> None:
+    assert plan_shown(20, False) == f"{PLAN}\n{count(PLAN)}\n"
+
+
+@pytest.mark.parametrize("width", [30, 50, 120])
+def test_a_plan_on_a_terminal_wraps_and_loses_nothing(width: int) -> None:
+    *lines, last = plan_shown(width, True).splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert last == "1 layer of neurons, 1 input, 1 plain, 1 refused"
+    if width == 120:
+        assert lines[0].strip() == "net [bold] on 3"
+        cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[2:]]
+        assert cells[0] == ["site", "operator", "shape", "kind", "why"]
+        assert cells[3] == ["body.[one].relu", "ReLU", "2x16x32x32", "spiking", PLAN.rows[1].why]
+    letters = Counter("".join(lines))
+    letters[" "] = 0
+    assert letters >= Counter("".join(f"{PLAN}".split()))
+
+
+def test_a_plan_counts_its_kinds_and_ends_with_what_is_refused() -> None:
+    assert count(Plan(PLAN.rows[:3])) == "1 layer of neurons, 1 input, 1 plain, nothing refused"
+    assert count(Plan(PLAN.rows[1:2] * 17 + PLAN.rows[3:] * 2)) == "17 layers of neurons, 2 refused"
+
+
+def test_the_rows_of_a_plan_have_every_field() -> None:
+    first, *_, last = json.loads(to_json(plan_rows(PLAN)))
+    assert first == {"site": "x", "operator": "x", "shape": [2, 3], "kind": "input", "why": "analog"}
+    assert last["kind"] == "refused"
+    assert len(plan_rows(PLAN)) == 4

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
@@ -28,9 +27,10 @@ from qffs.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.version import __version__
+from qffs.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
 
 FORMAT = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,9 @@ def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> di
     }
 
 
-def _path(path: str | Path) -> Path:
-    try:
-        return Path(path)
-    except TypeError:
-        raise CheckpointError(f"{path!r} is no path of a file or folder") from None
-
-
 def check_folder(folder: str | Path) -> None:
     """Raise `CheckpointError` where `save` cannot write: beside this folder, or over what it holds."""
-    folder = _path(folder)
+    folder = path_of(folder)
     try:
         above = next(parent for parent in folder.absolute().parents if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -167,22 +160,30 @@ def kind_of(network: nn.Module) -> str:
 
 def load(folder: str | Path) -> Checkpoint:
     """The checkpoint of a folder that `save` wrote; raises `CheckpointError` where it is missing or damaged."""
-    folder = _path(folder)
+    folder = path_of(folder)
     try:
         old = _beside(folder.resolve(), "old")
         found = old if not folder.exists() and old.exists() else folder
-        config, tensors = _read_config(found), read_weights(found / WEIGHTS)
+        config, tensors = _read_config(found), read_safetensors(found / WEIGHTS)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
     network = _assemble(config, tensors, str(found))
     return Checkpoint(config["kind"], network.eval(), config["about"])
 
 
+def load_kind(kind: str, folder: str | Path, otherwise: str) -> Checkpoint:
+    """`load`, but raises `CheckpointError`, ending with ``otherwise``, where the network is of another kind."""
+    loaded = load(folder)
+    if loaded.kind != kind:
+        raise CheckpointError(f"{folder} holds a network of kind {loaded.kind!r}: {otherwise}")
+    return loaded
+
+
 def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
     """The network of a configuration with its weights, of the kind the configuration says."""
     graph = rebuild(config["network"], tensors)
     own = graph.state_dict()
-    _refuse(_misfits(own, tensors), source)
+    refuse(misfits(own, tensors), source)
     graph.load_state_dict(dict(tensors), assign=True)
     kinds = {type(module) for module in graph.modules()}
     if config["kind"] != "snn":
@@ -219,64 +220,3 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config["kind"] not in ("float", "qann", "snn") or not isinstance(config["about"], dict):
         raise CheckpointError(f"{path} is damaged: unknown kind {config['kind']!r}, or no notes beside the network")
     return config
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a checkpoint folder, by name.
-
-    Raises `CheckpointError` where it is missing, half-written or of another kind.
-    """
-    path = _path(path)
-    try:
-        path = path / WEIGHTS if path.is_dir() else path
-        if not path.is_file():
-            raise CheckpointError(f"there is no weight file {path}")
-        if path.suffix in {".pt", ".pth"}:
-            raise CheckpointError(
-                f"{path} is no safetensors file: write one with "
-                "safetensors.torch.save_file(torch.load(path, weights_only=True), name)"
-            )
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no complete safetensors file: {error}") from error
-
-
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load trained weights into a network, all or nothing.
-
-    Raises `CheckpointError` with the first three names or shapes that do not fit, or where a weight is NaN or
-    infinite; ``source`` is how it calls the file.
-    """
-    own = network.state_dict()
-    # Batch norm's counter of batches came later than many weight files, and matters to nobody who converts.
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in tensors}
-    tensors = {**tensors, **counters}
-    _refuse(_misfits(own, tensors), source)
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise CheckpointError(f"{source} holds NaN or infinity in {', '.join(broken[:3])}")
-    network.load_state_dict(tensors)
-
-
-def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What keeps tensors from taking the place of a network's own, one phrase each."""
-    problems = [f"{name} is missing in the file" for name in own if name not in tensors]
-    problems += [f"{name} is not in the network" for name in tensors if name not in own]
-    both = [(name, tensors[name], own[name]) for name in own if name in tensors]
-    problems += [
-        f"{name} has shape {tuple(there.shape)} in the file and {tuple(here.shape)} in the network"
-        for name, there, here in both
-        if there.shape != here.shape
-    ]
-    problems += [
-        f"{name} is of type {there.dtype} in the file and {here.dtype} in the network"
-        for name, there, here in both
-        if there.is_floating_point() != here.is_floating_point()
-    ]
-    return problems
-
-
-def _refuse(problems: list[str], source: str) -> None:
-    if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"the weights of {source} do not fit the network: {'; '.join(problems[:3])}{more}")

@@ -6,6 +6,7 @@ torch is imported inside the subcommands, so that ``--help`` and ``--version`` a
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +36,7 @@ class Device(StrEnum):
 Data = Annotated[
     str, typer.Option(help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder; also CIFAR's own.")
 ]
+NETWORK = "digits_net, cifar_resnet20, torchvision:NAME, timm:NAME, package.module:function, or a float checkpoint."
 Size = Annotated[
     int | None,
     typer.Option(
@@ -42,7 +44,9 @@ Size = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
-Weights = Annotated[Path | None, typer.Option(help="Trained float weights, a safetensors file.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Trained float weights: a safetensors file, or a torch file of a state dict.")
+]
 Bits = Annotated[int, typer.Option(help="Bits of the hidden activations, 1 to 8.")]
 OutputBits = Annotated[str, typer.Option(help="analog, or the bits of a spiking output layer.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of training with quantised activations.")]
@@ -76,7 +80,7 @@ def _root(
 def demo(
     data: Data = "digits",
     size: Size = None,
-    model: Annotated[str, typer.Option(help="A network that comes with qffs; cifar_resnet20, say.")] = "digits_net",
+    model: Annotated[str, typer.Option(help=NETWORK)] = "digits_net",
     weights: Weights = None,
     bits: Bits = 2,
     output_bits: OutputBits = "analog",
@@ -126,7 +130,7 @@ def demo(
 
 @app.command()
 def quantize(
-    model: Annotated[str, typer.Argument(help="A network that comes with qffs; digits_net, say.")],
+    model: Annotated[str, typer.Argument(help=NETWORK)],
     data: Data,
     output: Output,
     size: Size = None,
@@ -167,6 +171,38 @@ def quantize(
     _print_json(results) if json else _say(
         f"Wrote the quantised network to {output}; it classifies {right} of the training images rightly."
     )
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help=NETWORK)],
+    shapes: Annotated[
+        list[str] | None, typer.Option("--input", metavar="CxHxW", help="Shape of an input; once for each of several.")
+    ] = None,
+    weights: Weights = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse also what sends values instead of spikes.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what will become of every call of a network, without changing anything.
+
+    Example: `qffs plan torchvision:resnet18 --input 3x224x224`
+    """
+    from qffs import jobs
+    from qffs.report.results import plan_rows
+    from qffs.sources import shape_of
+
+    given = [shape_of(text) for text in shapes or ()]
+    with redirect_stdout(sys.stderr):  # what the network's own code prints is no part of the table
+        planned, inputs = jobs.plan(model, given, str(weights) if weights else None)
+    if json:
+        _print_json(plan_rows(planned))
+    else:
+        from rich.console import Console
+
+        from qffs.report.table import show_plan
+
+        show_plan(planned, f"{model} on {inputs}, two at a time", Console())
+    planned.check(strict)
 
 
 @app.command()
@@ -239,7 +275,7 @@ def _show(results: dict[str, Any], json: bool) -> None:
     show(results, Console())
 
 
-def _print_json(results: dict[str, Any]) -> None:
+def _print_json(results: Any) -> None:
     from qffs.report.results import to_json
 
     typer.echo(to_json(results), nl=False)

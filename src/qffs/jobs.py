@@ -12,19 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs import models
+from qffs import sources
 from qffs.calibration import calibrate
-from qffs.checkpoint import Checkpoint, check_folder, load, load_weights, read_weights, save
+from qffs.checkpoint import check_folder, load_kind, save
 from qffs.convert import Comparison, quantize, to_spiking, verify
+from qffs.convert import plan as plan_of
 from qffs.data import Dataset
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument
+from qffs.graph.plan import Plan
 from qffs.graph.trace import trace
 from qffs.levels import Schedule
 from qffs.measure import accuracy, check_fit, measure
 from qffs.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
+from qffs.progress import wait
 from qffs.report.figure import draw
 from qffs.report.results import Results, by_layer, by_step, to_json, write
 from qffs.task import Task, device_of
@@ -33,6 +36,19 @@ from qffs.version import __version__
 
 CALIBRATION_IMAGES = 512
 VERIFIED_IMAGES = 32
+
+
+def plan(
+    model: str, shapes: Sequence[sources.Shape] = (), weights: str | None = None, progress: bool = True
+) -> tuple[Plan, str]:
+    """The plan of a network by its name, and the shapes of its inputs in words; nothing is written.
+
+    shapes: of the inputs, without the batch; by default those that the network's source knows.
+    """
+    with wait(f"reading {model}", show=progress):
+        source = sources.find(model, weights)
+        example = sources.example(model, source, shapes)
+        return plan_of(source.network, example), sources.show(tuple(x.shape[1:]) for x in example)
 
 
 def demo(task: Task, folder: Path) -> Results:
@@ -105,7 +121,7 @@ def convert(
             f"{folder} lies inside the checkpoint {checkpoint}, which is to stay: name another folder"
         )
     check_folder(folder)
-    loaded = _of_kind("qann", checkpoint, "convert takes a quantised one")
+    loaded = load_kind("qann", checkpoint, "convert takes a quantised one")
     snn = to_spiking(loaded.network.to(where), charge_steps)
     save(snn, folder, loaded.about)
     layers = {path: neuron.highest for path, neuron in snn.neurons()}
@@ -124,11 +140,11 @@ def simulate(
 ) -> Results:
     """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given."""
     where = _prepare(device, seed)
-    loaded = _of_kind("snn", checkpoint, "run qffs convert on it first")
+    loaded = load_kind("snn", checkpoint, "run qffs convert on it first")
     snn = loaded.network.to(where)
     assert isinstance(snn, SpikingNetwork)
     snn.schedule.over(steps)
-    beside = None if qann is None else _of_kind("qann", qann, "--qann takes a quantised one").network.to(where)
+    beside = None if qann is None else load_kind("qann", qann, "--qann takes a quantised one").network.to(where)
     dataset = load_data(data, size, progress=progress)
     if beside is not None and _step_sizes(snn) != _step_sizes(beside):
         raise CheckpointError(f"{checkpoint} was not converted from {qann}: their step sizes differ")
@@ -158,25 +174,20 @@ def _prepare(device: str, seed: int) -> torch.device:
     return device_of(device)
 
 
-def _of_kind(kind: str, checkpoint: Path, otherwise: str) -> Checkpoint:
-    loaded = load(checkpoint)
-    if loaded.kind != kind:
-        raise CheckpointError(f"{checkpoint} holds a network of kind {loaded.kind!r}: {otherwise}")
-    return loaded
+def _start(task: Task, data: Dataset) -> tuple[fx.GraphModule, Callable[[Tensor], Tensor]]:
+    """The network with its weights on its device, channels last, and what makes its input of images.
 
-
-def _start(task: Task, data: Dataset) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The network with its weights on its device, channels last, and what makes its input of images."""
+    It is traced, so that data that do not fit it are found before training, and what is trained is what is converted:
+    some networks have further outputs in training.
+    """
     torch.manual_seed(task.seed)
-    network = models.build(task.model)
-    if task.weights is not None:
-        load_weights(network, read_weights(task.weights), task.weights)
+    network = sources.find(task.model, task.weights).network
     device = device_of(task.device)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalise = _inputs(data, device)
-    trace(network, normalise(data.train.images[:2]))  # data that do not fit the network are found before training
-    check_fit(network, data.train, normalise, len(data.classes), task.model)
-    return network, normalise
+    traced = trace(network, normalise(data.train.images[:2]))
+    check_fit(traced, data.train, normalise, len(data.classes), task.model)
+    return traced, normalise
 
 
 def _inputs(data: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -198,7 +209,7 @@ def _quantised(task: Task, data: Dataset, network: nn.Module, normalise: Callabl
 def _train(
     task: Task,
     data: Dataset,
-    network: nn.Module,
+    network: fx.GraphModule,
     normalise: Callable[[Tensor], Tensor],
     epochs: int,
     folder: Path,
@@ -207,8 +218,7 @@ def _train(
     """Train and save: after every epoch, so that a later divergence leaves the last good checkpoint."""
 
     def keep(_: object) -> None:
-        graph = network if isinstance(network, fx.GraphModule) else trace(network, normalise(data.train.images[:2]))
-        save(graph, folder, _about(task, data))
+        save(network, folder, _about(task, data))
 
     if not epochs:
         keep(None)

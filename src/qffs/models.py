@@ -40,6 +40,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int, classes: int = 10, channels: int = 3) -> None:
         super().__init__()
+        self.image_shape = (channels, 32, 32)
         self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._stage(16, 16, blocks, 1)
@@ -65,6 +66,7 @@ class DigitsNet(nn.Module):
 
     def __init__(self, classes: int = 10, channels: int = 1, width: int = 32) -> None:
         super().__init__()
+        self.image_shape = (channels, 8, 8)
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU())
         self.block1 = Block(width, width, 1)
         self.pool = nn.MaxPool2d(2)
@@ -82,7 +84,7 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "digits_net": DigitsNet,
     **{f"cifar_resnet{depth}": partial(CifarResNet, (depth - 2) // 6) for depth in (20, 32, 44, 56, 110)},
 }
-"""What each name builds, untrained."""
+"""What each name builds, untrained; ``image_shape`` is the shape of an image it takes."""
 
 
 def build(name: str) -> nn.Module:

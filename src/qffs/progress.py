@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -50,3 +53,27 @@ def track(label: str, total: int, unit: str, *, show: bool = True) -> Iterator[B
     )
     with Progress(*columns, console=Console(stderr=True), disable=not show, redirect_stdout=False) as progress:
         yield Bar(progress, progress.add_task(label, total=total, unit=unit, note=""))
+
+
+PATIENCE_S = 2.0
+"""Seconds that work of unknown length may take before a spinner shows that it goes on."""
+
+
+@contextmanager
+def wait(label: str, *, show: bool = True) -> Iterator[None]:
+    """A spinner on a terminal, from `PATIENCE_S` on and gone at the end; nothing is printed unless ``show``."""
+    console = Console(stderr=True)
+    if not show or not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    spinner = Progress(*columns, console=console, transient=True, redirect_stdout=False)
+    spinner.add_task(label, total=None)
+    timer = threading.Timer(PATIENCE_S, spinner.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # the spinner runs by now, or never will
+        spinner.stop()

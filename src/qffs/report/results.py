@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import QffsError
+from qffs.graph.plan import Plan
 from qffs.measure import Measurement
 
 Results = dict[str, Any]
@@ -34,7 +36,12 @@ def by_layer(measured: Measurement) -> list[Results]:
     ]
 
 
-def to_json(results: Results) -> str:
+def plan_rows(plan: Plan) -> list[Results]:
+    """One entry a call, with the fields of its row."""
+    return [dataclasses.asdict(row) for row in plan.rows]
+
+
+def to_json(results: Results | list[Results]) -> str:
     """The text of results.json: the same results give the same text."""
     return json.dumps(results, indent=2, allow_nan=False) + "\n"
 

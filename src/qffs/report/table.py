@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qffs.graph.plan import Plan, Row
+from qffs.graph.rules import Kind
 from qffs.report.results import Results
 
 
@@ -34,3 +40,36 @@ def percent(share: float) -> str:
     '98.77 %'
     """
     return f"{100 * share:.2f} %"
+
+
+STYLES = {Kind.SPIKING: "green", Kind.DIFFERENCED: "yellow", Kind.REFUSED: "bold red"}
+
+
+def show_plan(plan: Plan, title: str, console: Console) -> None:
+    """Print every call of a network, and how many there are of each kind.
+
+    A terminal gets a table that wraps; a pipe gets ``str(plan)``, one line a call whatever the width.
+    """
+    if console.is_terminal:
+        table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in dataclasses.fields(Row):
+            table.add_column(column.name, overflow="fold")
+        for row in plan.rows:
+            table.add_row(*(Text(_cell(value)) for value in vars(row).values()), style=STYLES.get(row.kind))
+        console.print(table)
+    else:
+        console.print(Text(str(plan)), soft_wrap=True)
+    console.print(Text(count(plan)), soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+
+
+def count(plan: Plan) -> str:
+    """How many calls there are of each kind, in one line that ends with the refused ones."""
+    kinds = Counter(row.kind for row in plan.rows)
+    neurons, refused = kinds.pop(Kind.SPIKING, 0), kinds.pop(Kind.REFUSED, 0)
+    rest = [f"{kinds[kind]} {kind.value}" for kind in Kind if kind in kinds]
+    layers = f"{neurons} layer{'' if neurons == 1 else 's'} of neurons"
+    return ", ".join([layers, *rest, f"{refused or 'nothing'} refused"])
