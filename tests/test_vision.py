@@ -94,7 +94,10 @@ def unimported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         ("timm", "raise AttributeError('old torch')", "timm cannot be imported: AttributeError: old torch"),
     ],
 )
-def test_any_other_failure_is_reported_as_it_is(name: str, package: str, message: str, tmp_path: Path) -> None:
+def test_any_other_failure_is_reported_as_it_is(
+    name: str, package: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qffs.vision._define", lambda: pytest.fail("tried to repair it"))
     for path, text in {"torchvision": "", name: package}.items():
         (tmp_path / path).mkdir()
         (tmp_path / path / "__init__.py").write_text(text)

@@ -117,10 +117,10 @@ def _of_checkpoint(folder: str) -> Source:
 def _of_torchvision(name: str) -> Source:
     models = vision("torchvision.models")
     _check_known("torchvision", name, models.list_models(module=models))
-    # The initial weights that these two draw by default take minutes, and torchvision warns of that.
-    slow = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    # Not told how to begin, these two warn that their default will change.
+    told = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
     with _reporting(f"torchvision cannot build {name}"):
-        network = models.get_model(name, weights=None, **slow)
+        network = models.get_model(name, weights=None, **told)
     return Source(network, ((3, 299, 299) if name == "inception_v3" else (3, 224, 224),))
 
 
@@ -201,8 +201,6 @@ def _reporting(what: str) -> Iterator[None]:
 
 def _place(error: BaseException) -> str:
     """File and line of the innermost code that is neither this file's, nor torch's, nor that of imports."""
-    if isinstance(error, SyntaxError):
-        return ""  # its message says them
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
