@@ -240,7 +240,7 @@ def test_what_is_refused_is_said_after_the_whole_table(run: Callable[..., Said])
     said = run("plan", "mine:smooth", *shapes, "--strict")
     assert said.code == 2
     assert said.out.splitlines()[-1].endswith(", nothing refused")
-    assert "cannot be converted: sigmoid at sigmoid: " in said.err
+    assert "cannot be converted: sigmoid at sigmoid (mine.py, line " in said.err
 
 
 @pytest.mark.usefixtures("few")

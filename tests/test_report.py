@@ -201,6 +201,8 @@ def test_a_plan_counts_its_kinds_and_ends_with_what_is_refused() -> None:
 
 def test_the_rows_of_a_plan_have_every_field() -> None:
     first, *_, last = json.loads(to_json(plan_rows(PLAN)))
-    assert first == {"site": "x", "operator": "x", "shape": [2, 3], "kind": "input", "why": "analog"}
+    assert first == {
+        "site": "x", "operator": "x", "shape": [2, 3], "kind": "input", "why": "analog", "source": "", "values": False
+    }  # fmt: skip
     assert last["kind"] == "refused"
     assert len(plan_rows(PLAN)) == 4

@@ -108,7 +108,8 @@ def to_spiking(
             f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
             "train the network, or load trained weights first"
         )
-    broken = [name for name, tensor in qann.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    broken = [name for name, weight in qann.named_parameters() if not bool(torch.isfinite(weight).all())]
+    broken += [name for name, buffer in qann.named_buffers() if bool(torch.isnan(buffer).any())]  # a mask may be -inf
     if broken:
         raise Diverged(
             f"the weights hold NaN or infinity, first in {broken[0]}: train again, or load the last good ones"

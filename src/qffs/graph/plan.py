@@ -61,13 +61,12 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            (row.site, row.operator, "x".join(map(str, row.shape or ())), row.kind.value, row.why) for row in self.rows
+            (row.site, row.operator, "x".join(map(str, row.shape or ())), row.kind.value, row.why, row.source)
+            for row in self.rows
         ]
-        widths = [max(len(line[column]) for line in lines) for column in range(4)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)).rstrip()
-            for line in lines
-        )
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = (zip(line, widths, strict=True) for line in lines)
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded)
 
 
 def plan(traced: fx.GraphModule) -> Plan:

@@ -52,10 +52,13 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
     """
     if console.is_terminal:
         table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in dataclasses.fields(Row):
-            table.add_column(column.name, overflow="fold")
+        shown = [
+            field.name for field in dataclasses.fields(Row) if any(_cell(getattr(row, field.name)) for row in plan.rows)
+        ]
+        for name in shown:
+            table.add_column(name, overflow="fold")
         for row in plan.rows:
-            table.add_row(*(Text(_cell(value)) for value in vars(row).values()), style=STYLES.get(row.kind))
+            table.add_row(*(Text(_cell(getattr(row, name))) for name in shown), style=STYLES.get(row.kind))
         console.print(table)
     else:
         console.print(Text(str(plan)), soft_wrap=True)
@@ -63,6 +66,8 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return ""  # whether values are sent, which is said in words too
     return "x".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
