@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -69,9 +71,7 @@ def images(seed: int = 0, count: int = 4, dtype: torch.dtype = torch.float64) ->
     return torch.randn(count, *IMAGE, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64).to(dtype)
 
 
-def calibrated(
-    model: nn.Module, x: Tensor, bits: int = 2, output: int | str = "analog", **options: float
-) -> fx.GraphModule:
+def calibrated(model: nn.Module, x: Tensor, bits: Any = None, output: Any = "analog", **options: Any) -> fx.GraphModule:
     """The calibrated quantised network of ``model``."""
     qann = qffs.quantize(model, bits, output, example=x, **options)
     qffs.calibrate(qann, [x])

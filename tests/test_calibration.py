@@ -66,3 +66,30 @@ def test_after_an_error_all_step_sizes_are_what_they_were() -> None:
         qffs.calibrate(qann, [images(), images() * math.inf])
     assert qann.get_submodule("relu").step_size.isnan()
     assert not qann.get_submodule("relu").ready
+
+
+def test_by_channel_each_has_the_mean_over_all_batches() -> None:
+    """The equation a channel, over batches of unequal size; a channel of zeros gets 1, the clip bounds each."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.Hardtanh(0, 0.6)).double()
+    model[0].weight.data *= torch.tensor([0.01, 1.0, 0.0, 9.0]).view(-1, 1, 1, 1)
+    model[0].bias.data[2] = 0
+    model[2].weight.data[0] *= 1e-3
+    model[2].bias.data[0] = 0
+    batches = [images(seed=s, count=3 + s) for s in range(3)]
+    qann = qffs.calibrate(qffs.quantize(model, levels=6, example=batches[0], per_channel=True), batches)
+    first, second = (qann.get_submodule(path).step_size for path in "13")
+    reached = torch.cat([model[0](x) for x in batches]).abs()
+    expected = [2 * reached[:, channel].mean().item() / math.sqrt(6) for channel in range(4)]
+    expected[2] = 1.0
+    assert first.tolist() == pytest.approx(expected, rel=1e-12)
+    assert second.max().item() == pytest.approx(0.6 / 6)
+    assert 0 < second[0] < 0.05
+
+
+def test_by_channel_too_an_error_leaves_all_as_it_was() -> None:
+    qann = qffs.quantize(network(), example=images(), per_channel=True)
+    qffs.calibrate(qann, [images()])
+    before = {name: tensor.clone() for name, tensor in qann.state_dict().items() if "step_size" in name}
+    with pytest.raises(Diverged):
+        qffs.calibrate(qann, [images(seed=3), images() * math.nan])
+    assert all(torch.equal(qann.state_dict()[name], tensor) for name, tensor in before.items())

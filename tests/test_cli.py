@@ -91,6 +91,18 @@ def test_the_single_steps_go_from_weights_to_a_table(run: Callable[..., Said], m
 
 
 @pytest.mark.usefixtures("few")
+def test_quantize_takes_bits_by_name(run: Callable[..., Said], made: Path) -> None:
+    given = ("--weights", made / "w.safetensors", "--bits", "stem.2=full,*=1", "--per-channel", "--json")
+    said = run("quantize", "digits_net", "--data", "digits", *given, "-o", "q")
+    assert said.code == 0
+    told = json.loads(said.out)
+    assert list(told["bits"].items()) == [("stem.2", "full"), ("*", 1)]
+    assert told["per_channel"] is True
+    said = run("convert", "q", "-o", "s", "--json")
+    assert list(json.loads(said.out)["highest_level"].values()) == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("few")
 def test_json_is_all_that_is_printed(run: Callable[..., Said], made: Path) -> None:
     weights = ("--weights", made / "w.safetensors")
     for arguments, key in (
@@ -121,6 +133,11 @@ def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pyt
     rest = {"learning_rate": 0.5, "batch_size": 8, "autocast": True, "charge_steps": 5, "device": "cpu"}
     assert seen[1] == (jobs.Task(**given, **rest, float_epochs=2, size=24), Path("out"))
     assert seen[1][0].horizon == 16
+    run("demo", "--bits", "stem.2=full, block1.*=3,*=1", "--per-channel", "--json")
+    mixed = jobs.Task(bits={"stem.2": "full", "block1.*": 3, "*": 1}, per_channel=True)
+    assert seen[2] == (mixed, Path("runs/demo"))
+    assert mixed.schedule.steps == 7  # of the finest
+    assert mixed.horizon == 14
 
 
 def test_pictures_of_unequal_sizes_are_brought_to_one(
@@ -293,6 +310,22 @@ def bad(path: Path) -> None:
 
 CASES: dict[str, tuple[str, str]] = {
     "bits": ("demo --bits 9", "bits must be a whole number from 1 to 8, not 9"),
+    "bits in words": ("demo --bits two", "--bits must be a number from 1 to 8, or one (or full) a pattern, as in"),
+    "bits of a name": ("demo --bits stem.2=3,*=9", "for '*', bits must be a whole number from 1 to 8, not 9"),
+    "bits of no name": ("demo --bits =3,*=2", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
+    "no bits of a name": ("quantize digits_net --data digits --bits *= -o q", "--bits must be a number from 1 to 8"),
+    "a name twice": ("demo --bits *=2,*=3", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
+    "a number and a name": ("demo --bits 2,stem=3", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
+    "name of nothing": (
+        "demo --bits stem.3=3,*=2",
+        "'stem.3' matches no activation that is to be quantised",
+    ),
+    "names of some": ("demo --bits stem.2=3", "no pattern matches block1.relu, block1.relu_2, block2.relu and 1 more"),
+    "name too late": (
+        "demo --bits *=3,stem.2=2",
+        "decides nothing: '*' before it matches stem.2; put it first",
+    ),
+    "all in full precision": ("demo --bits *=full", 'nothing would be quantised: every activation is to stay "full"'),
     "output bits": ("demo --output-bits 9", "bits must be a whole number from 1 to 8, not 9"),
     "output bits in words": (
         "demo --output-bits two",
@@ -395,7 +428,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(
 
 @pytest.mark.parametrize(
     "command",
-    ["nonsense", "demo --nonsense", "demo --bits two", "demo --device tpu", "quantize", "convert", "simulate a b"],
+    ["nonsense", "demo --nonsense", "demo --seed two", "demo --device tpu", "quantize", "convert", "simulate a b"],
 )
 def test_mistakes_in_the_command_line_itself_are_exit_code_2_too(command: str, run: Callable[..., Said]) -> None:
     said = run(*command.split())

@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "qffs"
 # Floor by floor, the rooms of the house: a module of the package, or a package with all it holds.
 # "__init__" is the package `qffs` itself; `__main__` stands above `cli`, which it only calls.
 FLOORS = (
-    ("errors", "levels", "version", "progress"),
+    ("errors", "levels", "precision", "version", "progress"),
     ("functional", "kernels"),
     ("nn",),
     ("graph",),

@@ -85,6 +85,33 @@ def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Pat
     assert simulated["qann"] == results["qann"]
 
 
+def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
+    bits = {"stem.2": "full", "block1.*": 1, "*": 2}
+    results = jobs.demo(task(bits=bits, per_channel=True, output=3, charge_steps=2), tmp_path / "one")
+    written = json.loads((tmp_path / "one" / "results.json").read_text())
+    for told in (results, written, load(tmp_path / "one" / "snn").about):
+        assert list(told["bits"].items()) == list(bits.items())
+        assert told["per_channel"] is True
+    assert [row["layer"] for row in results["layers"]][-1] == "output_quantizer"
+    assert len(results["layers"]) == 5
+    told = jobs.convert(tmp_path / "one" / "qann", tmp_path / "snn", 2, "cpu")
+    assert list(told["highest_level"].values()) == [1, 1, 3, 3, 7]
+    simulated = jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "one" / "qann", "cpu", False)
+    assert simulated["snn"] == results["snn"]
+
+
+def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None:
+    jobs.quantise(task(epochs=0, per_channel=True), tmp_path / "qann")
+    jobs.convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
+    jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
+    other = load(tmp_path / "qann").network
+    with torch.no_grad():
+        next(p for name, p in other.named_parameters() if name.endswith("step_size"))[1].mul_(1.01)
+    save(other, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="was not converted from"):
+        jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "other", "cpu", False)
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     seeds = {name: jobs.quantise(task(epochs=0, seed=seed), tmp_path / name) for name, seed in (("a", 1), ("b", 2))}
     assert seeds["a"]["seed"] == 1
@@ -168,6 +195,10 @@ def snn(tmp_path: Path) -> Path:
     [
         ({"bits": 0}, "bits must be a whole number from 1 to 8, not 0"),
         ({"bits": 9}, "bits must be a whole number from 1 to 8, not 9"),
+        ({"bits": {"*": 9}, "charge_steps": 3}, "bits must be a whole number from 1 to 8, not 9"),
+        ({"bits": 9, "charge_steps": 3}, "bits must be a whole number from 1 to 8, not 9"),
+        ({"bits": {"stem.2": 1}}, "no pattern matches block1.relu"),
+        ({"bits": {"*": "full"}}, "every activation is to stay"),
         ({"output": 9}, "bits must be a whole number from 1 to 8, not 9"),
         ({"steps": 2}, "at least as many steps as the 3 charge steps"),
         ({"charge_steps": 5}, "at least as many steps as the 5 charge steps"),
@@ -203,6 +234,13 @@ def test_a_task_that_cannot_work_writes_nothing(
         with pytest.raises(QffsError, match=message):
             jobs.quantise(task(**settings), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [0, 9, {}, {"*": 9}, {"a": "some", "*": 2}], ids=str)
+def test_impossible_bits_are_seen_before_a_file_is_read(bits: Any) -> None:
+    with pytest.raises(InvalidArgument, match="bits"):
+        task(bits=bits, charge_steps=3).check()
+    task(bits={"*": "full"}, output=3, steps=7).check()
 
 
 def test_weights_that_do_not_fit_or_are_not_finite_write_nothing(tmp_path: Path) -> None:

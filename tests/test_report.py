@@ -55,6 +55,11 @@ def test_a_measurement_becomes_rows_by_step_and_by_layer() -> None:
     assert by_step(alone) == [{"steps": 1, "accuracy": 0.5, "spikes_per_image": 0.25}]
 
 
+def test_bits_by_pattern_have_a_name_of_their_own() -> None:
+    assert "QANN, mixed precision " in shown(results(bits={"a.*": "full", "*": 2}))
+    assert "QANN, 3 bit " in shown(results())
+
+
 def test_the_table_shows_the_numbers() -> None:
     text = shown(results(full_precision={"accuracy": 0.5432}))
     assert "net on pets, 12,345 test images" in text

@@ -174,8 +174,9 @@ def test_the_learning_rate_starts_at_its_value_and_ends_near_zero_along_a_cosine
     assert rates == pytest.approx([0.04 * (1 + math.cos(math.pi * done / 8)) for done in range(8)])
 
 
-def test_only_weights_of_layers_decay() -> None:
-    model = quantize(network(), 2, example=torch.ones(1, 1, 8, 8))
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_only_weights_of_layers_decay(per_channel: bool) -> None:
+    model = quantize(network(), 2, example=torch.ones(1, 1, 8, 8), per_channel=per_channel)
     model.get_parameter("5.bias").requires_grad_(False)
     decaying, others = train._groups(model, 0.01)
     names = {parameter: name for name, parameter in model.named_parameters()}

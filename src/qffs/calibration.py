@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, QffsError
+from qffs.functional import lsq
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
 
@@ -19,8 +20,9 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -
     """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
 
     Each becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, over the activations x that reach the
-    quantiser in all batches so far, in eval mode. While a batch runs, the quantisers before are already in force,
-    so later layers see what they will see in use. batches: input tensors ``[B, ...]``, or tuples of inputs.
+    quantiser (or its channel, where each has a step size of its own) in all batches so far, in eval mode. While a
+    batch runs, the quantisers before are already in force, so later layers see what they will see in use. batches:
+    input tensors ``[B, ...]``, or tuples of inputs.
     Raises `InvalidArgument` without a quantiser or a batch, or where a batch is not the inputs; `Diverged` where NaN or
     infinity arrives. After an error all step sizes are what they were.
     """
@@ -29,7 +31,7 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -
         raise InvalidArgument("there is nothing to calibrate: the network has no quantiser; call qffs.quantize first")
     if isinstance(batches, Tensor):
         raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
-    sums = dict.fromkeys(quantizers, (0.0, 0))
+    sums = {quantizer: (torch.zeros((), dtype=torch.float64), 0) for quantizer in quantizers}
     hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in quantizers]
     before = {quantizer: quantizer.step_size.detach().clone() for quantizer in quantizers}
     try:
@@ -66,10 +68,11 @@ def _run(qann: nn.Module, batch: Any) -> None:
         raise InvalidArgument(f"the network does not run on a batch of {tuple(inputs[0].shape)}: {error}") from error
 
 
-def _observe(sums: dict[Quantizer, tuple[float, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
+def _observe(sums: dict[Quantizer, tuple[Tensor, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
     assert isinstance(quantizer, Quantizer)
-    magnitudes = arguments[0].abs()
-    total, count = sums[quantizer]
-    total, count = total + magnitudes.sum(dtype=torch.float64).item(), count + magnitudes.numel()
-    sums[quantizer] = total, count
-    quantizer.set_step_size_from(total / count)
+    x, step_size = arguments[0], quantizer.step_size
+    magnitude, count = sums[quantizer]
+    magnitude = magnitude + lsq.total(x.abs(), step_size, torch.float64).cpu()
+    count += x.numel() // step_size.numel()
+    sums[quantizer] = magnitude, count
+    quantizer.set_step_size_from(magnitude / count)

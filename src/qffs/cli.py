@@ -47,7 +47,13 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to
 Weights = Annotated[
     Path | None, typer.Option(help="Trained float weights: a safetensors file, or a torch file of a state dict.")
 ]
-Bits = Annotated[int, typer.Option(help="Bits of the hidden activations, 1 to 8.")]
+Bits = Annotated[
+    str,
+    typer.Option(
+        metavar="BITS", help="Bits of the hidden activations, 1 to 8, or by name, such as stem.*=full,layer4.*=3,*=2."
+    ),
+]
+PerChannel = Annotated[bool, typer.Option("--per-channel", help="Learn a step size for each channel.")]
 OutputBits = Annotated[str, typer.Option(help="analog, or the bits of a spiking output layer.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of training with quantised activations.")]
 LearningRate = Annotated[float, typer.Option(help="First learning rate; it falls to zero along a cosine.")]
@@ -82,8 +88,9 @@ def demo(
     size: Size = None,
     model: Annotated[str, typer.Option(help=NETWORK)] = "digits_net",
     weights: Weights = None,
-    bits: Bits = 2,
+    bits: Bits = "2",
     output_bits: OutputBits = "analog",
+    per_channel: PerChannel = False,
     float_epochs: Annotated[
         int | None, typer.Option(help="Full-precision epochs first; 2 with weights, else 15.")
     ] = None,
@@ -110,8 +117,9 @@ def demo(
         size=size,
         model=model,
         weights=str(weights) if weights else None,
-        bits=bits,
+        bits=_bits(bits),
         output=_output_bits(output_bits),
+        per_channel=per_channel,
         float_epochs=float_epochs if float_epochs is not None else 2 if weights else 15,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -135,8 +143,9 @@ def quantize(
     output: Output,
     size: Size = None,
     weights: Weights = None,
-    bits: Bits = 2,
+    bits: Bits = "2",
     output_bits: OutputBits = "analog",
+    per_channel: PerChannel = False,
     epochs: Epochs = 0,
     learning_rate: LearningRate = 0.03,
     batch_size: BatchSize = 64,
@@ -157,8 +166,9 @@ def quantize(
         size=size,
         model=model,
         weights=str(weights) if weights else None,
-        bits=bits,
+        bits=_bits(bits),
         output=_output_bits(output_bits),
+        per_channel=per_channel,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -245,6 +255,19 @@ def simulate(
     from qffs import jobs
 
     _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed, size), json)
+
+
+def _bits(text: str) -> int | dict[str, int | str]:
+    if text.isdecimal():
+        return int(text)
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    chosen = {pattern.strip(): value if value == "full" else int(value) for pattern, _, value in pairs
+              if pattern.strip() and (value == "full" or value.isdecimal())}  # fmt: skip
+    if len(chosen) < len(pairs):
+        raise InvalidArgument(
+            f"--bits must be a number from 1 to 8, or one (or full) a pattern, as in layer4.*=3,*=2, not {text!r}"
+        )
+    return chosen
 
 
 def _output_bits(text: str) -> int | Literal["analog"]:

@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument, Mismatch, NotCalibrated, QffsError
+from qffs.errors import Diverged, InvalidArgument, Mismatch, NotCalibrated, NothingToQuantize, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
 from qffs.graph.annotate import annotate
 from qffs.graph.fold import fold
 from qffs.graph.nesting import tensors
-from qffs.graph.place import output_quantizers, place_quantizers
+from qffs.graph.place import activations, output_quantizers, place_quantizers
 from qffs.graph.swap import swap_neurons
 from qffs.graph.trace import Example, trace
-from qffs.levels import FiringRule, Levels, Schedule
+from qffs.levels import Choice, FiringRule, Levels, Schedule, by_pattern
 from qffs.network import SpikingNetwork
+from qffs.nn.full_precision import FullPrecision
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
+from qffs.precision import resolve
 from qffs.simulate import State
 
 OFFSET = NEAREST + 1e-4
@@ -44,25 +46,31 @@ def plan(model: nn.Module, example: Example) -> planning.Plan:
 
 def quantize(
     model: nn.Module,
-    bits: int = 2,
-    output: int | str = "analog",
+    bits: Choice | None = None,
+    output: int | str | Levels = "analog",
     *,
     example: Example,
+    levels: Choice | None = None,
+    per_channel: bool = False,
     offset: float = OFFSET,
     strict: bool = False,
 ) -> fx.GraphModule:
     """A quantised copy of ``model`` (a QANN): an LSQ quantiser at every ReLU, everything else as it was.
 
-    bits: b of the hidden activations, levels 0..2^b - 1; output: "analog", or the bits of a quantiser at the
-    network's output, which then is spiking too; example: a batch of the shape and type the network takes (a tuple
-    for several inputs); offset: ``floor(x / s + offset)`` in the quantiser, and the neuron's pre-charge in
-    thresholds; see `OFFSET` for the default; strict: refuse a network that has to send values instead of spikes
-    somewhere (after GELU, softmax, a product of two signals), which by default it does: differenced, and exact.
+    bits: b of the hidden activations, levels 0..2^b - 1, by default 2; or b by patterns of their paths, such as
+    ``{"layer4.*": 3, "stem.*": "full", "*": 2}``: the first that matches (`fnmatch.fnmatchcase`) decides, and "full"
+    keeps the ReLU; levels: the same with the highest level, any n, instead of bits; output: "analog", or the bits
+    (or `qffs.levels.Levels`) of a quantiser at the network's output, which then is spiking too; example: a batch of
+    the shape and type the network takes (a tuple for several inputs); per_channel: a step size for each channel
+    (dimension 1 of an activation) instead of one for all; offset: ``floor(x / s + offset)`` in the quantiser, and the
+    neuron's pre-charge in thresholds; see `OFFSET` for the default; strict: refuse a network that has to send values
+    instead of spikes somewhere (after GELU, softmax, a product of two signals, "full"), which by default it does:
+    differenced, and exact.
 
     Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantiser. Train it
     with any loop. It refuses to run in eval mode before it was calibrated (`qffs.calibrate`), trained or loaded.
-    ``model`` is not touched. Raises `InvalidArgument` on bad bits, `NotTraceable` and `NotConvertible` (listing
-    every operator that has no spiking counterpart) and `NothingToQuantize` where there is no ReLU.
+    ``model`` is not touched. Raises `InvalidArgument` on bad bits or patterns, `NotTraceable` and `NotConvertible`
+    (listing every operator that has no spiking counterpart) and `NothingToQuantize` where no ReLU is to be quantised.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)
@@ -71,21 +79,31 @@ def quantize(
     >>> snn(x, steps=8).shape
     torch.Size([8, 16, 2])
     """
-    hidden = Levels.from_bits(bits)
-    if isinstance(output, str) and output != "analog":
-        raise InvalidArgument(f'output must be "analog" or a number of bits from 1 to 8, not {output!r}')
-    of_output = None if isinstance(output, str) else Levels.from_bits(output)
+    patterns, of_output = by_pattern(bits, levels), _output_levels(output)
+    if strict and None in patterns.values():
+        raise InvalidArgument('strict=True refuses "full": an activation in full precision sends values, not spikes')
     _refuse_converted(model)
     traced = trace(model, example)
     planning.plan(traced).check(strict)
-    place_quantizers(traced, hidden, of_output, offset)
+    hidden = resolve(patterns, activations(traced))
+    if of_output is None and not any(hidden.values()):
+        raise NothingToQuantize('nothing would be quantised: every activation is to stay "full"')
+    place_quantizers(traced, hidden, of_output, offset, per_channel)
     traced.recompile()
     reference = next(model.parameters(), None)
     if reference is not None:
-        for quantizer in _quantizers(traced).values():
-            quantizer.to(device=reference.device, dtype=reference.dtype)
-            quantizer.train(traced.training)
+        for module in traced.modules():
+            if isinstance(module, Quantizer | FullPrecision):
+                module.to(device=reference.device, dtype=reference.dtype).train(traced.training)
     return traced
+
+
+def _output_levels(output: int | str | Levels) -> Levels | None:
+    if isinstance(output, Levels):
+        return output
+    if isinstance(output, str) and output != "analog":
+        raise InvalidArgument(f'output must be "analog", a number of bits from 1 to 8, or Levels, not {output!r}')
+    return None if isinstance(output, str) else Levels.from_bits(output)
 
 
 def to_spiking(
@@ -224,8 +242,7 @@ def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
     """The number of units of a layer, all of which agree; raises `Mismatch` where one does not."""
     if path not in levels:
         raise Mismatch(f"the spiking network has neurons at {path}, where the quantised network has no quantiser")
-    after = state.nodes[path]
-    assert isinstance(after, NeuronState)
+    after = state.neurons[path]
     if after.sent.shape != levels[path].shape:
         raise Mismatch(f"{path} has other shapes in the two networks: the spiking network was made from another one")
     difference = (after.sent - levels[path]).abs()

@@ -65,9 +65,10 @@ def demo(task: Task, folder: Path) -> Results:
             raise InvalidArgument(f"{folder / name} is a folder, where a file is to be written: name another output")
     data = load_data(task.data, task.size, progress=task.progress)
     network, normalise = _start(task, data)
+    _quantised(task, data, network, normalise)  # what cannot be quantised as asked is found before training
     _train(task, data, network, normalise, task.float_epochs, folder / "float", "full precision")
-    qann = _quantised(task, data, network, normalise)
-    _train(task, data, qann, normalise, task.epochs, folder / "qann", f"{task.bits}-bit quantised")
+    qann = _calibrated(task, data, network, normalise)
+    _train(task, data, qann, normalise, task.epochs, folder / "qann", _label(task))
     snn = to_spiking(qann, task.charge_steps)
     save(snn, folder / "snn", _about(task, data))
     verified = _verify_exactly(qann, snn.schedule, normalise(data.train.images[:VERIFIED_IMAGES]))
@@ -103,8 +104,8 @@ def quantise(task: Task, folder: Path) -> Results:
     check_folder(folder)
     data = load_data(task.data, task.size, progress=task.progress)
     network, normalise = _start(task, data)
-    qann = _quantised(task, data, network, normalise)
-    history = _train(task, data, qann, normalise, task.epochs, folder, f"{task.bits}-bit quantised")
+    qann = _calibrated(task, data, network, normalise)
+    history = _train(task, data, qann, normalise, task.epochs, folder, _label(task))
     on_training = accuracy(qann, data.train, normalise, progress=task.progress)
     return {**_about(task, data), "loss": [epoch.loss for epoch in history], "training_accuracy": on_training}
 
@@ -161,10 +162,11 @@ def simulate(
     return results
 
 
-def _step_sizes(network: nn.Module) -> list[tuple[int, float]]:
-    """The highest level and the step size of every quantiser, or the threshold of its neurons."""
-    quantizers = [(m.highest, m.step_size.item()) for m in network.modules() if isinstance(m, Quantizer)]
-    return sorted(quantizers + [(m.highest, m.threshold.item()) for m in network.modules() if isinstance(m, Neuron)])
+def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
+    """The highest level and the step sizes of every quantiser, or the thresholds of its neurons."""
+    found: list[tuple[int, Tensor]] = [(m.highest, m.step_size) for m in network.modules() if isinstance(m, Quantizer)]
+    found += [(m.highest, m.threshold) for m in network.modules() if isinstance(m, Neuron)]
+    return sorted((highest, values.flatten().tolist()) for highest, values in found)
 
 
 def _prepare(device: str, seed: int) -> torch.device:
@@ -200,7 +202,16 @@ def _inputs(data: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def _quantised(task: Task, data: Dataset, network: nn.Module, normalise: Callable[[Tensor], Tensor]) -> fx.GraphModule:
-    qann = quantize(network, task.bits, task.output, example=normalise(data.train.images[:2]))
+    example = normalise(data.train.images[:2])
+    return quantize(network, task.bits, task.output, example=example, per_channel=task.per_channel)
+
+
+def _label(task: Task) -> str:
+    return f"{task.bits}-bit quantised" if isinstance(task.bits, int) else "quantised"
+
+
+def _calibrated(task: Task, data: Dataset, network: nn.Module, normalise: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    qann = _quantised(task, data, network, normalise)
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(task.seed))[:CALIBRATION_IMAGES]
     calibrate(qann, [normalise(part) for part in data.train.images[chosen].split(128)])
     return qann
@@ -238,8 +249,9 @@ def _about(task: Task, data: Dataset) -> Results:
         "data": data.name,
         "size": task.size,
         "weights": Path(task.weights).name if task.weights else None,
-        "bits": task.bits,
+        "bits": task.bits if isinstance(task.bits, int) else dict(task.bits),
         "output": task.output,
+        "per_channel": task.per_channel,
         "float_epochs": task.float_epochs,
         "epochs": task.epochs,
         "learning_rate": task.learning_rate,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qffs.errors import InvalidArgument
 
@@ -35,6 +36,38 @@ class Levels:
         if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= 8:
             raise InvalidArgument(f"bits must be a whole number from 1 to 8, not {bits!r}")
         return cls(2**bits - 1)
+
+
+FULL = "full"
+"""What a user writes instead of bits where an activation stays in full precision."""
+
+Choice = int | Mapping[str, int | str]
+"""Bits, or highest levels, as a user gives them: one number for all activations, or numbers (or `FULL`) by pattern."""
+
+
+def by_pattern(bits: Choice | None = None, levels: Choice | None = None) -> dict[str, Levels | None]:
+    """Levels by name pattern, None for full precision, from bits or from highest levels; without either, 2 bits.
+
+    Raises `InvalidArgument` where both are given, a number is impossible, or a mapping is empty.
+
+    >>> by_pattern({"stem": "full", "*": 2})
+    {'stem': None, '*': Levels(highest=3)}
+    """
+    if bits is not None and levels is not None:
+        raise InvalidArgument("give bits, or levels, but not both")
+    name, given, read = ("bits", bits, Levels.from_bits) if levels is None else ("levels", levels, Levels)
+    if not isinstance(given, Mapping):
+        return {"*": read(2 if given is None else given)}
+    if not given or not all(isinstance(pattern, str) for pattern in given):
+        raise InvalidArgument(f'{name} by pattern must map at least one text, such as "*", to {name}, not be {given!r}')
+    return {pattern: _levels_of(pattern, value, read) for pattern, value in given.items()}
+
+
+def _levels_of(pattern: str, value: Any, read: Callable[[Any], Levels]) -> Levels | None:
+    try:
+        return None if isinstance(value, str) and value == FULL else read(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f'for {pattern!r}, {error}; "{FULL}" keeps it in full precision') from None
 
 
 @dataclass(frozen=True)

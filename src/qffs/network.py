@@ -104,7 +104,7 @@ class SpikingNetwork(nn.Module):
 
     def settled(self, state: State) -> bool:
         """Whether no neuron would fire any more if no charge came."""
-        return all(_settled(neuron, state.nodes[path]) for path, neuron in self.neurons())
+        return all(_settled(neuron, state.neurons[path]) for path, neuron in self.neurons())
 
 
 def _restore(description: Description, tensors: dict[str, Tensor], schedule: Schedule) -> SpikingNetwork:
@@ -113,8 +113,7 @@ def _restore(description: Description, tensors: dict[str, Tensor], schedule: Sch
     return SpikingNetwork(graph.eval().requires_grad_(False), schedule)
 
 
-def _settled(neuron: Neuron, state: Any) -> bool:
-    assert isinstance(state, NeuronState)
+def _settled(neuron: Neuron, state: NeuronState) -> bool:
     spikes, _ = neuron(state, None, None, charge=(0.0,))
     return not bool(spikes.any())
 

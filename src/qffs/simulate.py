@@ -45,16 +45,20 @@ class Pair(NamedTuple):
 
 @dataclass
 class State:
-    """Where a simulation stands: the input, the constant parts still needed, each neuron's and differenced state."""
+    """Where a simulation stands: the input, the constant parts still needed, and what layers carry from step to step.
+
+    ``constants`` and ``differenced`` by the name of a node, ``neurons`` by the path of a layer.
+    """
 
     inputs: tuple[Tensor, ...]
-    constants: dict[str, Tensor | None] = field(default_factory=dict)
-    nodes: dict[str, NeuronState | DifferenceState] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    neurons: dict[str, NeuronState] = field(default_factory=dict)
+    differenced: dict[str, DifferenceState] = field(default_factory=dict)
 
     @property
     def begun(self) -> bool:
         """Whether the first step has been taken, so that the constant parts are known."""
-        return bool(self.nodes or self.constants)
+        return bool(self.neurons or self.differenced or self.constants)
 
 
 @torch.no_grad()
@@ -156,16 +160,15 @@ class _Walk:
         return _with_size(constant, read, 1) if read.meta["signal"] else tuple(constant.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
-        neuron = self.network.get_submodule(str(node.target))
+        path = str(node.target)
+        neuron = self.network.get_submodule(path)
         assert isinstance(neuron, Neuron)
-        constant, increments = self._arrived(signals(node)[0])
-        state = self.state.nodes.get(str(node.target))
-        if state is None:
-            state = neuron.rest(self._at_rest(signals(node)[0]))
-        spikes, after = neuron(state, constant, increments, self.charge)
-        self.next.nodes[str(node.target)] = after
+        (read,) = signals(node)
+        state = self.state.neurons.get(path) or neuron.rest(self._at_rest(read))
+        spikes, after = neuron(state, *self._arrived(read), self.charge)
+        self.next.neurons[path] = after
         if self.observer is not None:
-            self.observer(str(node.target), spikes, after)
+            self.observer(path, spikes, after)
         sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
         return _fold_time(sent.to(neuron.threshold.dtype), node.meta["batch"][0])
 
@@ -180,10 +183,9 @@ class _Walk:
         if all(self.values[n].increments is None for n in read):
             constants = [self._of_batch(n, self.values[n].constant) for n in read]
             return Pair(self.state.constants.get(node.name) if self.state.begun else g(*constants), None)
-        state = self.state.nodes.get(node.name)
-        if state is None:
-            state = DifferenceState(tuple(_wide(self._at_rest(n)).movedim(_dimension(n), 0) for n in read), None)
-        assert isinstance(state, DifferenceState)
+        state = self.state.differenced.get(node.name) or DifferenceState(
+            tuple(_wide(self._at_rest(n)).movedim(_dimension(n), 0) for n in read), None
+        )
         value: Any = None
 
         def images_first(*arguments: Tensor) -> tuple[Tensor, ...]:
@@ -193,7 +195,7 @@ class _Walk:
             return tuple(x.movedim(d, 0) for x, (d, _) in beside(value, node.meta["batch"]))
 
         arrived = [self._arrived(n, images_first=True) for n in read]
-        differences, self.next.nodes[node.name] = difference(images_first, state, arrived, self.charge)
+        differences, self.next.differenced[node.name] = difference(images_first, state, arrived, self.charge)
         dimensions = [d for _, (d, _) in beside(value, node.meta["batch"])]
         folded = [z.flatten(0, 1).movedim(0, d) for z, d in zip(differences, dimensions, strict=True)]
         return Pair(None, nested(value, folded))

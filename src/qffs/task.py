@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from qffs.errors import InvalidArgument
-from qffs.levels import Levels, Schedule
+from qffs.levels import Choice, Levels, Schedule, by_pattern
 from qffs.train import Training
 
 
@@ -19,8 +19,9 @@ class Task:
     data: str = "digits"
     model: str = "digits_net"
     weights: str | None = None
-    bits: int = 2
+    bits: Choice = 2
     output: int | str = "analog"
+    per_channel: bool = False
     float_epochs: int = 15
     epochs: int = 15
     learning_rate: float = 0.03
@@ -35,6 +36,7 @@ class Task:
 
     def check(self) -> None:
         """Raise `InvalidArgument` on anything that can be seen to be impossible without reading a file."""
+        by_pattern(self.bits)
         if not isinstance(self.output, str):
             Levels.from_bits(self.output)
         self.schedule.over(self.horizon)
@@ -44,8 +46,12 @@ class Task:
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule asked for, or the default of the hidden bits."""
-        return Schedule.of(Levels.from_bits(self.bits).highest if self.charge_steps is None else self.charge_steps)
+        """The schedule asked for, or the default of the finest hidden bits, or of the output's where there are none."""
+        if self.charge_steps is not None:
+            return Schedule.of(self.charge_steps)
+        hidden = [levels for levels in by_pattern(self.bits).values() if levels]
+        output = Levels(1) if isinstance(self.output, str) else Levels.from_bits(self.output)
+        return Schedule.of(max(levels.highest for levels in hidden or [output]))
 
     @property
     def horizon(self) -> int:

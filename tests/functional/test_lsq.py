@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qffs.functional.lsq import SMALLEST_STEP_SIZE, first_step_size, level, quantize
+from qffs.functional.lsq import SMALLEST_STEP_SIZE, along_channels, first_step_size, level, quantize, total
 
 steps = st.floats(1e-3, 1e3)
 values = st.floats(-1e4, 1e4)
@@ -91,5 +91,64 @@ def test_a_step_size_at_or_below_zero_stays_finite(s: float) -> None:
 
 @given(st.lists(values, min_size=1, max_size=20), highest)
 def test_first_step_size(x: list[float], n: int) -> None:
-    mean = sum(map(abs, x)) / len(x)
-    assert first_step_size(mean, n) * math.sqrt(n) == pytest.approx(2 * mean)
+    mean = torch.tensor(x, dtype=torch.float64).abs().mean()
+    assert first_step_size(mean, n).item() * math.sqrt(n) == pytest.approx(2 * sum(map(abs, x)) / len(x))
+
+
+# A step size a channel
+
+shapes = st.lists(st.integers(1, 4), min_size=2, max_size=4)
+
+
+@given(shapes, highest, st.integers(0, 10**6), st.sampled_from([0.5, 0.3]))
+def test_each_channel_is_a_quantiser_of_its_own(shape: list[int], n: int, seed: int, offset: float) -> None:
+    """Values, levels and both gradients, in any number of dimensions, are those of a scalar step size a channel."""
+    generator = torch.Generator().manual_seed(seed)
+    x, upstream = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    s = (3 / n * torch.rand(shape[1], generator=generator, dtype=torch.float64)).requires_grad_()
+    x.requires_grad_()
+    result = quantize(x, s, n, offset)
+    of_x, of_s = torch.autograd.grad((result * upstream).sum(), (x, s))
+    assert of_s.shape == s.shape
+    for channel in range(shape[1]):
+        part = x.detach()[:, channel : channel + 1].requires_grad_()
+        alone = s.detach()[channel].clone().requires_grad_()
+        expected = quantize(part, alone, n, offset)
+        of_part, of_alone = torch.autograd.grad((expected * upstream[:, channel : channel + 1]).sum(), (part, alone))
+        assert torch.equal(result[:, channel : channel + 1], expected)
+        assert torch.equal(level(x, s, n, offset)[:, channel : channel + 1], level(part, alone, n, offset))
+        assert torch.equal(of_x[:, channel : channel + 1], of_part)
+        torch.testing.assert_close(of_s[channel], of_alone, rtol=1e-12, atol=1e-12)
+
+
+def test_the_sum_is_over_what_shares_a_step_size() -> None:
+    x = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    assert total(x, torch.tensor(1.0), torch.float64) == x.sum()
+    by_channel = total(x, torch.ones(2), torch.float64)
+    expected = torch.stack([x[:, channel].sum() for channel in range(2)])
+    torch.testing.assert_close(by_channel, expected, rtol=1e-12, atol=1e-12)
+    assert total(x.bfloat16(), torch.ones(2), torch.float32).dtype == torch.float32
+
+
+def test_another_number_of_channels_is_not_broadcast() -> None:
+    for channels in (1, 2, 4):
+        with pytest.raises(RuntimeError):
+            quantize(torch.ones(2, channels, 5), torch.ones(3), 3)
+        with pytest.raises(RuntimeError):
+            along_channels(torch.ones(3), (2, channels, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_types_by_channel(dtype: torch.dtype) -> None:
+    x, s = torch.randn(3, 4, 2).to(dtype).requires_grad_(), torch.full((4,), 0.5, requires_grad=True)
+    result = quantize(x, s, 3)
+    of_x, of_s = torch.autograd.grad(result.float().sum(), (x, s))
+    assert result.dtype == of_x.dtype == dtype
+    assert of_s.dtype == torch.float32
+
+
+def test_one_channel_at_or_below_zero_leaves_the_others_alone() -> None:
+    x, s = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0.5, -1.0, 0.0], dtype=torch.float64)
+    result = quantize(x, s, 3)
+    assert result[:, 1:].max() <= 3 * SMALLEST_STEP_SIZE
+    assert torch.equal(result[:, :1], quantize(x[:, :1], s[0], 3))

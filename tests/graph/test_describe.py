@@ -16,6 +16,7 @@ from qffs.graph.describe import describe, rebuild
 from qffs.graph.rules import ADDRESSES, MODULES, SPACES, Kind
 from qffs.graph.rules import FUNCTIONS as FUNCTION_NAMES
 from qffs.graph.trace import trace
+from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
@@ -100,8 +101,12 @@ OPTIONS: dict[type[nn.Module], list[dict[str, Any]]] = {
         {"num_features": 3, "track_running_stats": False},
     ],
     nn.Dropout: [{"p": 0.25}],
-    Quantizer: [{"highest": 7, "offset": 0.25}],
-    Neuron: [{"highest": 7, "precharge": 0.25, "negative_spikes": False, "cap": False}],
+    Quantizer: [{"highest": 7, "offset": 0.25}, {"highest": 2, "clip": 6.0, "channels": 3}],
+    FullPrecision: [{}, {"clip": 0.5}],
+    Neuron: [
+        {"highest": 7, "precharge": 0.25, "negative_spikes": False, "cap": False},
+        {"highest": 2, "shape": (3, 1, 1)},
+    ],
 }
 SMALLEST = {1: {"output_size": 1}, 2: {"num_features": 3}, 3: {"padding": 1}}
 

@@ -43,3 +43,20 @@ def test_a_step_size_below_zero_is_the_same_tiny_one_on_both_sides() -> None:
     x = torch.tensor([[1.0, -1.0]])
     _, state = neuron(neuron.rest(x), x, None, (1.0, 0.0, 0.0))
     assert torch.equal(state.sent, quantizer.level(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4), (5, 3, 4, 2)])
+def test_each_channel_has_its_own_threshold(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """The settled count is the level, channel by channel, in activations of any number of dimensions."""
+    quantizer = Quantizer(5, channels=3)
+    quantizer.set_step_size(torch.tensor([0.05, 0.3, 7.0]))
+    quantizer.step_size.data[2] = -1.0  # as training may leave one
+    neuron = Neuron.from_quantizer(quantizer.to(dtype), FiringRule(), shape)
+    assert neuron.shape == (3,) + (1,) * (len(shape) - 2)
+    assert neuron.threshold.dtype == dtype
+    assert bool((neuron.threshold > 0).all())
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    _, state = neuron(neuron.rest(x), x, None, (1.0,) + (0.0,) * 5)
+    assert torch.equal(state.sent, quantizer.level(x))
+    assert quantizer.step_size[2] == -1

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from qffs.errors import Diverged, InvalidArgument, NotCalibrated
-from qffs.functional.lsq import first_step_size
 from qffs.nn.quantizer import Quantizer
 
 
@@ -20,10 +19,9 @@ def test_unset_in_eval_mode() -> None:
 
 def test_the_first_batch_in_train_mode_sets_the_step_size_once() -> None:
     quantizer, x = Quantizer(3), torch.tensor([[1.0, -2.0, 3.0]])
-    quantizer(x)
-    assert quantizer.step_size.item() == pytest.approx(first_step_size(2.0, 3))
-    quantizer(100 * x)
-    assert quantizer.step_size.item() == pytest.approx(first_step_size(2.0, 3))
+    for scale in (1, 100):
+        quantizer(scale * x)
+        assert quantizer.step_size.item() == pytest.approx(2 * 2.0 / math.sqrt(3))
 
 
 def test_readiness_follows_the_weights() -> None:
@@ -60,3 +58,61 @@ def test_values_that_are_not_finite() -> None:
 def test_impossible_levels(bad: object) -> None:
     with pytest.raises(InvalidArgument, match="highest level"):
         Quantizer(bad)  # type: ignore[arg-type]
+
+
+# A step size a channel
+
+
+def test_the_first_batch_sets_each_channel_as_if_it_were_alone() -> None:
+    """The equation by channel, bounded by the clip; a channel that saw only zeros gets 1, or the clip over n."""
+    x = torch.tensor([0.1, 0.0, 50.0]).view(-1, 1, 1) * torch.randn(4, 3, 5, 5)
+    for clip in (None, 1.5):
+        quantizer = Quantizer(3, clip=clip, channels=3)
+        assert not quantizer.ready
+        quantizer(x)
+        for channel, step_size in enumerate(quantizer.step_size.tolist()):
+            alone = Quantizer(3, clip=clip)
+            alone(x[:, channel])
+            assert step_size == pytest.approx(alone.step_size.item(), rel=1e-6)
+        assert quantizer.step_size[1] == (1 if clip is None else 0.5)
+
+
+def test_one_unset_channel_is_not_ready() -> None:
+    quantizer = Quantizer(3, channels=3)
+    quantizer.step_size.data[:2] = 0.5
+    assert not quantizer.ready
+    quantizer.step_size.data[2] = 0.5
+    assert quantizer.ready
+
+
+def test_step_sizes_are_set_for_all_or_one_by_one() -> None:
+    quantizer = Quantizer(3, channels=3)
+    quantizer.set_step_size(0.5)
+    assert quantizer.step_size.tolist() == [0.5, 0.5, 0.5]
+    quantizer.set_step_size(torch.tensor([0.25, 0.5, 1.0]))
+    assert quantizer.step_size.tolist() == [0.25, 0.5, 1.0]
+    x = torch.full((1, 3, 2), 0.5)
+    assert quantizer(x).tolist() == [[[0.5, 0.5], [0.5, 0.5], [1.0, 1.0]]]
+    assert quantizer.level(x).tolist() == [[[2, 2], [1, 1], [1, 1]]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
+def test_one_impossible_channel_changes_nothing(bad: float) -> None:
+    quantizer = Quantizer(3, channels=2)
+    quantizer.set_step_size(0.5)
+    with pytest.raises(Diverged, match=f"finite number above 0, not {bad}"):
+        quantizer.set_step_size(torch.tensor([0.25, bad]))
+    assert quantizer.step_size.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 1)])
+def test_step_sizes_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidArgument, match=r"step size has shape \[2\], not \["):
+        Quantizer(3, channels=2).set_step_size(torch.ones(shape))
+    with pytest.raises(InvalidArgument, match=r"step size has shape \[\], not \["):
+        Quantizer(3).set_step_size(torch.ones(shape))
+
+
+def test_values_of_one_channel_that_are_not_finite() -> None:
+    with pytest.raises(Diverged, match="NaN or infinity"):
+        Quantizer(3, channels=2)(torch.tensor([[1.0, math.nan]]))

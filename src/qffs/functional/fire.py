@@ -41,7 +41,8 @@ def step(
         z  = +1 if u >= θ and Z < n,  -1 if u < 0 and Z > 0,  else 0
         u <- u - θ z,  Z <- Z + z
 
-    current I: ``[B, ...]`` in the units of threshold θ; highest: n. Charge is conserved: ``u + θ Z`` grows by I.
+    current I: ``[B, ...]`` in the units of threshold θ, a scalar or one a channel, ``[C, 1, ...]``; highest: n.
+    Charge is conserved: ``u + θ Z`` grows by I.
 
     >>> θ = torch.tensor(1.0)
     >>> state = rest(torch.zeros(1), θ, precharge=0.5)

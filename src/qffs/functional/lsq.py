@@ -9,6 +9,7 @@ quantiser. Ties are rounded upward, because that is what a neuron pre-charged to
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,17 +31,39 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def along_channels(step_size: Tensor, shape: Sequence[int]) -> Tensor:
+    """A step size as it multiplies activations of ``shape``: a scalar as it is, ``[C]`` along dimension 1.
+
+    Dimension 1 is where batch norm reads channels too. Raises `RuntimeError` where there are not C of them.
+
+    >>> along_channels(torch.ones(3), (8, 3, 5, 5)).shape, along_channels(torch.ones(()), (8, 3)).shape
+    (torch.Size([3, 1, 1]), torch.Size([]))
+    """
+    return step_size.view(shape[1], *(1,) * (len(shape) - 2)) if step_size.dim() else step_size
+
+
+def total(x: Tensor, step_size: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of x over all activations that share a step size: of shape ``[]``, or ``[C]`` where each channel has one.
+
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> total(x, torch.tensor(0.5), x.dtype), total(x, torch.tensor([0.5, 0.5]), x.dtype)
+    (tensor(10.), tensor([4., 6.]))
+    """
+    shared = [dimension for dimension in range(x.dim()) if dimension != 1] if step_size.dim() else None
+    return x.sum(shared, dtype=dtype)
+
+
 def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
     """The level of each activation, ``clip(floor(x / s + offset), 0, n)``, as whole numbers in a float tensor.
 
-    x: any shape; step_size: a scalar tensor; highest: n. Returned in the type sums are done in
-    (`accumulation_dtype` of x), same shape as x.
+    x: any shape; step_size: a scalar tensor, or ``[C]`` along dimension 1 of x; highest: n. Returned in the type sums
+    are done in (`accumulation_dtype` of x), same shape as x.
 
     >>> level(torch.tensor([-1.0, 0.24, 0.25, 0.75, 9.0]), torch.tensor(0.5), 3)
     tensor([0., 0., 1., 2., 3.])
     """
     wide = accumulation_dtype(x.dtype)
-    scaled = x.to(wide) / step_size.to(wide).clamp_min(SMALLEST_STEP_SIZE)
+    scaled = x.to(wide) / along_channels(step_size, x.shape).to(wide).clamp_min(SMALLEST_STEP_SIZE)
     return scaled.add_(offset).floor_().clamp_(0, highest)
 
 
@@ -49,7 +72,7 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float) -> Tensor:
-        step = step_size.to(accumulation_dtype(x.dtype)).clamp_min(SMALLEST_STEP_SIZE)
+        step = along_channels(step_size, x.shape).to(accumulation_dtype(x.dtype)).clamp_min(SMALLEST_STEP_SIZE)
         result = level(x, step, highest, offset).mul_(step).to(x.dtype)
         ctx.save_for_backward(x, step, result)
         ctx.highest, ctx.dtype = highest, step_size.dtype
@@ -61,21 +84,22 @@ class _Quantize(torch.autograd.Function):
         (gradient,) = gradients
         inside = (x > 0) & (x < ctx.highest * step)
         # Of s: level - v inside, n above, 0 below. Outside the range the level itself is already n or 0.
-        of_step = (result - x * inside).mul_(gradient).sum(dtype=step.dtype) / step
-        scale = 1 / math.sqrt(x[0].numel() * ctx.highest)
+        of_step = total((result - x * inside).mul_(gradient), step, step.dtype)
+        of_step = of_step / step.view_as(of_step)
+        scale = 1 / math.sqrt(x[0].numel() // step.numel() * ctx.highest)
         return gradient * inside, (of_step * scale).to(ctx.dtype), None, None
 
 
 def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
     """The quantised activation ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, differentiable by LSQ's rules.
 
-    x: ``[B, ...]``; step_size: a scalar tensor s > 0; highest: n; offset: 1/2 rounds to nearest, ties upward.
-    Returned: same shape and type as x, in the units of x.
+    x: ``[B, ...]``; step_size: a scalar tensor s > 0, or ``[C]``, one s for each channel of x ``[B, C, ...]``;
+    highest: n; offset: 1/2 rounds to nearest, ties upward. Returned: same shape and type as x, in the units of x.
 
     Gradients, with ``v = x / s``: of x, 1 where 0 < v < n and else 0; of s, ``floor(v + offset) - v`` where
-    0 < v < n, n where v >= n, 0 where v <= 0, summed over x and times ``1 / sqrt(N * n)``. N is the number of
-    activations of one image (without the batch): with a loss that is a mean over the batch, the scale then depends
-    neither on the batch size nor on the number of processes.
+    0 < v < n, n where v >= n, 0 where v <= 0, summed over the activations that share s and times
+    ``1 / sqrt(N * n)``. N is the number of those in one image (without the batch): with a loss that is a mean over the
+    batch, the scale then depends neither on the batch size nor on the number of processes.
 
     >>> x, s = torch.tensor([[0.2, 0.8, 7.0]], requires_grad=True), torch.tensor(0.5, requires_grad=True)
     >>> quantize(x, s, 3)
@@ -85,10 +109,10 @@ def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST
     return result
 
 
-def first_step_size(mean_magnitude: float, highest: int) -> float:
+def first_step_size(mean_magnitude: Tensor, highest: int) -> Tensor:
     """LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, from the mean magnitude of the activations.
 
-    >>> first_step_size(0.5, 4)
-    0.5
+    >>> first_step_size(torch.tensor(0.5), 4)
+    tensor(0.5000)
     """
     return 2 * mean_magnitude / math.sqrt(highest)

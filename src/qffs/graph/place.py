@@ -1,43 +1,58 @@
-"""Quantisers into the graph: one at every ReLU, and at the outputs if asked."""
+"""Quantisers into the graph: one at every ReLU that is to have one, and at the outputs if asked."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from torch import fx, nn
 
 from qffs.graph.rules import Kind
 from qffs.graph.trace import free_path
 from qffs.levels import Levels
+from qffs.nn.full_precision import FullPrecision
 from qffs.nn.quantizer import Quantizer
 
 
-def place_quantizers(traced: fx.GraphModule, hidden: Levels, output: Levels | None, offset: float) -> None:
-    """Replace every ReLU of an annotated graph by a `Quantizer`, in place.
+def activations(traced: fx.GraphModule) -> list[str]:
+    """The paths of the ReLUs of an annotated graph, in the order of computation."""
+    return [str(node.target) for node in traced.graph.nodes if node.meta["kind"] is Kind.SPIKING]
 
-    With ``output`` levels, each output gets a quantiser of its own too; an output that is a ReLU's takes the output's
-    levels instead of a second quantiser.
+
+def place_quantizers(
+    traced: fx.GraphModule,
+    hidden: Mapping[str, Levels | None],
+    output: Levels | None,
+    offset: float,
+    per_channel: bool = False,
+) -> None:
+    """Replace every ReLU of an annotated graph by a `Quantizer` with the levels of its path, in place.
+
+    A ReLU whose levels are None stays, as a `FullPrecision`. With ``output`` levels, each output gets a quantiser of
+    its own too; an output that is a ReLU's takes the output's levels instead of a second quantiser. per_channel: a
+    step size for each channel, dimension 1 of the activations; where there is none, or the batch, one for all.
     """
+    (end,) = traced.graph.find_nodes(op="output")
+    outputs = end.all_input_nodes if output else []
+    of_path = {**hidden, **{str(node.target): output for node in outputs if node.meta["kind"] is Kind.SPIKING}}
+
+    def quantizer(node: fx.Node, levels: Levels, clip: float | None = None) -> Quantizer:
+        shape, (batch, _) = node.meta["shape"], node.meta["batch"]
+        apart = per_channel and len(shape) > 1 and batch != 1
+        return Quantizer(levels.highest, offset, clip, shape[1] if apart else None)
+
     for node in traced.graph.nodes:
         if node.meta["kind"] is Kind.SPIKING:
-            traced.set_submodule(node.target, Quantizer(hidden.highest, offset, _clip(traced, node)))
-    if output is None:
-        return
-    (end,) = traced.graph.find_nodes(op="output")
-    for node in end.all_input_nodes:
-        if node.meta["kind"] is Kind.SPIKING:
-            traced.set_submodule(str(node.target), Quantizer(output.highest, offset, _clip(traced, node)))
-            continue
-        path = free_path(traced, "output_quantizer")
-        traced.add_submodule(path, Quantizer(output.highest, offset))
-        with traced.graph.inserting_after(node):
-            quantised = traced.graph.call_module(path, (node,))
-        quantised.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
-        end.replace_input_with(node, quantised)
-
-
-def _clip(traced: nn.Module, node: fx.Node) -> float | None:
-    """Where a ReLU, or the quantiser that has taken its place, is clipped from above."""
-    module = traced.get_submodule(str(node.target))
-    return module.clip if isinstance(module, Quantizer) else getattr(module, "max_val", None)
+            path = str(node.target)
+            levels, clip = of_path[path], getattr(traced.get_submodule(path), "max_val", None)
+            traced.set_submodule(path, quantizer(node, levels, clip) if levels else FullPrecision(clip))
+    for node in outputs:
+        if output and node.meta["kind"] is not Kind.SPIKING:
+            path = free_path(traced, "output_quantizer")
+            traced.add_submodule(path, quantizer(node, output))
+            with traced.graph.inserting_after(node):
+                quantised = traced.graph.call_module(path, (node,))
+            quantised.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
+            end.replace_input_with(node, quantised)
 
 
 def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
+from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
@@ -96,6 +97,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(_modules("Hardshrink"), ROUNDING),
     **dict.fromkeys(_modules("FractionalMaxPool2d FractionalMaxPool3d"), RANDOM),
     nn.ReLU: SPIKING,
+    FullPrecision: NONLINEAR,
     Quantizer: QUANTISED,
     Neuron: QUANTISED,
 }

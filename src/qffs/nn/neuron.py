@@ -1,4 +1,4 @@
-"""The neuron as a module: one threshold."""
+"""The neuron as a module: one threshold, or one a channel."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from qffs.functional import fire
-from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE, accumulation_dtype
+from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE, accumulation_dtype, along_channels
 from qffs.levels import FiringRule, Levels
 from qffs.nn.quantizer import Quantizer
 
 
 class Neuron(nn.Module):
-    """A layer of signed integrate-and-fire neurons; ``threshold`` θ is a scalar buffer in the network's own units.
+    """A layer of signed integrate-and-fire neurons; ``threshold`` θ is a buffer in the network's own units.
 
-    Nothing is kept between calls: the state comes in and goes out. See `qffs.functional.fire` for the equations.
+    It is a scalar, or one θ a channel of ``shape`` ``[C, 1, ...]``: as it multiplies spikes ``[T, B, C, ...]``. Nothing
+    is kept between calls: the state comes in and goes out. See `qffs.functional.fire` for the equations.
     """
 
     def __init__(
@@ -25,20 +26,30 @@ class Neuron(nn.Module):
         precharge: float = NEAREST,
         negative_spikes: bool = True,
         cap: bool = True,
+        shape: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.highest = Levels(highest).highest
         self.precharge, self.negative_spikes, self.cap = float(precharge), bool(negative_spikes), bool(cap)
         self.threshold: Tensor
-        self.register_buffer("threshold", torch.ones(()))
+        self.register_buffer("threshold", torch.ones(tuple(shape)))
 
     @classmethod
-    def from_quantizer(cls, quantizer: Quantizer, rule: FiringRule) -> Neuron:
-        """The neuron whose settled count is the quantiser's level: θ = s, the same n, pre-charge = rounding offset."""
+    def from_quantizer(cls, quantizer: Quantizer, rule: FiringRule, activations: Sequence[int] = ()) -> Neuron:
+        """The neuron whose settled count is the quantiser's level: θ = s, the same n, pre-charge = rounding offset.
+
+        activations: their shape ``[B, C, ...]``, needed where each channel has a step size of its own.
+        """
         precharge = quantizer.offset if rule.precharge is None else rule.precharge
         neuron = cls(quantizer.highest, precharge, rule.negative_spikes, rule.cap)
-        neuron.threshold = quantizer.step_size.detach().clone().clamp_min(SMALLEST_STEP_SIZE)
+        step_size = along_channels(quantizer.step_size.detach(), activations)
+        neuron.threshold = step_size.clone().clamp_min(SMALLEST_STEP_SIZE)
         return neuron
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the threshold."""
+        return tuple(self.threshold.shape)
 
     @property
     def rule(self) -> FiringRule:
@@ -63,4 +74,5 @@ class Neuron(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows between the parentheses."""
-        return f"highest={self.highest}, precharge={self.precharge}, negative={self.negative_spikes}, cap={self.cap}"
+        rule = f"precharge={self.precharge}, negative={self.negative_spikes}, cap={self.cap}"
+        return f"highest={self.highest}, {rule}, shape={self.shape}"

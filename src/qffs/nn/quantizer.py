@@ -1,4 +1,4 @@
-"""The quantiser as a module: one learned step size."""
+"""The quantiser as a module: one learned step size, or one a channel."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from qffs.levels import Levels
 class Quantizer(nn.Module):
     """The LSQ activation quantiser ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, where a network had a ReLU.
 
-    ``step_size`` s is a scalar parameter, NaN until it is set: by `qffs.calibrate`, by the first batch in train
-    mode (LSQ's first step size), or by loading. ``clip`` is where the ReLU was clipped from above, if it was: the first
-    step size is such that the highest level lies no higher. In eval mode an unset quantiser raises `NotCalibrated`.
-    See `qffs.functional.lsq.quantize` for equation and gradients.
+    ``step_size`` s is a scalar parameter, or with ``channels`` a vector of as many, along dimension 1 of x. It is NaN
+    until it is set: by `qffs.calibrate`, by the first batch in train mode (LSQ's first step size), or by loading.
+    ``clip`` is where the ReLU was clipped from above, if it was: the first step size is such that the highest level
+    lies no higher. In eval mode an unset quantiser raises `NotCalibrated`. See `qffs.functional.lsq.quantize` for
+    equation and gradients.
 
     >>> quantizer = Quantizer(highest=3)
     >>> quantizer.set_step_size(0.5)
@@ -27,21 +28,24 @@ class Quantizer(nn.Module):
     tensor([[0.0000, 0.5000, 1.0000, 1.5000]])
     """
 
-    def __init__(self, highest: int, offset: float = lsq.NEAREST, clip: float | None = None) -> None:
+    def __init__(
+        self, highest: int, offset: float = lsq.NEAREST, clip: float | None = None, channels: int | None = None
+    ) -> None:
         super().__init__()
         self.highest = Levels(highest).highest
         if not isinstance(offset, (int, float)) or not math.isfinite(offset):
             raise InvalidArgument(f"the rounding offset must be a finite number, not {offset!r}")
         self.offset = float(offset)
         self.clip = None if clip is None else float(clip)
-        self.step_size = nn.Parameter(torch.full((), math.nan))
+        self.channels = channels
+        self.step_size = nn.Parameter(torch.full(() if channels is None else (channels,), math.nan))
         self._ready = False  # caches `ready`, so that a GPU is not asked for the step size at every call
 
     @property
     def ready(self) -> bool:
-        """Whether the step size has been set."""
+        """Whether the step size has been set, that of every channel where each has its own."""
         if not self._ready:
-            self._ready = bool(torch.isfinite(self.step_size))
+            self._ready = bool(torch.isfinite(self.step_size).all())
         return self._ready
 
     def forget(self) -> None:
@@ -49,19 +53,32 @@ class Quantizer(nn.Module):
         self._ready = False
 
     @torch.no_grad()
-    def set_step_size(self, step_size: float) -> None:
-        """Set s, a finite number above 0; raises `Diverged` on anything else."""
-        if not (math.isfinite(step_size) and step_size > 0):
-            raise Diverged(f"a step size must be a finite number above 0, not {step_size}")
-        self.step_size.fill_(step_size)
+    def set_step_size(self, step_size: float | Tensor) -> None:
+        """Set s, finite and above 0: one number for all, or a tensor of one a channel.
+
+        Raises `Diverged` on other numbers, `InvalidArgument` where the tensor is not of the shape of ``step_size``.
+        """
+        values = torch.as_tensor(step_size, dtype=torch.float64, device="cpu")
+        if values.shape not in {torch.Size(), self.step_size.shape}:
+            shape = list(self.step_size.shape)
+            raise InvalidArgument(f"this quantiser's step size has shape {shape}, not {list(values.shape)}")
+        wrong = values[~(values.isfinite() & (values > 0))]
+        if wrong.numel():
+            raise Diverged(f"a step size must be a finite number above 0, not {wrong[0].item()}")
+        self.step_size.copy_(values)
 
     @torch.no_grad()
-    def set_step_size_from(self, mean_magnitude: float) -> None:
-        """LSQ's first step size from the mean magnitude of the activations; 1 where all of them are zero."""
-        if not math.isfinite(mean_magnitude):
+    def set_step_size_from(self, mean_magnitude: float | Tensor) -> None:
+        """LSQ's first step size from the mean magnitude of the activations, by channel where each has its own.
+
+        It is 1 where all activations are zero. Raises `Diverged` where a mean is NaN or infinite.
+        """
+        mean = torch.as_tensor(mean_magnitude, dtype=torch.float64, device="cpu")
+        if not bool(mean.isfinite().all()):
             raise Diverged("NaN or infinity reached a quantiser: check the data and the weights")
-        first = lsq.first_step_size(mean_magnitude, self.highest) or 1.0
-        self.set_step_size(first if self.clip is None else min(first, self.clip / self.highest))
+        first = lsq.first_step_size(mean, self.highest)
+        first = first.where(first > 0, 1.0)
+        self.set_step_size(first if self.clip is None else first.clamp_max(self.clip / self.highest))
 
     def forward(self, x: Tensor) -> Tensor:
         """The quantised activations, in the shape, type and units of x."""
@@ -71,7 +88,8 @@ class Quantizer(nn.Module):
                     "this network's step sizes are not set: run qffs.calibrate(qann, batches), train it, "
                     "or load trained weights first"
                 )
-            self.set_step_size_from(x.detach().abs().mean(dtype=torch.float32).item())
+            magnitude = lsq.total(x.detach().abs(), self.step_size, torch.float32)
+            self.set_step_size_from(magnitude / (x.numel() // self.step_size.numel()))
         return lsq.quantize(x, self.step_size, self.highest, self.offset)
 
     def level(self, x: Tensor) -> Tensor:
@@ -80,7 +98,7 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows between the parentheses."""
-        return f"highest={self.highest}, offset={self.offset}, clip={self.clip}"
+        return f"highest={self.highest}, offset={self.offset}, clip={self.clip}, channels={self.channels}"
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

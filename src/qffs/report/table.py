@@ -24,13 +24,17 @@ def show(results: Results, console: Console) -> None:
         table.add_column(column, justify="right")
     for key, name in (("full_precision", "full precision"), ("qann", "QANN")):
         if key in results:
-            bits = f", {results['bits']} bit" if key == "qann" and "bits" in results else ""
+            bits = f", {_bits(results['bits'])}" if key == "qann" and "bits" in results else ""
             table.add_row(name + bits, "", percent(results[key]["accuracy"]), "", "")
     for row in results["snn"]:
         agreement = percent(row["agreement"]) if "agreement" in row else ""
         cells = (str(row["steps"]), percent(row["accuracy"]), agreement, f"{row['spikes_per_image']:,.0f}")
         table.add_row("SNN", *cells)
     console.print(table)
+
+
+def _bits(bits: int | dict[str, int | str]) -> str:
+    return f"{bits} bit" if isinstance(bits, int) else "mixed precision"
 
 
 def percent(share: float) -> str:
