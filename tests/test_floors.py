@@ -27,7 +27,7 @@ FLOORS = (
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources", "task"),
     ("report",),
-    ("jobs",),
+    ("jobs", "options"),
     ("cli", "__init__"),
     ("__main__",),
 )

@@ -7,13 +7,35 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from qffs.errors import InvalidArgument, QffsError
+from qffs.errors import NotConvertible, QffsError
+from qffs.options import (
+    NETWORK,
+    BatchSize,
+    Bfloat16,
+    Bits,
+    Charge,
+    Data,
+    Device,
+    Epochs,
+    Json,
+    LearningRate,
+    Output,
+    OutputBits,
+    PerChannel,
+    Seed,
+    Size,
+    Steps,
+    Weights,
+    Where,
+    bits_of,
+    charge_steps_of,
+    output_bits_of,
+)
 from qffs.version import __version__
 
 app = typer.Typer(
@@ -23,47 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Device(StrEnum):
-    """Where to compute; auto takes CUDA where there is one."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-Data = Annotated[
-    str, typer.Option(help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder; also CIFAR's own.")
-]
-NETWORK = "digits_net, cifar_resnet20, torchvision:NAME, timm:NAME, package.module:function, or a float checkpoint."
-Size = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", help="Resize the shorter side to N pixels and cut out the centre square; for images:PATH only."
-    ),
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
-Weights = Annotated[
-    Path | None, typer.Option(help="Trained float weights: a safetensors file, or a torch file of a state dict.")
-]
-Bits = Annotated[
-    str,
-    typer.Option(
-        metavar="BITS", help="Bits of the hidden activations, 1 to 8, or by name, such as stem.*=full,layer4.*=3,*=2."
-    ),
-]
-PerChannel = Annotated[bool, typer.Option("--per-channel", help="Learn a step size for each channel.")]
-OutputBits = Annotated[str, typer.Option(help="analog, or the bits of a spiking output layer.")]
-Epochs = Annotated[int, typer.Option(help="Epochs of training with quantised activations.")]
-LearningRate = Annotated[float, typer.Option(help="First learning rate; it falls to zero along a cosine.")]
-BatchSize = Annotated[int, typer.Option(help="Images a training step.")]
-Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="Train in bfloat16 autocast: faster where the CPU has it.")]
-Steps = Annotated[int, typer.Option(help="Time steps T to simulate.")]
-Charge = Annotated[str, typer.Option(help="Charge steps D, or weights by step such as 0.5,0.25,0.25; 2^bits - 1.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same machine: same results.")]
-Where = Annotated[Device, typer.Option(help="Where to compute.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")]
 
 
 def _version(wanted: bool) -> None:
@@ -117,8 +98,8 @@ def demo(
         size=size,
         model=model,
         weights=str(weights) if weights else None,
-        bits=_bits(bits),
-        output=_output_bits(output_bits),
+        bits=bits_of(bits),
+        output=output_bits_of(output_bits),
         per_channel=per_channel,
         float_epochs=float_epochs if float_epochs is not None else 2 if weights else 15,
         epochs=epochs,
@@ -126,7 +107,7 @@ def demo(
         batch_size=batch_size,
         autocast=bfloat16,
         steps=steps,
-        charge_steps=_charge_steps(charge_steps),
+        charge_steps=charge_steps_of(charge_steps),
         seed=seed,
         device=device.value,
     )
@@ -166,8 +147,8 @@ def quantize(
         size=size,
         model=model,
         weights=str(weights) if weights else None,
-        bits=_bits(bits),
-        output=_output_bits(output_bits),
+        bits=bits_of(bits),
+        output=output_bits_of(output_bits),
         per_channel=per_channel,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -230,7 +211,7 @@ def convert(
     """
     from qffs import jobs
 
-    results = jobs.convert(checkpoint, output, _charge_steps(charge_steps), device.value, seed)
+    results = jobs.convert(checkpoint, output, charge_steps_of(charge_steps), device.value, seed)
     _print_json(results) if json else _say(
         f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
         f"charged over {len(results['charge_schedule'])} steps."
@@ -255,36 +236,6 @@ def simulate(
     from qffs import jobs
 
     _show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed, size), json)
-
-
-def _bits(text: str) -> int | dict[str, int | str]:
-    if text.isdecimal():
-        return int(text)
-    pairs = [part.rpartition("=") for part in text.split(",")]
-    chosen = {pattern.strip(): value if value == "full" else int(value) for pattern, _, value in pairs
-              if pattern.strip() and (value == "full" or value.isdecimal())}  # fmt: skip
-    if len(chosen) < len(pairs):
-        raise InvalidArgument(
-            f"--bits must be a number from 1 to 8, or one (or full) a pattern, as in layer4.*=3,*=2, not {text!r}"
-        )
-    return chosen
-
-
-def _output_bits(text: str) -> int | Literal["analog"]:
-    if text == "analog":
-        return "analog"
-    if not text.isdecimal():
-        raise InvalidArgument(f"--output-bits must be analog or a number from 1 to 8, not {text!r}")
-    return int(text)
-
-
-def _charge_steps(text: str) -> int | list[float] | None:
-    try:
-        return None if not text else [float(weight) for weight in text.split(",")] if "," in text else int(text)
-    except ValueError:
-        raise InvalidArgument(
-            f"--charge-steps must be a whole number or weights such as 0.5,0.25,0.25, not {text!r}"
-        ) from None
 
 
 def _show(results: dict[str, Any], json: bool) -> None:
@@ -313,8 +264,9 @@ def main() -> None:
     try:
         app()
     except QffsError as error:
-        lines = str(error).splitlines()  # what PyTorch or the system adds may have several
-        typer.echo(f"qffs: {' '.join(line.strip() for line in lines)}", err=True)
+        lines = str(error).splitlines()  # what PyTorch or the system adds may have several; refusals are a list
+        text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)
+        typer.echo(f"qffs: {text}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("qffs: stopped", err=True)
