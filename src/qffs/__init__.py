@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qffs.checkpoint import load, save
     from qffs.convert import plan, quantize, to_spiking, verify
     from qffs.errors import QffsError
+    from qffs.graph.rules import register
     from qffs.levels import FiringRule
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "load": "qffs.checkpoint",
     "plan": "qffs.convert",
     "quantize": "qffs.convert",
+    "register": "qffs.graph.rules",
     "save": "qffs.checkpoint",
     "to_spiking": "qffs.convert",
     "verify": "qffs.convert",
@@ -40,6 +42,7 @@ __all__ = [
     "load",
     "plan",
     "quantize",
+    "register",
     "save",
     "to_spiking",
     "verify",

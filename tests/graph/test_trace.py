@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from problems import images, network
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
+from qffs.graph.plan import plan
 from qffs.graph.trace import trace
 
 
@@ -351,3 +352,35 @@ def test_parametrised_weights_are_read_through() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.ReLU())
     x = torch.randn(2, 3)
     torch.testing.assert_close(trace(model, x)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: self.smooth(x - 1) + x,
+        lambda self, x: F.leaky_relu(x - 1, 0.1, True) + x,
+        lambda self, x: F.elu(x - 1, inplace=True) + x,
+        lambda self, x: torch.sigmoid_(x - 1) + x,
+        lambda self, x: (x - 1).tanh_() + x,
+        lambda self, x: F.dropout(x - 1, 0.5, False, True) + x,
+    ],
+)
+def test_every_in_place_form_becomes_plain(forward: Any) -> None:
+    """Nothing changes a value that was returned before, and modules no longer work in place."""
+    module = of(forward)
+    module.smooth = nn.Hardswish(inplace=True)
+    module.eval()
+    x = torch.randn(3, 4)
+    traced = trace(module, x)
+    torch.testing.assert_close(traced(x), module(x), rtol=0, atol=0)
+    assert not any(getattr(each, "inplace", False) for each in traced.modules())
+    before = torch.fx.Interpreter(traced, garbage_collect_values=False)
+    before.run(x)
+    (minus,) = (value for node, value in before.env.items() if node.name == "sub")
+    assert torch.equal(minus, x - 1)
+
+
+def test_an_in_place_change_without_a_plain_form_is_refused() -> None:
+    module = of(lambda self, x: torch.relu((x - 1).fill_(2.0)))
+    with pytest.raises(NotConvertible, match=r"fill_ at fill_ .*: it changes a tensor in place"):
+        plan(trace(module, torch.randn(3, 4))).check()

@@ -62,6 +62,14 @@ def name_of(node: fx.Node) -> str | None:
     return FUNCTIONS.get(node.target) if node.op == "call_function" else None
 
 
+def rule_of(node: fx.Node, root: nn.Module) -> Rule | None:
+    """The row of the table that a call falls under, before its arguments are looked at; None where there is none."""
+    if node.op == "call_module":
+        return MODULES.get(type(root.get_submodule(str(node.target))))
+    name = name_of(node)
+    return None if name is None else OPERATORS[name]
+
+
 def signals(node: fx.Node) -> list[fx.Node]:
     """The arguments of a node that carry a signal, in order, each as often as it is read."""
     return [read for read in arguments(node) if isinstance(read, fx.Node) and read.meta["signal"]]

@@ -6,16 +6,16 @@ simulation puts time beside the batch, so every operator must keep the images ap
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
-from qffs.graph.annotate import name_of
+from qffs.graph.annotate import name_of, rule_of
 from qffs.graph.nesting import nested, tensors
-from qffs.graph.rules import OPERATORS, PLAIN, SHAPED
+from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, Kind
 
 FEW = 2
 """Images of the example that the checks are run on."""
@@ -63,6 +63,26 @@ class _Joined(_Alone):
             return read is node.args[0]
         return bool(tensors(self.alone[read])) and (name is None or OPERATORS[name] is not PLAIN)
 
+    def _is_linear(self, node: fx.Node) -> bool:
+        """Whether ``f(0) = 0`` and ``f(x + y) = f(x) + f(y)``, for x the images' values and y others."""
+        zero, x, y, both = (
+            self._at(node, change)
+            for change in (torch.zeros_like, lambda x: x, lambda x: -2 * x.flip(-1), lambda x: x - 2 * x.flip(-1))
+        )
+        return not any(bool(each.any()) for each in zero) and all(
+            _close(a + b, c) for a, b, c in zip(x, y, both, strict=True)
+        )
+
+    def _at(self, node: fx.Node, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """What a node returns where the tensors it reads of the images are changed."""
+
+        def argument(read: fx.Node) -> Any:
+            value = self.alone[read]
+            return nested(value, map(change, tensors(value))) if read in self.dependent else value
+
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), argument)
+        return tensors(getattr(self, node.op)(node.target, args, kwargs))
+
     def _compare(self, node: fx.Node, value: Any) -> Any:
         """Record what is found in the node's meta; returned: the value, of the first images what they gave alone."""
         alone = self.alone[node]
@@ -78,6 +98,11 @@ class _Joined(_Alone):
             size = small.shape[batch[0]]
             batches.append(batch)
             whole.append(torch.cat([small, large.narrow(batch[0], size, size)], batch[0]))
+        rule = rule_of(node, self.module)
+        if rule is not None and rule.claimed and rule.kind is Kind.LINEAR and not self._is_linear(node):
+            node.meta["problem"] = "it was registered as linear, but does not map sums to sums and 0 to 0"
+            self.wrong.add(node)
+            return value
         node.meta["batch"] = nested(alone, batches)
         return nested(value, whole)
 
@@ -96,8 +121,11 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     for node in traced.graph.nodes:
         node.meta.update(batch=None, rounds=False)
     joined = _Joined(traced, alone.env, min(FEW, len(inputs[0])))
-    with contextlib.suppress(Exception):  # of the node that then has a problem
+    try:
         joined.run(*(torch.cat([x, _other(x)]) for x in copies(inputs, FEW)))
+    except Exception:
+        if not any("problem" in node.meta for node in traced.graph.nodes):
+            raise
     for node in traced.graph.nodes:
         node.meta["shape"] = _shape(alone.env.get(node), node.meta["batch"], len(inputs[0]))
 

@@ -48,11 +48,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind and, in words, what that means for the operator; whether it sends values where spikes could be."""
+    """A kind and, in words, what that means for the operator.
+
+    ``values``: it sends values where spikes could be; ``claimed``: a user says so, and tracing looks whether it is so.
+    """
 
     kind: Kind
     why: str
     values: bool = False
+    claimed: bool = False
 
 
 LINEAR = Rule(Kind.LINEAR, "applied to every increment")
@@ -180,13 +184,19 @@ def register(target: type[nn.Module] | Callable[..., Any], kind: str, why: str =
     target: a class of modules, whose calls then are not looked into, or a function that modules call by a global
     name; kind: "linear" (maps sums to sums and 0 to 0: applied to every increment) or "differenced" (any other
     function of its tensor arguments that keeps no state and treats each image alone); why: a remark for the plan.
-    Only the class itself matches, not what is derived from it. A checkpoint names the operator; whoever loads it
-    must have registered it before. Raises `InvalidArgument` on anything else.
+    Only the class itself matches, not what is derived from it. That a linear operator is one is looked at on the
+    example when a network is traced. A checkpoint names the operator; whoever loads it must have registered it
+    before. Raises `InvalidArgument` on anything else.
+
+    >>> class Wavelet(torch.nn.Module):
+    ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
+    ...         return torch.stack([x[..., ::2] + x[..., 1::2], x[..., ::2] - x[..., 1::2]], -1).flatten(-2)
+    >>> qffs.register(Wavelet, "linear", "the Haar transform")
     """
     rules = {"linear": LINEAR, "differenced": NONLINEAR}
     if kind not in rules:
         raise InvalidArgument(f'an operator can be registered as "linear" or "differenced", not {kind!r}')
-    rule = dataclasses.replace(rules[kind], why=why or rules[kind].why)
+    rule = dataclasses.replace(rules[kind], why=why or rules[kind].why, claimed=True)
     if isinstance(target, type) and issubclass(target, nn.Module):
         MODULES[target] = rule
     elif callable(target) and not isinstance(target, type) and hasattr(target, "__qualname__"):

@@ -165,19 +165,41 @@ def _own_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
 
 def _make_plain(traced: fx.GraphModule) -> None:
     """Arguments by position; in-place calls become plain, and who reads the value later reads the call's result."""
+    for path, module in list(traced.named_modules()):
+        if getattr(module, "inplace", False) is True:
+            plain = copy.copy(module)  # the model's own stays as it is, to compare with
+            plain.inplace = False  # type: ignore[assignment]
+            traced.set_submodule(path, plain)
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
         _positional(node)
-        if not _in_place(node, traced):
+        if not node.meta.get("in_place"):
             continue
+        if not _without_in_place(node):
+            node.meta.setdefault("problem", "it changes a tensor in place, which a static graph cannot hold")
         (changed, *_) = node.all_input_nodes
-        if node.op == "call_method":
-            node.target = str(node.target).removesuffix("_")
-        node.target = IN_PLACE.get(node.target, node.target)
-        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
         for user in list(changed.users):
             if order[user] > order[node]:
                 user.replace_input_with(changed, node)
+
+
+def _without_in_place(node: fx.Node) -> bool:
+    """Make an in-place call one of its plain form; whether there is one."""
+    if node.op != "call_function":
+        plain = str(node.target).removesuffix("_")
+        if node.op == "call_method" and hasattr(Tensor, plain):
+            node.target = plain
+        return node.op == "call_module" or node.target == plain
+    if node.target in IN_PLACE:
+        node.target = IN_PLACE[node.target]
+        return True
+    parameters = list(inspect.signature(node.target).parameters) if inspect.isfunction(node.target) else []
+    if "inplace" not in parameters:
+        return False
+    position = parameters.index("inplace")
+    node.args = tuple(False if at == position else argument for at, argument in enumerate(node.args))
+    node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "inplace"}
+    return True
 
 
 def _positional(node: fx.Node) -> None:
@@ -187,14 +209,6 @@ def _positional(node: fx.Node) -> None:
         if name in named and len(operands) == position:
             operands.append(named.pop(name))
     node.args, node.kwargs = tuple(operands), named
-
-
-def _in_place(node: fx.Node, traced: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.op == "call_function" and (node.target in IN_PLACE or bool(node.kwargs.get("inplace")))
 
 
 def _erase_unused(graph: fx.Graph) -> None:

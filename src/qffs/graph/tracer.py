@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
+from qffs.graph.nesting import tensors
 from qffs.graph.rules import is_leaf, registered_functions
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -101,7 +102,8 @@ class Tracer(fx.Tracer):
     """Records a graph while it runs the network on an example.
 
     After `trace`, ``values`` holds what every node returned, and each node's ``meta`` its ``source`` (file and line,
-    where the network's own code has one) and a ``problem`` where it writes into an input.
+    where the network's own code has one), whether it changed what it read ``in_place``, and a ``problem`` where that
+    was an input.
     """
 
     proxy_buffer_attributes = True
@@ -110,7 +112,6 @@ class Tracer(fx.Tracer):
         super().__init__((), registered_functions())  # type: ignore[arg-type]
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
-        self._versions = [x._version for x in inputs]
         self._running = False  # a module that is run on values is not to be recorded
         self._fixed: set[fx.Node] = set()
         self._of_data: set[fx.Node] = set()
@@ -155,9 +156,12 @@ class Tracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, *args, **kwargs)
         node = proxy.node
         node.meta["source"] = _source()
+        read = [self._known_or_run(each) for each in node.all_input_nodes]
+        versions = [[x._version for x in tensors(value)] for value in (read, self.inputs)]
         self.values[node] = self._run(node)
-        if [x._version for x in self.inputs] != self._versions:
-            self._versions = [x._version for x in self.inputs]
+        of_read, of_inputs = [[x._version for x in tensors(value)] for value in (read, self.inputs)]
+        node.meta["in_place"] = of_read != versions[0]
+        if of_inputs != versions[1]:
             node.meta["problem"] = "it writes into an input of the network, in place"
         self._note(node)
         return proxy
