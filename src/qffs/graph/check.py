@@ -50,7 +50,8 @@ class _Joined(_Alone):
             raise
         if n.op == "placeholder" or any(r in self.dependent and self._reads_data(n, r) for r in n.all_input_nodes):
             self.dependent.add(n)
-        if "problem" in n.meta or any(read in self.wrong for read in n.all_input_nodes):
+        changed = any("problem" in user.meta and user.meta.get("in_place") for user in n.users)
+        if changed or "problem" in n.meta or any(read in self.wrong for read in n.all_input_nodes):
             self.wrong.add(n)
         if n.op == "output" or n not in self.dependent or n in self.wrong:
             return value

@@ -168,7 +168,7 @@ def _make_plain(traced: fx.GraphModule) -> None:
     for path, module in list(traced.named_modules()):
         if getattr(module, "inplace", False) is True:
             plain = copy.copy(module)  # the model's own stays as it is, to compare with
-            plain.inplace = False  # type: ignore[assignment]
+            plain.inplace = False
             traced.set_submodule(path, plain)
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
