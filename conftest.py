@@ -1,5 +1,6 @@
 """Settings of all tests, those in docstrings included."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from hypothesis import settings
 
 import qffs
+from qffs.graph import rules
 
 # A shared machine may be slow at any moment; what is tested is values, never times.
 settings.register_profile("values", deadline=None)
@@ -17,3 +19,14 @@ settings.load_profile("values")
 def _docstring_names(doctest_namespace: dict[str, Any]) -> None:
     """The names that examples in docstrings use without importing them."""
     doctest_namespace.update(qffs=qffs, torch=torch)
+
+
+@pytest.fixture(autouse=True)
+def _own_operators() -> Iterator[None]:
+    """Operators that a test or an example registers are forgotten after it."""
+    tables: list[dict[Any, Any]] = [rules.MODULES, rules.OPERATORS, rules.ADDRESSES, rules.FUNCTIONS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+import operators
+from qffs.graph.rules import MODULES, OPERATORS
 from qffs.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -109,3 +111,20 @@ def test_the_readmes_python_example_runs(tmp_path: Path, monkeypatch: pytest.Mon
     names = {"model": nn.Sequential(*layers).double(), "x": x, "batches": [x]}
     exec(example, names)
     assert names["logits"].shape == (8, 4, 10)  # type: ignore[attr-defined]
+
+
+def test_the_example_of_ones_own_operator_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.DOTALL)
+    torch.manual_seed(0)
+    exec(example, {"__name__": "example"})
+    printed = capsys.readouterr().out
+    assert re.search(r"wavelet +Wavelet +16x8x32 +linear", printed)
+    assert re.search(r"median +median +16x8x1 +differenced +the median of the accumulated input", printed)
+    assert "Comparison(layers=(('relu', 4096), ('relu_2', 2048))" in printed
+
+
+def test_the_table_of_operators_is_that_of_the_rules() -> None:
+    assert operators.FILE.read_text(encoding="utf-8") == operators.document(), "run python tests/operators.py"
+    rows = [line for line in operators.document().splitlines() if line.startswith("| **")]
+    for name in (*OPERATORS, *(kind.__name__ for kind in MODULES if kind.__module__.startswith("torch."))):
+        assert sum(f"`{name}`" in row or f"`.{name}`" in row for row in rows) >= 1

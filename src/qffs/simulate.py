@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, fx
 from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import accumulation_dtype
+from qffs.graph import images
 from qffs.graph.annotate import signals
 from qffs.graph.nesting import beside, nested
 from qffs.graph.rules import Kind
@@ -157,7 +159,7 @@ class _Walk:
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
         """The shape a value without increments has beside increments."""
         constant = self.values[read].constant
-        return _with_size(constant, read, 1) if read.meta["signal"] else tuple(constant.shape)
+        return images.shape(constant, read, 1) if read.meta["signal"] else tuple(constant.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
         path = str(node.target)
@@ -170,7 +172,7 @@ class _Walk:
         if self.observer is not None:
             self.observer(path, spikes, after)
         sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
-        return _fold_time(sent.to(neuron.threshold.dtype), node.meta["batch"][0])
+        return images.fold_steps(sent.to(neuron.threshold.dtype), images.dimension(node))
 
     def _differenced(self, node: fx.Node) -> Pair:
         """``g(X_t) - g(X_{t-1})``; of constants alone g is a constant itself, computed once."""
@@ -181,24 +183,23 @@ class _Walk:
             return self._apply(node, lambda n: given[n] if n in given else self.values[n].increments)
 
         if all(self.values[n].increments is None for n in read):
-            constants = [self._of_batch(n, self.values[n].constant) for n in read]
+            constants = [images.whole(self.values[n].constant, n, self.batch) for n in read]
             return Pair(self.state.constants.get(node.name) if self.state.begun else g(*constants), None)
         state = self.state.differenced.get(node.name) or DifferenceState(
-            tuple(_wide(self._at_rest(n)).movedim(_dimension(n), 0) for n in read), None
+            tuple(_wide(self._at_rest(n)).movedim(images.dimension(n), 0) for n in read), None
         )
         value: Any = None
 
         def images_first(*arguments: Tensor) -> tuple[Tensor, ...]:
             """The same g, from tensors and to tensors whose images are in dimension 0."""
             nonlocal value
-            value = g(*(x.movedim(0, _dimension(n)) for n, x in zip(read, arguments, strict=True)))
+            value = g(*(x.movedim(0, images.dimension(n)) for n, x in zip(read, arguments, strict=True)))
             return tuple(x.movedim(d, 0) for x, (d, _) in beside(value, node.meta["batch"]))
 
         arrived = [self._arrived(n, images_first=True) for n in read]
         differences, self.next.differenced[node.name] = difference(images_first, state, arrived, self.charge)
         dimensions = [d for _, (d, _) in beside(value, node.meta["batch"])]
-        folded = [z.flatten(0, 1).movedim(0, d) for z, d in zip(differences, dimensions, strict=True)]
-        return Pair(None, nested(value, folded))
+        return Pair(None, nested(value, map(partial(images.fold_steps, images_first=True), differences, dimensions)))
 
     def _read_out(self, node: fx.Node) -> Tensor:
         constant, increments = self._arrived(node)
@@ -214,14 +215,11 @@ class _Walk:
     def _arrived(self, node: fx.Node, images_first: bool = False) -> tuple[Tensor | None, Tensor | None]:
         """The parts of a signal, increments with time as dimension 0: ``[T, B, ...]``, or the images where they are."""
         constant, increments = self.values[node]
-        d = _dimension(node)
-        place = 0 if images_first else d
+        d = images.dimension(node)
         if constant is not None:
-            whole = constant if constant.shape[d] == 1 else self._of_batch(node, constant)
-            constant = whole.movedim(d, place)
-        if increments is not None:
-            increments = increments.unflatten(d, (self.steps, -1)).movedim((d, d + 1), (0, place + 1))
-        return constant, increments
+            all_images = constant if constant.shape[d] == 1 else images.whole(constant, node, self.batch)
+            constant = all_images.movedim(d, 0) if images_first else all_images
+        return constant, None if increments is None else images.unfold_steps(increments, d, self.steps, images_first)
 
     def _at_rest(self, node: fx.Node) -> Tensor:
         """Zeros of the shape ``[B, ...]`` of one step of a signal."""
@@ -229,19 +227,7 @@ class _Walk:
         if increments is not None:
             return torch.zeros_like(increments[0])
         assert constant is not None
-        return torch.zeros_like(self._of_batch(node, constant))
-
-    def _of_batch(self, node: fx.Node, constant: Tensor) -> Tensor:
-        """A constant part, which may be that of a single image, for all images of the batch."""
-        d, rows = node.meta["batch"]
-        have, rows = constant.shape[d], rows * self.batch
-        if have == rows:
-            return constant
-        if have == 1:
-            return constant.expand(_with_size(constant, node, rows))
-        if not have or rows % have:
-            raise RuntimeError(f"a batch of {self.batch} does not fit {tuple(constant.shape)} at {node.name}")
-        return constant.repeat([rows // have if at == d else 1 for at in range(constant.dim())])
+        return torch.zeros_like(images.whole(constant, node, self.batch))
 
     def _call(self, node: fx.Node, part: int) -> Any:
         """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
@@ -257,17 +243,17 @@ class _Walk:
                 own = own and value.dtype != torch.bool  # a mask chooses among signals and is none of them
                 return torch.zeros_like(value) if own else value  # a constant belongs to the constant part
             value = self._zeros(read, part) if value is None else value
-            return self._of_batch(read, value) if whole and isinstance(value, Tensor) else value
+            return images.whole(value, read, self.batch) if whole and isinstance(value, Tensor) else value
 
         return self._apply(node, argument)
 
     def _zeros(self, read: fx.Node, part: int) -> Tensor | None:
         constant, increments = self.values[read]
         if part == 0 and isinstance(increments, Tensor):
-            return increments.new_zeros(()).expand(_with_size(increments, read, read.meta["batch"][1]))
+            return increments.new_zeros(()).expand(images.shape(increments, read, images.rows(read)))
         if part == 1 and isinstance(constant, Tensor):
-            rows = self.steps * self.batch * read.meta["batch"][1]
-            return constant.new_zeros(()).expand(_with_size(constant, read, rows))
+            rows = self.steps * self.batch * images.rows(read)
+            return constant.new_zeros(()).expand(images.shape(constant, read, rows))
         return None
 
     def _apply(self, node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:
@@ -286,19 +272,3 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _is_shape(node: fx.Node) -> bool:
     return not node.meta["signal"] and node.op != "get_attr"
-
-
-def _with_size(tensor: Tensor, node: fx.Node, rows: int) -> tuple[int, ...]:
-    """The shape of a tensor, with ``rows`` in the dimension that holds the images at this node."""
-    return tuple(rows if d == _dimension(node) else size for d, size in enumerate(tensor.shape))
-
-
-def _dimension(node: fx.Node) -> int:
-    """The dimension that holds the images."""
-    dimension: int = node.meta["batch"][0]
-    return dimension
-
-
-def _fold_time(tensor: Tensor, dimension: int) -> Tensor:
-    """``[T, ...]`` with the images in ``dimension`` of one step, as increments: the steps' images one after another."""
-    return tensor.movedim(0, dimension).flatten(dimension, dimension + 1)

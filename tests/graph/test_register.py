@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,17 +12,6 @@ import qffs
 from problems import calibrated
 from qffs.errors import CheckpointError, InvalidArgument, NotConvertible
 from qffs.graph import rules
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Leave the table as it was."""
-    tables: list[dict[Any, Any]] = [rules.MODULES, rules.OPERATORS, rules.ADDRESSES, rules.FUNCTIONS]
-    before = [dict(table) for table in tables]
-    yield
-    for table, rows in zip(tables, before, strict=True):
-        table.clear()
-        table.update(rows)
 
 
 class Wavelet(nn.Module):

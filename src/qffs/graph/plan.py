@@ -56,7 +56,8 @@ class Plan:
             raise NotConvertible(f"this network cannot be converted: {listed}")
         if not any(row.kind is Kind.SPIKING for row in self.rows):
             raise NothingToQuantize(
-                "nothing would be quantised: the network has no ReLU, and a neuron can only stand where a ReLU is"
+                "nothing would be quantised: there is no ReLU on the way from its input, and a neuron can only "
+                "stand where a ReLU is"
             )
 
     def __str__(self) -> str:

@@ -114,7 +114,7 @@ def _named(rule: Rule, names: str) -> dict[str, Rule]:
 
 OPERATORS: dict[str, Rule] = {
     **_named(SUM, "add sub subtract rsub"),
-    **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where"),
+    **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where masked_fill"),
     **_named(PRODUCT, "mul multiply matmul mm bmm mv einsum tensordot inner outer"),
     **_named(LINEAR, "div divide true_divide truediv neg negative mean sum cumsum diff trace"),
     **_named(LINEAR, "linear conv{}d conv_transpose{}d avg_pool{}d adaptive_avg_pool{}d interpolate upsample"),
@@ -136,7 +136,7 @@ OPERATORS: dict[str, Rule] = {
     **_named(PLAIN, "getattr size dim numel stride is_floating_point zeros_like ones_like full_like"),
     **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full empty linspace eye _assert"),
     **_named(ROUNDING, "eq ne lt le gt ge floordiv mod floor_divide remainder round floor ceil trunc sign"),
-    **_named(ROUNDING, "int long bool hardshrink masked_fill"),
+    **_named(ROUNDING, "int long bool hardshrink"),
     **_named(ROUNDING, "argmax argmin topk sort argsort"),
 }
 """By name. What is refused of a signal may still be asked of a size: a node that reads no signal is plain."""

@@ -284,7 +284,7 @@ def _own_activations(traced: fx.GraphModule) -> None:
             _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
         elif node.target in DROPOUTS and not option(node, 2, "training", True):
             _call(traced, node, prefix + "dropout", DROPOUTS[node.target](option(node, 1, "p", 0.5)))
-        elif name_of(node) == "masked_fill" or node.target == "masked_fill":
+        elif name_of(node) == "masked_fill":
             x, mask, value = (option(node, place, name) for place, name in enumerate(("input", "mask", "value")))
             node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
 
