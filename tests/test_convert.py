@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qffs
 from problems import calibrated, images, network, randomise
@@ -355,3 +358,30 @@ def test_inputs_of_another_type_or_shape() -> None:
     other = calibrated(network(width=4), x)
     with pytest.raises(Mismatch, match="made from another one"):
         qffs.verify(other, snn, x)
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of large tensors that operators return in storage of their own."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.bytes = least, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        result = function(*arguments, **(named or {}))
+        read = {x.untyped_storage().data_ptr() for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)}
+        for each in pytree.tree_leaves(result):
+            if isinstance(each, Tensor) and each.nbytes >= self.least and each.untyped_storage().data_ptr() not in read:
+                self.bytes += each.nbytes
+        return result
+
+
+def test_quantising_copies_the_weights_once() -> None:
+    """And the copy is the quantised network's own: what comes of it shares nothing with the model."""
+    model, x = nn.Sequential(nn.Linear(600, 500), nn.ReLU(), nn.Linear(500, 400)), torch.randn(2, 600)
+    weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.dim() == 2)
+    with Allocated(least=100_000) as allocated:
+        qann = qffs.quantize(model, example=x)
+    assert allocated.bytes == weights
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in qann.parameters()}

@@ -40,7 +40,8 @@ def whole(tensor: Tensor, node: fx.Node, images: int) -> Tensor:
 
 def unfold_steps(tensor: Tensor, d: int, steps: int, images_first: bool = False) -> Tensor:
     """``[T, ...]`` from a value whose dimension ``d`` holds the images of all steps; the images after T if asked."""
-    return tensor.unflatten(d, (steps, -1)).movedim((d, d + 1), (0, 1 if images_first else d + 1))
+    unfolded: Tensor = tensor.unflatten(d, (steps, -1))
+    return unfolded.movedim((d, d + 1), (0, 1 if images_first else d + 1))
 
 
 def fold_steps(tensor: Tensor, d: int, images_first: bool = False) -> Tensor:
