@@ -99,12 +99,29 @@ TIMM = [
 """Family (the file of timm that has it) and network: of every family with a ReLU one of its smallest, or several."""
 
 
+SIDES = {
+    "torchvision:regnet_y_128gf": 64,
+    "torchvision:regnet_x_32gf": 96,
+    "torchvision:regnet_y_32gf": 96,
+    "torchvision:vgg19_bn": 96,
+    "torchvision:vgg19": 96,
+    "torchvision:wide_resnet101_2": 96,
+    "torchvision:resnext101_64x4d": 96,
+    "torchvision:resnext101_32x8d": 96,
+    "timm:convmixer_768_32": 70,
+    "timm:nasnetalarge": 139,
+    "timm:pnasnet5large": 139,
+}
+"""Images smaller than the network's own, where float64 would take many minutes."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What became of a network; ``reason`` is empty where it was converted and everything was equal."""
 
     name: str
     reason: str = ""
+    side: int = 0
     layers: int = 0
     neurons: int = 0
     values: tuple[str, ...] = ()
@@ -122,7 +139,7 @@ def names() -> list[str]:
 
 def _has_relu(models: object, name: str) -> bool:
     """Told by its family: to build every network for this takes minutes."""
-    without = ("convnext", "efficientnet", "maxvit", "swin", "vit")
+    without = ("convnext", "efficientnet", "maxvit", "swin_t", "swin_s", "swin_b", "vit")
     return not name.startswith(without)
 
 
@@ -142,14 +159,16 @@ def _examine(name: str) -> dict[str, object]:
     source = sources.find(name)
     model = source.network.double()
     (like,) = sources.example(name, source)
-    x = torch.randn(like.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    side = SIDES.get(name, like.shape[-1])
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, like.shape[1], side, side, dtype=torch.float64, generator=generator)
     _learn_statistics(model, x)
     del source, like
     x = x[:1]
     values = sorted({row.operator for row in qffs.plan(model, x).rows if row.values})
     qann = qffs.calibrate(qffs.quantize(model, example=x), [x])
     del model
-    return {"values": tuple(values), **compare(qann, qffs.to_spiking(qann), x)}
+    return {"side": side, "values": tuple(values), **compare(qann, qffs.to_spiking(qann), x)}
 
 
 @torch.no_grad()
@@ -201,7 +220,8 @@ def document(rows: Sequence[Row]) -> str:
         "",
         "Classification networks of torchvision and timm that contain a ReLU, as they come, with random weights and",
         "the batch norm statistics of two random batches: quantised to 2 bits, calibrated, converted, and compared in",
-        "float64 on one image of the size the network takes. A network counts as converted where",
+        "float64 on one image of the size the network takes (of a smaller one where that would take many minutes: see",
+        "`image`, the side in pixels). A network counts as converted where",
         "",
         "- every neuron's spike count is its quantiser's level after the run (`qffs.verify`),",
         "- the outputs deviate from the quantised network's by no more than rounding (`deviation`: the largest",
@@ -227,16 +247,16 @@ def document(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| network | result | layers of neurons | neurons | settled | deviation | sends values |"
-    yield "|---|---|---:|---:|---:|---:|---|"
+    yield "| network | result | image | layers of neurons | neurons | settled | deviation | sends values |"
+    yield "|---|---|---:|---:|---:|---:|---:|---|"
     for row in rows:
         name = row.name.partition(":")[2]
         if row.reason:
-            yield f"| {name} | {' '.join(row.reason.split())} | | | | | |"
+            yield f"| {name} | {' '.join(row.reason.split())} | | | | | | |"
             continue
         values = ", ".join(row.values) or "no"
         yield (
-            f"| {name} | converted | {row.layers} | {row.neurons:,} | {row.settled} | {row.deviation:.0e} | {values} |"
+            f"| {name} | converted | {row.side} | {row.layers} | {row.neurons:,} | {row.settled} | {row.deviation:.0e} | {values} |"
         )
 
 
