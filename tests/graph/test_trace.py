@@ -384,3 +384,20 @@ def test_an_in_place_change_without_a_plain_form_is_refused() -> None:
     module = of(lambda self, x: torch.relu((x - 1).fill_(2.0)))
     with pytest.raises(NotConvertible, match=r"cannot be converted: .fill_ at fill_ \(test_trace.py, line \d+\): "):
         plan(trace(module, torch.randn(3, 4))).check()
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: torch.softmax(x.float(), -1).to(x.dtype),
+        lambda self, x: torch.softmax(x.to(torch.float32), -1).type_as(x),
+        lambda self, x: torch.softmax(x.to(dtype=torch.float32), -1).to(x),
+    ],
+)
+def test_casts_raise_the_precision_and_never_lower_it(forward: Any) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64)
+    traced = trace(of(forward), x)
+    torch.testing.assert_close(traced(x), torch.softmax(x, -1), rtol=0, atol=0)
+    assert not torch.equal(of(forward)(x), torch.softmax(x, -1))
+    for other in (x.float(), x.bfloat16()):
+        assert torch.equal(trace(of(forward), other)(other), of(forward)(other))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
+from qffs.functional.cast import at_least
 from qffs.graph.annotate import name_of, rule_of
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, Kind
@@ -118,7 +119,8 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     cannot be converted, if so. Raises `NotTraceable` where graph and model differ.
     """
     alone = _Alone(traced)
-    _same_function(alone.run(*copies(inputs, FEW)), model(*copies(inputs, FEW)), type(model).__name__)
+    coarse = max((torch.finfo(node.args[1]).eps for node in traced.graph.nodes if node.target is at_least), default=0.0)
+    _same_function(alone.run(*copies(inputs, FEW)), model(*copies(inputs, FEW)), type(model).__name__, coarse)
     for node in traced.graph.nodes:
         node.meta.update(batch=None, rounds=False)
     joined = _Joined(traced, alone.env, min(FEW, len(inputs[0])))
@@ -147,9 +149,9 @@ def _other(x: Tensor) -> Tensor:
     return x.flip(-1) / 2 if x.is_floating_point() else x.flip(-1)
 
 
-def _same_function(traced: Any, original: Any, name: str) -> None:
+def _same_function(traced: Any, original: Any, name: str, coarse: float) -> None:
     pairs = list(zip(tensors(traced), tensors(original), strict=False))
-    if len(tensors(traced)) != len(tensors(original)) or not all(_close(a, b) for a, b in pairs):
+    if len(tensors(traced)) != len(tensors(original)) or not all(_close(a, b, coarse) for a, b in pairs):
         raise NotTraceable(
             f"{name} cannot be read as a static graph: the graph computes something else than the model, so its code "
             "changes a value in place that is also read elsewhere, or draws random numbers; write the plain form"
@@ -178,12 +180,13 @@ def _shape(value: Any, batch: tuple[int, int] | None, images: int) -> tuple[int,
     return tuple(rows * images if d == dimension else size for d, size in enumerate(value.shape))
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal but for rounding, which may depend on the batch size."""
+def _close(a: Tensor, b: Tensor, coarse: float = 0.0) -> bool:
+    """Equal but for rounding, which may depend on the batch size; ``coarse``: of a coarser type on the way."""
     if a.shape != b.shape:
         return False
     if not a.is_floating_point():
         return bool(torch.equal(a, b))
     scale = float(b.abs().max()) if b.numel() else 0.0
-    tolerance = 1000 * torch.finfo(a.dtype).eps if a.dtype in {torch.float32, torch.float64} else 0.05
+    fine = a.dtype in {torch.float32, torch.float64} and coarse < torch.finfo(torch.bfloat16).eps / 10
+    tolerance = 1000 * max(torch.finfo(a.dtype).eps, coarse) if fine else 0.05
     return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True))

@@ -25,6 +25,8 @@ _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 Description = dict[str, Any]
 
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+
 READ = SHAPES + TURNED
 """The attributes that a graph may read: those that every tensor has."""
 
@@ -133,6 +135,8 @@ def _encode(value: Any) -> Any:
             return {"slice": [_encode(each) for each in (value.start, value.stop, value.step)]}
         case builtins.Ellipsis:
             return {"ellipsis": True}
+        case torch.dtype():
+            return {"dtype": str(value).removeprefix("torch.")}
         case None | bool() | int() | float() | str():
             return value
         case _:
@@ -274,6 +278,8 @@ def _decode(value: Any, built: Mapping[str, fx.Node]) -> Any:
             return slice(*(_decode(each, built) for each in items))
         case {"ellipsis": True}:
             return ...
+        case {"dtype": name}:
+            return _named(DTYPES, name, "type")
         case list():
             return [_decode(each, built) for each in value]
         case None | bool() | int() | float() | str():

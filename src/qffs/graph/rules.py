@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
+from qffs.functional import cast
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -123,7 +124,7 @@ OPERATORS: dict[str, Rule] = {
     **_named(LINEAR, "permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as"),
     **_named(LINEAR, "broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90 adjoint"),
     **_named(LINEAR, "getitem select narrow index_select gather take_along_dim unbind split chunk tensor_split"),
-    **_named(LINEAR, "split_with_sizes diagonal tril triu contiguous clone detach to type_as float double bfloat16"),
+    **_named(LINEAR, "split_with_sizes diagonal tril triu contiguous clone detach to type_as at_least"),
     **_named(DIFFERENCED, "max_pool{}d adaptive_max_pool{}d amax amin"),
     **_named(NONLINEAR, "leaky_relu prelu rrelu elu celu selu silu gelu mish glu hardtanh clamp clip clamp_min"),
     **_named(NONLINEAR, "clamp_max threshold sigmoid logsigmoid tanh softplus softsign hardsigmoid hardswish"),
@@ -155,7 +156,13 @@ SHAPES = ("shape", "ndim", "dtype", "device")
 TURNED = ("T", "mT", "H", "mH")
 """The attributes of a signal that are the signal, turned."""
 
-SPACES = {"torch.nn.functional": F, "torch": torch, "operator": operator, "builtins": builtins}
+SPACES = {
+    "torch.nn.functional": F,
+    "torch": torch,
+    "operator": operator,
+    "builtins": builtins,
+    "qffs.functional.cast": cast,
+}
 """Where functions are found by name."""
 
 METHODS = frozenset(name for name in OPERATORS if callable(getattr(Tensor, name, None)))

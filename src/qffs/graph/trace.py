@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
-from qffs.graph.annotate import name_of, option
+from qffs.functional.cast import at_least
+from qffs.graph.annotate import arguments, name_of, option
 from qffs.graph.check import FEW, check, copies, refuse_inputs
 from qffs.graph.rules import MODULES
 from qffs.graph.tracer import DoesNotRun, Tracer
@@ -62,6 +63,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
         _own_batch_norms(traced, model)
         _make_plain(traced)
         _own_activations(traced)
+        _own_casts(traced.graph)
         _erase_unused(traced.graph)
         traced.graph.lint()
         traced.recompile()
@@ -287,6 +289,24 @@ def _own_activations(traced: fx.GraphModule) -> None:
         elif name_of(node) == "masked_fill":
             x, mask, value = (option(node, place, name) for place, name in enumerate(("input", "mask", "value")))
             node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
+
+
+CASTS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def _own_casts(graph: fx.Graph) -> None:
+    """A cast to a floating type that the code names raises the precision where it is lower, and else does nothing."""
+    for node in graph.find_nodes(op="call_method", target="to"):
+        dtypes = [argument for argument in arguments(node)[1:] if isinstance(argument, torch.dtype)]
+        if len(arguments(node)) == 2 and dtypes and dtypes[0].is_floating_point:
+            _cast(node, dtypes[0])
+    for name, dtype in CASTS.items():
+        for node in graph.find_nodes(op="call_method", target=name):
+            _cast(node, dtype)
+
+
+def _cast(node: fx.Node, dtype: torch.dtype) -> None:
+    node.op, node.target, node.args, node.kwargs = "call_function", at_least, (node.args[0], dtype), {}
 
 
 def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
