@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import operators
+import operator_table
 from qffs.graph.rules import MODULES, OPERATORS
 from qffs.version import __version__
 
@@ -124,7 +124,9 @@ def test_the_example_of_ones_own_operator_runs(capsys: pytest.CaptureFixture[str
 
 
 def test_the_table_of_operators_is_that_of_the_rules() -> None:
-    assert operators.FILE.read_text(encoding="utf-8") == operators.document(), "run python tests/operators.py"
-    rows = [line for line in operators.document().splitlines() if line.startswith("| **")]
+    assert operator_table.FILE.read_text(encoding="utf-8") == operator_table.document(), (
+        "run python tests/operator_table.py"
+    )
+    rows = [line for line in operator_table.document().splitlines() if line.startswith("| **")]
     for name in (*OPERATORS, *(kind.__name__ for kind in MODULES if kind.__module__.startswith("torch."))):
         assert sum(f"`{name}`" in row or f"`.{name}`" in row for row in rows) >= 1

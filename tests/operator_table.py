@@ -1,4 +1,4 @@
-"""docs/operators.md from the table of rules: `python tests/operators.py` writes it."""
+"""docs/operators.md from the table of rules: `python tests/operator_table.py` writes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INTRODUCTION = """\
 # Operators
 
 What becomes of every operator, generated from the one table in `src/qffs/graph/rules.py` by
-`python tests/operators.py`. Every row but the refused ones is converted and compared with its quantised network in
+`python tests/operator_table.py`. Every row but the refused ones is converted and compared with its quantised network in
 float64 by `tests/graph/test_operators.py`. For your own network: `qffs plan MODEL`, or `print(qffs.plan(model, x))`.
 
 An edge of the spiking network carries increments whose sum over time is the quantised network's value. So an operator
