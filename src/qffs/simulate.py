@@ -24,7 +24,7 @@ from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import accumulation_dtype
 from qffs.graph import images
-from qffs.graph.annotate import signals
+from qffs.graph.annotate import name_of, signals
 from qffs.graph.nesting import beside, nested
 from qffs.graph.rules import Kind
 from qffs.nn.neuron import Neuron
@@ -150,7 +150,7 @@ class _Walk:
 
     def _adds_nothing(self, node: fx.Node, present: list[fx.Node]) -> bool:
         """Whether a sum's increments are those of its first operand as they are, not even broadcast."""
-        if present != [node.args[0]]:
+        if present != [node.args[0]] or name_of(node) == "rsub":
             return False
         shape = self.values[present[0]].increments.shape
         others = [n for n in node.all_input_nodes if n is not present[0]]
@@ -158,8 +158,8 @@ class _Walk:
 
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
         """The shape a value without increments has beside increments."""
-        constant = self.values[read].constant
-        return images.shape(constant, read, 1) if read.meta["signal"] else tuple(constant.shape)
+        constant, increments = self.values[read]
+        return images.shape(constant, read, 1) if read.meta["signal"] else tuple(increments.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
         path = str(node.target)
@@ -178,11 +178,13 @@ class _Walk:
         """``g(X_t) - g(X_{t-1})``; of constants alone g is a constant itself, computed once."""
         read = list(dict.fromkeys(signals(node)))
 
+        alone = all(self.values[n].increments is None for n in read)
+
         def g(*arguments: Tensor) -> Any:
             given = dict(zip(read, arguments, strict=True))
-            return self._apply(node, lambda n: given[n] if n in given else self.values[n].increments)
+            return self._apply(node, lambda n: given[n] if n in given else self.values[n][0 if alone else 1])
 
-        if all(self.values[n].increments is None for n in read):
+        if alone:
             constants = [images.whole(self.values[n].constant, n, self.batch) for n in read]
             return Pair(self.state.constants.get(node.name) if self.state.begun else g(*constants), None)
         state = self.state.differenced.get(node.name) or DifferenceState(

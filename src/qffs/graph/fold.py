@@ -191,7 +191,8 @@ def _split_padding(network: fx.GraphModule) -> None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node.op, node.target, node.args, node.kwargs = "call_function", F.pad, (source, list(padding)), {}
-        like = torch.zeros(1, *source.meta["shape"][1:], dtype=torch.float64)
+        images, _ = source.meta["batch"]
+        like = torch.zeros([1 if d == images else size for d, size in enumerate(source.meta["shape"])]).double()
         _add(network, node, f"{node.name}_value", F.pad(like, list(padding), value=value))
 
 
@@ -242,6 +243,13 @@ def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:
             with network.graph.inserting_before(node):
                 value = torch.tensor(argument, dtype=torch.float64)
                 node.update_arg(position, _buffer(network, f"{node.name}_constant", value))
+        elif (
+            chosen and isinstance(argument, fx.Node) and not argument.meta["signal"] and argument.meta["shape"] is None
+        ):
+            with network.graph.inserting_before(node):  # of a size, so it stays a number of its own
+                named = network.graph.call_function(torch.full, ((), argument), {"dtype": torch.float64})
+            named.meta.update(kind=Kind.PLAIN, signal=False, shape=(), batch=None)
+            node.update_arg(position, named)
 
 
 def _buffer(network: fx.GraphModule, path: str, value: Tensor) -> fx.Node:
