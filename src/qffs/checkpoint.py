@@ -80,8 +80,13 @@ def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> di
     return {
         name: tensor.detach().contiguous().clone()
         for name, tensor in tensors.items()
-        if name in constants or name.rpartition(".")[0] in description["modules"]
+        if name in constants or _within(name, description["modules"])
     }
+
+
+def _within(name: str, modules: Mapping[str, Any]) -> bool:
+    """Whether a tensor belongs to one of the modules, or to a part of it, as the projections of an attention do."""
+    return any(name[:end] in modules for end, character in enumerate(name) if character == ".")
 
 
 def check_folder(folder: str | Path) -> None:

@@ -23,6 +23,9 @@ from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, Kind, 
 
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
+DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+"""The types of numbers, as checkpoints name them."""
+
 Description = dict[str, Any]
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
