@@ -107,7 +107,7 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
         return _decide_output(node)
     read = signals(node)
     if not read:
-        return PLAIN
+        return Rule(Kind.REFUSED, node.meta["problem"]) if "problem" in node.meta else PLAIN
     if node.op == "call_module":
         rule, reason = _decide_module(root.get_submodule(str(node.target)))
     else:
@@ -158,7 +158,8 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
         case "batch_norm":
             rule, reason = _decide_batch_norm(node, read)
         case _ if rule.kind is Kind.FOLDED:
-            reason = "it draws random numbers outside training too" if option(node, 2, "training", True) else None
+            training = option(node, 2, "training", option(node, 2, "train", "alpha" not in name))
+            reason = "it draws random numbers outside training too" if training else None
     return rule, reason
 
 

@@ -16,7 +16,7 @@ from qffs.errors import InvalidArgument, NotTraceable
 from qffs.functional.cast import at_least
 from qffs.graph.annotate import name_of, rule_of
 from qffs.graph.nesting import nested, tensors
-from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, Kind
+from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, Kind
 
 FEW = 2
 """Images of the example that the checks are run on."""
@@ -63,6 +63,8 @@ class _Joined(_Alone):
         name = name_of(node)
         if name in SHAPED:
             return read is node.args[0]
+        if name == "getattr":
+            return node.args[1] not in SHAPES
         return bool(tensors(self.alone[read])) and (name is None or OPERATORS[name] is not PLAIN)
 
     def _is_linear(self, node: fx.Node) -> bool:
@@ -186,7 +188,8 @@ def _close(a: Tensor, b: Tensor, coarse: float = 0.0) -> bool:
         return False
     if not a.is_floating_point():
         return bool(torch.equal(a, b))
-    scale = float(b.abs().max()) if b.numel() else 0.0
+    finite = b[b.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
     fine = a.dtype in {torch.float32, torch.float64} and coarse < torch.finfo(torch.bfloat16).eps / 10
     tolerance = 1000 * max(torch.finfo(a.dtype).eps, coarse) if fine else 0.05
     return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True))

@@ -117,9 +117,9 @@ OPERATORS: dict[str, Rule] = {
     **_named(SUM, "add sub subtract rsub"),
     **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where masked_fill"),
     **_named(PRODUCT, "mul multiply matmul mm bmm mv einsum tensordot inner outer"),
-    **_named(LINEAR, "div divide true_divide truediv neg negative mean sum cumsum diff trace"),
-    **_named(LINEAR, "linear conv{}d conv_transpose{}d avg_pool{}d adaptive_avg_pool{}d interpolate upsample"),
-    **_named(LINEAR, "upsample_nearest upsample_bilinear pixel_shuffle pixel_unshuffle channel_shuffle grid_sample"),
+    **_named(LINEAR, "div divide true_divide truediv neg negative mean sum cumsum diff"),
+    **_named(LINEAR, "linear conv{}d conv_transpose{}d avg_pool{}d adaptive_avg_pool{}d interpolate"),
+    **_named(LINEAR, "pixel_shuffle pixel_unshuffle channel_shuffle grid_sample"),
     **_named(LINEAR, "native_channel_shuffle pad fold unfold flatten unflatten view view_as reshape reshape_as"),
     **_named(LINEAR, "permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as"),
     **_named(LINEAR, "broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90 adjoint"),
@@ -138,7 +138,7 @@ OPERATORS: dict[str, Rule] = {
     **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full empty linspace eye _assert"),
     **_named(ROUNDING, "eq ne lt le gt ge floordiv mod floor_divide remainder round floor ceil trunc sign"),
     **_named(ROUNDING, "int long bool hardshrink"),
-    **_named(ROUNDING, "argmax argmin topk sort argsort"),
+    **_named(ROUNDING, "argmax argmin topk sort argsort invert and_ or_ xor logical_not logical_and logical_or"),
 }
 """By name. What is refused of a signal may still be asked of a size: a node that reads no signal is plain."""
 
@@ -173,6 +173,7 @@ ADDRESSES: dict[str, Any] = {
     for space, home in SPACES.items()
     for name in OPERATORS
     if callable(getattr(home, name, None)) and (home is not builtins or name == "getattr")
+    if getattr(home, name) is not torch.batch_norm  # other arguments than those of F.batch_norm
 }
 """Every function of the table by where it is found, its name last; as checkpoints name it."""
 

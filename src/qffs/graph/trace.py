@@ -37,6 +37,8 @@ IN_PLACE: dict[Any, Any] = {
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d}
 CLAMP_CALLS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
+WHERE = {"call_function": ("condition", "input", "other"), "call_method": ("input", "condition", "other")}
+"""The operands of ``where`` in its two forms, in order."""
 
 
 def trace(model: nn.Module, example: Example) -> fx.GraphModule:
@@ -207,10 +209,14 @@ def _without_in_place(node: fx.Node) -> bool:
 def _positional(node: fx.Node) -> None:
     """Give a call its first operands by position, as every other pass reads them."""
     operands, named = list(node.args), dict(node.kwargs)
-    for position, name in enumerate(("input", "other")):
+    names = WHERE[node.op] if name_of(node) == "where" else ("input", "other")
+    for position, name in enumerate(names):
         if name in named and len(operands) == position:
             operands.append(named.pop(name))
     node.args, node.kwargs = tuple(operands), named
+    if node.op == "call_method" and name_of(node) == "where":
+        x, condition, other = operands
+        node.op, node.target, node.args = "call_function", torch.where, (condition, x, other)
 
 
 def _erase_unused(graph: fx.Graph) -> None:

@@ -27,8 +27,8 @@ SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype"
 """What is read of a tensor without looking at its data."""
 
 
-FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye")
-"""What makes a tensor out of sizes, without asking whether they stand for something: recorded wherever called."""
+FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "reshape", "broadcast_to")
+"""What makes or shapes a tensor by sizes, without asking whether they stand for something: recorded where called."""
 
 
 class Unreadable(Exception):
@@ -46,7 +46,11 @@ class StandIn(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         """What a value has: a call to record, a stand-in, or what never changes."""
-        value = getattr(self.tracer.values[self.node], name)  # AttributeError as the real thing would raise it
+        whole = self.tracer.values[self.node]
+        value = getattr(whole, name)  # AttributeError as the real thing would raise it
+        fields = getattr(type(whole), "__match_args__", ()) if isinstance(whole, tuple) else ()
+        if name in fields:
+            return self[fields.index(name)]  # type: ignore[index]
         if callable(value):
             return super().__getattr__(name)
         if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
