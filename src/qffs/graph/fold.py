@@ -241,7 +241,7 @@ def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:
         chosen = node.meta["kind"] is Kind.SUM or name_of(node) == "where"
         if chosen and isinstance(argument, (int, float)):
             with network.graph.inserting_before(node):
-                value = torch.tensor(argument, dtype=torch.float64)
+                value = torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None)
                 node.update_arg(position, _buffer(network, f"{node.name}_constant", value))
         elif (
             chosen and isinstance(argument, fx.Node) and not argument.meta["signal"] and argument.meta["shape"] is None
