@@ -23,6 +23,8 @@ CASES: dict[str, tuple[str, Kind, Form]] = {
     "a grid of the input": (
         "grid_sample", Kind.DIFFERENCED,
         lambda y, s, x: F.grid_sample(y, x.tanh().permute(0, 2, 3, 1), align_corners=False)),
+    "a difference to a constant": (
+        "diff", Kind.DIFFERENCED, lambda y, s, x: y.diff(prepend=s.p[..., :1].expand(y.shape[0], -1, -1, -1))),
     "the input alone": ("sigmoid", Kind.DIFFERENCED, lambda y, s, x: x.sigmoid() + y[:, :2]),
     "a product with the input": ("mul", Kind.DIFFERENCED, lambda y, s, x: y[:, :2] * x),
     "spikes joined with a bias": (

@@ -151,6 +151,8 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
             reason = "a rounded quotient is not linear"
         case "where" if node.args[0] in read:
             rule = NONLINEAR
+        case "diff" if len(node.all_input_nodes) > 1:  # what stands before or behind would come with every increment
+            rule = NONLINEAR
         case "max" | "min" if len(read) == 1:
             rule = DIFFERENCED
         case "getattr":
