@@ -305,6 +305,9 @@ CORNERS = {
     "pieces": lambda s, x, R: torch.stack([R(s.a(x)).chunk(2, 1)[i] * 2 for i in (1, 0)], 1) + s.p.sum(),
     "spikes beside the input": lambda s, x, R: s.b(torch.cat([R(s.a(x))[:, :2], x], 1)),
     "the same node twice": lambda s, x, R: twice(R(s.a(x))),
+    "padding as wide as the map": lambda s, x, R: F.max_pool2d(
+        F.pad(R(s.a(x)), [x.shape[-1] // 4, x.shape[-1] % 3] * 2, value=-math.inf), 3, 2
+    ),
     "relu of the input": lambda s, x, R: R(s.b(R(s.a(R(x))))) + s.b(s.a(x)),
 }
 

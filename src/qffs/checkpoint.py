@@ -85,8 +85,10 @@ def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> di
 
 
 def _within(name: str, modules: Mapping[str, Any]) -> bool:
-    """Whether a tensor belongs to one of the modules, or to a part of it, as the projections of an attention do."""
-    return any(name[:end] in modules for end, character in enumerate(name) if character == ".")
+    """Whether a tensor belongs to one of the modules, or to the projection that is a part of an attention."""
+    parent = name.rpartition(".")[0]
+    whole = modules.get(parent.rpartition(".")[0], {})
+    return parent in modules or whole.get("type") == nn.MultiheadAttention.__name__
 
 
 def check_folder(folder: str | Path) -> None:

@@ -93,15 +93,18 @@ TURNS: dict[str, tuple[Form, ...]] = {
     "clone": (lambda y, s, x: y.clone(), lambda y, s, x: torch.clone(y)),
     "detach": (lambda y, s, x: y.detach(),),
     "to": (
-        lambda y, s, x: y.to(torch.float64),
         lambda y, s, x: y.to(x.dtype),
         lambda y, s, x: y.to(s.p),
         lambda y, s, x: y.to(x.device),
     ),
     "type_as": (lambda y, s, x: y.type_as(x), lambda y, s, x: y.type_as(s.p)),
-    "float": (lambda y, s, x: y.float().double(),),
-    "double": (lambda y, s, x: y.double(),),
-    "bfloat16": (lambda y, s, x: y.bfloat16().double(),),
+    "at_least": (
+        lambda y, s, x: y.to(torch.float64),
+        lambda y, s, x: y.to(dtype=torch.float32).to(x.dtype),
+        lambda y, s, x: y.double(),
+        lambda y, s, x: y.float().double(),
+        lambda y, s, x: y.bfloat16().double(),
+    ),
 }
 
 PIECES: dict[str, tuple[Form, ...]] = {

@@ -28,8 +28,6 @@ DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).valu
 
 Description = dict[str, Any]
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-
 READ = SHAPES + TURNED
 """The attributes that a graph may read: those that every tensor has."""
 

@@ -138,10 +138,14 @@ def _constant(network: fx.GraphModule, after: fx.Node, function: Any, path: str,
     parent, _, name = path.rpartition(".")
     network.get_submodule(parent).register_buffer(name, value.detach().clone())
     with network.graph.inserting_after(after):
-        attribute = network.graph.get_attr(path)
-    with network.graph.inserting_after(attribute):
-        result = network.graph.call_function(function, (after, attribute))
-    result.meta.update(shape=after.meta.get("shape"), batch=after.meta.get("batch"))
+        return _called(function, after, network.graph.get_attr(path))
+
+
+def _called(function: Any, first: fx.Node, second: fx.Node) -> fx.Node:
+    """A new node ``function(first, second)`` behind the second, of the shape of the first."""
+    with second.graph.inserting_after(second):
+        result = second.graph.call_function(function, (first, second))
+    result.meta.update(shape=first.meta.get("shape"), batch=first.meta.get("batch"))
     return result
 
 
@@ -190,15 +194,23 @@ def _split_padding(network: fx.GraphModule) -> None:
             continue
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        node.op, node.target, node.args, node.kwargs = "call_function", F.pad, (source, list(padding)), {}
-        images, _ = source.meta["batch"]
-        like = torch.zeros([1 if d == images else size for d, size in enumerate(source.meta["shape"])]).double()
-        _add(network, node, f"{node.name}_value", F.pad(like, list(padding), value=value))
+        node.op, node.target, node.args, node.kwargs = "call_function", F.pad, (source, padding), {}
+        with network.graph.inserting_after(node):  # of the sizes at hand: the padding may depend on them
+            nothing = network.graph.call_function(torch.zeros_like, (source,))
+        with network.graph.inserting_after(nothing):
+            around = network.graph.call_function(F.pad, (nothing, padding), {"value": value})
+        for plain, like in ((nothing, source), (around, node)):
+            plain.meta.update(kind=Kind.PLAIN, signal=False, shape=like.meta["shape"], batch=None)
+        _instead(node, _called(operator.add, node, around))
 
 
 def _add(network: fx.GraphModule, node: fx.Node, path: str, value: Tensor) -> None:
     """Whoever reads ``node`` reads the sum of it and a constant."""
-    total = _constant(network, node, operator.add, path, value)
+    _instead(node, _constant(network, node, operator.add, path, value))
+
+
+def _instead(node: fx.Node, total: fx.Node) -> None:
+    """Whoever reads ``node`` reads ``total``, which is made of it."""
     node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
 
 
