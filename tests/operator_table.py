@@ -26,7 +26,8 @@ input). All are exact; of the differenced ones only pooling sends single spikes,
   **convolution or linear layer** whose weight is a signal, and any other linear operator with a signal in another place
   than the first, is differenced too.
 - A **quotient** is linear in what stands above the line; with a signal below it is differenced, and keeps its last
-  finite value while the divisor has not arrived.
+  finite value while the divisor has not arrived (a value that is infinite in the end is not reproduced; `verify` says
+  so).
 - **Of the input alone**, before any neuron, whatever is in the table is computed once and charged with the input: it
   may round, compare and index.
 - **ReLU** in all its forms (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu()`, `clamp(min=0)`, `nn.Threshold(0, 0)`, in

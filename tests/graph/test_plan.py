@@ -48,6 +48,7 @@ def of(forward: object) -> nn.Module:
     ("forward", "reason"),
     [
         (lambda self, x: torch.div(F.relu(x), 0.3, rounding_mode="floor"), "div at div (H): a rounded quotient"),
+        (lambda self, x: F.threshold(F.relu(x), 0.5, 0.0), "_threshold at _threshold (H): it jumps"),
         (lambda self, x: F.relu(x).round(), ".round at round_1 (H): it jumps: the least rounding error"),
         (lambda self, x: F.relu(x) // 0.3, "floordiv at floordiv (H): it jumps"),
         (lambda self, x: x * (F.relu(x) > 0.5), "gt at gt (H): it jumps"),
@@ -133,3 +134,14 @@ def test_linear_in_the_first_operand_only() -> None:
 def test_no_relu() -> None:
     with pytest.raises(NothingToQuantize):
         plan(trace(nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2))).check()
+
+
+def test_a_maximum_sends_spikes_over_a_dimension_and_values_beside_another() -> None:
+    def rows(forward: object) -> list[bool]:
+        return [
+            row.values for row in plan(trace(of(forward), torch.rand(2, 3, 3))).rows if row.operator.endswith("max")
+        ]
+
+    assert rows(lambda self, x: F.relu(x).max(1)[0]) == [False]
+    assert rows(lambda self, x: torch.max(F.relu(x), torch.ones(3, 3))) == [True]
+    assert rows(lambda self, x: torch.max(F.relu(x), F.relu(x - 1))) == [True]

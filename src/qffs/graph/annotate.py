@@ -129,6 +129,8 @@ def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
         return PLAIN, f"there is no rule for {type(module).__name__}"
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
         return rule, "batch norm without running statistics depends on the other images of the batch"
+    if isinstance(module, nn.Threshold) and module.threshold != module.value:
+        return rule, ROUNDING.why
     if getattr(module, "return_indices", False):
         return rule, "the indices of a max pooling are not a signal"
     return CLIPPED if getattr(module, "min_val", None) == 0 else rule, None
@@ -153,8 +155,10 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
             rule = NONLINEAR
         case "diff" if len(node.all_input_nodes) > 1:  # what stands before or behind would come with every increment
             rule = NONLINEAR
-        case "max" | "min" if len(read) == 1:
+        case "max" | "min" if len(node.all_input_nodes) == 1:
             rule = DIFFERENCED
+        case "threshold":
+            reason = None if option(node, 1, "threshold") == option(node, 2, "value") else ROUNDING.why
         case "getattr":
             rule, reason = _decide_attribute(str(node.args[1]))
         case "batch_norm":
