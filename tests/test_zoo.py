@@ -41,6 +41,7 @@ def test_the_document_tells_what_was_converted_and_why_the_rest_was_not() -> Non
         Row("torchvision:a", "", 224, 3, 4096, ("GELU",), 5, 1e-15),
         Row("timm:b", "NotConvertible: x\n- y"),
         Row("timm:c"),
+        Row("timm:d", "NothingToQuantize: no"),
     ]
     text = document(rows)
     assert "2 of 3 networks are converted" in text
