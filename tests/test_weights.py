@@ -122,3 +122,14 @@ def test_half_a_torch_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"w\.pt is no complete torch file: RuntimeError: .*"):
         read_weights(tmp_path / "w.pt")
+
+
+def test_a_mask_of_infinities_is_no_broken_weight() -> None:
+    network = nn.Linear(2, 2)
+    network.register_buffer("mask", torch.zeros(2))
+    good = {**network.state_dict(), "mask": torch.tensor([0.0, -torch.inf])}
+    load_weights(network, good, "w")
+    assert network.get_buffer("mask")[1] == -torch.inf
+    for name, value in (("mask", torch.nan), ("bias", torch.inf)):
+        with pytest.raises(CheckpointError, match=f"NaN or infinity in {name}"):
+            load_weights(network, {**good, name: torch.tensor([0.0, value])}, "w")

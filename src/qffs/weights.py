@@ -101,7 +101,12 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str)
     counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in tensors}
     tensors = {**tensors, **counters}
     refuse(misfits(own, tensors), source)
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    trained = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+
+    def sound(name: str, tensor: Tensor) -> Tensor:  # a buffer may be a mask, with -inf where nothing passes
+        return torch.isfinite(tensor) if name in trained else ~torch.isnan(tensor)
+
+    broken = [name for name, tensor in tensors.items() if not bool(sound(name, tensor).all())]
     if broken:
         raise CheckpointError(f"{source} holds NaN or infinity in {', '.join(broken[:3])}")
     network.load_state_dict(tensors)
