@@ -385,3 +385,14 @@ def test_quantising_copies_the_weights_once() -> None:
     assert allocated.bytes == weights
     own = {parameter.data_ptr() for parameter in model.parameters()}
     assert not own & {parameter.data_ptr() for parameter in qann.parameters()}
+
+
+def test_verify_says_what_it_found_and_takes_inputs_as_a_tuple() -> None:
+    x = images()
+    qann = calibrated(network(), x)
+    snn = qffs.to_spiking(qann)
+    found = qffs.verify(qann, snn, (x,))
+    assert found == qffs.verify(qann, snn, x)
+    neurons = sum(units for _, units in found.layers)
+    assert str(found).startswith(f"the spike counts of all {neurons:,} neurons of {len(found.layers)} layers, over 4 ")
+    assert f"settled after {found.settled} of {found.steps} steps" in str(found)

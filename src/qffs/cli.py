@@ -223,7 +223,7 @@ def simulate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a spiking network.")],
     data: Data = "digits",
     size: Size = None,
-    steps: Steps = 8,
+    steps: Steps = None,
     qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
     seed: Seed = 0,
     device: Where = Device.AUTO,

@@ -185,16 +185,27 @@ class Comparison:
     settled: int
     deviation: float
 
+    def __str__(self) -> str:
+        neurons = sum(units for _, units in self.layers)
+        return (
+            f"the spike counts of all {neurons:,} neurons of {len(self.layers)} layers, over {self.images} images, are "
+            f"their quantisers' levels, settled after {self.settled} of {self.steps} steps; the outputs differ by at "
+            f"most {self.deviation:.1g}"
+        )
 
-def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Tensor, steps: int | None = None) -> Comparison:
+
+def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None = None) -> Comparison:
     """Compare every neuron's count with its quantiser's level after ``steps`` steps; raise at the first difference.
 
-    steps: by default, as many as it takes until no neuron fires any more. The two are equal in exact arithmetic;
-    in floating point a sum that ends within rounding of a tie may fall either way, so compare float64 copies
-    (``qann.double()``, ``snn.double()``) where exactness is the question.
+    inputs: the network's, as tensors or, as for an example, one tuple of them; steps: by default, as many as it takes
+    until no neuron fires any more. The two are equal in exact arithmetic; in floating point a sum that ends within
+    rounding of a tie may fall either way, so compare float64 copies (``qann.double()``, ``snn.double()``) where
+    exactness is the question.
     Returned: what was compared. Raises `Mismatch`, naming the first layer that differs, by how much, on how many
     of its units.
     """
+    if len(inputs) == 1 and isinstance(inputs[0], tuple):
+        inputs = inputs[0]
     whole = bool(inputs) and all(isinstance(x, Tensor) and x.numel() for x in inputs)
     if not isinstance(snn, SpikingNetwork) or not isinstance(qann, nn.Module) or not whole:
         raise InvalidArgument(

@@ -132,18 +132,22 @@ def convert(
 def simulate(
     checkpoint: Path,
     data: str,
-    steps: int,
+    steps: int | None,
     qann: Path | None,
     device: str,
     progress: bool,
     seed: int = 0,
     size: int | None = None,
 ) -> Results:
-    """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given."""
+    """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given.
+
+    steps: by default 8, and at least twice the charge steps.
+    """
     where = _prepare(device, seed)
     loaded = load_kind("snn", checkpoint, "run qffs convert on it first")
     snn = loaded.network.to(where)
     assert isinstance(snn, SpikingNetwork)
+    steps = max(8, 2 * snn.schedule.steps) if steps is None else steps
     snn.schedule.over(steps)
     beside = None if qann is None else load_kind("qann", qann, "--qann takes a quantised one").network.to(where)
     dataset = load_data(data, size, progress=progress)

@@ -109,7 +109,7 @@ class SpikingNetwork(nn.Module):
 
 def _restore(description: Description, tensors: dict[str, Tensor], schedule: Schedule) -> SpikingNetwork:
     graph = rebuild(description, tensors)
-    graph.load_state_dict(tensors, assign=True)
+    graph.load_state_dict({name: tensors[name] for name in graph.state_dict()}, assign=True)  # what it calls
     return SpikingNetwork(graph.eval().requires_grad_(False), schedule)
 
 

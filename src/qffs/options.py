@@ -36,7 +36,7 @@ Weights = Annotated[
 Bits = Annotated[
     str,
     typer.Option(
-        metavar="BITS", help="Bits of the hidden activations, 1 to 8, or by name, such as stem.*=full,layer4.*=3,*=2."
+        metavar="BITS", help="Bits of the hidden activations, 1 to 8, or by name, such as `stem.*=full,layer4.*=3,*=2`."
     ),
 ]
 PerChannel = Annotated[bool, typer.Option("--per-channel", help="Learn a step size for each channel.")]
@@ -45,7 +45,7 @@ Epochs = Annotated[int, typer.Option(help="Epochs of training with quantised act
 LearningRate = Annotated[float, typer.Option(help="First learning rate; it falls to zero along a cosine.")]
 BatchSize = Annotated[int, typer.Option(help="Images a training step.")]
 Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="Train in bfloat16 autocast: faster where the CPU has it.")]
-Steps = Annotated[int, typer.Option(help="Time steps T to simulate.")]
+Steps = Annotated[int | None, typer.Option(help="Time steps T to simulate; 8, at least 2 D.")]
 Charge = Annotated[str, typer.Option(help="Charge steps D, or weights by step such as 0.5,0.25,0.25; 2^bits - 1.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same results.")]
 Where = Annotated[Device, typer.Option(help="Where to compute.")]

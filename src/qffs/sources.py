@@ -64,7 +64,7 @@ def _named(name: str) -> Source:
         return LIBRARIES[library](rest)
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         return Source(_of_function(library, rest))
-    raise InvalidArgument(f"there is no model {name!r}; there are {FORMS}{_nearest(name, MODELS)}")
+    raise InvalidArgument(f"there is no model {name!r}; there are {FORMS}{_nearest(name, MODELS)}{_elsewhere(name)}")
 
 
 def shape_of(text: str) -> Shape:
@@ -145,6 +145,11 @@ def _check_known(library: str, name: str, known: Iterable[str]) -> None:
 def _nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(names))
     return f"; nearest to it: {', '.join(close)}" if close else ""
+
+
+def _elsewhere(name: str) -> str:
+    """How a bare name would be asked for in another library."""
+    return f"; of another library, write timm:{name} or torchvision:{name}" if re.fullmatch(r"\w+", name) else ""
 
 
 def _of_function(path: str, attribute: str) -> nn.Module:

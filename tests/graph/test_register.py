@@ -100,6 +100,28 @@ def test_a_wrong_claim_is_refused(kind: type[nn.Module]) -> None:
 def test_what_cannot_be_registered() -> None:
     with pytest.raises(InvalidArgument, match='"linear" or "differenced", not \'spiking\''):
         qffs.register(Wavelet, "spiking")
-    for target in ("relu", Wavelet(), 5, int):
+    for target in ("relu", Wavelet(), 5, int, torch.Tensor.topk, lambda x: x):
         with pytest.raises(InvalidArgument, match="a class of torch"):
             qffs.register(target, "linear")  # type: ignore[arg-type]
+
+
+def test_the_librarys_own_table_stays() -> None:
+    for target in (nn.Conv2d, nn.LSTM, torch.exp, torch.sort):
+        with pytest.raises(InvalidArgument, match="in the library's own table, which cannot be changed"):
+            qffs.register(target, "differenced")
+    qffs.register(median, "linear")
+    qffs.register(median, "differenced")  # what a user has said, a user may take back
+
+
+def test_complex_numbers_are_no_rounding() -> None:
+    qffs.register(torch.fft.fft, "linear")
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), Spectrum())
+    x = torch.randn(3, 4, dtype=torch.float64)
+    rows = {row.operator: row.kind for row in qffs.plan(model.double(), x).rows}
+    assert rows["fft_fft"] == "linear"
+    exact(model, x)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x).abs()

@@ -28,7 +28,7 @@ def accumulate(
 
     A constant of whole numbers, which are names of things (tokens, a mask), is there in full from the first step on.
     """
-    if constant is not None and not constant.is_floating_point():
+    if constant is not None and not (constant.is_floating_point() or constant.is_complex()):
         return [constant.expand_as(start)] * len(charge)
     constant = None if constant is None else constant.to(start.dtype)
     sums = []

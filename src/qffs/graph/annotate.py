@@ -27,6 +27,8 @@ from qffs.graph.rules import (
     Rule,
 )
 
+ADD = "; qffs.register adds one"
+
 
 def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
     """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
@@ -126,7 +128,7 @@ def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
     """The rule of a module and what takes it out of the rule, if anything does."""
     rule = MODULES.get(type(module))
     if rule is None:
-        return PLAIN, f"there is no rule for {type(module).__name__}"
+        return PLAIN, f"there is no rule for {type(module).__name__}{ADD}"
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
         return rule, "batch norm without running statistics depends on the other images of the batch"
     if isinstance(module, nn.Threshold) and module.threshold != module.value:
@@ -140,7 +142,7 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
     """The rule of a function or method and what takes it out of the rule, if anything does."""
     name = name_of(node)
     if name is None:
-        return PLAIN, f"there is no rule for {getattr(node.target, '__name__', node.target)}"
+        return PLAIN, f"there is no rule for {getattr(node.target, '__name__', node.target)}{ADD}"
     rule, reason = OPERATORS[name], None
     if rule.kind is Kind.LINEAR and name not in PRODUCTS | SHAPED:
         rule = rule if read == [node.args[0]] else NONLINEAR

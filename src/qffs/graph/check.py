@@ -93,7 +93,8 @@ class _Joined(_Alone):
         """Record what is found in the node's meta; returned: the value, of the first images what they gave alone."""
         alone = self.alone[node]
         of_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(self.alone[read]))
-        node.meta["rounds"] = of_floats and isinstance(alone, Tensor) and not alone.is_floating_point()
+        counts = isinstance(alone, Tensor) and not (alone.is_floating_point() or alone.is_complex())
+        node.meta["rounds"] = of_floats and counts
         batches, whole = [], []
         for small, large in zip(tensors(alone), tensors(value), strict=True):
             batch = _batch(small, large, self.count)
@@ -127,14 +128,15 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     _same_function(alone.run(*copies(inputs, FEW)), model(*copies(inputs, FEW)), type(model).__name__, coarse)
     for node in traced.graph.nodes:
         node.meta.update(batch=None, rounds=False)
-    joined = _Joined(traced, alone.env, min(FEW, len(inputs[0])))
+    count = min(FEW, len(inputs[0]))
+    joined = _Joined(traced, alone.env, count)
     try:
         joined.run(*(torch.cat([x, _other(x)]) for x in copies(inputs, FEW)))
     except Exception:
         if not any("problem" in node.meta for node in traced.graph.nodes):
             raise
     for node in traced.graph.nodes:
-        node.meta["shape"] = _shape(alone.env.get(node), node.meta["batch"], len(inputs[0]))
+        node.meta["shape"] = _shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), count)
 
 
 def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
@@ -157,8 +159,9 @@ def _same_function(traced: Any, original: Any, name: str, coarse: float) -> None
     pairs = list(zip(tensors(traced), tensors(original), strict=False))
     if len(tensors(traced)) != len(tensors(original)) or not all(_close(a, b, coarse) for a, b in pairs):
         raise NotTraceable(
-            f"{name} cannot be read as a static graph: the graph computes something else than the model, so its code "
-            "changes a value in place that is also read elsewhere, or draws random numbers; write the plain form"
+            f"{name} cannot be read as a static graph: the graph computes something else than the model: its code "
+            "changes a value in place that is also read elsewhere, draws random numbers, or asks for the type of a "
+            "value (isinstance); write the plain form"
         )
 
 
@@ -176,18 +179,24 @@ def _batch(small: Tensor, large: Tensor, count: int) -> tuple[int, int] | None:
     return dimension, size // count
 
 
-def _shape(value: Any, batch: tuple[int, int] | None, images: int) -> tuple[int, ...] | None:
-    """The shape of a value for so many images."""
-    if not isinstance(value, Tensor):
+def _shape(alone: Any, joined: Any, images: int, count: int) -> tuple[int, ...] | None:
+    """The shape of a value for so many images, from those for ``count`` and for twice as many."""
+    if not isinstance(alone, Tensor):
         return None
-    dimension, rows = batch or (None, 0)
-    return tuple(rows * images if d == dimension else size for d, size in enumerate(value.shape))
+    if not isinstance(joined, Tensor) or joined.dim() != alone.dim():
+        return tuple(alone.shape)
+    return tuple(
+        small // count * images if large == 2 * small else small
+        for small, large in zip(alone.shape, joined.shape, strict=True)
+    )
 
 
 def _close(a: Tensor, b: Tensor, coarse: float = 0.0) -> bool:
     """Equal but for rounding, which may depend on the batch size; ``coarse``: of a coarser type on the way."""
     if a.shape != b.shape:
         return False
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
     if not a.is_floating_point():
         return bool(torch.equal(a, b))
     finite = b[b.isfinite()]

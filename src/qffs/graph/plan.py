@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import fx
@@ -52,8 +53,8 @@ class Plan:
         """
         refused = [row for row in self.rows if row.kind is Kind.REFUSED or (strict and row.values)]
         if refused:
-            listed = str(refused[0]) if len(refused) == 1 else "".join(f"\n- {row}" for row in refused)
-            raise NotConvertible(f"this network cannot be converted: {listed}")
+            listed = f" {refused[0]}" if len(refused) == 1 else "".join(f"\n- {row}" for row in refused)
+            raise NotConvertible(f"this network cannot be converted:{listed}")
         if not any(row.kind is Kind.SPIKING for row in self.rows):
             raise NothingToQuantize(
                 "nothing would be quantised: there is no ReLU on the way from its input, and a neuron can only "
@@ -62,12 +63,26 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            (row.site, row.operator, "x".join(map(str, row.shape or ())), row.kind.value, row.why, row.source)
-            for row in self.rows
+            ("site", "operator", "shape", "kind", "why", "source"),
+            *(
+                (row.site, row.operator, "x".join(map(str, row.shape or ())), row.kind.value, row.why, row.source)
+                for row in self.rows
+            ),
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = (zip(line, widths, strict=True) for line in lines)
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded)
+        table = ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded]
+        return "\n".join([*table, self.summary()])
+
+    def summary(self) -> str:
+        """How many calls there are of each kind, in one line that ends with the refused ones."""
+        kinds = Counter(row.kind for row in self.rows)
+        neurons, refused = kinds.pop(Kind.SPIKING, 0), kinds.pop(Kind.REFUSED, 0)
+        values = sum(row.values for row in self.rows)
+        rest = [f"{kinds[kind]} {kind.value}" for kind in Kind if kind in kinds]
+        layers = f"{neurons} layer{'' if neurons == 1 else 's'} of neurons"
+        sent = [f"{values} of them sending values"] if values else []
+        return ", ".join([layers, *rest, *sent, f"{refused or 'nothing'} refused"])
 
 
 def plan(traced: fx.GraphModule) -> Plan:

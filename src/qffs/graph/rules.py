@@ -19,6 +19,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MethodDescriptorType
 from typing import Any
 
 import torch
@@ -205,14 +206,25 @@ def register(target: type[nn.Module] | Callable[..., Any], kind: str, why: str =
     if kind not in rules:
         raise InvalidArgument(f'an operator can be registered as "linear" or "differenced", not {kind!r}')
     rule = dataclasses.replace(rules[kind], why=why or rules[kind].why, claimed=True)
+    known = MODULES.get(target) if isinstance(target, type) else OPERATORS.get(FUNCTIONS.get(target, ""))
+    if known is not None and not known.claimed:
+        raise InvalidArgument(f"{target.__name__} is in the library's own table, which cannot be changed")
     if isinstance(target, type) and issubclass(target, nn.Module):
         MODULES[target] = rule
-    elif callable(target) and not isinstance(target, type) and hasattr(target, "__qualname__"):
+    elif callable(target) and not isinstance(target, type) and _is_global(target):
         ADDRESSES[address(target)] = target
         FUNCTIONS[target] = address(target)
         OPERATORS[address(target)] = rule
     else:
-        raise InvalidArgument(f"an operator is a class of torch.nn.Module or a function, not {target!r}")
+        raise InvalidArgument(
+            f"an operator is a class of torch.nn.Module or a function of a global name, not {target!r}"
+        )
+
+
+def _is_global(function: Any) -> bool:
+    """Whether a function can be called by a global name: methods and lambdas cannot."""
+    named = getattr(function, "__module__", None) and hasattr(function, "__qualname__")
+    return bool(named) and not isinstance(function, MethodDescriptorType) and "<lambda>" not in function.__qualname__
 
 
 def registered_functions() -> tuple[Callable[..., Any], ...]:

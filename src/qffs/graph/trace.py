@@ -18,7 +18,7 @@ from qffs.functional.cast import at_least
 from qffs.graph.annotate import arguments, name_of, option
 from qffs.graph.check import FEW, check, copies, refuse_inputs
 from qffs.graph.rules import MODULES
-from qffs.graph.tracer import DoesNotRun, Tracer
+from qffs.graph.tracer import DoesNotRun, Tracer, Unreadable
 from qffs.nn.modes import evaluating
 
 Example = Tensor | tuple[Tensor, ...]
@@ -118,7 +118,8 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
             for f in traceback.extract_tb(error.__traceback__)
             if "torch" not in Path(f.filename).parts and Path(f.filename).parent != Path(__file__).parent
         ][-1:]
-        raise NotTraceable(f"{name} cannot be read as a static graph: {error}{''.join(where)}") from error
+        hint = "" if isinstance(error, Unreadable) else "; qffs.register keeps a module or function as one step"
+        raise NotTraceable(f"{name} cannot be read as a static graph: {error}{''.join(where)}{hint}") from error
     for node in graph.nodes:
         node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
     for node in list(graph.find_nodes(op="placeholder"))[count:]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from itertools import groupby
+from operator import itemgetter
 
 from rich import box
 from rich.console import Console
@@ -26,11 +27,16 @@ def show(results: Results, console: Console) -> None:
         if key in results:
             bits = f", {_bits(results['bits'])}" if key == "qann" and "bits" in results else ""
             table.add_row(name + bits, "", percent(results[key]["accuracy"]), "", "")
-    for row in results["snn"]:
-        agreement = percent(row["agreement"]) if "agreement" in row else ""
-        cells = (str(row["steps"]), percent(row["accuracy"]), agreement, f"{row['spikes_per_image']:,.0f}")
-        table.add_row("SNN", *cells)
+    shown = [(row["steps"], _measured(row)) for row in results["snn"]]
+    for cells, alike in groupby(shown, key=itemgetter(1)):
+        steps = [step for step, _ in alike]
+        table.add_row("SNN", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}", *cells)
     console.print(table)
+
+
+def _measured(row: Results) -> tuple[str, str, str]:
+    agreement = percent(row["agreement"]) if "agreement" in row else ""
+    return percent(row["accuracy"]), agreement, f"{row['spikes_per_image']:,.0f}"
 
 
 def _bits(bits: int | dict[str, int | str]) -> str:
@@ -46,6 +52,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+WIDE = 120
+"""Columns from which a terminal has room for the reason of every call."""
+
 STYLES = {Kind.SPIKING: "green", Kind.DIFFERENCED: "yellow", Kind.REFUSED: "bold red"}
 
 
@@ -56,29 +65,28 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
     """
     if console.is_terminal:
         table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
-        shown = [
-            field.name for field in dataclasses.fields(Row) if any(_cell(getattr(row, field.name)) for row in plan.rows)
-        ]
+        names = [field.name for field in dataclasses.fields(Row)]
+        told = dict.fromkeys((row.kind, row.why) for row in plan.rows)
+        if console.width < WIDE:  # each reason once, below, by its number
+            names = [name for name in names if name not in {"why", "source"}]
+        shown = [name for name in names if any(_cell(getattr(row, name)) for row in plan.rows)]
         for name in shown:
             table.add_column(name, overflow="fold")
         for row in plan.rows:
-            table.add_row(*(Text(_cell(getattr(row, name))) for name in shown), style=STYLES.get(row.kind))
+            cells = [_cell(getattr(row, name)) for name in shown]
+            if console.width < WIDE:
+                cells[-1] += f" {list(told).index((row.kind, row.why)) + 1}"
+            table.add_row(*map(Text, cells), style=STYLES.get(row.kind))
         console.print(table)
+        if console.width < WIDE:
+            for number, (kind, why) in enumerate(told, 1):
+                console.print(Text(f"{kind} {number}: {why}"))
+        console.print(Text(plan.summary()), soft_wrap=True)
     else:
         console.print(Text(str(plan)), soft_wrap=True)
-    console.print(Text(count(plan)), soft_wrap=True)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return ""  # whether values are sent, which is said in words too
     return "x".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
-
-
-def count(plan: Plan) -> str:
-    """How many calls there are of each kind, in one line that ends with the refused ones."""
-    kinds = Counter(row.kind for row in plan.rows)
-    neurons, refused = kinds.pop(Kind.SPIKING, 0), kinds.pop(Kind.REFUSED, 0)
-    rest = [f"{kinds[kind]} {kind.value}" for kind in Kind if kind in kinds]
-    layers = f"{neurons} layer{'' if neurons == 1 else 's'} of neurons"
-    return ", ".join([layers, *rest, f"{refused or 'nothing'} refused"])
