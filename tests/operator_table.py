@@ -34,7 +34,8 @@ input). All are exact; of the differenced ones only pooling sends single spikes,
   place or not, one module called many times) is one quantiser a call. A ReLU clipped from above (`nn.ReLU6`,
   `nn.Hardtanh(0, c)`, `clamp(0, c)`) is a quantiser whose levels at first end at the clip.
 - **Batch norm** is folded into the layer before it, or else becomes a product and a sum; without running statistics it
-  depends on the other images, and is refused. Derived classes and `F.batch_norm` count.
+  depends on the other images, and is refused. Derived classes count, and `F.batch_norm`, which in training keeps the
+  statistics it has.
 - **Padding** with another value than zero is padding with zeros and a charged constant.
 - **Classes derived** from those of torch, and functions of your own, are read through. Parametrised weights are too.
 - **The batch** may lie in any dimension in between, or with several rows an image (windows of attention); what joins

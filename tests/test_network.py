@@ -308,6 +308,9 @@ CORNERS = {
     "padding as wide as the map": lambda s, x, R: F.max_pool2d(
         F.pad(R(s.a(x)), [x.shape[-1] // 4, x.shape[-1] % 3] * 2, value=-math.inf), 3, 2
     ),
+    "a bias made of a size": lambda s, x, R: R(F.linear(R(s.a(x)), s.p[0, :, 0], s.p[0, :, 0, 0] / x.shape[1])),
+    "an output that is none": lambda s, x, R: (R(s.a(x)), None),
+    "a mask on the output": lambda s, x, R: s.b(R(s.a(x))).masked_fill(s.p > 0, -math.inf),
     "relu of the input": lambda s, x, R: R(s.b(R(s.a(R(x))))) + s.b(s.a(x)),
 }
 

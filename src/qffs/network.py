@@ -120,6 +120,8 @@ def _settled(neuron: Neuron, state: NeuronState) -> bool:
 
 def _zip(parts: list[Any]) -> Any:
     """The parts of each output, joined along time; outputs in the network's own nesting."""
+    if parts[0] is None:
+        return None
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     if isinstance(parts[0], dict):
@@ -128,6 +130,8 @@ def _zip(parts: list[Any]) -> Any:
 
 
 def _accumulated(increments: Any) -> Any:
+    if increments is None:
+        return None
     total = torch.zeros_like(increments[0])
     sums = []
     for increment in increments:

@@ -209,8 +209,9 @@ class _Walk:
         total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else _wide(increments)
         if constant is None:
             return total
-        weights = torch.tensor(self.charge, dtype=like.dtype, device=like.device).view(-1, *(1,) * like.dim())
-        return total + weights * constant
+        charged = zip(total, self.charge, strict=True)
+        # Where there is no charge, nothing is added, and not 0 times a mask's infinity.
+        return torch.stack([sent + weight * constant if weight else sent for sent, weight in charged])
 
     # --- arguments --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from qffs.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
 
-WITHIN = ("state_dict", "model_state_dict", "model")
+WITHIN = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the state dict, in what they save beside the optimiser and the epoch."""
 
 WRAPPERS = ("module.", "_orig_mod.")

@@ -71,6 +71,7 @@ FUNCTIONS: dict[str, tuple[Form, ...]] = {
     "std": (lambda y, s, x: y.std((-1, -2), keepdim=True), lambda y, s, x: torch.std(y, 1)),
     "var_mean": (lambda y, s, x: torch.var_mean(y, 1)[0], lambda y, s, x: sum(torch.var_mean(y, dim=-1))),
     "std_mean": (lambda y, s, x: torch.std_mean(y, 1, keepdim=True)[0],),
+    "vector_norm": (lambda y, s, x: torch.linalg.vector_norm(y, dim=1, keepdim=True),),
     "norm": (lambda y, s, x: y.norm(dim=1), lambda y, s, x: torch.norm(y, p=1, dim=-1, keepdim=True)),
     "normalize": (lambda y, s, x: F.normalize(y), lambda y, s, x: F.normalize(y + 1, p=1, dim=-1)),
     "layer_norm": (lambda y, s, x: F.layer_norm(y, (6,), s.v, s.v), lambda y, s, x: F.layer_norm(y, y.shape[1:])),

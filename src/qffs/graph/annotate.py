@@ -166,8 +166,7 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
         case "batch_norm":
             rule, reason = _decide_batch_norm(node, read)
         case _ if rule.kind is Kind.FOLDED:
-            training = option(node, 2, "training", option(node, 2, "train", "alpha" not in name))
-            reason = "it draws random numbers outside training too" if training else None
+            reason = "it draws random numbers outside training too"  # those that do not are modules by now
     return rule, reason
 
 
@@ -184,7 +183,8 @@ def _decide_batch_norm(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | 
 
 
 def _decide_output(node: fx.Node) -> Rule:
-    for leaf in arguments(node):
+    leaves = [leaf for leaf in arguments(node) if leaf is not None]
+    for leaf in leaves or [None]:
         if not isinstance(leaf, fx.Node) or not leaf.meta["signal"] or leaf.meta.get("shape", ()) is None:
             return Rule(Kind.REFUSED, f"the network returns {leaf}, which is no tensor computed from the input")
         if (leaf.meta.get("batch") or (0, 1))[0] != 0:

@@ -170,12 +170,13 @@ def _split_functional_biases(network: fx.GraphModule) -> None:
         bias = option(node, 2, "bias") if name_of(node) in WEIGHTED else None
         if bias is None or node.meta.get("kind") is not Kind.LINEAR:
             continue
-        value = _value(network, bias)
-        assert value is not None
         node.args = tuple(None if argument is bias else argument for argument in node.args)
         node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "bias"}
         dimensions = 0 if name_of(node) == "linear" else len(node.meta["shape"]) - 2
-        _add(network, node, f"{node.name}_bias", _column(value, dimensions))
+        with network.graph.inserting_after(node):  # of the bias as it is there: it may depend on sizes
+            column = network.graph.call_function(torch.reshape, (bias, (-1, *(1,) * dimensions)))
+        column.meta.update(kind=Kind.PLAIN, signal=False, shape=None, batch=None)
+        _instead(node, _called(operator.add, node, column))
 
 
 def _split_padding(network: fx.GraphModule) -> None:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
-from qffs.functional import cast
+from qffs.functional import cast, guard
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -131,12 +131,14 @@ OPERATORS: dict[str, Rule] = {
     **_named(NONLINEAR, "clamp_max threshold sigmoid logsigmoid tanh softplus softsign hardsigmoid hardswish"),
     **_named(NONLINEAR, "softshrink tanhshrink softmax softmin log_softmax logsumexp exp expm1 log log1p sqrt rsqrt"),
     **_named(NONLINEAR, "square pow abs absolute reciprocal sin cos tan atan atan2 erf max min maximum minimum prod"),
-    **_named(NONLINEAR, "var std var_mean std_mean norm normalize layer_norm group_norm rms_norm instance_norm"),
+    **_named(
+        NONLINEAR, "var std var_mean std_mean norm vector_norm normalize layer_norm group_norm rms_norm instance_norm"
+    ),
     **_named(NONLINEAR, "local_response_norm lp_pool{}d cosine_similarity bilinear embedding cdist baddbmm addmm"),
     **_named(NONLINEAR, "addbmm addmv addcmul addcdiv lerp scaled_dot_product_attention"),
     **_named(FOLDED, "dropout dropout{}d alpha_dropout feature_alpha_dropout batch_norm"),
     **_named(PLAIN, "getattr size dim numel stride is_floating_point zeros_like ones_like full_like"),
-    **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full empty linspace eye _assert"),
+    **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full empty linspace eye expect _assert"),
     **_named(ROUNDING, "eq ne lt le gt ge floordiv mod floor_divide remainder round floor ceil trunc sign"),
     **_named(ROUNDING, "int long bool hardshrink"),
     **_named(ROUNDING, "argmax argmin topk sort argsort invert and_ or_ xor logical_not logical_and logical_or"),
@@ -163,6 +165,8 @@ SPACES = {
     "operator": operator,
     "builtins": builtins,
     "qffs.functional.cast": cast,
+    "qffs.functional.guard": guard,
+    "torch.linalg": torch.linalg,
 }
 """Where functions are found by name."""
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
 from qffs.functional.cast import at_least
+from qffs.functional.guard import expect
 from qffs.graph.annotate import arguments, name_of, option
 from qffs.graph.check import FEW, check, copies, refuse_inputs
 from qffs.graph.rules import MODULES
@@ -35,7 +36,14 @@ IN_PLACE: dict[Any, Any] = {
 """In-place functions and the plain form each becomes: an edge of a graph may be read more than once."""
 
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
-DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d}
+DROPOUTS: dict[str | None, type[nn.Module]] = {
+    "dropout": nn.Dropout,
+    "dropout1d": nn.Dropout1d,
+    "dropout2d": nn.Dropout2d,
+    "dropout3d": nn.Dropout3d,
+    "alpha_dropout": nn.AlphaDropout,
+    "feature_alpha_dropout": nn.FeatureAlphaDropout,
+}
 CLAMP_CALLS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
 WHERE = {"call_function": ("condition", "input", "other"), "call_method": ("input", "condition", "other")}
 """The operands of ``where`` in its two forms, in order."""
@@ -103,6 +111,9 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
     count = len(inputs)
     if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters[:count]):
         raise NotTraceable(f"the inputs of {name} must have names: its forward takes any number of them")
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if any(p.kind is p.KEYWORD_ONLY and (p in parameters[:count] or p.default is p.empty) for p in parameters):
+        raise InvalidArgument(f"{name} takes {by_name} by name only, where inputs are given by position")
     missing = [p.name for p in parameters[count:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if missing or len(parameters) < count:
         raise InvalidArgument(f"the example has {count} inputs, but {name} takes {[p.name for p in parameters]}")
@@ -223,10 +234,8 @@ def _positional(node: fx.Node) -> None:
 def _erase_unused(graph: fx.Graph) -> None:
     """Erase what nobody reads and what computes nothing but shapes; a module that is called stays called."""
     for node in reversed(list(graph.nodes)):
-        idle = node.op == "get_attr" or (
-            node.op in {"call_function", "call_method"} and node.target is not torch._assert
-        )
-        if idle and not node.users:
+        idle = node.op in {"get_attr", "call_function", "call_method"} and node.target not in (torch._assert, expect)
+        if idle and not node.users and "problem" not in node.meta:
             graph.erase_node(node)
 
 
@@ -291,11 +300,18 @@ def _own_activations(traced: fx.GraphModule) -> None:
             seen.add(str(node.target))
         elif relu is not None:
             _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
-        elif node.target in DROPOUTS and not option(node, 2, "training", True):
-            _call(traced, node, prefix + "dropout", DROPOUTS[node.target](option(node, 1, "p", 0.5)))
+        elif name_of(node) in DROPOUTS and not _drops(node):
+            dropout = DROPOUTS[name_of(node)]
+            _call(traced, node, f"{prefix}{name_of(node)}", dropout(option(node, 1, "p", 0.5)))
         elif name_of(node) == "masked_fill":
             x, mask, value = (option(node, place, name) for place, name in enumerate(("input", "mask", "value")))
             node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
+
+
+def _drops(node: fx.Node) -> bool:
+    """Whether a functional dropout draws random numbers outside training too."""
+    default = "alpha" not in str(name_of(node))
+    return bool(option(node, 2, "training", option(node, 2, "train", default)))
 
 
 CASTS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
+from qffs.functional.guard import expect
 from qffs.graph.nesting import tensors
 from qffs.graph.rules import is_leaf, registered_functions
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
 """What is read of a tensor without looking at its data."""
@@ -83,7 +85,9 @@ class StandIn(fx.Proxy):
         return repr(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise Unreadable("a write by index changes a tensor in place, which a static graph cannot hold")
+        raise Unreadable(
+            f"a write by index changes a tensor in place, which a static graph cannot hold{self.tracer.place}"
+        )
 
     def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
         written = isinstance(self.tracer.values[self.node], Tensor)
@@ -117,6 +121,7 @@ class Tracer(fx.Tracer):
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
         self._running = False  # a module that is run on values is not to be recorded
+        self._writes: list[tuple[fx.Node, list[Tensor]]] = []
         self._fixed: set[fx.Node] = set()
         self._of_data: set[fx.Node] = set()
         self._of_sizes: set[fx.Node] = set()
@@ -127,7 +132,30 @@ class Tracer(fx.Tracer):
         with contextlib.ExitStack() as patched:
             for name in FACTORIES:
                 patched.enter_context(mock.patch.object(torch, name, self._recording(getattr(torch, name))))
-            return super().trace(root, concrete_args)
+            patched.enter_context(mock.patch.object(torch, "is_tensor", self._is_tensor))
+            graph = super().trace(root, concrete_args)
+        self._find_aliases(graph)
+        return graph
+
+    @property
+    def place(self) -> str:
+        """The path of the module whose code runs, as words to append."""
+        return f", in {self.scope.module_path}" if self.scope.module_path else ""
+
+    def _is_tensor(self, value: Any) -> bool:
+        return isinstance(self.values[value.node] if isinstance(value, StandIn) else value, Tensor)
+
+    def _find_aliases(self, graph: fx.Graph) -> None:
+        """Where a call changes a tensor that is read later under another name, say so: no graph can tell."""
+        order = {node: position for position, node in enumerate(graph.nodes)}
+        for writer, changed in self._writes:
+            later = (node for node in graph.nodes if order[node] > order[writer])
+            read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
+            others = [self.values[each] for each in read - {writer.all_input_nodes[0]}]
+            if _overlap(changed, self.inputs):
+                writer.meta["problem"] = "it writes into an input of the network, in place"
+            elif _overlap(changed, others):
+                writer.meta["problem"] = "it changes a tensor in place that is read later under another name"
 
     def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
         def record(*args: Any, **kwargs: Any) -> Any:
@@ -161,12 +189,12 @@ class Tracer(fx.Tracer):
         node = proxy.node
         node.meta["source"] = _source()
         read = [self._known_or_run(each) for each in node.all_input_nodes]
-        versions = [[x._version for x in tensors(value)] for value in (read, self.inputs)]
+        versions = [x._version for x in tensors(read)]
         self.values[node] = self._run(node)
-        of_read, of_inputs = [[x._version for x in tensors(value)] for value in (read, self.inputs)]
-        node.meta["in_place"] = of_read != versions[0]
-        if of_inputs != versions[1]:
-            node.meta["problem"] = "it writes into an input of the network, in place"
+        changed = [x for x, version in zip(tensors(read), versions, strict=True) if x._version != version]
+        node.meta["in_place"] = bool(changed)
+        if changed:
+            self._writes.append((node, changed))
         self._note(node)
         return proxy
 
@@ -219,12 +247,11 @@ class Tracer(fx.Tracer):
         if node in self._fixed:
             return value
         if isinstance(value, Tensor) or node in self._of_data:
-            raise Unreadable("its code depends on the data: it asks for the value of a tensor")
+            raise Unreadable(f"its code depends on the data: it asks for the value of a tensor{self.place}")
         if node in self._of_sizes and node not in self._guarded:
             self._guarded.add(node)
-            same = self.create_proxy("call_function", operator.eq, (proxy, value), {})
-            message = f"this network was read on an example of other sizes: here {value} was something else"
-            self.create_proxy("call_function", torch._assert, (same, message), {})
+            where = described(node).removeprefix(", ")
+            self.create_proxy("call_function", expect, (proxy, value, where), {})
         return value
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -238,6 +265,23 @@ class Tracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         """The keys of a dictionary."""
         return self.values[obj.node].keys()
+
+
+def _overlap(changed: list[Tensor], value: Any) -> bool:
+    """Whether a tensor of a value lies, in part, where one of the changed ones does."""
+    pairs = ((x, y) for x in changed for y in tensors(value))
+    return any(bool(_shared(x, y).any()) for x, y in pairs)
+
+
+def _shared(x: Tensor, y: Tensor) -> Tensor:
+    """For every element of y whether it is one of x too."""
+    if x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr():
+        return torch.zeros(1)
+    if x.element_size() != y.element_size():
+        return torch.ones(1)
+    marked = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.bool)
+    marked.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
+    return marked.as_strided(y.shape, y.stride(), y.storage_offset())
 
 
 def _source() -> tuple[str, int] | None:
