@@ -490,3 +490,15 @@ def test_inputs_by_name_only_are_refused() -> None:
 
     with pytest.raises(InvalidArgument, match=r"ByName takes \['pixels'\] by name only"):
         trace(ByName(), torch.ones(2, 3))
+
+
+@torch.fx.wrap
+def halved(x: Tensor, training: bool) -> Tensor:
+    if not training or x.shape[0] == 0:
+        return x
+    return x / 2
+
+
+def test_functions_that_torch_fx_would_not_look_into_are_read_through() -> None:
+    model = of(lambda self, x: torch.relu(halved(x, self.training))).eval()
+    assert [node.op for node in trace(model, torch.ones(2, 3)).graph.nodes] == ["placeholder", "call_module", "output"]

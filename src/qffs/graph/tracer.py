@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 
 from qffs.functional.guard import expect
 from qffs.graph.nesting import tensors
@@ -133,6 +134,8 @@ class Tracer(fx.Tracer):
             for name in FACTORIES:
                 patched.enter_context(mock.patch.object(torch, name, self._recording(getattr(torch, name))))
             patched.enter_context(mock.patch.object(torch, "is_tensor", self._is_tensor))
+            # Functions that `torch.fx.wrap` would keep as one step are read through, as they need no more than sizes.
+            patched.enter_context(mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True))
             graph = super().trace(root, concrete_args)
         self._find_aliases(graph)
         return graph
