@@ -305,7 +305,7 @@ def test_impossible_offsets(offset: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", [lambda y: y.chunk(2, 1), lambda y: (y, None), lambda y: (y, y.size(0)), lambda y: {"a": y, "b": 3}]
+    "result", [lambda y: y.chunk(2, 1), lambda y: (None,), lambda y: (y, y.size(0)), lambda y: {"a": y, "b": 3}]
 )
 def test_outputs_that_are_no_tensors_are_refused(result: object) -> None:
     class Returns(nn.Module):
