@@ -13,7 +13,7 @@ INTRODUCTION = """\
 
 What becomes of every operator, generated from the one table in `src/qffs/graph/rules.py` by
 `python tests/operator_table.py`. Every row but the refused ones is converted and compared with its quantised network in
-float64 by `tests/graph/test_operators.py`. For your own network: `qffs plan MODEL`, or `print(qffs.plan(model, x))`.
+float64 by the cases in `tests/graph`. For your own network: `qffs plan MODEL`, or `print(qffs.plan(model, x))`.
 
 An edge of the spiking network carries increments whose sum over time is the quantised network's value. So an operator
 is linear (applied to every increment), spiking (a neuron), or differenced (g(X_t) - g(X_{t-1}) on the accumulated

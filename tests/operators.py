@@ -13,9 +13,10 @@ import qffs
 from qffs.functional.fire import NeuronState
 from qffs.graph.annotate import label, name_of
 from qffs.graph.nesting import tensors
+from qffs.graph.paths import owner
 from qffs.graph.plan import plan
 from qffs.graph.rules import Kind
-from qffs.graph.trace import owner, trace
+from qffs.graph.trace import trace
 from qffs.network import SpikingNetwork
 from qffs.nn.quantizer import Quantizer
 

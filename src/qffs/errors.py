@@ -4,7 +4,7 @@
     ├── InvalidArgument      a value that can never work: bits = 9, fewer steps than charge steps
     ├── NotTraceable         the model cannot be read as a static graph
     ├── NotConvertible       the graph holds something that has no spiking counterpart
-    │   └── NothingToQuantize    the graph has no ReLU: quantising it would change nothing
+    │   └── NothingToQuantize    no ReLU on the way from the input: quantising would change nothing
     ├── NotCalibrated        a quantiser has no step size yet
     ├── Mismatch             a spiking network that differs from its quantised network
     ├── DataError            images or labels that cannot be read or used
@@ -32,7 +32,7 @@ class NotConvertible(QffsError):
 
 
 class NothingToQuantize(NotConvertible):
-    """The graph has no ReLU, so quantising it would change nothing."""
+    """The graph has no ReLU on the way from its input, so quantising it would change nothing."""
 
 
 class NotCalibrated(QffsError, RuntimeError):

@@ -134,7 +134,7 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     joined = _Joined(traced, alone.env, count)
     try:
         joined.run(*(torch.cat([x, _other(x)]) for x in copies(inputs, FEW)))
-    except Exception:
+    except Exception:  # of the node that now has a problem; anything else is an error of our own
         if not any("problem" in node.meta for node in traced.graph.nodes):
             raise
     for node in traced.graph.nodes:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.graph.annotate import name_of, option
+from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
-from qffs.graph.trace import free_path
 
 Weighted = (nn.modules.conv._ConvNd, nn.Linear)
 """Modules with a weight and perhaps a bias, an output channel a row."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
+from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
-from qffs.graph.trace import free_path
 from qffs.levels import Levels
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.quantizer import Quantizer

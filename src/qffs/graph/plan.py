@@ -9,8 +9,8 @@ from torch import fx
 
 from qffs.errors import NotConvertible, NothingToQuantize
 from qffs.graph.annotate import annotate, label
+from qffs.graph.paths import owner
 from qffs.graph.rules import Kind
-from qffs.graph.trace import owner
 from qffs.graph.tracer import described
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
 from qffs.functional.guard import expect
+from qffs.graph.aliases import find_aliases
 from qffs.graph.nesting import tensors
 from qffs.graph.rules import is_leaf, registered_functions
 
@@ -137,7 +138,7 @@ class Tracer(fx.Tracer):
             # Functions that `torch.fx.wrap` would keep as one step are read through, as they need no more than sizes.
             patched.enter_context(mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True))
             graph = super().trace(root, concrete_args)
-        self._find_aliases(graph)
+        find_aliases(graph, self.values, self._writes, self.inputs)
         return graph
 
     @property
@@ -147,18 +148,6 @@ class Tracer(fx.Tracer):
 
     def _is_tensor(self, value: Any) -> bool:
         return isinstance(self.values[value.node] if isinstance(value, StandIn) else value, Tensor)
-
-    def _find_aliases(self, graph: fx.Graph) -> None:
-        """Where a call changes a tensor that is read later under another name, say so: no graph can tell."""
-        order = {node: position for position, node in enumerate(graph.nodes)}
-        for writer, changed in self._writes:
-            later = (node for node in graph.nodes if order[node] > order[writer])
-            read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
-            others = [self.values[each] for each in read - {writer.all_input_nodes[0]}]
-            if _overlap(changed, self.inputs):
-                writer.meta["problem"] = "it writes into an input of the network, in place"
-            elif _overlap(changed, others):
-                writer.meta["problem"] = "it changes a tensor in place that is read later under another name"
 
     def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
         def record(*args: Any, **kwargs: Any) -> Any:
@@ -268,23 +257,6 @@ class Tracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         """The keys of a dictionary."""
         return self.values[obj.node].keys()
-
-
-def _overlap(changed: list[Tensor], value: Any) -> bool:
-    """Whether a tensor of a value lies, in part, where one of the changed ones does."""
-    pairs = ((x, y) for x in changed for y in tensors(value))
-    return any(bool(_shared(x, y).any()) for x, y in pairs)
-
-
-def _shared(x: Tensor, y: Tensor) -> Tensor:
-    """For every element of y whether it is one of x too."""
-    if x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr():
-        return torch.zeros(1)
-    if x.element_size() != y.element_size():
-        return torch.ones(1)
-    marked = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.bool)
-    marked.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
-    return marked.as_strided(y.shape, y.stride(), y.storage_offset())
 
 
 def _source() -> tuple[str, int] | None:

@@ -1,0 +1,49 @@
+"""Tensors that share memory: a write into one changes others, which no graph can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.graph.nesting import tensors
+
+Write = tuple[fx.Node, list[Tensor]]
+"""A call, and the tensors that it changed in place."""
+
+
+def find_aliases(
+    graph: fx.Graph, values: Mapping[fx.Node, Any], writes: Sequence[Write], inputs: Sequence[Tensor]
+) -> None:
+    """Set ``meta["problem"]`` of a call that changes an input, or a tensor that is read later under another name.
+
+    values: what every node returned while the network was traced.
+    """
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for writer, changed in writes:
+        later = (node for node in graph.nodes if order[node] > order[writer])
+        read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
+        others = [values[each] for each in read - {writer.all_input_nodes[0]}]
+        if _overlap(changed, inputs):
+            writer.meta["problem"] = "it writes into an input of the network, in place"
+        elif _overlap(changed, others):
+            writer.meta["problem"] = "it changes a tensor in place that is read later under another name"
+
+
+def _overlap(changed: list[Tensor], value: Any) -> bool:
+    """Whether a tensor of a value lies, in part, where one of the changed ones does."""
+    pairs = ((x, y) for x in changed for y in tensors(value))
+    return any(bool(_shared(x, y).any()) for x, y in pairs)
+
+
+def _shared(x: Tensor, y: Tensor) -> Tensor:
+    """For every element of y whether it is one of x too."""
+    if x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr():
+        return torch.zeros(1)
+    if x.element_size() != y.element_size():
+        return torch.ones(1)
+    marked = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.bool)
+    marked.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
+    return marked.as_strided(y.shape, y.stride(), y.storage_offset())
