@@ -15,7 +15,7 @@ from qffs.graph.annotate import label, name_of
 from qffs.graph.nesting import tensors
 from qffs.graph.paths import owner
 from qffs.graph.plan import plan
-from qffs.graph.rules import Kind
+from qffs.graph.rules import OPERATORS, Kind
 from qffs.graph.trace import trace
 from qffs.network import SpikingNetwork
 from qffs.nn.quantizer import Quantizer
@@ -56,6 +56,17 @@ def kinds(model: nn.Module, x: Tensor, name: str) -> list[Kind]:
     plan(traced)
     calls = [node for node in traced.graph.nodes if owner(node) != "after" and node.meta["kind"] is not Kind.INPUT]
     return [node.meta["kind"] for node in calls if (name_of(node) or label(node, traced)).lower() in called(name)]
+
+
+def check_every_form(name: str, forms: tuple[Form, ...], folder: Path) -> None:
+    """Every form of an operator is found under its name, is of the kind of its row, and keeps the laws."""
+    torch.manual_seed(1)
+    model = Around(forms).double().eval()
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    found = kinds(model, x, name)
+    assert len(found) >= len(forms)
+    assert {kind for kind in found if kind is not Kind.PLAIN} <= {OPERATORS[name].kind}
+    check_laws(model, x, folder)
 
 
 def called(name: str) -> set[str]:

@@ -96,3 +96,16 @@ def dyadic(seed: int, blocks: int = 1, offset: float = 0.5) -> tuple[fx.GraphMod
         if isinstance(module, Quantizer):
             module.set_step_size(2.0 ** torch.log2(module.step_size).round().item())
     return qann, x
+
+
+def losses_of_training(qann: nn.Module, x: Tensor, labels: Tensor) -> list[float]:
+    """The losses of 30 steps of an ordinary training loop."""
+    optimiser = torch.optim.SGD(qann.parameters(), 0.05, momentum=0.9)
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(qann(x), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses

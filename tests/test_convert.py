@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qffs
-from problems import calibrated, images, network, randomise
+from problems import calibrated, images, losses_of_training, network, randomise
 from qffs.errors import (
     Diverged,
     InvalidArgument,
@@ -118,14 +118,7 @@ def test_it_trains_with_any_loop() -> None:
     torch.manual_seed(0)
     x, labels = images(count=32), torch.arange(32) % 4
     qann = qffs.quantize(network().train(), example=x)
-    optimiser = torch.optim.SGD(qann.parameters(), 0.05, momentum=0.9)
-    losses = []
-    for _ in range(30):
-        loss = nn.functional.cross_entropy(qann(x), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of_training(qann, x, labels)
     assert losses[-1] < losses[0] / 2
     qann.eval()
     qffs.verify(qann, qffs.to_spiking(qann), x)

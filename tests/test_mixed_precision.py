@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import qffs
-from problems import calibrated, images, network
+from problems import calibrated, images, losses_of_training, network
 from qffs.checkpoint import load, save
 from qffs.errors import CheckpointError, InvalidArgument, NotConvertible, NothingToQuantize
 from qffs.levels import Levels
@@ -264,14 +264,7 @@ def test_it_trains_by_channel_and_stays_exact() -> None:
     torch.manual_seed(0)
     x, labels = images(count=32), torch.arange(32) % 4
     qann = qffs.quantize(network().train(), example=x, per_channel=True)
-    optimiser = torch.optim.SGD(qann.parameters(), 0.05, momentum=0.9)
-    losses = []
-    for _ in range(30):
-        loss = nn.functional.cross_entropy(qann(x), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of_training(qann, x, labels)
     assert losses[-1] < losses[0] / 2
     exact(qann.eval(), x)
 
