@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "qffs"
 # "__init__" is the package `qffs` itself; `__main__` stands above `cli`, which it only calls.
 FLOORS = (
     ("errors", "levels", "precision", "version", "progress"),
-    ("functional", "kernels"),
+    ("distributed", "functional", "kernels", "recipe"),
     ("nn",),
     ("graph",),
     ("simulate", "data", "models", "vision", "weights"),

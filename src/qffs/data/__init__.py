@@ -7,7 +7,7 @@
 (1348, 449, (449, 1, 8, 8))
 """
 
-from qffs.data.dataset import Dataset, Images, hold_out
+from qffs.data.dataset import Dataset, Images, batches, hold_out
 from qffs.data.spec import load
 
-__all__ = ["Dataset", "Images", "hold_out", "load"]
+__all__ = ["Dataset", "Images", "batches", "hold_out", "load"]

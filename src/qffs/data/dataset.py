@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from qffs.errors import InvalidArgument
 
@@ -32,6 +34,30 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, H, W)`` of one image."""
+        return tuple(self.images.shape[1:])
+
+    def read(self, numbers: Tensor) -> Tensor:
+        """The images of these numbers, uint8 [B, C, H, W]."""
+        return self.images[numbers]
+
+    def select(self, numbers: Tensor) -> Images:
+        """Only the images of these numbers, in their order."""
+        return Images(self.images[numbers], self.labels[numbers])
+
+    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        """Images and labels of these numbers: what a ``torch.utils.data.DataLoader`` asks for."""
+        chosen = torch.tensor(numbers)
+        return self.read(chosen), self.labels[chosen]
+
+
+def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+    """Images and labels of each of these groups of numbers, read ahead by ``workers`` processes where there are any."""
+    groups = [group.tolist() for group in numbers]
+    return DataLoader(images, batch_sampler=groups, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -64,6 +90,10 @@ class Dataset:
         return (images_uint8.to(torch.float32) / self.peak - mean) / std
 
 
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
 def hold_out(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     """Split at random into a part to keep and a part to hold out: ``(kept, held_out)``.
 
@@ -81,4 +111,4 @@ def hold_out(images: Images, fraction: float, seed: int) -> tuple[Images, Images
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     held, kept = order[:count].sort().values, order[count:].sort().values
-    return Images(images.images[kept], images.labels[kept]), Images(images.images[held], images.labels[held])
+    return images.select(kept), images.select(held)
