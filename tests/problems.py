@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, fx, nn
 
 import qffs
+from qffs.data import Dataset
+from qffs.jobs import begin, networks
 from qffs.nn.quantizer import Quantizer
 
 
@@ -109,3 +113,9 @@ def losses_of_training(qann: nn.Module, x: Tensor, labels: Tensor) -> list[float
         optimiser.step()
         losses.append(loss.item())
     return losses
+
+
+def instead_of_data(monkeypatch: pytest.MonkeyPatch, read: Callable[..., Dataset]) -> None:
+    """Let every job read these data, whatever it is told to read."""
+    for module in (begin, networks):
+        monkeypatch.setattr(module, "load_data", read)

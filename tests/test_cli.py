@@ -18,11 +18,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import qffs
+from problems import instead_of_data
 from qffs import cli, jobs, models
 from qffs.data import Images
 from qffs.data import load as load_data
 from qffs.graph.plan import Row
 from qffs.graph.trace import trace
+from qffs.recipe import Recipe
 from qffs.weights import load_weights, read_weights
 
 SUBCOMMANDS = ("demo", "quantize", "convert", "simulate")
@@ -54,12 +56,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return call
 
 
+ROUNDS = {"learning_rate": 0.03, "batch_size": 64}
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits, but few of them."""
     digits = load_data("digits")
     parts = [Images(part.images[:30], part.labels[:30]) for part in (digits.train, digits.test)]
-    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: dataclasses.replace(digits, train=parts[0], test=parts[1]))
+    instead_of_data(monkeypatch, lambda *_, **__: dataclasses.replace(digits, train=parts[0], test=parts[1]))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +73,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     save_file(models.build("digits_net").state_dict(), folder / "w.safetensors")
-    task = jobs.Task(weights=str(folder / "w.safetensors"), epochs=0, progress=False, device="cpu")
-    jobs.quantise(task, folder / "qann")
+    recipe = Recipe.of({"weights": str(folder / "w.safetensors"), "quantised": ROUNDS | {"epochs": 0}, "device": "cpu"})
+    jobs.quantise(recipe, folder / "qann", progress=False)
     jobs.convert(folder / "qann", folder / "snn", None)
     return folder
 
@@ -118,8 +123,8 @@ def test_json_is_all_that_is_printed(run: Callable[..., Said], made: Path) -> No
 def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def demo(task: jobs.Task, folder: Path) -> dict[str, object]:
-        seen.append((task, folder))
+    def demo(recipe: Recipe, folder: Path) -> dict[str, object]:
+        seen.append((recipe, folder))
         rows = [{"steps": 1, "accuracy": 0.5, "spikes_per_image": 2.0}]
         return {"model": "net", "data": "pets", "images": 9, "snn": rows}
 
@@ -128,13 +133,15 @@ def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pyt
     options = "--data images:x --model m --weights w --bits 3 --output-bits 4 --epochs 7 --learning-rate 0.5"
     more = "--batch-size 8 --bfloat16 --charge-steps 5 -o out --seed 6 --device cpu --size 24 --json"
     assert json.loads(run("demo", *options.split(), *more.split()).out)["images"] == 9
-    assert seen[0] == (jobs.Task(), Path("runs/demo"))
-    given = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "epochs": 7, "seed": 6}
-    rest = {"learning_rate": 0.5, "batch_size": 8, "autocast": True, "charge_steps": 5, "device": "cpu"}
-    assert seen[1] == (jobs.Task(**given, **rest, float_epochs=2, size=24), Path("out"))
+    assert seen[0] == (Recipe.of({}), Path("runs/demo"))
+    given = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "seed": 6, "size": 24}
+    rest = {"precision": "bfloat16", "charge_steps": 5, "device": "cpu"}
+    both = {"learning_rate": 0.5, "batch_size": 8}
+    stages = {"full_precision": both | {"epochs": 2}, "quantised": both | {"epochs": 7}}
+    assert seen[1] == (Recipe.of({**given, **rest, **stages}), Path("out"))
     assert seen[1][0].horizon == 16
     run("demo", "--bits", "stem.2=full, block1.*=3,*=1", "--per-channel", "--json")
-    mixed = jobs.Task(bits={"stem.2": "full", "block1.*": 3, "*": 1}, per_channel=True)
+    mixed = Recipe.of({"bits": {"stem.2": "full", "block1.*": 3, "*": 1}, "per_channel": True})
     assert seen[2] == (mixed, Path("runs/demo"))
     assert mixed.schedule.steps == 7  # of the finest
     assert mixed.horizon == 14
@@ -149,7 +156,7 @@ def test_pictures_of_unequal_sizes_are_brought_to_one(
         shapes.append(load_data(*given, **more).test.images.shape)
         raise qffs.errors.DataError("read")
 
-    monkeypatch.setattr(jobs, "load_data", load)
+    instead_of_data(monkeypatch, load)
     pictures = ("--data", f"images:{broken}/unequal", "--size", 8)
     for command in (("demo",), ("quantize", "digits_net", "-o", "q"), ("simulate", made / "snn")):
         assert run(*command, *pictures).err.endswith("qffs: read\n")
@@ -189,7 +196,7 @@ def test_the_module_is_the_command_line() -> None:
         [sys.executable, "-m", "qffs", "demo", "--bits", "9"], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "qffs: bits must be a whole number from 1 to 8, not 9\n"
+    assert done.stderr == "qffs: bits cannot be 9: bits must be a whole number from 1 to 8, not 9\n"
 
 
 @pytest.fixture
@@ -326,30 +333,42 @@ CASES: dict[str, tuple[str, str]] = {
         "decides nothing: '*' before it matches stem.2; put it first",
     ),
     "all in full precision": ("demo --bits *=full", 'nothing would be quantised: every activation is to stay "full"'),
-    "output bits": ("demo --output-bits 9", "bits must be a whole number from 1 to 8, not 9"),
+    "output bits": (
+        "demo --output-bits 9",
+        "output must be a whole number of at least 1 and of at most 8, or analog",
+    ),
     "output bits in words": (
         "demo --output-bits two",
         "--output-bits must be analog or a number from 1 to 8, not",
     ),
-    "too few steps": ("demo --steps 2", "a run needs at least as many steps as the 3 charge steps"),
+    "too few steps": ("demo --steps 2", "steps must be at least the 3 charge steps"),
     "charge weights": ("demo --charge-steps 0.5,0.6", "charge weights must add up to 1"),
     "charge steps in words": ("demo --charge-steps many", "--charge-steps must be a whole number or weights"),
-    "charge weights that are none": ("demo --charge-steps nan,1", "finite numbers"),
-    "epochs": ("demo --epochs -1", "epochs must be 0 or more, not -1"),
-    "float epochs": ("demo --float-epochs -1", "epochs must be 0 or more, not -1"),
-    "learning rate": ("demo --learning-rate 0", "the learning rate must be a finite number above 0, not 0.0"),
-    "learning rate nan": ("demo --learning-rate nan", "the learning rate must be a finite number above 0, not nan"),
-    "batch size": ("demo --batch-size 0", "the batch size must be from 1 to 2^31 - 1, not 0"),
-    "huge batch size": ("demo --batch-size 9999999999", "the batch size must be from 1 to 2^31 - 1, not 9999999999"),
-    "endless run": ("demo --steps 1000000000", "a run can have at most 1,048,576 steps"),
+    "charge weights that are none": (
+        "demo --charge-steps nan,1",
+        "a list of numbers that add up to 1, or null",
+    ),
+    "epochs": ("demo --epochs -1", "quantised.epochs must be a whole number of at least 0, not -1"),
+    "float epochs": ("demo --float-epochs -1", "full_precision.epochs must be a whole number of at least 0"),
+    "learning rate": ("demo --learning-rate 0", "quantised.learning_rate must be a number above 0, not 0.0"),
+    "learning rate nan": ("demo --learning-rate nan", "quantised.learning_rate must be a number above 0, not NaN"),
+    "batch size": (
+        "demo --batch-size 0",
+        "quantised.batch_size must be a whole number of at least 1 and below 2^31",
+    ),
+    "huge batch size": (
+        "demo --batch-size 9999999999",
+        "at least 1 and below 2^31, not 9999999999",
+    ),
+    "endless run": ("demo --steps 1000000000", "and at most 1,048,576, not 1000000000"),
     "endless charge": ("demo --charge-steps 1" + "0" * 30, "there can be at most 1,048,576 charge steps"),
-    "size": ("demo --data images:{bad}/colour --size 0", "the image size must be a whole number of at least 1, not 0"),
+    "size": ("demo --data images:{bad}/colour --size 0", "size must be a whole number of at least 1, or null, not 0"),
     "size of digits": ("demo --size 8", "a size fits only image files"),
     "size of digits to quantize": ("quantize digits_net --data digits --size 8 -o q", "a size fits only image files"),
     "size of digits to simulate": ("simulate {made}/snn --size 8", "a size fits only image files"),
     "unequal sizes": ("demo --data images:{bad}/unequal", "pixels, but train/cat/1.png is 9 x 12: give "),
     "result is a folder": ("demo -o {bad}/taken", "taken/results.json is a folder, where a file is to be written"),
-    "seed": ("demo --seed 99999999999999999999", "the seed must be from 0 to 2^63 - 1"),
+    "seed": ("demo --seed 99999999999999999999", "seed must be a whole number of at least 0 and below 2^63"),
     "device": ("demo --device cuda", "there is no CUDA device here: use --device cpu"),
     "device to convert": ("convert {made}/qann -o out --device cuda", "there is no CUDA device here"),
     "device to simulate": ("simulate {made}/snn --device cuda", "there is no CUDA device here"),

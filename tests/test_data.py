@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,51 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pictures import BLUE, GREEN, RED, make_folder, make_zip, picture, two_classes
 from qffs.data import Dataset, Images, hold_out, load, photographs
 from qffs.data.archive import open_archive
 from qffs.errors import DataError, InvalidArgument
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.zip"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-def picture(colour: Any = RED, size: tuple[int, int] = (8, 8), kind: str = "PNG", mode: str = "RGB") -> bytes:
-    stream = io.BytesIO()
-    Image.new(mode, size, colour).save(stream, kind)
-    return stream.getvalue()
-
-
-def two_classes() -> dict[str, bytes]:
-    """The files of a small, good data set, in an order that is not the order wanted."""
-    return {
-        "test/dog/z.png": picture(BLUE),
-        "train/dog/b.png": picture((3, 0, 0)),
-        "train/cat/10.png": picture((2, 0, 0)),
-        "train/dog/a.jpeg": picture((200, 200, 200), kind="JPEG"),
-        "train/cat/01.PNG": picture((1, 0, 0)),
-        "train/cat/02.JPG": picture((100, 100, 100), kind="JPEG"),
-        "test/cat/z.png": picture(GREEN),
-    }
-
-
-def make_folder(path: Path, files: dict[str, bytes]) -> Path:
-    path.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        if not name.endswith("/"):
-            (path / name).write_bytes(data)
-        else:
-            (path / name).mkdir(exist_ok=True)
-    return path
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    path = path.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 @pytest.fixture(params=[make_folder, make_zip])
@@ -491,19 +452,18 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "pets", two_classes())
-    with open_archive(folder) as archive:
-        shutil.rmtree(folder)
-        with pytest.raises(DataError, match=r"train/cat/10.png in .* cannot be read: No such file"):
-            archive.read("train/cat/10.png")
+    files = open_archive(folder).files(["train/cat/10.png"])
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match=r"train/cat/10.png in .* cannot be read: No such file"):
+        files.read(0)
     (tmp_path / "pets").touch()
-    with pytest.raises(DataError, match="neither a folder nor a zip"), open_archive(folder):
-        pass
+    with pytest.raises(DataError, match="neither a folder nor a zip"):
+        open_archive(folder)
 
 
 def test_only_the_parts_of_a_folder_are_listed(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "pets", two_classes() | {"other/deep/x.png": b""})
-    with open_archive(folder) as archive:
-        assert not [name for name in archive.names if name.startswith("other")]
+    assert not [name for name in open_archive(folder).names if name.startswith("other")]
 
 
 # CIFAR-10
@@ -719,10 +679,8 @@ def test_only_one_codec_is_admitted(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="the CIFAR-10 images are not next to this checkout")
 def test_the_real_cifar10_images() -> None:
-    with open_archive(SHARED) as archive:
-        train, test = photographs._classes(archive, "train"), photographs._classes(archive, "test", "val")
-        assert tuple(sorted(train)) == tuple(sorted(test)) == CIFAR10
-        assert {len(files) for files in train.values()} == {5000}
-        assert {len(files) for files in test.values()} == {1000}
-        some = [files[0] for files in train.values()]
-        assert photographs._decode_all(archive, some, None, cifar10=True, progress=False).shape == (10, 3, 32, 32)
+    data = load(f"cifar10:{SHARED}", in_memory_gib=0, progress=False)
+    assert data.classes == CIFAR10
+    assert torch.bincount(data.train.labels).tolist() == [5000] * 10
+    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
+    assert data.train.read(torch.arange(0, 50000, 5000)).shape == (10, 3, 32, 32)

@@ -14,11 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from problems import instead_of_data
 from qffs import jobs, models
 from qffs.checkpoint import load, save
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
+from qffs.jobs.start import device_of
+from qffs.recipe import Recipe
+from qffs.report.results import Results
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +46,23 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
             return dataclasses.replace(few, name="letters", classes=(*few.classes, "a"))
         return few
 
-    monkeypatch.setattr(jobs, "load_data", read)
+    instead_of_data(monkeypatch, read)
     monkeypatch.setitem(models.MODELS, "digits_net", partial(models.DigitsNet, width=4))
     return few
 
 
-def task(**more: Any) -> jobs.Task:
-    quick = {"float_epochs": 1, "epochs": 1, "steps": 4, "batch_size": 32, "progress": False, "device": "cpu"}
-    return jobs.Task(**{**quick, **more})
+def recipe(float_epochs: int = 1, epochs: int = 1, **more: Any) -> Recipe:
+    both = {key: more.pop(key, value) for key, value in (("learning_rate", 0.03), ("batch_size", 32))}
+    stages = {"full_precision": {"epochs": float_epochs, **both}, "quantised": {"epochs": epochs, **both}}
+    return Recipe.of({"steps": 4, "device": "cpu", **stages, **more})
+
+
+def demo(told: Recipe, folder: Path) -> Results:
+    return jobs.demo(told, folder, progress=False)
+
+
+def quantise(told: Recipe, folder: Path) -> Results:
+    return jobs.quantise(told, folder, progress=False)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -57,18 +70,18 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Path) -> None:
-    results = jobs.demo(task(), tmp_path / "one")
+    results = demo(recipe(), tmp_path / "one")
     torch.rand(7)
-    jobs.demo(task(), tmp_path / "two")
+    demo(recipe(), tmp_path / "two")
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     names = {f"{kind}/{name}" for kind in ("float", "qann", "snn") for name in ("config.json", "model.safetensors")}
-    assert set(one) == names | {"results.json", "accuracy.png"}
+    assert set(one) == names | {"results.json", "run.json", "recipe.yaml", "accuracy.png"}
     assert all(one[name] == two[name] for name in {"results.json", *names})
 
     assert json.loads(one["results.json"]) == json.loads(json.dumps(results))
     assert [row["steps"] for row in results["snn"]] == [1, 2, 3, 4]
     assert results["images"] == 30
-    assert results["float_epochs"] == 1
+    assert len(results["full_precision"]["epochs"]) == 1
     assert results["charge_schedule"] == pytest.approx([1 / 3] * 3)
     assert results["verified"]["images"] == 32
     for kind in ("float", "qann", "snn"):
@@ -82,12 +95,12 @@ def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Pat
     simulated = jobs.simulate(folder / "snn", "digits", 4, folder / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
     assert simulated["layers"] == results["layers"]
-    assert simulated["qann"] == results["qann"]
+    assert simulated["qann"]["accuracy"] == results["qann"]["accuracy"]
 
 
 def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
     bits = {"stem.2": "full", "block1.*": 1, "*": 2}
-    results = jobs.demo(task(bits=bits, per_channel=True, output=3, charge_steps=2), tmp_path / "one")
+    results = demo(recipe(bits=bits, per_channel=True, output=3, charge_steps=2), tmp_path / "one")
     written = json.loads((tmp_path / "one" / "results.json").read_text())
     for told in (results, written, load(tmp_path / "one" / "snn").about):
         assert list(told["bits"].items()) == list(bits.items())
@@ -101,7 +114,7 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
 
 
 def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None:
-    jobs.quantise(task(epochs=0, per_channel=True), tmp_path / "qann")
+    quantise(recipe(epochs=0, per_channel=True), tmp_path / "qann")
     jobs.convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
     jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
     other = load(tmp_path / "qann").network
@@ -113,7 +126,7 @@ def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    seeds = {name: jobs.quantise(task(epochs=0, seed=seed), tmp_path / name) for name, seed in (("a", 1), ("b", 2))}
+    seeds = {name: quantise(recipe(epochs=0, seed=seed), tmp_path / name) for name, seed in (("a", 1), ("b", 2))}
     assert seeds["a"]["seed"] == 1
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert not torch.equal(a["classify.weight"], b["classify.weight"])
@@ -124,11 +137,9 @@ def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
     weights = models.build("digits_net").state_dict()
     save_file(weights, tmp_path / "w.safetensors")
     told = jobs.quantise(
-        task(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
+        recipe(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
     )
     assert told["loss"] == []
-    assert told["float_epochs"] == 0  # whatever the task says: none ran
-    assert load(tmp_path / "q").about["float_epochs"] == 0
     assert "images" not in told  # nothing was measured on test images
     assert "images" not in load(tmp_path / "q").about
     assert told["weights"] == "w.safetensors"
@@ -140,17 +151,17 @@ def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = jobs.quantise(task(), tmp_path / "q")
+    good = quantise(recipe(), tmp_path / "q")
     before = files(tmp_path / "q")
     finite, calls = torch.nn.functional.cross_entropy, []
 
-    def nan(*args: Any) -> torch.Tensor:
+    def nan(*args: Any, **more: Any) -> torch.Tensor:
         calls.append(1)
-        return finite(*args) * float("nan")
+        return finite(*args, **more) * float("nan")
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", nan)
-    with pytest.raises(Diverged, match="the loss became nan in epoch 1 of 2-bit quantised"):
-        jobs.quantise(task(), tmp_path / "q")
+    with pytest.raises(Diverged, match="the loss became nan in epoch 1 of quantised"):
+        quantise(recipe(), tmp_path / "q")
     assert len(calls) == 1
     assert len(good["loss"]) == 1
     assert files(tmp_path / "q") == before
@@ -169,13 +180,13 @@ class TwoOutputs(models.DigitsNet):
 
 def test_what_is_trained_is_what_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.MODELS, "two", TwoOutputs)
-    results = [jobs.demo(task(model=name), tmp_path / name) for name in ("two", "digits_net")]
+    results = [demo(recipe(model=name), tmp_path / name) for name in ("two", "digits_net")]
     assert results[0]["snn"] == results[1]["snn"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
-    results = jobs.demo(task(model="torchvision:squeezenet1_1", data="colour 32", float_epochs=0, epochs=0), tmp_path)
+    results = demo(recipe(model="torchvision:squeezenet1_1", data="colour 32", float_epochs=0, epochs=0), tmp_path)
     assert results["model"] == "torchvision:squeezenet1_1"
     assert load(tmp_path / "snn").about["model"] == "torchvision:squeezenet1_1"
 
@@ -185,7 +196,7 @@ def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
 
 @pytest.fixture
 def snn(tmp_path: Path) -> Path:
-    jobs.quantise(task(epochs=0), tmp_path / "in" / "qann")
+    quantise(recipe(epochs=0), tmp_path / "in" / "qann")
     jobs.convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, "cpu")
     return tmp_path / "in" / "snn"
 
@@ -199,23 +210,23 @@ def snn(tmp_path: Path) -> Path:
         ({"bits": 9, "charge_steps": 3}, "bits must be a whole number from 1 to 8, not 9"),
         ({"bits": {"stem.2": 1}}, "no pattern matches block1.relu"),
         ({"bits": {"*": "full"}}, "every activation is to stay"),
-        ({"output": 9}, "bits must be a whole number from 1 to 8, not 9"),
-        ({"steps": 2}, "at least as many steps as the 3 charge steps"),
-        ({"charge_steps": 5}, "at least as many steps as the 5 charge steps"),
+        ({"output": 9}, "output must be a whole number of at least 1 and of at most 8, or analog, not 9"),
+        ({"steps": 2}, "steps must be at least the 3 charge steps"),
+        ({"charge_steps": 5}, "steps must be at least the 5 charge steps"),
         ({"charge_steps": 0}, "charge steps must be a whole number of at least 1, not 0"),
         ({"charge_steps": [0.5, 0.6]}, "charge weights must add up to 1"),
-        ({"charge_steps": [float("nan"), 1.0]}, "charge weights must be"),
-        ({"epochs": -1}, "epochs must be 0 or more"),
-        ({"float_epochs": -1}, "epochs must be 0 or more"),
-        ({"learning_rate": 0.0}, "the learning rate must be"),
-        ({"learning_rate": float("nan")}, "the learning rate must be"),
-        ({"batch_size": 0}, "the batch size must be"),
-        ({"batch_size": 2**31}, "the batch size must be"),
+        ({"charge_steps": [float("nan"), 1.0]}, "charge_steps must be a whole number, a list of numbers"),
+        ({"epochs": -1}, "quantised.epochs must be a whole number of at least 0, not -1"),
+        ({"float_epochs": -1}, "full_precision.epochs must be a whole number of at least 0, not -1"),
+        ({"learning_rate": 0.0}, "quantised.learning_rate must be a number above 0, not 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number above 0, not NaN"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": 2**31}, r"batch_size must be a whole number of at least 1 and below 2\^31, not 2147483648"),
         ({"steps": 10**9}, "at most 1,048,576"),
         ({"charge_steps": 10**30}, "at most 1,048,576"),
-        ({"charge_steps": "1"}, "charge steps must be"),
-        ({"seed": 2**64}, "the seed must be"),
-        ({"device": "tpu"}, "the device must be auto, cpu or cuda, not 'tpu'"),
+        ({"charge_steps": "1"}, "charge_steps must be"),
+        ({"seed": 2**64}, "seed must be a whole number of at least 0"),
+        ({"device": "tpu"}, 'device must be auto, cpu or cuda, not "tpu"'),
         ({"device": "cuda"}, "there is no CUDA device here: use --device cpu"),
         ({"model": "vgg"}, "there is no model 'vgg'; there are digits_net"),
         ({"weights": "none.safetensors"}, "there is no weight file none.safetensors"),
@@ -229,18 +240,18 @@ def test_a_task_that_cannot_work_writes_nothing(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(QffsError, match=message):
-        jobs.demo(task(**settings), tmp_path / "out")
+        demo(recipe(**settings), tmp_path / "out")
     if "float_epochs" not in settings:
         with pytest.raises(QffsError, match=message):
-            jobs.quantise(task(**settings), tmp_path / "out")
+            quantise(recipe(**settings), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("bits", [0, 9, {}, {"*": 9}, {"a": "some", "*": 2}], ids=str)
 def test_impossible_bits_are_seen_before_a_file_is_read(bits: Any) -> None:
     with pytest.raises(InvalidArgument, match="bits"):
-        task(bits=bits, charge_steps=3).check()
-    task(bits={"*": "full"}, output=3, steps=7).check()
+        recipe(bits=bits, charge_steps=3)
+    recipe(bits={"*": "full"}, output=3, steps=7)
 
 
 def test_weights_that_do_not_fit_or_are_not_finite_write_nothing(tmp_path: Path) -> None:
@@ -252,7 +263,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_write_nothing(tmp_path: Path)
         path = tmp_path / f"{name}.safetensors"
         save_file(weights | change, path)
         with pytest.raises(CheckpointError, match=message):
-            jobs.quantise(task(weights=str(path), epochs=0), tmp_path / "out")
+            quantise(recipe(weights=str(path), epochs=0), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -260,14 +271,14 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: pytest.fail("began to work"))
-    for run in (jobs.demo, jobs.quantise):
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
+    for run in (demo, quantise):
         with pytest.raises(CheckpointError, match="file"):
-            run(task(), tmp_path / "file")
+            run(recipe(), tmp_path / "file")
     (tmp_path / "run" / "snn").mkdir(parents=True)
     (tmp_path / "run" / "snn" / "thesis.tex").write_text("mine")
     with pytest.raises(CheckpointError, match="snn exists and holds something else"):
-        jobs.demo(task(), tmp_path / "run")
+        demo(recipe(), tmp_path / "run")
     assert set(files(tmp_path)) == {"file", "run/snn/thesis.tex"}
 
 
@@ -276,28 +287,28 @@ def test_a_folder_in_the_place_of_a_result_is_found_before_the_work(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out" / name).mkdir(parents=True)
-    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: pytest.fail("began to work"))
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
     with pytest.raises(InvalidArgument, match=f"{name} is a folder"):
-        jobs.demo(task(), tmp_path / "out")
+        demo(recipe(), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
 def test_a_folder_that_may_not_be_written_to_is_found_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "load_data", lambda *_, **__: pytest.fail("began to work"))
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     for names in ((), ("float", "qann", "snn")):
         for each in names:
             (tmp_path / each).mkdir()
         with pytest.raises(CheckpointError, match="no folder that may be written to"):
-            jobs.demo(task(), tmp_path)
+            demo(recipe(), tmp_path)
 
 
 def test_the_size_is_handed_on_and_written_down(tmp_path: Path) -> None:
-    told = jobs.demo(task(data="images:x", size=8, float_epochs=0, epochs=0), tmp_path / "d")
+    told = demo(recipe(data="images:x", size=8, float_epochs=0, epochs=0), tmp_path / "d")
     assert (told["data"], told["size"]) == ("images:x of 8", 8)
-    told = jobs.quantise(task(data="images:x", size=9, epochs=0), tmp_path / "q")
+    told = quantise(recipe(data="images:x", size=9, epochs=0), tmp_path / "q")
     assert (told["data"], told["size"]) == ("images:x of 9", 9)
     assert load(tmp_path / "q").about["size"] == 9
     told = jobs.simulate(tmp_path / "d" / "snn", "images:x", 4, None, "cpu", False, size=7)
@@ -361,7 +372,7 @@ def test_simulate_refuses_another_networks_qann(snn: Path, tmp_path: Path) -> No
 def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)  # noqa: B023
-        assert jobs.device_of("auto") == torch.device(name)
-        assert jobs.device_of("cpu") == torch.device("cpu")
+        assert device_of("auto") == torch.device(name)
+        assert device_of("cpu") == torch.device("cpu")
     with pytest.raises(InvalidArgument):
-        jobs.device_of("cuda")
+        device_of("cuda")

@@ -86,6 +86,29 @@ def test_the_batch_size_changes_nothing(batch_size: int, data: Images, qann: nn.
     assert accuracy(qann, data, normalise, batch_size=batch_size, progress=False) == whole.qann_accuracy
 
 
+class OnDemand:
+    """Images that are read when they are asked for: there is no tensor of all of them."""
+
+    def __init__(self, whole: Images) -> None:
+        self.labels, self.shape, self.read = whole.labels, whole.shape, whole.read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        return self.read(torch.tensor(numbers)), self.labels[torch.tensor(numbers)]
+
+
+def test_images_may_be_read_by_number_and_ahead(data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
+    expected, on_demand = measure(snn, data, normalise, STEPS, qann=qann, progress=False), OnDemand(data)
+    check_fit(snn, on_demand, normalise, 3, "it")
+    assert measure(snn, on_demand, normalise, STEPS, qann=qann, batch_size=4, progress=False) == expected
+    assert accuracy(qann, on_demand, normalise, batch_size=4, progress=False) == expected.qann_accuracy
+    ahead = accuracy(qann, data, normalise, batch_size=4, workers=1, progress=False)
+    assert ahead == measure(snn, data, normalise, STEPS, qann=qann, workers=1, progress=False).qann_accuracy
+    assert ahead == expected.qann_accuracy
+
+
 def test_without_a_quantised_network_there_is_nothing_to_agree_with(data: Images, snn: SpikingNetwork) -> None:
     measured = measure(snn, data, normalise, STEPS, progress=False)
     assert measured.qann_accuracy is None

@@ -1,4 +1,4 @@
-"""The spinner: on a terminal, after a while, and gone at the end."""
+"""The spinner: on a terminal, after a while, and gone at the end; bars and spinners of one process of several."""
 
 from __future__ import annotations
 
@@ -40,3 +40,14 @@ def test_an_error_ends_the_spinner(capsys: pytest.CaptureFixture[str], monkeypat
         raise KeyError
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
+
+
+def test_one_process_of_several_shows_bars(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
+    for number, shows in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", number)
+        assert ("reading it" in shown(capsys, 0.3)) is shows
+        with progress.track("counting", 1, "things") as bar:
+            bar.advance()
+        assert ("counting" in capsys.readouterr().err) is shows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from qffs.checkpoint import load, save
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.graph.trace import trace
 from qffs.sources import find
+from qffs.sources.libraries import LIBRARIES
 
 MINE = """
 import sys
@@ -38,6 +40,9 @@ def none():
 
 def wants(classes, channels=3):
     return make()
+
+def any_of(**sizes):
+    return make(sizes["wide"])
 
 def fails():
     return helper()
@@ -81,6 +86,13 @@ def refusal(of: Callable[[], object], kind: type[QffsError] = InvalidArgument) -
     with pytest.raises(kind) as caught:
         of()
     return str(caught.value)
+
+
+def need(name: str) -> None:
+    """Skip where the library that a name speaks of is not installed."""
+    library = name.partition(":")[0]
+    if library in LIBRARIES and importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
 
 
 # What is found
@@ -143,6 +155,102 @@ def test_weights_are_loaded_into_whatever_the_name_gives(here: Path) -> None:
         assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
 
 
+@pytest.mark.parametrize("name", ["digits_net", "cifar_vgg16"])
+def test_the_folder_of_a_float_checkpoint_is_a_file_of_weights(name: str, tmp_path: Path) -> None:
+    source = find(name, arguments={"width": 4})
+    (x,) = sources.example(name, source)
+    for parameter in source.network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    folder = str(save(trace(source.network, x), tmp_path / "float"))
+    loaded = find(name, folder, {"width": 4})
+    assert torch.equal(loaded.network.eval()(x), source.network.eval()(x))
+    qann = qffs.calibrate(qffs.quantize(source.network, example=x), [x]).eval()
+    other = str(save(qann, tmp_path / "qann"))
+    assert "is not in the network" in refusal(lambda: find(name, other, {"width": 4}), CheckpointError)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("name", [each for each in models.MODELS if each != "cifar_resnet110"])
+def test_every_network_that_ships_takes_classes_channels_and_width(name: str) -> None:
+    source = find(name, arguments={"classes": 3, "channels": 2, "width": 4})
+    (x,) = sources.example(name, source)
+    assert x.shape[1] == 2
+    assert source.network(x).shape == (2, 3)
+
+
+def test_arguments_reach_the_function(here: Path) -> None:
+    assert find("mine:make", arguments={"classes": 5}).network(torch.ones(2, 3)).shape == (2, 5)
+    assert find("mine:wants", arguments={"classes": 5}).network(torch.ones(2, 3)).shape == (2, 2)
+    assert find("mine:any_of", arguments={"wide": 5}).network(torch.ones(2, 3)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shape"),
+    [
+        ("torchvision:resnet18", {"num_classes": 7}, (3, 224, 224)),
+        ("torchvision:googlenet", {"num_classes": 7, "aux_logits": False, "init_weights": False}, (3, 224, 224)),
+        ("torchvision:vit_b_16", {"num_classes": 7, "image_size": 64}, (3, 64, 64)),
+        ("timm:resnet18", {"num_classes": 7, "in_chans": 1}, (1, 224, 224)),
+        ("timm:vit_tiny_patch16_224", {"num_classes": 7, "img_size": 64}, (3, 64, 64)),
+    ],
+)
+def test_arguments_reach_the_networks_of_others(name: str, arguments: dict[str, object], shape: sources.Shape) -> None:
+    need(name)
+    source = find(name, arguments=arguments)
+    assert source.shapes == (shape,)
+    (x,) = sources.example(name, source)
+    assert source.network.eval()(x).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("digits_net", {"clases": 3}, "digits_net takes no argument 'clases'; it takes classes, channels, width"),
+        ("cifar_resnet20", {"wide": 3}, "cifar_resnet20 takes no argument 'wide'; it takes width, "),
+        ("cifar_resnet20", {"blocks": 3}, "cifar_resnet20 takes no argument 'blocks'; it takes "),
+        ("cifar_resnet18", {"projection": 0}, "cifar_resnet18 takes no argument 'projection'; it takes "),
+        ("digits_net", {"width": 0}, "width of digits_net must be a whole number of at least 1, not 0"),
+        ("digits_net", {"width": 10**9}, "digits_net cannot be built: RuntimeError: "),
+        ("mine:make", {"clases": 3}, "mine:make takes no argument 'clases'; it takes classes"),
+        ("mine:none", {"classes": 3}, "mine:none takes no argument 'classes'; it takes none"),
+        ("mine:wants", {"channels": 3}, "mine:wants is called with only channels: missing a required argument: "),
+        ("mine:made", {"classes": 3}, "mine:made is a network that has been built: it takes no arguments"),
+        ("mine:make", {"classes": "3"}, "mine:make raised an error: TypeError: "),
+        (".", {"classes": 3}, ". is the folder of a checkpoint: its network is built and takes no arguments"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("here")
+def test_an_argument_that_is_not_taken_is_refused_in_one_sentence(
+    name: str, arguments: dict[str, object], message: str
+) -> None:
+    said = refusal(lambda: find(name, "no/such/file", arguments))
+    assert said.startswith(message)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("torchvision:resnet18", {"num_clases": 3}, "torchvision:resnet18 takes no argument 'num_clases'; it takes nu"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "torchvision:resnet18 takes no argument 'weights'; it takes "),
+        ("torchvision:resnet18", {"layers": [1]}, "torchvision:resnet18 takes no argument 'layers'; it takes "),
+        ("torchvision:resnet18", {"num_classes": "3"}, "torchvision cannot build resnet18: TypeError: "),
+        ("timm:resnet18", {"num_clases": 3}, "timm:resnet18 takes no argument 'num_clases'; it takes num_classes, "),
+        ("timm:resnet18", {"pretrained": True}, "timm:resnet18 takes no argument 'pretrained'; it takes "),
+        ("timm:resnet18", {"checkpoint_path": "x.pth"}, "timm:resnet18 takes no argument 'checkpoint_path'; it takes "),
+    ],
+)  # fmt: skip
+def test_an_argument_that_a_network_of_others_does_not_take(
+    name: str, arguments: dict[str, object], message: str
+) -> None:
+    need(name)
+    said = refusal(lambda: find(name, "no/such/file", arguments))
+    assert said.startswith(message)
+    assert "\n" not in said
+
+
 # Shapes
 
 
@@ -203,9 +311,9 @@ def test_a_shape_beyond_all_memory_is_refused() -> None:
         ("mine:sizes", "mine:sizes is a tuple, neither an nn.Module nor a function that makes one"),
         ("mine:none", "mine:none returned a NoneType, where an nn.Module is needed"),
         ("mine:wants", "mine:wants is called without arguments: missing a required argument: 'classes'"),
-        ("mine:fails", "mine:fails raised an error: KeyError: 'width' (mine.py, line 26)"),
+        ("mine:fails", "mine:fails raised an error: KeyError: 'width' (mine.py, line 29)"),
         ("mine:fails_in_torch", "mine:fails_in_torch raised an error: TypeError: "),
-        ("mine:leaves", "mine:leaves raised an error: SystemExit: bye (mine.py, line 32)"),
+        ("mine:leaves", "mine:leaves raised an error: SystemExit: bye (mine.py, line 35)"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("here")
@@ -214,7 +322,7 @@ def test_a_name_that_gives_no_network_is_refused_in_one_sentence(name: str, mess
     assert message in said
     assert "\n" not in said
     if name == "mine:fails_in_torch":
-        assert said.endswith(" (mine.py, line 29)")
+        assert said.endswith(" (mine.py, line 32)")
 
 
 def test_the_function_may_interrupt(here: Path) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from signal import Signals
 from typing import Annotated, Any
 
 import typer
 
-from qffs.errors import NotConvertible, QffsError
+from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.options import (
     NETWORK,
     BatchSize,
@@ -32,9 +33,8 @@ from qffs.options import (
     Steps,
     Weights,
     Where,
-    bits_of,
     charge_steps_of,
-    output_bits_of,
+    recipe_of,
 )
 from qffs.version import __version__
 
@@ -91,30 +91,58 @@ def demo(
     Example: `qffs demo --data cifar10:cifar10.zip --model cifar_resnet20 --weights resnet20.safetensors --epochs 8`
     """
     from qffs import jobs
-    from qffs.task import Task
 
-    task = Task(
+    recipe = recipe_of(
         data=data,
         size=size,
         model=model,
-        weights=str(weights) if weights else None,
-        bits=bits_of(bits),
-        output=output_bits_of(output_bits),
+        weights=weights,
+        bits=bits,
+        output=output_bits,
         per_channel=per_channel,
-        float_epochs=float_epochs if float_epochs is not None else 2 if weights else 15,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        autocast=bfloat16,
+        precision="bfloat16" if bfloat16 else "float32",
         steps=steps,
         charge_steps=charge_steps_of(charge_steps),
         seed=seed,
         device=device.value,
+        float_epochs=float_epochs if float_epochs is not None else 2 if weights else 15,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
     )
-    results = jobs.demo(task, output)
+    results = jobs.demo(recipe, output)
     _show(results, json)
     if not json:
         _say(f"Wrote {output}/results.json, accuracy.png, and the checkpoints float, qann and snn.")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe that comes with qffs (qffs recipes list), or a YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=3")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")] = False,
+    save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state in an epoch this often.")] = 60.0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
+    json: Json = False,
+) -> None:
+    """Train, quantise, fine-tune, convert and measure a network as a recipe says; can be stopped and resumed.
+
+    Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantised.epochs=3 --output runs/short`
+    """
+    from qffs import jobs
+    from qffs.recipes import read
+
+    folder = output or Path("runs") / Path(recipe).stem
+    results = jobs.train(
+        read(recipe, changes or ()), folder, resume=resume, save_every_s=save_every, tensorboard=tensorboard
+    )
+    if jobs.main_process():
+        _show(results, json)
+        if not json:
+            _say(f"Wrote {folder}: results.json, accuracy.png, recipe.yaml, and the checkpoints float, qann and snn.")
 
 
 @app.command()
@@ -140,24 +168,24 @@ def quantize(
     Example: `qffs quantize digits_net --data digits --weights runs/demo/float/model.safetensors --epochs 5 -o qann`
     """
     from qffs import jobs
-    from qffs.task import Task
 
-    task = Task(
+    recipe = recipe_of(
         data=data,
         size=size,
         model=model,
-        weights=str(weights) if weights else None,
-        bits=bits_of(bits),
-        output=output_bits_of(output_bits),
+        weights=weights,
+        bits=bits,
+        output=output_bits,
         per_channel=per_channel,
+        precision="bfloat16" if bfloat16 else "float32",
+        seed=seed,
+        device=device.value,
+        float_epochs=0,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        autocast=bfloat16,
-        seed=seed,
-        device=device.value,
     )
-    results = jobs.quantise(task, output)
+    results = jobs.quantise(recipe, output)
     right = f"{100 * results['training_accuracy']:.2f} %"
     _print_json(results) if json else _say(
         f"Wrote the quantised network to {output}; it classifies {right} of the training images rightly."
@@ -263,6 +291,9 @@ def main() -> None:
     """Run the command line; an error raised on purpose is one sentence on standard error and exit code 2."""
     try:
         app()
+    except Stopped as error:
+        typer.echo(f"qffs: {error}", err=True)
+        sys.exit(0 if error.signal == Signals.SIGTERM else 128 + error.signal)
     except QffsError as error:
         lines = str(error).splitlines()  # what PyTorch or the system adds may have several; refusals are a list
         text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)

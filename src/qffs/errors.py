@@ -9,10 +9,14 @@
     ├── Mismatch             a spiking network that differs from its quantised network
     ├── DataError            images or labels that cannot be read or used
     ├── CheckpointError      a checkpoint or weight file that cannot be read or does not fit
-    └── Diverged             NaN or infinity in the loss or in the data
+    ├── Diverged             NaN or infinity in the loss or in the data
+    └── Stopped              a signal asked to stop; what can be continued is saved
 
-Each message is one sentence a user can act on. The command line prints it and exits with 2.
+Each message is one sentence a user can act on. The command line prints it and exits with 2; after SIGTERM, which is no
+fault, with 0.
 """
+
+from signal import Signals
 
 
 class QffsError(Exception):
@@ -53,3 +57,11 @@ class CheckpointError(QffsError):
 
 class Diverged(QffsError, ArithmeticError):
     """NaN or infinity in the loss or in the data."""
+
+
+class Stopped(QffsError):
+    """A signal asked to stop, and everything needed to go on is saved; ``signal`` is which."""
+
+    def __init__(self, signal: Signals, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal

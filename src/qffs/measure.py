@@ -1,14 +1,19 @@
-"""What networks do on labelled images: accuracy, and for spiking networks accuracy, agreement and spikes by step."""
+"""What networks do on labelled images: accuracy, and for spiking networks accuracy, agreement and spikes by step.
+
+Of several processes (`qffs.distributed`) each runs a share of the images and all return the same: what they add up are
+whole numbers, so that it is exactly what one process alone returns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from qffs.data import Images
+from qffs import distributed
+from qffs.data import Images, batches
 from qffs.errors import InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.network import SpikingNetwork
@@ -54,10 +59,13 @@ class Measurement:
 
 @torch.no_grad()
 def check_fit(network: nn.Module, images: Images, normalise: Normalise, classes: int, name: str) -> None:
-    """Raise `InvalidArgument` unless a network (``name`` in the message) runs on the images and has enough outputs."""
-    shape = " x ".join(map(str, images.images.shape[1:]))
+    """Raise `InvalidArgument` unless a network (``name`` in the message) runs on the images and has enough outputs.
+
+    Every process looks at the first image, so that all of them raise or none.
+    """
+    shape = " x ".join(map(str, images.shape))
     try:
-        ((x, _),) = _batches(network, Images(images.images[:1], images.labels[:1]), normalise, 1)
+        x = _inputs(network, normalise(images.read(torch.tensor([0]))))
         with evaluating(network):
             output = network(x, steps=network.schedule.steps)[-1] if isinstance(network, SpikingNetwork) else network(x)
         outputs = output.shape[1:]
@@ -71,34 +79,62 @@ def check_fit(network: nn.Module, images: Images, normalise: Normalise, classes:
 
 @torch.no_grad()
 def accuracy(
-    network: nn.Module, images: Images, normalise: Normalise, *, batch_size: int = 500, progress: bool = True
+    network: nn.Module,
+    images: Images,
+    normalise: Normalise,
+    *,
+    batch_size: int = 500,
+    workers: int = 0,
+    progress: bool = True,
 ) -> float:
-    """The share of images whose largest output is at their label; every image counts once."""
-    right = 0
-    with evaluating(network), track("accuracy", len(images), "images", show=progress) as bar:
-        for x, labels in _batches(network, images, normalise, batch_size):
-            right += int((network(x).argmax(-1) == labels).sum())
+    """The share of images whose largest output is at their label; every image counts once.
+
+    workers: processes that read images ahead, beside this one.
+    """
+    own = distributed.share(len(images))
+    right = torch.zeros((), dtype=torch.int64, device=_reference(network).device)
+    with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
+        for x, labels in _batches(network, images, normalise, batch_size, workers):
+            right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
-    return right / len(images)
+    return int(distributed.total(right)) / len(images)
 
 
 @dataclass
-class _Spikes:
-    """Sums spikes by layer and step over batches; what `SpikingNetwork.run` calls after each layer."""
+class _Counts:
+    """What is counted by step over the images of this process, each as a whole number of type int64 ``[T]``.
 
-    positive: dict[str, Tensor] = field(default_factory=dict)
-    negative: dict[str, Tensor] = field(default_factory=dict)
+    ``right``, ``equal``, ``qann_right``: images, as in `Measurement`, the last one ``[]``; ``spikes``: by layer and
+    sign, what `SpikingNetwork.run` reports after each layer. They stay on the device until all images are counted.
+    """
 
-    def __call__(self, layer: str, spikes: Tensor, _: NeuronState) -> None:
-        for sums, sign in ((self.positive, spikes > 0), (self.negative, spikes < 0)):
-            count = sign.flatten(1).sum(1)
-            sums[layer] = sums[layer] + count if layer in sums else count
+    right: Tensor
+    equal: Tensor
+    qann_right: Tensor
+    spikes: dict[tuple[str, int], Tensor]
+
+    @staticmethod
+    def none(snn: SpikingNetwork, steps: int) -> _Counts:
+        """Zeros, of all layers too, for a process may have no image."""
+        zeros = torch.zeros(steps, dtype=torch.int64, device=_reference(snn).device)
+        spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
+        return _Counts(zeros, zeros.clone(), zeros[0].clone(), spikes)
+
+    def observe(self, layer: str, spikes: Tensor, _: NeuronState) -> None:
+        """Count the spikes ``[T, B, ...]`` of one layer on one batch."""
+        for sign in (1, -1):
+            self.spikes[layer, sign] += (spikes == sign).flatten(1).sum(1)
+
+    def total(self) -> _Counts:
+        """The sums over all processes, on the CPU."""
+        parts = (self.right, self.equal, self.qann_right[None], *self.spikes.values())
+        right, equal, qann_right, *spikes = (part.cpu() for part in distributed.totals(*parts))
+        return _Counts(right, equal, qann_right[0], dict(zip(self.spikes, spikes, strict=True)))
 
     def activity(self) -> tuple[Activity, ...]:
-        return tuple(
-            Activity(layer, tuple(self.positive[layer].tolist()), tuple(self.negative[layer].tolist()))
-            for layer in self.positive
-        )
+        """The spikes by layer, in the order of computation."""
+        by_layer = {key: tuple(count.tolist()) for key, count in self.spikes.items()}
+        return tuple(Activity(layer, by_layer[layer, 1], by_layer[layer, -1]) for layer, sign in by_layer if sign > 0)
 
 
 @torch.no_grad()
@@ -110,37 +146,44 @@ def measure(
     *,
     qann: nn.Module | None = None,
     batch_size: int = 32,
+    workers: int = 0,
     progress: bool = True,
 ) -> Measurement:
     """Run the spiking network, and the quantised one where given, on every image; see `Measurement`.
 
-    normalise: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T.
+    normalise: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T;
+    workers: as in `accuracy`.
     Raises `InvalidArgument` where T is less than the charge steps or the output is not ``[B, classes]``.
     """
     snn.schedule.over(steps)
-    spikes = _Spikes()
-    right, equal, qann_right = torch.zeros(steps), torch.zeros(steps), 0
-    with track(f"simulation, {steps} steps", len(images), "images", show=progress) as bar:
-        for x, labels in _batches(snn, images, normalise, batch_size):
-            readout, _ = snn.run(x, steps=steps, observer=spikes)
-            if not isinstance(readout, Tensor) or readout.dim() != 3:
-                raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
-            predicted = readout.argmax(-1)
-            right += (predicted == labels).sum(1).cpu()
-            if qann is not None:
-                with evaluating(qann):
-                    expected = qann(x).argmax(-1)
-                qann_right += int((expected == labels).sum())
-                equal += (predicted == expected).sum(1).cpu()
+    counts, own = _Counts.none(snn, steps), distributed.share(len(images))
+    with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
+        for x, labels in _batches(snn, images, normalise, batch_size, workers):
+            _count(counts, snn, qann, x, labels)
             bar.advance(len(labels))
-    count = len(images)
+    sums, count = counts.total(), len(images)
     return Measurement(
         count,
-        _shares(right, count),
-        spikes.activity(),
-        None if qann is None else qann_right / count,
-        None if qann is None else _shares(equal, count),
+        _shares(sums.right, count),
+        sums.activity(),
+        None if qann is None else int(sums.qann_right) / count,
+        None if qann is None else _shares(sums.equal, count),
     )
+
+
+def _count(counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor) -> None:
+    """Run both networks on one batch and add what they do to the counts."""
+    readout, _ = snn.run(x, steps=len(counts.right), observer=counts.observe)
+    if not isinstance(readout, Tensor) or readout.dim() != 3:
+        raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
+    predicted = readout.argmax(-1)
+    counts.right += (predicted == labels).sum(1)
+    if qann is None:
+        return
+    with evaluating(qann):
+        expected = qann(x).argmax(-1)
+    counts.qann_right += (expected == labels).sum()
+    counts.equal += (predicted == expected).sum(1)
 
 
 def _shares(hits: Tensor, count: int) -> tuple[float, ...]:
@@ -148,10 +191,23 @@ def _shares(hits: Tensor, count: int) -> tuple[float, ...]:
 
 
 def _batches(
-    network: nn.Module, images: Images, normalise: Normalise, batch_size: int
+    network: nn.Module, images: Images, normalise: Normalise, batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    reference = next(tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
-    for start in range(0, len(images), batch_size):
-        chosen = slice(start, start + batch_size)
-        x = normalise(images.images[chosen]).to(reference.device, reference.dtype)
-        yield x, images.labels[chosen].to(reference.device)
+    """Inputs and labels of this process's share of the images, on the network's device; none where it has no image."""
+    own = distributed.share(len(images))
+    groups = own.split(batch_size) if len(own) else ()
+    for pictures, labels in batches(images, groups, workers):
+        x = _inputs(network, normalise(pictures))
+        yield x, labels.to(x.device)
+
+
+def _inputs(network: nn.Module, x: Tensor) -> Tensor:
+    """X on the device and in the type of the network."""
+    reference = _reference(network)
+    return x.to(reference.device, reference.dtype)
+
+
+def _reference(network: nn.Module) -> Tensor:
+    """A tensor of the network that shows its device and type."""
+    tensors: Iterable[Tensor] = network.state_dict().values()
+    return next(tensor for tensor in tensors if tensor.is_floating_point())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from qffs.errors import InvalidArgument
+from qffs.recipe import Recipe
 
 
 class Device(StrEnum):
@@ -22,7 +23,7 @@ class Device(StrEnum):
 Data = Annotated[
     str, typer.Option(help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder; also CIFAR's own.")
 ]
-NETWORK = "digits_net, cifar_resnet20, torchvision:NAME, timm:NAME, package.module:function, or a float checkpoint."
+NETWORK = "digits_net, cifar_resnet18, torchvision:NAME, timm:NAME, package.module:function, or a float checkpoint."
 Size = Annotated[
     int | None,
     typer.Option(
@@ -83,3 +84,28 @@ def charge_steps_of(text: str) -> int | list[float] | None:
         raise InvalidArgument(
             f"--charge-steps must be a whole number or weights such as 0.5,0.25,0.25, not {text!r}"
         ) from None
+
+
+def recipe_of(
+    *,
+    bits: str,
+    output: str,
+    weights: Path | None,
+    float_epochs: int,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    **same: Any,
+) -> Recipe:
+    """The recipe that options say; ``same`` are those that have the name and the value of a key."""
+    both = {"learning_rate": learning_rate, "batch_size": batch_size}
+    return Recipe.of(
+        {
+            **same,
+            "bits": bits_of(bits),
+            "output": output_bits_of(output),
+            "weights": str(weights) if weights else None,
+            "full_precision": {"epochs": float_epochs, **both},
+            "quantised": {"epochs": epochs, **both},
+        }
+    )

@@ -1,7 +1,8 @@
-"""Progress bars on standard error, for whatever takes longer than a moment."""
+"""Progress bars on standard error, for whatever takes longer than a moment; of several processes one shows them."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from rich.progress import (
 from rich.text import Text
 
 
+def first() -> bool:
+    """Whether this is process 0 of those that a launcher such as ``torchrun`` started together, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Bar:
     """One bar of a `rich` progress display."""
 
@@ -31,6 +37,11 @@ class Bar:
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Move on by ``amount`` and show ``note`` behind the bar."""
         self._progress.update(self._task, advance=amount, note=note)
+
+    def say(self, sentence: str) -> None:
+        """Leave a sentence above the bar; nothing where no bar is shown."""
+        if not self._progress.disable:
+            self._progress.console.print(sentence, markup=False, highlight=False)
 
 
 class _Rate(ProgressColumn):
@@ -42,7 +53,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def track(label: str, total: int, unit: str, *, show: bool = True) -> Iterator[Bar]:
-    """A bar that counts to ``total`` ``unit``, with speed and time left; nothing is printed unless ``show``."""
+    """A bar that counts to ``total`` ``unit``, with speed and time left; only where ``show``, and in process 0."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,7 +62,8 @@ def track(label: str, total: int, unit: str, *, show: bool = True) -> Iterator[B
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not show, redirect_stdout=False) as progress:
+    hidden = not (show and first())
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, redirect_stdout=False) as progress:
         yield Bar(progress, progress.add_task(label, total=total, unit=unit, note=""))
 
 
@@ -61,9 +73,9 @@ PATIENCE_S = 2.0
 
 @contextmanager
 def wait(label: str, *, show: bool = True) -> Iterator[None]:
-    """A spinner on a terminal, from `PATIENCE_S` on and gone at the end; nothing is printed unless ``show``."""
+    """A spinner on a terminal, from `PATIENCE_S` on and gone at the end; only where ``show``, and in process 0."""
     console = Console(stderr=True)
-    if not show or not console.is_terminal:
+    if not (show and first() and console.is_terminal):
         yield
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -1,13 +1,15 @@
 """Labelled images to train and measure on.
 
-`load` reads the digits shipped with the library, CIFAR-10, or any zip or folder of photographs by class.
+`load` reads the digits shipped with the library, CIFAR-10, or any zip or folder of photographs by class; where they
+are many, they stay in their files, and `batches` reads them ahead.
 
 >>> digits = load("digits")
 >>> len(digits.train), len(digits.test), tuple(digits.test.images.shape)
 (1348, 449, (449, 1, 8, 8))
 """
 
-from qffs.data.dataset import Dataset, Images, batches, hold_out
+from qffs.data.dataset import Dataset, Images, hold_out
+from qffs.data.loader import batches
 from qffs.data.spec import load
 
 __all__ = ["Dataset", "Images", "batches", "hold_out", "load"]

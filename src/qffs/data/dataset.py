@@ -1,15 +1,32 @@
-"""Labelled images in memory, their normalisation, and a held-out part."""
+"""Labelled images, their normalisation, and a held-out part."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from qffs.errors import InvalidArgument
+
+
+class Pixels(Protocol):
+    """Images that are read when they are asked for; what a uint8 tensor [N, C, H, W] does, as far as it is needed."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[N, C, H, W]``."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """``torch.uint8``."""
+
+    def __getitem__(self, numbers: Tensor | slice) -> Tensor:
+        """The images of these numbers, uint8 [B, C, H, W]; raises `DataError` where one cannot be read."""
+
+    def select(self, numbers: Tensor) -> Pixels:
+        """Only the images of these numbers, in their order; none is read."""
 
 
 # Without eq=False, comparing two of these would compare tensors element by element and fail.
@@ -17,20 +34,21 @@ from qffs.errors import InvalidArgument
 class Images:
     """Images and what each of them shows.
 
-    ``images``: uint8 [N, C, H, W], not normalised. ``labels``: int64 [N], places in ``Dataset.classes``.
-    Raises `InvalidArgument` on other types or shapes.
+    ``images``: uint8 [N, C, H, W], not normalised: a tensor, or `Pixels`, which are read when they are asked for.
+    ``labels``: int64 [N], places in ``Dataset.classes``. Raises `InvalidArgument` on other types or shapes.
     """
 
-    images: Tensor
+    images: Tensor | Pixels
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        count, *rest = self.images.shape
+        if self.images.dtype != torch.uint8 or len(rest) != 3:
             found = f"{self.images.dtype} {list(self.images.shape)}"
             raise InvalidArgument(f"images must be torch.uint8 [N, C, H, W], not {found}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+        if self.labels.dtype != torch.int64 or self.labels.shape != (count,):
             found = f"{self.labels.dtype} {list(self.labels.shape)}"
-            raise InvalidArgument(f"labels must be torch.int64 [{len(self.images)}], one an image, not {found}")
+            raise InvalidArgument(f"labels must be torch.int64 [{count}], one an image, not {found}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,23 +59,18 @@ class Images:
         return tuple(self.images.shape[1:])
 
     def read(self, numbers: Tensor) -> Tensor:
-        """The images of these numbers, uint8 [B, C, H, W]."""
+        """The images of these numbers, uint8 [B, C, H, W]; raises `DataError` where one cannot be read."""
         return self.images[numbers]
 
     def select(self, numbers: Tensor) -> Images:
-        """Only the images of these numbers, in their order."""
-        return Images(self.images[numbers], self.labels[numbers])
+        """Only the images of these numbers, in their order; those in files stay there."""
+        images = self.images[numbers] if isinstance(self.images, Tensor) else self.images.select(numbers)
+        return Images(images, self.labels[numbers])
 
     def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
         """Images and labels of these numbers: what a ``torch.utils.data.DataLoader`` asks for."""
-        chosen = torch.tensor(numbers)
+        chosen = torch.tensor(numbers, dtype=torch.int64)
         return self.read(chosen), self.labels[chosen]
-
-
-def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
-    """Images and labels of each of these groups of numbers, read ahead by ``workers`` processes where there are any."""
-    groups = [group.tolist() for group in numbers]
-    return DataLoader(images, batch_sampler=groups, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,6 @@ class Dataset:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images_uint8.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=images_uint8.device).view(1, -1, 1, 1)
         return (images_uint8.to(torch.float32) / self.peak - mean) / std
-
-
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
 
 
 def hold_out(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:

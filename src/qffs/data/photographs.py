@@ -1,153 +1,142 @@
-"""JPEG and PNG images of a zip or folder, by part and class."""
+"""JPEG and PNG images of a zip or folder, in memory where they fit, else left in their files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from qffs.data.archive import Archive, open_archive
 from qffs.data.dataset import Dataset, Images
+from qffs.data.decode import decode, patient
+from qffs.data.files import Files
+from qffs.data.layout import Classes, read_layout
 from qffs.errors import DataError
-from qffs.progress import track
+from qffs.progress import track, wait
 
 # The usual statistics of ImageNet photographs, which most trained networks expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val; also .jpeg and .png)"
 # Below this many pixels an image, two threads take about twice as long as one (measured at 32 x 32, equal at
 # 160 x 160), because they fight over the interpreter; at 500 x 375 they take half as long.
 _THREADS_FROM_PIXELS = 256 * 256
 
 
-def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, progress: bool) -> Dataset:
+@dataclass(frozen=True, eq=False)
+class Photographs:
+    """Images in files, decoded when they are asked for: `qffs.data.dataset.Pixels`, [N, 3, height, width].
+
+    ``size``: what their shorter side is resized to, before the centre is cut out; None leaves them as they are.
+    ``otherwise``: how the message about one of another height or width goes on.
+    """
+
+    files: Files
+    height: int
+    width: int
+    size: int | None
+    otherwise: str
+    dtype = torch.uint8
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[N, 3, height, width]``."""
+        return torch.Size((len(self.files), 3, self.height, self.width))
+
+    def select(self, numbers: Tensor | slice) -> Photographs:
+        """Only the images of these numbers, in their order; none is read."""
+        files = self.files.select(numbers if isinstance(numbers, slice) else numbers.numpy())
+        return Photographs(files, self.height, self.width, self.size, self.otherwise)
+
+    def __getitem__(self, numbers: Tensor | slice) -> Tensor:
+        """The images of these numbers, uint8 [B, 3, height, width]; raises `DataError` naming one that is broken."""
+        return self.select(numbers).decoded()
+
+    def decoded(self, each: Callable[[], None] = lambda: None, threads: int = 1) -> Tensor:
+        """All images, uint8 [N, 3, height, width]; ``each`` is called after each of them."""
+        out = np.empty(self.shape, np.uint8)
+
+        def store(number: int) -> None:
+            # Into its own place, so that the order does not depend on which thread is done first.
+            out[number] = self._decode(number).transpose(2, 0, 1)
+
+        with patient(), ThreadPoolExecutor(threads) as pool:
+            run: Callable[..., Iterable[None]] = map if threads == 1 else pool.map
+            for _ in run(store, range(len(out))):
+                each()
+        return torch.from_numpy(out)
+
+    def _decode(self, number: int) -> NDArray[np.uint8]:
+        label = self.files.label(number)
+        image = decode(self.files.read(number), label, self.size)
+        if image.shape[:2] != (self.height, self.width):
+            raise DataError(f"{label} is {image.shape[1]} x {image.shape[0]} pixels, but {self.otherwise}")
+        return image
+
+
+def read_photographs(
+    path: Path, name: str, *, size: int | None, cifar10: bool, in_memory_bytes: float, progress: bool
+) -> Dataset:
     """Return the photographs of a zip or folder, as RGB, sorted by class and then by file name.
 
     ``size``: resize the shorter side to this and cut out the centre square; None keeps the images as they
-    are. ``cifar10``: insist on 10 classes of 32 x 32 pixels. Raises `DataError`.
+    are. ``cifar10``: insist on 10 classes of 32 x 32 pixels. ``in_memory_bytes``: images that take more stay in their
+    files. Raises `DataError`.
     """
-    with open_archive(path) as archive:
-        train, test = _classes(archive, "train"), _classes(archive, "test", "val")
-        if train.keys() != test.keys():
-            only = [f"{part} has no {cls}" for part, cls in _differences(train.keys(), test.keys())]
-            raise DataError(f"the classes of train and test differ in {path}: {', '.join(only)}")
-        classes = tuple(sorted(train))
-        if cifar10 and len(classes) != 10:
-            raise DataError(f"{path} has {len(classes)} classes, but CIFAR-10 has 10: for other images use images:PATH")
-        files = [file for part in (train, test) for cls in classes for file in sorted(part[cls])]
-        pixels = torch.from_numpy(_decode_all(archive, files, size, cifar10=cifar10, progress=progress))
-    parts = [
-        torch.repeat_interleave(torch.arange(len(classes)), torch.tensor([len(part[cls]) for cls in classes]))
-        for part in (train, test)
-    ]
-    count = len(parts[0])
+    with wait(f"listing the images of {path}", show=progress):
+        archive = open_archive(path)
+        layout = read_layout(archive)
+        if cifar10 and len(layout.classes) != 10:
+            found = f"{path} has {len(layout.classes)} classes"
+            raise DataError(f"{found}, but CIFAR-10 has 10: for other images use images:PATH")
+        names = [[file for files in part.values() for file in files] for part in (layout.train, layout.test)]
+        parts, threads = _photographs(archive, names, size, cifar10)
+    images: Iterable[Photographs | Tensor] = parts
+    if sum(part.shape.numel() for part in parts) <= in_memory_bytes:
+        images = _in_memory(path, parts, threads, progress)
     # Re-encoding CIFAR-10 as JPEG costs accuracy, so a figure on it must say so.
-    lossy = cifar10 and any(not file.lower().endswith(".png") for file in files)
-    return Dataset(
-        f"{name} (JPEG)" if lossy else name,
-        classes,
-        Images(pixels[:count], parts[0]),
-        Images(pixels[count:], parts[1]),
-        mean=MEAN,
-        std=STD,
-        peak=255.0,
+    lossy = cifar10 and any(not file.lower().endswith(".png") for part in names for file in part)
+    name = f"{name} (JPEG)" if lossy else name
+    train, test = (Images(*pair) for pair in zip(images, map(_labels, (layout.train, layout.test)), strict=True))
+    return Dataset(name, layout.classes, train, test, mean=MEAN, std=STD, peak=255.0)
+
+
+def _photographs(
+    archive: Archive, names: list[list[str]], size: int | None, cifar10: bool
+) -> tuple[list[Photographs], int]:
+    """Return the images of each part, of the size of the first one, and how many threads suit them."""
+    first = archive.files(names[0][:1])
+    with patient():
+        height, width, _ = decode(first.read(0), first.label(0), None).shape
+    threads = 2 if height * width >= _THREADS_FROM_PIXELS else 1
+    height, width = (32, 32) if cifar10 else (size or height, size or width)
+    otherwise = (
+        "CIFAR-10 images are 32 x 32: for other images use images:PATH"
+        if cifar10
+        else f"{archive.prefix}{names[0][0]} is {width} x {height}: give a size (--size) to resize and crop all images "
+        "to one size"
     )
+    return [Photographs(archive.files(part), height, width, size, otherwise) for part in names], threads
 
 
-def _classes(archive: Archive, *parts: str) -> dict[str, list[str]]:
-    """Return the image files of each class, of the first of ``parts`` that is there; raises `DataError` on a gap."""
-    part = next((part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)), None)
-    if part is None:
-        raise DataError(f"{archive.path} has no {' or '.join(parts)} folder: expected {_LAYOUT}")
-    classes: dict[str, list[str]] = {}
-    for name in archive.names:
-        if not name.startswith(f"{part}/"):
-            continue
-        _, *between, file = name.split("/")
-        if between:
-            classes.setdefault(between[0], [])
-        if file.lower().endswith(_SUFFIXES):
-            if not between:
-                raise DataError(f"{archive.label(name)} lies in no class folder: expected {_LAYOUT}")
-            classes[between[0]].append(name)
-    if not any(classes.values()):
-        raise DataError(f"{archive.label(part)} holds no images: expected {_LAYOUT}")
-    for cls, files in sorted(classes.items()):
-        if not files:
-            raise DataError(f"the class folder {archive.label(f'{part}/{cls}')} holds no .jpg, .jpeg or .png image")
-    return classes
-
-
-def _differences(train: Iterable[str], test: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Give each class that only one part has, after the part that lacks it; the first few of them."""
-    for cls in sorted(set(train) ^ set(test))[:5]:
-        yield ("test" if cls in train else "train"), cls
-
-
-def _decode_all(
-    archive: Archive, files: Sequence[str], size: int | None, *, cifar10: bool, progress: bool
-) -> NDArray[np.uint8]:
-    """Return all images as uint8 [N, 3, H, W]; raises `DataError` on a broken one or one of another size."""
-    first_height, first_width, _ = _decode(archive, files[0], None).shape
-    height, width = (32, 32) if cifar10 else (size or first_height, size or first_width)
+def _in_memory(path: Path, parts: list[Photographs], threads: int, progress: bool) -> list[Tensor]:
+    """Return all images of each part, decoded."""
+    count, _, height, width = (sum(len(part.files) for part in parts), *parts[0].shape[1:])
     try:
-        out = np.empty((len(files), 3, height, width), np.uint8)
+        with track("decoding", count, "images", show=progress) as bar:
+            return [part.decoded(bar.advance, threads) for part in parts]
     except MemoryError as error:
-        found = f"{len(files)} images of {width} x {height} pixels in {archive.path}"
-        raise DataError(f"{found} do not fit in memory: give a smaller size= or fewer images") from error
-
-    def store(index: int) -> None:
-        # Into its own place, so that the order does not depend on which thread is done first.
-        image = _decode(archive, files[index], size)
-        if image.shape[:2] != (height, width):
-            found = f"{archive.label(files[index])} is {image.shape[1]} x {image.shape[0]} pixels"
-            if cifar10:
-                raise DataError(f"{found}, but CIFAR-10 images are 32 x 32: for other images use images:PATH")
-            raise DataError(
-                f"{found}, but {archive.prefix}{files[0]} is {width} x {height}: "
-                "give a size (--size) to resize and crop all images to one size"
-            )
-        out[index] = image.transpose(2, 0, 1)
-
-    workers = 2 if first_height * first_width >= _THREADS_FROM_PIXELS else 1
-    with track("decoding", len(files), "images", show=progress) as bar, ThreadPoolExecutor(workers) as pool:
-        run = map if workers == 1 else pool.map
-        for _ in run(store, range(len(files))):
-            bar.advance()
-    return out
+        found = f"{count} images of {width} x {height} pixels in {path}"
+        raise DataError(f"{found} do not fit in memory: give a smaller size= or in_memory_gib=") from error
 
 
-def _decode(archive: Archive, name: str, size: int | None) -> NDArray[np.uint8]:
-    """Return one image as RGB, uint8 [H, W, 3]; raises `DataError` if it is broken or has more than 8 bits a value."""
-    data = archive.read(name)
-    try:
-        # Only these two: Pillow would hand other contents to decoders nobody asked for, even to Ghostscript.
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-            deep = image.mode.startswith(("I", "F"))
-            # Pillow warns if the transparency of a palette is dropped in one step.
-            palette = image.mode == "P" and "transparency" in image.info
-            rgb = (image.convert("RGBA") if palette else image).convert("RGB")
-    # Pillow's decoders raise many kinds of error for a broken file, SyntaxError and struct.error among them.
-    except Exception as error:
-        raise DataError(f"{archive.label(name)} is broken, or is not a JPEG or PNG image") from error
-    if deep:
-        # Pillow clips every value above 255 to white.
-        raise DataError(f"{archive.label(name)} has more than 8 bits a pixel value: save it with 8 bits")
-    return np.asarray(rgb if size is None else _square(rgb, size))
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """Return the image with its shorter side resized to ``size``, and of that the centre square."""
-    short = min(image.size)
-    width, height = (max(size, int(side * size / short)) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
+def _labels(part: Classes) -> Tensor:
+    """Return the place of its class for each image of a part."""
+    counts = torch.tensor([len(files) for files in part.values()])
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)

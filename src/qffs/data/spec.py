@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from qffs.data.batches import find_batches, read_batches
+from qffs.data.cifar import find_batches, read_batches
 from qffs.data.dataset import Dataset
 from qffs.data.digits import read_digits
 from qffs.data.photographs import read_photographs
@@ -14,20 +14,29 @@ from qffs.errors import DataError, InvalidArgument
 _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that exists"
 
 
-def load(spec: str, size: int | None = None, *, progress: bool = True) -> Dataset:
-    """Return the dataset that ``spec`` names, held in memory whole.
+GIB = 2**30
+"""Bytes."""
+
+
+def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, progress: bool = True) -> Dataset:
+    """Return the dataset that ``spec`` names: in memory, or where image files are too many for that, left in them.
 
     ``digits``: the handwritten digits shipped with the library, 8 x 8 and grey.
     ``images:PATH``, or the bare PATH of something that exists: a zip or folder with ``train/<class>/*.jpg``
-    and ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``), maybe inside one common folder, or a
-    folder with the CIFAR-10 pickles (``cifar-10-batches-py``) or its parent.
+    and ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``), maybe inside one common folder or ImageNet's
+    own ``ILSVRC/Data/CLS-LOC``, where ``val`` may be flat if Kaggle's ``LOC_val_solution.csv`` is there; or a folder
+    with the CIFAR-10 pickles (``cifar-10-batches-py``) or its parent.
     ``cifar10:PATH``: the same, and must hold 10 classes of 32 x 32 pixels.
 
     ``size``: only for image files given by ``images:PATH`` or PATH: resize the shorter side to this many
-    pixels and cut out the centre square. ``progress``: show a bar on stderr while decoding.
+    pixels and cut out the centre square. ``in_memory_gib``: image files are decoded at once while all images together
+    take at most this many GiB of memory, else each whenever it is asked for; 0 leaves all in their files.
+    ``progress``: show on stderr what takes time.
 
-    Raises `DataError` if the images cannot be read or used, and `InvalidArgument` on a size that cannot work.
+    Raises `DataError` if the images cannot be read or used, and `InvalidArgument` on a size or limit that cannot work.
     """
+    if not in_memory_gib >= 0:
+        raise InvalidArgument(f"the images held in memory must be limited to 0 GiB or more, not {in_memory_gib!r}")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise InvalidArgument(f"the image size must be a whole number of at least 1, not {size!r}")
     kind, path = _parse(spec)
@@ -41,7 +50,8 @@ def load(spec: str, size: int | None = None, *, progress: bool = True) -> Datase
     name = "CIFAR-10" if cifar10 else whole.stem if whole.is_file() else whole.name
     if batches is not None:
         return read_batches(batches, name, cifar10=cifar10)
-    return read_photographs(path, name, size=size, cifar10=cifar10, progress=progress)
+    limit = in_memory_gib * GIB
+    return read_photographs(path, name, size=size, cifar10=cifar10, in_memory_bytes=limit, progress=progress)
 
 
 def _parse(spec: str) -> tuple[str, Path]:

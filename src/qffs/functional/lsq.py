@@ -67,6 +67,24 @@ def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -
     return scaled.add_(offset).floor_().clamp_(0, highest)
 
 
+def inside(x: Tensor, step: Tensor, highest: int) -> Tensor:
+    """Whether ``0 < x < n s``, where the gradient passes; compared in the type of ``step``, shaped as it multiplies x.
+
+    >>> inside(torch.tensor([-1.0, 0.2, 1.5]), torch.tensor(0.5), 3)
+    tensor([False,  True, False])
+    """
+    return (x > 0) & (x.to(step.dtype) < highest * step)
+
+
+def gradient_scale(shape: Sequence[int], step_size: Tensor, highest: int) -> float:
+    """``1 / sqrt(N * n)``, with N the activations of one image of ``[B, ...]`` that share a step size.
+
+    >>> gradient_scale((8, 4, 2, 2), torch.tensor(0.5), 1), gradient_scale((8, 4, 2, 2), torch.ones(4), 1)
+    (0.25, 0.5)
+    """
+    return 1 / math.sqrt(max(1, math.prod(shape[1:]) // step_size.numel()) * highest)
+
+
 class _Quantize(torch.autograd.Function):
     """`quantize` with the gradients of LSQ; keeps its input and its result, which the next layer keeps anyway."""
 
@@ -82,12 +100,11 @@ class _Quantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
         x, step, result = ctx.saved_tensors
         (gradient,) = gradients
-        inside = (x > 0) & (x < ctx.highest * step)
+        passes = inside(x, step, ctx.highest)
         # Of s: level - v inside, n above, 0 below. Outside the range the level itself is already n or 0.
-        of_step = total((result - x * inside).mul_(gradient), step, step.dtype)
-        of_step = of_step / step.view_as(of_step)
-        scale = 1 / math.sqrt(x[0].numel() // step.numel() * ctx.highest)
-        return gradient * inside, (of_step * scale).to(ctx.dtype), None, None
+        of_step = total((result - x * passes).mul_(gradient), step, step.dtype)
+        of_step = of_step / step.view_as(of_step) * gradient_scale(x.shape, step, ctx.highest)
+        return gradient * passes, of_step.to(ctx.dtype), None, None
 
 
 def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qffs.errors import Diverged, InvalidArgument, NotCalibrated
 from qffs.functional import lsq
+from qffs.kernels import lsq as kernel
 from qffs.levels import Levels
 
 
@@ -20,7 +21,7 @@ class Quantizer(nn.Module):
     until it is set: by `qffs.calibrate`, by the first batch in train mode (LSQ's first step size), or by loading.
     ``clip`` is where the ReLU was clipped from above, if it was: the first step size is such that the highest level
     lies no higher. In eval mode an unset quantiser raises `NotCalibrated`. See `qffs.functional.lsq.quantize` for
-    equation and gradients.
+    equation and gradients, and `fuse` for the compiled body of them that ``fused`` chooses in train mode.
 
     >>> quantizer = Quantizer(highest=3)
     >>> quantizer.set_step_size(0.5)
@@ -38,6 +39,7 @@ class Quantizer(nn.Module):
         self.offset = float(offset)
         self.clip = None if clip is None else float(clip)
         self.channels = channels
+        self.fused = False
         self.step_size = nn.Parameter(torch.full(() if channels is None else (channels,), math.nan))
         self._ready = False  # caches `ready`, so that a GPU is not asked for the step size at every call
 
@@ -90,7 +92,8 @@ class Quantizer(nn.Module):
                 )
             magnitude = lsq.total(x.detach().abs(), self.step_size, torch.float32)
             self.set_step_size_from(magnitude / (x.numel() // self.step_size.numel()))
-        return lsq.quantize(x, self.step_size, self.highest, self.offset)
+        quantize = kernel.quantize if self.fused and self.training else lsq.quantize
+        return quantize(x, self.step_size, self.highest, self.offset)
 
     def level(self, x: Tensor) -> Tensor:
         """The level of each activation, a whole number from 0 to n, before it is scaled by s."""
@@ -103,3 +106,18 @@ class Quantizer(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.forget()
+
+
+def fuse(network: nn.Module, fused: bool = True) -> None:
+    """Let all quantisers of a network train through `qffs.kernels.lsq`, or through the reference again.
+
+    A way of computing and no part of the network: it is not saved, and in eval mode it changes nothing.
+
+    >>> network = nn.Sequential(nn.Linear(4, 2), Quantizer(highest=3))
+    >>> fuse(network)
+    >>> network[1].fused
+    True
+    """
+    for module in network.modules():
+        if isinstance(module, Quantizer):
+            module.fused = fused

@@ -46,6 +46,11 @@ def to_json(results: Results | list[Results]) -> str:
     return json.dumps(results, indent=2, allow_nan=False) + "\n"
 
 
+def write_text(path: Path, text: str) -> Path:
+    """`write` a text file."""
+    return write(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+
+
 def write(path: Path, write_to: Callable[[Path], object]) -> Path:
     """Let ``write_to`` write a file beside ``path`` and put it in place whole; raises `QffsError` where it cannot."""
     fresh = path.with_name(f".{path.name}.new{path.suffix}")

@@ -1,0 +1,277 @@
+"""What quantised training costs: time and peak memory of one step on ResNet-18 at 32 x 32, over full precision.
+
+    python benchmarks/train.py --batch 128 --repeats 7 --precision float32 --json training.json
+
+A step is forward, cross-entropy, backward and SGD with momentum, channels last. All variants are the same network but
+for what stands where the ReLU was, with 2-bit activations, and run in one process, a step of each by turns; a ratio is
+the median over the turns of its time over that of full precision in the same turn, with the smallest and the largest.
+Steps before the first turn are not counted: kernels are compiled there.
+
+Memory is measured in a fresh process for each variant, after the same first steps. On CUDA it is
+``torch.cuda.max_memory_allocated`` of one step. On CPU it is the same, as PyTorch's profiler sees its allocator: what
+is there before the step (parameters, buffers, momentum, the batch) and the peak of what the step allocates less what
+it frees. ``resident`` checks that by what the system saw: the same start, and the growth of the process's resident set
+(Linux only; VmHWM, reset before the step, where glibc gives back at once what is freed). It also sees what
+convolutions allocate past PyTorch.
+
+On a busy machine take one thread, ``OMP_NUM_THREADS=1``: threads that wait for each other wait for everything else.
+brevitas is left out where it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from qffs.nn.quantizer import Quantizer, fuse
+from qffs.progress import track
+
+HIGHEST = 3
+FIRST_STEPS = 2
+FULL = "full precision"
+
+
+class PlainQuantizer(nn.Module):
+    """LSQ in a few lines of ordinary operations, as tutorials write it: each keeps what its own backward needs."""
+
+    def __init__(self, highest: int) -> None:
+        super().__init__()
+        self.highest = highest
+        self.step_size = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 1 / (x[0].numel() * self.highest) ** 0.5
+        step_size = (self.step_size - self.step_size * scale).detach() + self.step_size * scale
+        clipped = (x / step_size).clamp(0, self.highest)
+        return (clipped + (clipped.round() - clipped).detach()) * step_size
+
+
+def brevitas_quantizer() -> nn.Module:
+    """The quantiser of brevitas whose step size is learned from the first step on."""
+    from brevitas.nn import QuantReLU  # type: ignore[import-untyped]
+    from brevitas.quant.scaled_int import Uint8ActPerTensorFloatMaxInit  # type: ignore[import-untyped]
+
+    return QuantReLU(act_quant=Uint8ActPerTensorFloatMaxInit, bit_width=2, min_val=0.0, max_val=3.0)
+
+
+VARIANTS: dict[str, Callable[[], nn.Module]] = {
+    FULL: partial(nn.ReLU, inplace=True),
+    "qffs, fused": partial(Quantizer, HIGHEST),
+    "qffs, reference": partial(Quantizer, HIGHEST),
+    "plain PyTorch": partial(PlainQuantizer, HIGHEST),
+    "brevitas": brevitas_quantizer,
+}
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.act1, self.act2 = activation(), activation()
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.extend([nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        return self.act2(branch + self.shortcut(x))
+
+
+def resnet18(activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """ResNet-18 as it is used at 32 x 32: a stem of 3 x 3 without pooling."""
+    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), activation()]
+    inputs = 64
+    for outputs, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        layers.append(Block(inputs, outputs, stride, activation))
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+class Trainer:
+    """One variant, ready to step."""
+
+    def __init__(self, name: str, batch: int, precision: str, device: str) -> None:
+        torch.manual_seed(0)
+        self.network = resnet18(VARIANTS[name]).to(device).to(memory_format=torch.channels_last)
+        fuse(self.network, name == "qffs, fused")
+        self.optimiser = torch.optim.SGD(self.network.parameters(), 0.01, 0.9, weight_decay=5e-4)
+        self.x = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(10, (batch,), device=device)
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def step(self) -> None:
+        self.optimiser.zero_grad()
+        with self.autocast:
+            loss = F.cross_entropy(self.network(self.x).float(), self.labels)
+        loss.backward()
+        self.optimiser.step()
+        if self.x.is_cuda:
+            torch.cuda.synchronize()
+
+    def bytes_held(self) -> int:
+        """Bytes of all tensors that are there between two steps, gradients left out."""
+        state = [v for values in self.optimiser.state.values() for v in values.values() if isinstance(v, Tensor)]
+        tensors = [*self.network.parameters(), *self.network.buffers(), *state, self.x, self.labels]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+def seconds(trainer: Trainer) -> float:
+    start = time.perf_counter()
+    trainer.step()
+    return time.perf_counter() - start
+
+
+def peak_of_step(trainer: Trainer) -> dict[str, int]:
+    """Peak memory of one step in bytes: as PyTorch's allocator sees it, and as the system does, where it says."""
+    for _ in range(FIRST_STEPS):
+        trainer.step()
+    trainer.optimiser.zero_grad()
+    if trainer.x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        trainer.step()
+        return {"allocated": torch.cuda.max_memory_allocated()}
+    found = {}
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+        trainer.step()
+        found["resident"] = trainer.bytes_held() + resident("VmHWM") - before
+        trainer.optimiser.zero_grad()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        trainer.step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return {"allocated": trainer.bytes_held() + peak, **found}
+
+
+def resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def memory(name: str, arguments: argparse.Namespace) -> dict[str, int]:
+    """`peak_of_step` in a process of its own."""
+    command = [sys.executable, __file__, "--memory-of", name, "--batch", str(arguments.batch)]
+    command += ["--precision", arguments.precision, "--device", arguments.device]
+    given_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, env=os.environ | given_back, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """For each variant the seconds of its first steps and of its step in each turn, and its peak memory."""
+    results: dict[str, dict[str, Any]] = {name: {} for name in names}
+    with track("memory", len(names), "processes") as bar:
+        for name in names:
+            results[name]["bytes"] = memory(name, arguments)
+            bar.advance(note=name)
+    trainers = {}
+    with track("time", len(names) * (arguments.repeats + FIRST_STEPS), "steps") as bar:
+        for name in names:
+            trainers[name] = Trainer(name, arguments.batch, arguments.precision, arguments.device)
+            results[name]["first_steps_s"] = [seconds(trainers[name]) for _ in range(FIRST_STEPS)]
+            results[name]["step_s"] = []
+            bar.advance(FIRST_STEPS, f"first steps of {name}")
+        for turn in range(arguments.repeats):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                results[name]["step_s"].append(seconds(trainers[name]))
+                bar.advance(note=name)
+    return results
+
+
+def show(results: dict[str, dict[str, Any]], title: str) -> None:
+    table = Table(title=title)
+    for heading in (
+        "variant",
+        "step ms",
+        "over full precision",
+        "from",
+        "to",
+        "peak MB",
+        "over",
+        "resident",
+        "first s",
+    ):
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    full = results[FULL]
+    for name, result in results.items():
+        ratios = [own / other for own, other in zip(result["step_s"], full["step_s"], strict=True)]
+        peaks = [f"{value / full['bytes'][key]:.3f}" for key, value in result["bytes"].items()]
+        result["time_ratio"] = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        result["memory_ratio"] = {key: value / full["bytes"][key] for key, value in result["bytes"].items()}
+        spread = [f"{value:.3f}" for value in result["time_ratio"].values()]
+        row = [f"{1e3 * statistics.median(result['step_s']):.0f}", *spread, f"{result['bytes']['allocated'] / 1e6:.0f}"]
+        table.add_row(name, *row, *peaks, *[""] * (2 - len(peaks)), f"{sum(result['first_steps_s']):.1f}")
+    Console(width=120).print(table)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time and peak memory of a 2-bit training step over full precision.")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--memory-of", choices=tuple(VARIANTS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.memory_of:
+        trainer = Trainer(arguments.memory_of, arguments.batch, arguments.precision, arguments.device)
+        print(json.dumps(peak_of_step(trainer)))
+        return
+    names = list(VARIANTS)
+    if importlib.util.find_spec("brevitas") is None:
+        print("brevitas is not installed, and left out: pip install brevitas", file=sys.stderr)
+        names.remove("brevitas")
+    results = measure(names, arguments)
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
+    title = f"ResNet-18, 32 x 32, batch {arguments.batch}, {arguments.precision}, {arguments.repeats} turns, {device}"
+    show(results, title)
+    if arguments.json:
+        about = {"command": " ".join(["python", *sys.argv]), "device": device, "versions": versions(names)}
+        about |= {"batch": arguments.batch, "precision": arguments.precision, "variants": results}
+        arguments.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The threads PyTorch computes with, and the processor's name."""
+    name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return f"{threads} thread{'s' * (threads > 1)} of {name}"
+
+
+def versions(names: list[str]) -> dict[str, str]:
+    packages = ("torch", "brevitas") if "brevitas" in names else ("torch",)
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Writes docs/results.md from results/*.json, and takes a finished run in.
+
+python scripts/results.py add runs/cifar10_resnet20 cifar10_resnet20   # results/cifar10_resnet20.json
+python scripts/results.py                                              # docs/results.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SHOWN = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+
+HEAD = """# Results
+
+Every row is one run of `qffs train`, and this page is written by `python scripts/results.py` from the files in
+[`results/`](../results), which are the runs' own `results.json` and `run.json`. The test images were read once, at the
+end of each run; what was chosen (charge schedules) was chosen on held-out training images. Accuracies on re-encoded
+images, marked (JPEG), compare within this page only.
+
+FP is the network in full precision, QANN the same with quantised activations, SNN the spiking network after T steps;
+`equal` is the share of test images that the SNN classifies as its QANN does. Differences are in points.
+"""
+
+
+def add(run: Path, name: str) -> Path:
+    """Put the results of a finished run into results/NAME.json."""
+    said = {part: json.loads((run / f"{part}.json").read_text(encoding="utf-8")) for part in ("run", "results")}
+    path = ROOT / "results" / f"{name}.json"
+    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def rows() -> list[dict[str, Any]]:
+    """All runs, by data, network, bits and output."""
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) | {"name": path.stem} for path in (ROOT / "results").glob("*.json")
+    ]
+    return sorted(found, key=lambda row: (row["results"]["data"], row["name"]))
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for data, group in groupby(runs, key=lambda row: str(row["results"]["data"])):
+        members = list(group)
+        parts += [
+            f"## {data}\n",
+            summary(members),
+            by_step(members),
+            "### How\n",
+            "\n".join(how(row) for row in members) + "\n",
+        ]
+    return "\n".join(parts)
+
+
+def summary(runs: list[dict[str, Any]]) -> str:
+    """One line a run: the three networks and what each step costs."""
+    lines = [
+        "| run | bits | output | FP | QANN | QANN - FP | SNN - QANN, T = 4 | T = 8 | equal at T = 8 |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in runs:
+        told = row["results"]
+        full, qann = told["full_precision"]["accuracy"], told["qann"]["accuracy"]
+        steps = {entry["steps"]: entry for entry in told["snn"]}
+        loss = [points(steps[t]["accuracy"] - qann) if t in steps else "" for t in (4, 8)]
+        equal = percent(steps[8]["agreement"]) if 8 in steps else ""
+        cells = [
+            row["name"],
+            told["bits"],
+            output(told),
+            percent(full),
+            percent(qann),
+            points(qann - full),
+            *loss,
+            equal,
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_step(runs: list[dict[str, Any]]) -> str:
+    """Accuracy of the spiking networks by step."""
+    lines = [
+        "SNN accuracy (%) after T steps:\n",
+        f"| run | D | {' | '.join(map(str, SHOWN))} |",
+        f"|---|---|{'---:|' * len(SHOWN)}",
+    ]
+    for row in runs:
+        steps = {entry["steps"]: entry["accuracy"] for entry in row["results"]["snn"]}
+        cells = [f"{100 * steps[t]:.2f}" if t in steps else "" for t in SHOWN]
+        lines.append(f"| {row['name']} | {schedule(row['results'])} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def how(row: dict[str, Any]) -> str:
+    """The command, the machine and the time of a run."""
+    run, told = row["run"], row["results"]
+    epochs = [len(told[part]["epochs"]) for part in ("full_precision", "qann")]
+    return (
+        f"- **{row['name']}**: `{run['command']}`  \n  {told['images']:,} test images, {epochs[0]} full-precision and "
+        f"{epochs[1]} quantised epochs, seed {told['seed']}, {run['device']}, {run['seconds'] / 60:.0f} min, "
+        f"commit {run['commit']}"
+    )
+
+
+def output(told: dict[str, Any]) -> str:
+    return "analog" if told["output"] == "analog" else f"{told['output']} bits"
+
+
+def schedule(told: dict[str, Any]) -> str:
+    """The charge schedule: a number of steps, or weights."""
+    weights = told["charge_schedule"]
+    return str(len(weights)) if len(set(weights)) == 1 else ", ".join(f"{weight:g}" for weight in weights)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def points(difference: float) -> str:
+    return f"{100 * difference:+.2f}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["add"]:
+        add(Path(sys.argv[2]), sys.argv[3])
+    (ROOT / "docs" / "results.md").write_text(page(rows()), encoding="utf-8")

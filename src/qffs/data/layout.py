@@ -1,0 +1,106 @@
+"""Which images of an archive show what: a folder a class, or ImageNet's flat val with Kaggle's list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from qffs.data.archive import Archive
+from qffs.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+SOLUTION = "LOC_val_solution.csv"
+"""Kaggle's list of what each image of ImageNet's val shows: ``name,class and a box, ...`` a line, after a heading."""
+
+_LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val; also .jpeg and .png)"
+
+Classes = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The image files of each class in the training and the test part; classes and files are sorted by name."""
+
+    train: Classes
+    test: Classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, those of both parts."""
+        return tuple(self.train)
+
+
+def read_layout(archive: Archive) -> Layout:
+    """Return which files of an archive show what; raises `DataError` on a gap, or where the parts do not agree."""
+    train, test = _classes(archive, "train"), _classes(archive, "test", "val")
+    if train.keys() != test.keys():
+        only = [f"{part} has no {cls}" for part, cls in _differences(train.keys(), test.keys())]
+        raise DataError(f"the classes of train and test differ in {archive.path}: {', '.join(only)}")
+    return Layout(train, test)
+
+
+def _classes(archive: Archive, *parts: str) -> Classes:
+    """Return the image files of each class, of the first of ``parts`` that is there and knows its classes."""
+    there = [part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)]
+    if not there:
+        raise DataError(f"{archive.path} has no {' or '.join(parts)} folder: expected {_LAYOUT}")
+    # ImageNet's own archive has a test part without labels beside its val.
+    part = next((part for part in there if _sorted_by_class(archive, part)), there[-1])
+    names = [name for name in archive.names if name.startswith(f"{part}/")]
+    if part == "val" and not _sorted_by_class(archive, part):
+        classes = _solved(archive, [name for name in names if _is_image(name)])
+    else:
+        classes = _by_folder(archive, names)
+    if not any(classes.values()):
+        raise DataError(f"{archive.label(part)} holds no images: expected {_LAYOUT}")
+    for cls, files in sorted(classes.items()):
+        if not files:
+            raise DataError(f"the class folder {archive.label(f'{part}/{cls}')} holds no .jpg, .jpeg or .png image")
+    return {cls: sorted(classes[cls]) for cls in sorted(classes)}
+
+
+def _sorted_by_class(archive: Archive, part: str) -> bool:
+    """Whether a part has folders in it."""
+    return any(name.startswith(f"{part}/") and name.count("/") > 1 for name in archive.names)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _by_folder(archive: Archive, names: Iterable[str]) -> Classes:
+    """Return the image files below each class folder of a part."""
+    classes: Classes = {}
+    for name in names:
+        _, *between, _ = name.split("/")
+        if between:
+            classes.setdefault(between[0], [])
+        if _is_image(name):
+            if not between:
+                raise DataError(f"{archive.label(name)} lies in no class folder: expected {_LAYOUT}")
+            classes[between[0]].append(name)
+    return classes
+
+
+def _solved(archive: Archive, names: Iterable[str]) -> Classes:
+    """Return the image files of a flat val by what Kaggle's list says they show."""
+    content, classes = archive.beside(SOLUTION), Classes()
+    lines = (content or b"").decode("utf-8", "replace").splitlines()
+    shown = {line.partition(",")[0]: line.partition(",")[2].split() for line in lines}
+    for name in names:
+        if content is None:
+            raise DataError(
+                f"{archive.label(name)} lies in no class folder: sort val into one folder a class (the script "
+                f"valprep.sh does it), or put Kaggle's {SOLUTION} beside it"
+            )
+        words = shown.get(name.split("/")[-1].rpartition(".")[0])
+        if not words:
+            raise DataError(f"{SOLUTION} does not say what {archive.label(name)} shows")
+        classes.setdefault(words[0], []).append(name)
+    return classes
+
+
+def _differences(train: Iterable[str], test: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Give each class that only one part has, after the part that lacks it; the first few of them."""
+    for cls in sorted(set(train) ^ set(test))[:5]:
+        yield ("test" if cls in train else "train"), cls

@@ -1,0 +1,78 @@
+"""A recipe's run as users begin it: in a folder, where an earlier one may go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from qffs import distributed
+from qffs.data import load as load_data
+from qffs.errors import InvalidArgument
+from qffs.jobs.log import Log
+from qffs.jobs.run import Run, check_outputs
+from qffs.jobs.start import device_of, usual_augmentation
+from qffs.recipe import Recipe, differences
+from qffs.recipes import read
+from qffs.report.results import Results
+from qffs.train import Interruption, RunState
+
+
+def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
+    """`train`, in a folder whose earlier run is replaced, with shifted (and, photographs, mirrored) images."""
+    check_outputs(folder)
+    device = device_of(recipe.device)
+    data = load_data(recipe.data, recipe.size, progress=progress)
+    if not recipe.augmentation:
+        recipe = recipe.model_copy(update={"augmentation": usual_augmentation(data)})
+    with Interruption().watching() as interruption:
+        return Run(recipe, folder, data, device, interruption, progress).whole()
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    save_every_s: float = 60.0,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> Results:
+    """The whole way, from a recipe: train or load, quantise, fine-tune, convert, verify, and measure on test images.
+
+    Writes to ``folder``: recipe.yaml, results.json, accuracy.png and the checkpoints ``float``, ``qann`` and ``snn``,
+    and while it trains state.pt, after every epoch and ``save_every_s`` seconds, and with ``tensorboard`` curves;
+    from state.pt ``resume`` goes on, with the same results as if the run had never stopped. The
+    test images are read once, at the end. The same recipe on the same machine writes the same results.json, bit for
+    bit. All of several processes that ``torchrun`` started return the results; the first of them writes.
+
+    Raises `InvalidArgument` where the folder holds a run and ``resume`` is not asked for, or holds that of another
+    recipe; `Stopped` after SIGTERM or SIGINT, the state saved.
+    """
+    with (
+        Interruption().watching() as interruption,
+        distributed.processes(device_of(recipe.device)) as device,
+    ):
+        check_outputs(folder)
+        finished = _continued(recipe, folder, resume)
+        if finished is not None:
+            return finished
+        data = load_data(recipe.data, recipe.size, progress=progress)
+        run = Run(recipe, folder, data, device, interruption, progress)
+        run.state, run.log = RunState(folder, save_every_s), Log(folder, tensorboard)
+        return run.whole(resume)
+
+
+def _continued(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
+    """The results of a run that has ended, where that is to go on; raises where a run would be lost."""
+    ended, begun = folder / "results.json", RunState(folder).path
+    if not resume:
+        if ended.exists() or begun.exists():
+            state = "has ended" if ended.exists() else "can go on with --resume"
+            raise InvalidArgument(f"{folder} holds a run that {state}: name another --output for a new one")
+        return None
+    if (folder / "recipe.yaml").exists():
+        other = differences(recipe, read(str(folder / "recipe.yaml")))
+        if other:
+            raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(other)}")
+    results: Results | None = json.loads(ended.read_text(encoding="utf-8")) if ended.exists() else None
+    return results

@@ -1,0 +1,40 @@
+"""What a run tells while it trains, for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qffs import distributed
+from qffs.errors import InvalidArgument
+from qffs.nn.quantizer import Quantizer
+from qffs.train import Epoch
+
+
+class Log:
+    """Curves by epoch in the folder ``tensorboard`` of a run, where they are wanted; else nothing."""
+
+    def __init__(self, folder: Path, wanted: bool) -> None:
+        self._writer: Any = None
+        if wanted and not distributed.rank():
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise InvalidArgument("curves need TensorBoard: pip install 'qffs[tensorboard]'") from error
+            self._writer = SummaryWriter(folder / "tensorboard")
+
+    def epoch(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
+        """Loss, accuracies and the mean of each quantiser's step sizes after an epoch."""
+        if self._writer is None:
+            return
+        curves = {"loss": epoch.loss, "accuracy": epoch.accuracy}
+        if held_out is not None:
+            curves["held-out accuracy"] = held_out
+        for path, module in network.named_modules():
+            if isinstance(module, Quantizer):
+                curves[f"step size/{path}"] = float(module.step_size.detach().mean())
+        for name, value in curves.items():
+            self._writer.add_scalar(f"{stage}/{name}", value, epoch.number)
+        self._writer.flush()

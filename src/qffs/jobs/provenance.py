@@ -1,0 +1,58 @@
+"""Where figures come from: the command, the code and the machine of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from qffs import distributed
+from qffs.report.results import Results
+from qffs.version import __version__
+
+
+def provenance(device: torch.device, seconds: float) -> Results:
+    """The ``command``, the ``commit`` it ran at, the ``device``, ``processes``, ``versions``, and ``seconds`` taken."""
+    return {
+        "command": command(sys.argv),
+        "commit": commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "processes": distributed.world(),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+        "versions": {"qffs": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def command(arguments: list[str]) -> str:
+    """A command line as one would type it again."""
+    program, *rest = arguments
+    name = "qffs" if Path(program).name in {"qffs", "__main__.py"} else program
+    return shlex.join([name, *rest])
+
+
+def commit() -> str | None:
+    """The commit of the library's own source, with "-dirty" where it was changed since; None where it is installed."""
+    here = Path(__file__).parent
+    run = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        if not (here.parents[2] / ".git").exists():
+            return None
+        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    """The number of cores, and their name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} CPU cores, {names[0] if names else platform.machine()}"

@@ -1,0 +1,103 @@
+"""What every job begins with: a device, data, a network that fits them, and what is said of a run in its files."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs import sources
+from qffs.calibration import calibrate
+from qffs.convert import quantize
+from qffs.data import Dataset, Images
+from qffs.errors import InvalidArgument
+from qffs.graph.trace import trace
+from qffs.measure import check_fit
+from qffs.recipe import Recipe
+from qffs.report.results import Results
+from qffs.train import check_seed
+from qffs.version import __version__
+
+Normalise = Callable[[Tensor], Tensor]
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where it is not there."""
+    if name not in {"auto", "cpu", "cuda"}:
+        raise InvalidArgument(f"the device must be auto, cpu or cuda, not {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument("there is no CUDA device here: use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def prepare(device: str, seed: int) -> torch.device:
+    """The device, with the seed set: a network's operator might be random."""
+    check_seed(seed)
+    torch.manual_seed(seed)
+    return device_of(device)
+
+
+def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> Normalise:
+    """What makes a network's input of images: on the device, and channels last, which convolutions like best."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def normalise(images: Tensor) -> Tensor:
+        return data.normalise(images.to(device)).contiguous(memory_format=memory_format)
+
+    return normalise
+
+
+def network_of(recipe: Recipe, data: Dataset, device: torch.device) -> tuple[fx.GraphModule, Normalise]:
+    """The recipe's network with its weights on the device, and what makes its input of images.
+
+    It is traced, so that data that do not fit it are found before training, and what is trained is what is converted:
+    some networks have further outputs in training.
+    """
+    torch.manual_seed(recipe.seed)
+    network = sources.find(recipe.model, recipe.weights, recipe.model_arguments).network.to(device)
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normalise = inputs(data, device, recipe.channels_last)
+    traced = trace(network, normalise(_example(data)))
+    check_fit(traced, data.train, normalise, len(data.classes), recipe.model)
+    return traced, normalise
+
+
+def quantised(recipe: Recipe, data: Dataset, network: nn.Module, normalise: Normalise) -> fx.GraphModule:
+    """The network with quantised activations, as the recipe says, their step sizes not set yet."""
+    example = normalise(_example(data))
+    return quantize(network, recipe.bits, recipe.output, example=example, per_channel=recipe.per_channel)
+
+
+def _example(data: Dataset) -> Tensor:
+    return data.train.read(torch.arange(min(2, len(data.train))))
+
+
+def calibrated(recipe: Recipe, qann: fx.GraphModule, images: Images, normalise: Normalise) -> fx.GraphModule:
+    """The quantised network with first step sizes, in place, from some of the training images."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    chosen = torch.randperm(len(images), generator=generator)[: recipe.calibration_images]
+    calibrate(qann, (normalise(images.read(part)) for part in chosen.split(128)))
+    return qann
+
+
+def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
+    """What a run's files say of it: the recipe, but data and weights by name and not by path."""
+    return {
+        **recipe.model_dump(mode="json"),
+        "data": data.name,
+        "weights": Path(recipe.weights).name if recipe.weights else None,
+        "device": device.type,
+        "versions": {"qffs": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def usual_augmentation(data: Dataset) -> list[dict[str, dict[str, Any]]]:
+    """Shifts by up to an eighth of the side; photographs, unlike digits, are mirrored."""
+    _, height, width = data.train.shape
+    shift = {"RandomCrop": {"size": [height, width], "padding": [height // 8, width // 8]}}
+    return [shift, {"RandomHorizontalFlip": {"p": 0.5}}] if len(data.mean) == 3 else [shift]

@@ -1,0 +1,141 @@
+"""`qffs.functional.lsq.quantize` in one compiled pass forward and one backward, keeping a byte an activation or less.
+
+The reference keeps its input for the backward pass and takes several passes over memory. Here the forward pass writes,
+beside the result, a code of all that the backward pass needs to know of the input: whether it lay below, above or
+within the range, and there its residual ``floor(v + offset) - v``, rounded to ``1 / STEPS`` of a level. In float32 a
+code is a byte; in bfloat16, where v itself is known to 1/128 of a level near 3 and 1/32 near 15, two share a byte.
+
+The result and the gradient of x are those of the reference, bit for bit. The gradient of s is within
+``sum(abs(g)) / (2 * STEPS) / sqrt(N * n)`` of LSQ's, and usually far closer: rounding errors cancel.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qffs.functional import lsq
+
+STEPS = {torch.float32: 252, torch.bfloat16: 12}
+"""Into how many steps a code divides a level, by the type of x: code k is the residual ``offset - 1 + k / STEPS``.
+
+The next two codes stand for what lies below the range and above it: 252 + 2 fits into a byte, 12 + 2 into half of one.
+"""
+
+ROUNDED_DIVISION = "eager_numerics.division_rounding"
+"""PyTorch's option for a division rounded as everywhere else: without it, Triton's may miss a tie by an ulp."""
+
+
+def _forward(x: Tensor, step_size: Tensor, highest: int, offset: float, steps: int) -> tuple[Tensor, Tensor]:
+    """The quantised activations, and their codes as bytes."""
+    step = lsq.along_channels(step_size, x.shape).float().clamp_min(lsq.SMALLEST_STEP_SIZE)
+    level = lsq.level(x, step_size, highest, offset)
+    residual = level - x.float() / step
+    code = ((residual - (offset - 1)) * steps).round().clamp(0, steps)
+    outside = torch.where(x > 0, steps + 2.0, steps + 1.0)
+    return (level * step).to(x.dtype), torch.where(lsq.inside(x, step, highest), code, outside).to(torch.uint8)
+
+
+def _backward(
+    gradient: Tensor, code: Tensor, step_size: Tensor, highest: int, offset: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """The gradient of x, and that of s before its scale."""
+    wide = code.float()  # comparisons of bytes would not be vectorised
+    inside = wide <= steps
+    residual = wide * (1 / steps) + (offset - 1)
+    of_step = torch.where(inside, residual, torch.where(wide > steps + 1, float(highest), 0.0))
+    return torch.where(inside, gradient, 0.0), lsq.total(gradient.float() * of_step, step_size, torch.float32)
+
+
+def _packed(code: Tensor) -> Tensor:
+    """Codes below 16, two in a byte: the first half of them in its lower bits."""
+    code = code.flatten()
+    low, high = (F.pad(code, (0, 1)) if code.numel() % 2 else code).chunk(2)
+    return torch.add(low, high, alpha=16)
+
+
+def _unpacked(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """The codes of `_packed`, one a byte."""
+    return torch.cat([packed & 15, packed >> 4])[: math.prod(shape)].view(shape)
+
+
+@cache
+def _compiled(body: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """One kernel for all sizes and levels, and one more for each type and number of dimensions."""
+    known = ROUNDED_DIVISION in torch._inductor.list_options()
+    return torch.compile(body, dynamic=True, options={ROUNDED_DIVISION: True} if known else {})
+
+
+class _Quantize(torch.autograd.Function):
+    """`quantize` on activations as they lie in memory: ``[N]``, or ``[outer, C, inner]`` for a step size a channel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float, scale: float) -> Tensor:
+        ctx.arguments, ctx.scale, ctx.shape = (highest, offset, STEPS[x.dtype]), scale, x.shape
+        with torch.autocast(x.device.type, enabled=False):  # the same kernel with and without
+            result, code = _compiled(_forward)(x, step_size, *ctx.arguments)
+        ctx.save_for_backward(_packed(code) if STEPS[x.dtype] + 2 < 16 else code, step_size)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        code, step_size = ctx.saved_tensors
+        if code.shape != ctx.shape:
+            code = _unpacked(code, ctx.shape)
+        of_x, of_step = _compiled(_backward)(gradient.contiguous(), code, step_size, *ctx.arguments)
+        return of_x, (of_step * ctx.scale).to(step_size.dtype), None, None, None
+
+
+def _laid_out(x: Tensor, order: Sequence[int], by_channel: bool) -> Tensor:
+    """The activations in the order of memory: ``[N]``, or ``[outer, C]`` or ``[outer, C, inner]`` by channel."""
+    x = x.permute(*order)
+    if not by_channel:
+        return x.reshape(-1)
+    at = order.index(1)
+    inner = math.prod(x.shape[at + 1 :])
+    return x.reshape(-1, x.shape[at], *((inner,) if inner > 1 else ()))
+
+
+def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = lsq.NEAREST) -> Tensor:
+    """`qffs.functional.lsq.quantize`, with the same arguments, result and gradients but for the gradient of s (above).
+
+    What is not covered goes to the reference: types other than float32 and bfloat16, offsets outside ``[0, 1)``, empty
+    tensors, and everything on a machine where nothing can be compiled (`available`). The same tensors give the same
+    gradients, bit for bit, as long as the number of threads is the same.
+    """
+    covered = x.dtype in STEPS and 0 <= offset < 1 and x.numel() > 0
+    if not (covered and available(x.device.type)):
+        return lsq.quantize(x, step_size, highest, offset)
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    flat = _laid_out(x, order, by_channel=step_size.dim() > 0)
+    scale = lsq.gradient_scale(x.shape, step_size, highest)
+    result: Tensor = _Quantize.apply(flat, step_size, highest, offset, scale)  # type: ignore[no-untyped-call]
+    return result.view([x.shape[i] for i in order]).permute(sorted(range(x.dim()), key=order.__getitem__))
+
+
+@cache
+def available(device: str) -> bool:
+    """Whether LSQ can be compiled for a type of device, and then gives the reference's levels; tried once.
+
+    Where not, a warning says why. The first trial takes some seconds, unless PyTorch's cache on disk has the kernel.
+    """
+    ties = (torch.arange(8192, device=device) - 2048) * 0.46875
+    step_size, highest = torch.tensor(0.9375, device=device), 2000
+    try:
+        result, code = _compiled(_forward)(ties, step_size, highest, lsq.NEAREST, 252)
+        _compiled(_backward)(ties, code, step_size, highest, lsq.NEAREST, 252)
+        reason = None if torch.equal(result, lsq.quantize(ties, step_size, highest)) else "its levels are others"
+    except Exception as error:  # a compiler may fail in any way, and training goes on without it
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if reason is not None:
+        warnings.warn(f"LSQ is not fused on {device}, and trains slower: compiled, it fails ({reason})", stacklevel=2)
+    return reason is None

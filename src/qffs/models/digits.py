@@ -1,0 +1,26 @@
+"""The small network for the digits that come with the library."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qffs.models.residual import Block
+
+
+class DigitsNet(nn.Module):
+    """A small residual network with max pooling for 8 x 8 images: five layers of neurons."""
+
+    def __init__(self, classes: int = 10, channels: int = 1, width: int = 32) -> None:
+        super().__init__()
+        self.image_shape = (channels, 8, 8)
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU())
+        self.block1 = Block(width, width, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.block2 = Block(width, 2 * width, 2)
+        self.classify = nn.Linear(2 * width * 4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of images ``[B, channels, 8, 8]``."""
+        x = self.block2(self.pool(self.block1(self.stem(x))))
+        logits: Tensor = self.classify(x.flatten(1))
+        return logits

@@ -1,0 +1,9 @@
+"""Recipes by name and from files: one YAML file each, and how they are read and written; free of torch.
+
+>>> read("digits", ["seed=1"]).seed
+1
+"""
+
+from qffs.recipes.reading import attempt, names, read, text, to_yaml
+
+__all__ = ["attempt", "names", "read", "text", "to_yaml"]

@@ -1,0 +1,280 @@
+"""The loop over epochs and batches: a function of its seed and of how far it is, so that it can go on anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from signal import Signals
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from qffs import distributed
+from qffs.augment import Augmentation
+from qffs.data import Images, batches
+from qffs.errors import Diverged, Stopped
+from qffs.nn.quantizer import fuse
+from qffs.progress import Bar, track
+from qffs.recipe import Training
+from qffs.train.loss import loss_of
+from qffs.train.optimise import Average, optimiser_of, rate
+from qffs.train.seeds import check_seed, seed_of
+from qffs.train.state import Interruption, RunState
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's ``loss`` and ``accuracy`` on the images as trained on, augmented; and on held-out images."""
+
+    number: int
+    loss: float
+    accuracy: float
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training runs in, beside what its recipe section says; ``label`` names it in bars, messages and seeds.
+
+    ``teacher``: the network whose answers are distilled. ``state`` and ``interruption``: where the run's state is
+    written now and then, and what may stop it. ``beside``: what else belongs into that state.
+    """
+
+    label: str = "training"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    augmentation: Augmentation | None = None
+    teacher: nn.Module | None = None
+    fused: bool = False
+    seed: int = 0
+    workers: int = 0
+    progress: bool = True
+    state: RunState | None = None
+    interruption: Interruption = field(default_factory=Interruption)
+    beside: Callable[[], dict[str, Any]] = dict
+
+
+AfterEpoch = Callable[[Epoch], float | None]
+
+
+def fit(
+    network: nn.Module,
+    images: Images,
+    normalise: Callable[[Tensor], Tensor],
+    training: Training,
+    setting: Setting | None = None,
+    *,
+    after_epoch: AfterEpoch | None = None,
+    resume: dict[str, Any] | None = None,
+) -> list[Epoch]:
+    """Train ``network`` in place on its own device and return what each epoch measured; left in eval mode.
+
+    normalise: uint8 images ``[B, C, H, W]`` to the network's input; after_epoch: called after each epoch, with the
+    averaged weights in place where there are any, to save a checkpoint, say; what it returns is the accuracy on
+    held-out images. resume: a state that a run of the same arguments wrote: it goes on from there and ends with the
+    same weights. Same seed, machine and thread count give the same weights, bit for bit.
+
+    Raises `Diverged` as soon as a loss is NaN or infinite, before it can reach the weights, and where a weight became
+    so in an epoch, before ``after_epoch``: what was saved last is good. Raises `Stopped` between two steps, the state
+    saved.
+    """
+    loop = _Loop(network, images, normalise, training, setting or Setting())
+    if resume is not None:
+        loop.restore(resume)
+    with _training(network, loop.setting.fused), distributed.synchronised(network):
+        loop.run(after_epoch or (lambda _: None))
+    if loop.average is not None:
+        loop.average.exchange()
+    network.eval()
+    return loop.history
+
+
+@contextmanager
+def _training(network: nn.Module, fused: bool) -> Iterator[None]:
+    network.train()
+    fuse(network, fused)
+    try:
+        yield
+    finally:
+        fuse(network, False)
+
+
+class _Loop:
+    """Where a training is: all that `state` returns and `restore` takes."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Images,
+        normalise: Callable[[Tensor], Tensor],
+        training: Training,
+        setting: Setting,
+    ) -> None:
+        check_seed(setting.seed)
+        self.network, self.images, self.normalise = network, images, normalise
+        self.training, self.setting = training, setting
+        self.device = next(network.parameters()).device
+        self.optimiser = optimiser_of(network, training)
+        self.average = Average(network, training.ema) if training.ema else None
+        self.history: list[Epoch] = []
+        self.step = 0  # within the epoch
+        self.sums = [0.0, 0.0]  # of the losses and of the hits of the epoch, over its images so far
+        # The last images may be fewer than there are processes: then nobody trains on them.
+        groups = math.ceil(len(images) / training.batch_size)
+        self.steps = groups - (0 < len(images) % training.batch_size < distributed.world())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how it goes on, as tensors and plain data."""
+        return {
+            **self.setting.beside(),
+            "stage": self.setting.label,
+            "history": [asdict(epoch) for epoch in self.history],
+            "step": self.step,
+            "sums": self.sums,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.tensors if self.average else [],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.step, self.sums = state["step"], list(state["sums"])
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.restore(state["average"])
+
+    def run(self, after_epoch: AfterEpoch) -> None:
+        """Train the epochs that are left."""
+        epochs, label = self.training.epochs, self.setting.label
+        model = _parallel(self.network)
+        done = len(self.history) * len(self.images) + min(self.step * self.training.batch_size, len(self.images))
+        total, shown = epochs * len(self.images), self.setting.progress and len(self.history) < epochs
+        with track(label, total, "images", show=shown) as bar:
+            bar.advance(done)
+            for number in range(len(self.history) + 1, epochs + 1):
+                with self.setting.interruption.deferred():
+                    self._epoch(model, number, bar)
+                self._check_finite(number)
+                self._save()
+                self.history.append(self._measured(number, after_epoch, bar))
+                self.step, self.sums = 0, [0.0, 0.0]
+
+    def _epoch(self, model: nn.Module, number: int, bar: Bar) -> None:
+        for x, labels, part, count in self._batches(number):
+            losses, hits = self._train(model, x.to(self.device), labels.to(self.device), part, count, number)
+            self.step += 1
+            self.sums = [self.sums[0] + losses, self.sums[1] + hits]
+            bar.advance(count, f"epoch {number}/{self.training.epochs} loss {losses / count:.3f}")
+            self._pause(number)
+
+    def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor, slice, int]]:
+        """What is left of an epoch: this process's images and labels, their place in the whole batch, and its size."""
+        generator = torch.Generator().manual_seed(seed_of(self.setting.seed, self.setting.label, number))
+        order = torch.randperm(len(self.images), generator=generator)
+        groups = order.split(self.training.batch_size)[self.step : self.steps]
+        parts = [part_of(len(group)) for group in groups]
+        own = [group[part] for group, part in zip(groups, parts, strict=True)]
+        read = batches(self.images, own, self.setting.workers)
+        for (x, labels), part, group in zip(read, parts, groups, strict=True):
+            yield x, labels, part, len(group)
+
+    def _train(
+        self, model: nn.Module, x: Tensor, labels: Tensor, part: slice, count: int, number: int
+    ) -> tuple[float, float]:
+        """One step; returns the sum of the losses of all its images, in all processes, and of the hits."""
+        setting, training = self.setting, self.training
+        done = (number - 1) * self.steps + self.step
+        torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step))
+        if setting.augmentation is not None:
+            x = setting.augmentation(x, count, part)
+        if distributed.world() > 1:  # dropout is not to hide the same units in each process
+            torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step, distributed.rank()))
+        x = self.normalise(x)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
+            logits = model(x)
+            loss = loss_of(logits, labels, training, self._taught(x))
+        hits = (logits.argmax(-1) == labels).sum()
+        sums = distributed.total(torch.stack([loss.detach() * len(x), hits]).double())
+        losses, right = sums.tolist()
+        if not math.isfinite(losses):
+            raise Diverged(self._diverged(f"the loss became {losses / count}", number))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * rate(training, done, self.steps)
+        self.optimiser.zero_grad()
+        # The mean over processes is to be the mean over all images, also where their shares are not equal.
+        (loss * (len(x) * distributed.world() / count)).backward()
+        if training.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), training.clip_gradient)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update(done)
+        return losses, right
+
+    @torch.no_grad()
+    def _taught(self, x: Tensor) -> Tensor | None:
+        teacher = self.setting.teacher if self.training.distillation else None
+        return None if teacher is None else teacher(x)
+
+    def _pause(self, number: int) -> None:
+        """Save the state where it is time to; stop where a process was asked to."""
+        asked = self.setting.interruption.asked
+        stop = distributed.agreed(asked is not None)
+        if stop or (self.setting.state is not None and self.setting.state.due):
+            self._save()
+        if stop:
+            signal = asked or Signals.SIGTERM  # another process was asked
+            place = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
+            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept}")
+
+    def _save(self) -> None:
+        if self.setting.state is not None:
+            self.setting.state.write(self.state())
+
+    def _measured(self, number: int, after_epoch: AfterEpoch, bar: Bar) -> Epoch:
+        count = min(self.steps * self.training.batch_size, len(self.images))
+        epoch = Epoch(number, self.sums[0] / count, self.sums[1] / count)
+        if self.average is not None:
+            self.average.exchange()
+        try:
+            held_out = after_epoch(epoch)
+        finally:
+            if self.average is not None:
+                self.average.exchange()
+        told = "" if held_out is None else f", held out {100 * held_out:.2f} %"
+        bar.say(f"{self.setting.label}, epoch {number}: loss {epoch.loss:.4f}, {100 * epoch.accuracy:.2f} %{told}")
+        return Epoch(number, epoch.loss, epoch.accuracy, held_out)
+
+    def _check_finite(self, number: int) -> None:
+        """A finite loss may have an infinite gradient, which only the next loss would show."""
+        for name, parameter in self.network.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise Diverged(self._diverged(f"{name} became NaN or infinite", number))
+
+    def _diverged(self, what: str, number: int) -> str:
+        where = f"epoch {number} of {self.setting.label}"
+        return f"{what} in {where}: lower the learning rate, or look for broken images or labels{self._kept}"
+
+    @property
+    def _kept(self) -> str:
+        state = self.setting.state
+        return f"; --resume goes on from {state.path}" if state is not None and state.path.exists() else ""
+
+
+def part_of(count: int) -> slice:
+    """The place of this process's share in a batch of ``count`` images."""
+    sizes = [len(part) for part in torch.arange(count).tensor_split(distributed.world())]
+    before = sum(sizes[: distributed.rank()])
+    return slice(before, before + sizes[distributed.rank()])
+
+
+def _parallel(network: nn.Module) -> nn.Module:
+    """The network, or where several processes train it, one that averages their gradients."""
+    if distributed.world() == 1:
+        return network
+    # Buffers change alike in all processes: batch norm is synchronised.
+    return DistributedDataParallel(network, broadcast_buffers=False)

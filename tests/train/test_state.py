@@ -1,0 +1,78 @@
+"""The file a run goes on from, and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from qffs.errors import CheckpointError, Stopped
+from qffs.train.state import Interruption, RunState
+
+
+def test_what_was_written_is_read_and_gone_when_it_is_removed(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    assert state.read() is None
+    state.write({"step": 3, "network": {"weight": torch.arange(4.0)}})
+    state.write({"step": 4, "network": {"weight": torch.arange(5.0)}})
+    found = state.read()
+    assert found is not None
+    assert found["step"] == 4
+    assert torch.equal(found["network"]["weight"], torch.arange(5.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    state.remove()
+    state.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_due_after_its_seconds() -> None:
+    assert RunState(Path(), 0.0).due
+    assert not RunState(Path(), 1e6).due
+
+
+class Bad:
+    """What the file may not hold: reading it back would run code."""
+
+
+def test_what_cannot_be_written_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = RunState(tmp_path)
+    state.write({"step": 3})
+    before = state.path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the last one, in .* is whole"):
+        state.write({"step": 4})
+    monkeypatch.setattr(os, "replace", full)
+    assert state.path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    with pytest.raises(CheckpointError, match="could not be written: No such file or directory"):
+        RunState(tmp_path / "none").write({})
+
+
+def test_a_damaged_state_is_one_sentence_and_runs_no_code(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    state.path.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
+        state.read()
+    torch.save({"step": Bad()}, state.path)
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
+        state.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_at_once_or_are_only_noted(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interruption().watching() as interruption:
+        with interruption.deferred():
+            os.kill(os.getpid(), number)
+            assert interruption.asked == number
+        with pytest.raises(Stopped, match=f"stopped by {number.name}") as raised:
+            os.kill(os.getpid(), number)
+        assert raised.value.signal == number
+    assert signal.getsignal(number) is before
