@@ -133,13 +133,14 @@ def train(
     Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantised.epochs=3 --output runs/short`
     """
     from qffs import jobs
+    from qffs.progress import first
     from qffs.recipes import read
 
     folder = output or Path("runs") / Path(recipe).stem
     results = jobs.train(
         read(recipe, changes or ()), folder, resume=resume, save_every_s=save_every, tensorboard=tensorboard
     )
-    if jobs.main_process():
+    if first():
         _show(results, json)
         if not json:
             _say(f"Wrote {folder}: results.json, accuracy.png, recipe.yaml, and the checkpoints float, qann and snn.")

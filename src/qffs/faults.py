@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 Key = tuple[str, ...]
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
-BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+BOUNDS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 SHOWN = 60
 """How many characters of a wrong value a message shows."""
 

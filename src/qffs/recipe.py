@@ -109,7 +109,7 @@ class Recipe(Section):
     quantised: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     steps: Annotated[int, Field(ge=1)] | None = None
     charge_steps: int | Weights | None = None
-    candidates: list[int | Weights] = []
+    candidates: Annotated[list[int | Weights], "a list of such values as charge_steps takes"] = []
     choose_at: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True

@@ -4,10 +4,3 @@ from qffs.jobs.begin import demo, train
 from qffs.jobs.networks import convert, plan, quantise, simulate
 
 __all__ = ["convert", "demo", "plan", "quantise", "simulate", "train"]
-
-
-def main_process() -> bool:
-    """Whether this is the process that tells and writes."""
-    from qffs.distributed import rank
-
-    return rank() == 0

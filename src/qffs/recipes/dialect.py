@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -35,20 +35,17 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Reader(yaml.SafeLoader):
-    """PyYAML's, with these kinds of scalars for its own."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    """PyYAML's, with these kinds of scalars instead of its own."""
 
 
 class _Writer(yaml.SafeDumper):
     """PyYAML's; texts that either dialect would take for something else are put in quotes."""
 
 
+_Reader.yaml_implicit_resolvers = {}
 for _kind, (_pattern, _first) in _SCALARS.items():
     for _each in (_Reader, _Writer):
-        _each.add_implicit_resolver(
-            _TAG + _kind, re.compile(f"^(?:{_pattern})$"), [*_first, *([""] * (_kind == "null"))]
-        )
+        _each.add_implicit_resolver(_TAG + _kind, re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def parse(text: str) -> tuple[Any, dict[Place, int]]:

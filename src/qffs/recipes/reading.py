@@ -15,6 +15,7 @@ from qffs.recipes.dialect import Place, dump, parse
 
 SHIPPED = files("qffs.recipes")
 SUFFIXES = (".yaml", ".yml")
+ABOUT = "# about: "
 OPEN = "model_arguments"
 """The key whose own keys are the user's."""
 
@@ -40,6 +41,12 @@ def text(name_or_path: str) -> str:
         raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, ValueError):
         raise InvalidArgument(f"{path} is no text in UTF-8") from None
+
+
+def about(name_or_path: str) -> str:
+    """What the comments at the head of a recipe say it is about; nothing where they do not."""
+    lines = (line.removeprefix(ABOUT) for line in text(name_or_path).splitlines() if line.startswith(ABOUT))
+    return next(lines, "")
 
 
 def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:

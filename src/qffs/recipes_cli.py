@@ -1,0 +1,124 @@
+"""The subcommands ``qffs recipes list``, ``show`` and ``validate``; torch and kornia are imported where needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from qffs import recipes
+from qffs.errors import InvalidArgument
+from qffs.options import Json
+from qffs.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="List, show and check recipes, which say all that decides a training run.",
+)
+
+COLUMNS = ("name", "model", "data", "bits", "epochs", "about")
+WIDE = 140
+"""Characters a line from which there is room for all columns."""
+
+WHICH = "The name of a recipe that comes with qffs, or a .yaml file."
+Which = Annotated[str, typer.Argument(help=WHICH, metavar="NAME|FILE")]
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the recipes that come with qffs.
+
+    Example: `qffs recipes list`
+    """
+    rows = [_row(name, recipes.read(name)) for name in recipes.names()]
+    _print_json(rows) if json else _show(rows)
+
+
+@app.command()
+def show(recipe: Which) -> None:
+    """Print the YAML of a recipe, to be copied and changed.
+
+    Example: `qffs recipes show digits > mine.yaml`
+    """
+    typer.echo(recipes.text(recipe), nl=False)
+
+
+@app.command()
+def validate(
+    recipe: Which,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values instead of those in the recipe.", metavar="KEY=VALUE")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say whether a recipe can be run, or all that is wrong with it; exit code 2 where something is.
+
+    Files of data and weights are not looked for, and no network is built.
+
+    Example: `qffs recipes validate mine.yaml quantised.epochs=3`
+    """
+    mistakes = _mistakes(recipe, overrides or ())
+    if json:
+        _print_json({"recipe": recipe, "valid": not mistakes, "mistakes": mistakes})
+    elif mistakes:
+        for mistake in mistakes:
+            typer.echo(f"{recipe}, {mistake}", err=True)
+    else:
+        typer.echo(f"{recipe} is valid")
+    if mistakes:
+        raise typer.Exit(2)
+
+
+def _mistakes(recipe: str, overrides: Any) -> list[str]:
+    made = recipes.attempt(recipe, overrides)
+    if not isinstance(made, Recipe):
+        return made
+    try:
+        if made.augmentation:
+            from qffs.augment import Augmentation
+
+            Augmentation(made.augmentation, peak=1.0)
+    except InvalidArgument as error:
+        return [str(error)]
+    return []
+
+
+def _row(name: str, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": recipe.model,
+        "data": recipe.data,
+        "bits": recipe.bits,
+        "output": recipe.output,
+        "epochs": {"full_precision": recipe.full_precision.epochs, "quantised": recipe.quantised.epochs},
+        "about": recipes.about(name),
+    }
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    names = COLUMNS if console.width >= WIDE else tuple(name for name in COLUMNS if name not in {"model", "data"})
+    table = Table(*names)
+    for row in rows:
+        cells = {**row, "bits": _bits(row), "epochs": " + ".join(map(str, row["epochs"].values()))}
+        table.add_row(*(Text(str(cells[name])) for name in names))  # as plain text: rich takes brackets for markup
+    console.print(table)
+
+
+def _bits(row: dict[str, Any]) -> str:
+    return f"{row['bits'] if isinstance(row['bits'], int) else 'mixed'}, {row['output']}"
+
+
+def _print_json(results: Any) -> None:
+    from qffs.report.results import to_json
+
+    typer.echo(to_json(results), nl=False)
