@@ -18,16 +18,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "qffs"
 # Floor by floor, the rooms of the house: a module of the package, or a package with all it holds.
 # "__init__" is the package `qffs` itself; `__main__` stands above `cli`, which it only calls.
 FLOORS = (
-    ("errors", "levels", "precision", "version", "progress"),
+    ("errors", "faults", "levels", "precision", "version", "progress"),
     ("distributed", "functional", "kernels", "recipe"),
-    ("nn",),
+    ("nn", "recipes"),
     ("graph",),
-    ("augment", "simulate", "data", "models", "recipes", "vision", "weights"),
+    ("simulate", "augment", "data", "models", "vision", "weights"),
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources"),
-    ("report",),
-    ("jobs", "options"),
+    ("report", "options"),
+    ("jobs", "recipes_cli"),
     ("cli", "__init__"),
     ("__main__",),
 )

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qffs import recipes_cli
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.options import (
     NETWORK,
@@ -45,6 +46,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(recipes_cli.app, name="recipes")
 
 
 def _version(wanted: bool) -> None:

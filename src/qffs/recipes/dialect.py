@@ -69,7 +69,7 @@ def parse(text: str) -> tuple[Any, dict[Place, int]]:
 
 def dump(values: dict[str, Any]) -> str:
     """The text of plain values, which `parse` reads back as they were."""
-    text: str = yaml.dump(values, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(values, Dumper=_Writer, sort_keys=False, width=120)
     return text
 
 
