@@ -163,7 +163,7 @@ class Recipe(Section):
         yield from impossible
         if not impossible:  # without a schedule there is nothing to compare
             yield from self._steps_faults()
-        if False:
+        if self.full_precision.distillation:
             yield Fault(
                 ("full_precision", "distillation"), "must be 0: it is for quantised training, whose teacher this is"
             )
