@@ -19,8 +19,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "qffs"
 # "__init__" is the package `qffs` itself; `__main__` stands above `cli`, which it only calls.
 FLOORS = (
     ("errors", "faults", "levels", "precision", "version", "progress"),
-    ("distributed", "functional", "kernels", "recipe"),
-    ("nn", "recipes"),
+    ("distributed", "functional", "recipe"),
+    ("kernels", "recipes"),
+    ("nn",),
     ("graph",),
     ("simulate", "augment", "data", "models", "vision", "weights"),
     ("network",),
