@@ -150,7 +150,7 @@ def house(folder: Path, **files: str) -> Path:
 def test_an_upward_import_is_named_with_file_and_line(statement: str, tmp_path: Path) -> None:
     source = house(tmp_path, nn__neuron=f"import torch\n\n{statement}\n")
     assert faults(source) == [
-        f"src/qffs/nn/neuron.py:3: `{statement}`: `nn` is on floor 2 and `graph` on floor 3, not below it"
+        f"src/qffs/nn/neuron.py:3: `{statement}`: `nn` is on floor 3 and `graph` on floor 4, not below it"
     ]
 
 
@@ -167,7 +167,7 @@ def test_an_upward_import_is_named_with_file_and_line(statement: str, tmp_path: 
 )
 def test_an_upward_import_is_found_wherever_it_hides(text: str, tmp_path: Path) -> None:
     (fault,) = faults(house(tmp_path, nn__neuron=text))
-    assert "`nn` is on floor 2 and `graph` on floor 3" in fault
+    assert "`nn` is on floor 3 and `graph` on floor 4" in fault
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_relative_imports_of_a_package_start_at_the_package_itself(tmp_path: Pat
 def test_a_module_of_the_same_floor_is_refused(tmp_path: Path) -> None:
     (fault,) = faults(house(tmp_path, data="from qffs.models import resnet\n", models=""))
     assert fault.startswith("src/qffs/data.py:1: ")
-    assert "`data` is on floor 4 and `models` on floor 4" in fault
+    assert "`data` is on floor 5 and `models` on floor 5" in fault
 
 
 def test_errors_are_open_to_their_own_floor_and_import_nothing(tmp_path: Path) -> None:
