@@ -51,6 +51,15 @@ def test_values_stay_between_black_and_the_peak() -> None:
     assert torch.equal(brighter(torch.full((2, 3, 4, 4), 9, dtype=torch.uint8)), torch.full((2, 3, 4, 4), 16))
 
 
+def test_values_between_two_levels_are_rounded() -> None:
+    darker = Augmentation([{"Normalize": {"mean": [0.0], "std": [1.5]}}], 16)
+    assert darker(torch.full((1, 1, 2, 2), 7, dtype=torch.uint8)).unique().tolist() == [5]  # 4.67
+
+
+def test_lists_are_given_as_the_tuples_that_kornia_takes() -> None:
+    assert Augmentation([{"RandomCrop": {"size": [40, 36], "padding": [2, 4]}}], 255)(images()).shape[2:] == (40, 36)
+
+
 def test_the_result_has_the_size_that_the_last_step_makes() -> None:
     assert Augmentation([CROP, RESIZED], 255)(images()).shape == (8, 3, 24, 20)
 
