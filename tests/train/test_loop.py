@@ -151,6 +151,15 @@ def test_weights_that_the_last_step_of_an_epoch_broke_are_not_kept() -> None:
         )  # one batch: its loss is finite
 
 
+def test_a_state_from_which_nothing_can_go_on_is_not_written(tmp_path: Path) -> None:
+    model, kept = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), Kept(tmp_path)
+    steps = iter((1.0, 1.0, math.inf))
+    model[1].weight.register_hook(lambda gradient: gradient * next(steps))
+    with pytest.raises(Diverged, match=r"1\.weight became NaN or infinite in epoch 1 of training: lower"):
+        fit(model, pictures(), normalise, sgd(1, 0.1, batch_size=8), dataclasses.replace(QUIET, state=kept))
+    assert [state["step"] for state in kept.states] == [1, 2]
+
+
 # What a run is made of
 
 

@@ -159,8 +159,7 @@ class _Loop:
             for number in range(len(self.history) + 1, epochs + 1):
                 with self.setting.interruption.deferred():
                     self._epoch(model, number, bar)
-                self._check_finite(number)
-                self._save()
+                self._save(number)
                 self.history.append(self._measured(number, after_epoch, bar))
                 self.step, self.sums = 0, [0.0, 0.0]
 
@@ -225,13 +224,15 @@ class _Loop:
         asked = self.setting.interruption.asked
         stop = distributed.agreed(asked is not None)
         if stop or (self.setting.state is not None and self.setting.state.due):
-            self._save()
+            self._save(number)
         if stop:
             signal = asked or Signals.SIGTERM  # another process was asked
             place = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
-            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept}")
+            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept('--resume goes on from')}")
 
-    def _save(self) -> None:
+    def _save(self, number: int) -> None:
+        """Write the state, which is to stay one that can be gone on from."""
+        self._check_finite(number)
         if self.setting.state is not None:
             self.setting.state.write(self.state())
 
@@ -257,12 +258,11 @@ class _Loop:
 
     def _diverged(self, what: str, number: int) -> str:
         where = f"epoch {number} of {self.setting.label}"
-        return f"{what} in {where}: lower the learning rate, or look for broken images or labels{self._kept}"
+        return f"{what} in {where}: lower the learning rate, or look for broken images or labels{self._kept('what was before it is in')}"
 
-    @property
-    def _kept(self) -> str:
+    def _kept(self, words: str) -> str:
         state = self.setting.state
-        return f"; --resume goes on from {state.path}" if state is not None and state.path.exists() else ""
+        return f"; {words} {state.path}" if state is not None and state.path.exists() else ""
 
 
 def part_of(count: int) -> slice:
