@@ -56,13 +56,16 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", names())
 def test_a_recipe_runs(name: str, pictures: Path, tmp_path: Path) -> None:
-    kind = name.split("_")[0]
-    if kind.startswith("imagenet") and importlib.util.find_spec("torchvision") is None:
+    if name.startswith("imagenet") and importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    changes = {"digits": ["full_precision.batch_size=200"], "cifar10": [f"data=cifar10:{pictures}"]}.get(kind, [f"data=images:{pictures}", *SMALL])
-    changes += ["model_arguments.width=4"] if name in {"cifar10_resnet18", "cifar10_vgg16"} else []
+    if name == "digits":
+        changes = ["full_precision.batch_size=200"]
+    elif name.startswith("cifar10"):
+        changes = [f"data=cifar10:{pictures}"] + ["model_arguments.width=4"] * ("resnet20" not in name)
+    else:
+        changes = [f"data=images:{pictures}", *SMALL]
     results = jobs.train(read(name, [*SHORT, *changes]), tmp_path, progress=False)
-    assert results["images"] == (449 if kind == "digits" else CLASSES)
+    assert results["images"] == (449 if name == "digits" else CLASSES)
     assert [row["steps"] for row in results["snn"]] == [1, 2, 3, 4]
     assert [len(results[part]["epochs"]) for part in ("full_precision", "qann")] == [8, 1]
     assert results["verified"]["settled"] > 0

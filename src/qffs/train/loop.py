@@ -257,8 +257,9 @@ class _Loop:
                 raise Diverged(self._diverged(f"{name} became NaN or infinite", number))
 
     def _diverged(self, what: str, number: int) -> str:
-        where = f"epoch {number} of {self.setting.label}"
-        return f"{what} in {where}: lower the learning rate, or look for broken images or labels{self._kept('what was before it is in')}"
+        told = f"{what} in epoch {number} of {self.setting.label}"
+        kept = self._kept("what was before it is in")
+        return f"{told}: lower the learning rate, or look for broken images or labels{kept}"
 
     def _kept(self, words: str) -> str:
         state = self.setting.state
