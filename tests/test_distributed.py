@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import qffs
@@ -235,3 +237,14 @@ def test_a_copy_made_meanwhile_is_independent(monkeypatch: pytest.MonkeyPatch) -
         average(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert torch.equal(norm.running_mean, torch.zeros(2))
     assert not torch.equal(average.running_mean, torch.zeros(2))
+
+
+def test_the_scripts_and_manifests_of_the_document_can_be_read() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    manifests = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    machine = manifests[0]["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+    for container in (machine, manifests[1]["spec"]["trainer"]):
+        assert container["command"][:4] == ["torchrun", "-m", "qffs", "train"]
+        assert container["args"] == ["--output", "/data/runs/first", "--resume"]
