@@ -18,9 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from qffs import distributed, quantize, to_spiking
 from qffs.calibration import calibrate
-from qffs.data import Images
+from qffs.data import Images, load
+from qffs.graph.trace import trace
 from qffs.measure import Measurement, accuracy, check_fit, measure
+from qffs.models import DigitsNet
 from qffs.nn.quantizer import Quantizer
+from qffs.recipe import Training
+from qffs.train import Setting, fit
 
 NORMS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "images": (nn.BatchNorm2d(3, eps=1e-3), (5, 3, 4, 4)),
@@ -97,6 +101,25 @@ def learned_step_size(channels: int | None) -> Tensor:
     return quantizer.step_size.grad
 
 
+def trained() -> dict[str, Tensor]:
+    """The weights after both stages of training in float64, the last batch smaller and no batch even."""
+    data = load("digits")
+    images = data.train.select(torch.arange(101))
+
+    def prepare(pictures: Tensor) -> Tensor:
+        return data.normalise(pictures).double()
+
+    torch.manual_seed(0)
+    network = trace(DigitsNet(width=4), data.normalise(images.read(torch.arange(2)))).double()
+    training = Training(epochs=2, learning_rate=0.03, batch_size=33, ema=0.9, clip_gradient=2.0, warmup_epochs=0.5)
+    fit(network, images, prepare, training, Setting("first", progress=False))
+    qann = quantize(network, 2, example=prepare(images.read(torch.arange(2))))
+    calibrate(qann, [prepare(images.read(torch.arange(50)))])
+    taught = training.model_copy(update={"distillation": 0.5, "temperature": 2.0})
+    fit(qann, images, prepare, taught, Setting("second", teacher=network.eval(), progress=False))
+    return {**network.state_dict(), **{f"quantised {name}": value for name, value in qann.state_dict().items()}}
+
+
 def normalise(images: Tensor) -> Tensor:
     return images.double() / 128 - 1
 
@@ -140,6 +163,7 @@ def everything() -> dict[str, Any]:
         "autocast": stepped(network(), x.float(), labels, autocast=True),
         "step size": [learned_step_size(channels) for channels in (None, 2)],
         "measured": [measured(count) for count in (11, 1)],
+        "trained": trained(),
         "messages": messages(),
     }
 
