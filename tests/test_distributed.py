@@ -3,62 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
 import pickle
-import re
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import qffs
 import two_processes
 from qffs import distributed
 from qffs.errors import InvalidArgument
-
-WATCHED = Path(__file__).with_name("watched_cli.py")
-
-PATIENCE_S = 300
-"""Far more than any of these needs; what hangs fails."""
-
-
-def launched(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script as so many processes of one thread each; they are all gone afterwards."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    paths = [str(Path(qffs.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    started = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        env=os.environ | more,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        out, err = started.communicate(timeout=PATIENCE_S)
-    finally:
-        if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, started.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("pair")
-    ended = launched(two_processes.__file__, folder)
+    ended = two_processes.launched(two_processes.__file__, folder)
     assert ended.returncode == 0, ended.stderr
     zero, one = (pickle.loads((folder / str(rank)).read_bytes()) for rank in (0, 1))
     return zero, one
@@ -153,59 +115,6 @@ def test_messages(pair: Any) -> None:
     }
 
 
-def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
-    ended = launched(two_processes.__file__, tmp_path, "fail")
-    assert ended.returncode != 0
-    assert "process 1 fails" in ended.stderr
-    assert not list(tmp_path.iterdir())
-
-
-RECIPE = """
-data: digits
-device: cpu
-channels_last: false
-bits: 8
-charge_steps: 4
-steps: 8
-full_precision: {epochs: 1, learning_rate: 0.01, batch_size: 200}
-quantised: {epochs: 1, learning_rate: 0.001, batch_size: 200}
-"""
-"""Where float32 stays near: few steps, fine levels, and no channels last, whose sums PyTorch rounds more on CPUs."""
-
-
-def test_the_command_line_gives_the_same_run_and_writes_it_once(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    (tmp_path / "notes").mkdir()
-    told = {}
-    for count in (1, 2):
-        command = [WATCHED, tmp_path / "notes", "train", tmp_path / "recipe.yaml", "--output", tmp_path / str(count)]
-        ended = launched(*command, processes=count)
-        assert ended.returncode == 0, ended.stderr
-        told[count] = ended.stdout
-    one, two = tmp_path / "1", tmp_path / "2"
-    assert files(one) == files(two)
-    assert told[2].count("Wrote") == 1 == told[1].count("Wrote")
-    written = [(tmp_path / "notes" / name).read_text().split() for name in ("alone", "0", "1")]
-    assert written[0] == written[1]
-    assert written[1].count("results.json") == 1
-    assert written[2] == []
-
-    # float32: what differs by rounding is taken for another side of a ReLU or another level now and then; measured
-    # were 3e-7 and, in the second stage, 2e-4, of values around 1.
-    for name, tolerance in (("float", 1e-4), ("qann", 5e-3)):
-        expected, found = (load_file(folder / name / "model.safetensors") for folder in (one, two))
-        assert list(found) == list(expected)
-        for key in expected:
-            close(found[key], expected[key], tolerance)
-    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
-    for kind in ("full_precision", "qann"):
-        assert results[0][kind]["accuracy"] == pytest.approx(results[1][kind]["accuracy"], abs=0.01)  # 4 images of 449
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
 # Alone
 
 
@@ -298,14 +207,3 @@ def test_a_copy_made_meanwhile_is_independent(monkeypatch: pytest.MonkeyPatch) -
         average(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert torch.equal(norm.running_mean, torch.zeros(2))
     assert not torch.equal(average.running_mean, torch.zeros(2))
-
-
-def test_the_scripts_and_manifests_of_the_document_can_be_read() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    manifests = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    machine = manifests[0]["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
-    for container in (machine, manifests[1]["spec"]["trainer"]):
-        assert container["command"][:4] == ["torchrun", "-m", "qffs", "train"]
-        assert container["args"] == ["--output", "/data/runs/first", "--resume"]

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import qffs
 from qffs import distributed, quantize, to_spiking
 from qffs.calibration import calibrate
 from qffs.data import Images, load
@@ -25,6 +29,33 @@ from qffs.models import DigitsNet
 from qffs.nn.quantizer import Quantizer
 from qffs.recipe import Training
 from qffs.train import Setting, fit
+
+PATIENCE_S = 300
+"""Far more than any of these needs; what hangs fails."""
+
+
+def launched(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a script as so many processes of one thread each; they are all gone afterwards."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    paths = [str(Path(qffs.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    started = subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env=os.environ | more,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, err = started.communicate(timeout=PATIENCE_S)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, started.returncode, out, err)
+
 
 NORMS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "images": (nn.BatchNorm2d(3, eps=1e-3), (5, 3, 4, 4)),
