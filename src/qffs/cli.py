@@ -37,6 +37,7 @@ from qffs.options import (
     charge_steps_of,
     recipe_of,
 )
+from qffs.progress import first
 from qffs.version import __version__
 
 app = typer.Typer(
@@ -137,7 +138,6 @@ def train(
     Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantised.epochs=3 --output runs/short`
     """
     from qffs import jobs
-    from qffs.progress import first
     from qffs.recipes import read
 
     folder = output or Path("runs") / Path(recipe).stem
@@ -297,7 +297,8 @@ def main() -> None:
     try:
         app()
     except Stopped as error:
-        typer.echo(f"qffs: {error}", err=True)
+        if first():
+            typer.echo(f"qffs: {error}", err=True)
         sys.exit(0 if error.signal == Signals.SIGTERM else 128 + error.signal)
     except QffsError as error:
         lines = str(error).splitlines()  # what PyTorch or the system adds may have several; refusals are a list

@@ -277,5 +277,5 @@ def _parallel(network: nn.Module) -> nn.Module:
     """The network, or where several processes train it, one that averages their gradients."""
     if distributed.world() == 1:
         return network
-    # Buffers change alike in all processes: batch norm is synchronised.
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    # What a graph does not use, such as an auxiliary head, has no gradient in any step.
+    return DistributedDataParallel(network, static_graph=True)
