@@ -1,0 +1,113 @@
+"""A recipe's run in its folder: never lost, never mixed with another, and told where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from problems import instead_of_data
+from qffs import jobs, models
+from qffs.data import load
+from qffs.errors import Diverged, InvalidArgument
+from qffs.jobs.provenance import command, commit
+from qffs.recipe import Recipe
+from qffs.recipes import read
+
+ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
+SAID = {"full_precision": ROUND, "quantised": ROUND, "steps": 4, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load("digits")
+    train, test = digits.train.select(torch.arange(120)), digits.test.select(torch.arange(30))
+    instead_of_data(monkeypatch, lambda *_, **__: dataclasses.replace(digits, train=train, test=test))
+    monkeypatch.setitem(models.MODELS, "digits_net", partial(models.DigitsNet, width=4))
+
+
+def train(folder: Path, *, resume: bool = False, tensorboard: bool = False, **more: object) -> jobs.Results:
+    recipe = Recipe.of({**SAID, **more})
+    return jobs.train(recipe, folder, resume=resume, tensorboard=tensorboard, progress=False)
+
+
+def test_a_run_that_has_ended_is_not_lost_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = train(tmp_path, resume=True)  # nothing to go on from: it begins
+    assert read(str(tmp_path / "recipe.yaml")) == Recipe.of(SAID)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InvalidArgument, match="holds a run that has ended: name another --output"):
+        train(tmp_path)
+    with pytest.raises(InvalidArgument, match=r"the run of another recipe: it differs in quantised\.epochs, seed"):
+        train(tmp_path, resume=True, seed=1, quantised=ROUND | {"epochs": 2})
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
+    assert train(tmp_path, resume=True) == json.loads(json.dumps(results))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_divergence_leaves_the_state_and_the_last_good_network(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"in epoch \d of quantised: .*; what was before it is in .*state\.pt"):
+        train(tmp_path, quantised=ROUND | {"learning_rate": 1e30, "epochs": 3})
+    with pytest.raises(InvalidArgument, match="holds a run that can go on with --resume"):
+        train(tmp_path)
+    assert (tmp_path / "float" / "model.safetensors").exists()
+
+
+def test_the_schedule_is_chosen_on_held_out_images(tmp_path: Path) -> None:
+    results = train(tmp_path, held_out=0.25, candidates=[1, [0.5, 0.25, 0.25], 4], choose_at=4)
+    choices = results["charge_choices"]
+    assert [choice["charge_steps"] for choice in choices] == [1, [0.5, 0.25, 0.25], 4]
+    best = max(choices, key=lambda choice: choice["held_out"])["charge_steps"]
+    expected = [1 / best] * best if isinstance(best, int) else best
+    assert results["charge_schedule"] == pytest.approx(expected)
+    assert all(round(choice["held_out"] * 30, 6).is_integer() for choice in choices)  # a quarter of 120
+    assert [epoch["held_out"] for epoch in results["qann"]["epochs"]] != [None]
+
+
+def test_the_folder_says_where_the_figures_come_from(tmp_path: Path) -> None:
+    train(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["seconds"] > 0
+    assert run["processes"] == 1
+    assert "CPU core" in run["device"]
+    assert run["commit"] == commit()
+    assert (
+        command(["/somewhere/bin/qffs", "train", "digits", "bits={'*': 2}"])
+        == """qffs train digits 'bits={'"'"'*'"'"': 2}'"""
+    )
+    assert command(["/somewhere/qffs/__main__.py", "demo"]) == "qffs demo"
+
+
+def test_curves_for_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    results = train(tmp_path / "run", tensorboard=True, held_out=0.25)
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    curves.Reload()
+    told = {tag: curves.Scalars(tag)[0].value for tag in curves.Tags()["scalars"]}
+    (epoch,) = results["qann"]["epochs"]
+    assert told["quantised/loss"] == pytest.approx(epoch["loss"])
+    assert told["quantised/held-out accuracy"] == pytest.approx(epoch["held_out"])
+    assert told["quantised/step size/stem.2"] > 0
+    assert "full precision/accuracy" in told
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InvalidArgument, match=r"pip install 'qffs\[tensorboard\]'"):
+        train(tmp_path / "other", tensorboard=True)
+
+
+def test_the_command_line_trains(tmp_path: Path) -> None:
+    said = ["full_precision.epochs=0", "quantised.epochs=0", "steps=3", "device=cpu"]
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    done = run([sys.executable, "-m", "qffs", "train", "digits", *said])
+    assert done.returncode == 0, done.stderr
+    assert "QANN, 2 bit" in done.stdout
+    assert "Wrote runs/digits: results.json" in done.stdout
+    done = run([sys.executable, "-m", "qffs", "train", "digits", "quantised.epoch=1"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "quantised.epoch=1: quantised.epoch is no key; did you mean quantised.epochs?" in done.stderr
