@@ -69,6 +69,13 @@ def test_the_schedule_is_chosen_on_held_out_images(tmp_path: Path) -> None:
     assert [epoch["held_out"] for epoch in results["qann"]["epochs"]] != [None]
 
 
+def test_figures_of_fewer_test_images(tmp_path: Path) -> None:
+    results = train(tmp_path, test_images=7)
+    assert results["images"] == 7
+    for part in (results["full_precision"], results["qann"], *results["snn"]):
+        assert round(part["accuracy"] * 7, 6).is_integer()
+
+
 def test_the_folder_says_where_the_figures_come_from(tmp_path: Path) -> None:
     train(tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())

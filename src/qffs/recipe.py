@@ -88,9 +88,9 @@ class Recipe(Section):
 
     ``augmentation``: classes of ``kornia.augmentation`` with their arguments, applied in this order to training
     batches. ``held_out``: the share of the training images that is not trained on, for choosing; the test images
-    are read once, at the end. Where ``candidates`` are given, the charge schedule is the one of them with the best
-    accuracy on held-out images after ``choose_at`` steps, else ``charge_steps``. ``fused``: train through compiled
-    kernels; "auto" does where that pays.
+    are read once, at the end, all or a random ``test_images`` of them. Where ``candidates`` are given, the charge
+    schedule is the one of them with the best accuracy on held-out images after ``choose_at`` steps, else
+    ``charge_steps``. ``fused``: train through compiled kernels; "auto" does where that pays.
     """
 
     model: str = "digits_net"
@@ -108,6 +108,7 @@ class Recipe(Section):
     full_precision: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     quantised: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     steps: Annotated[int, Field(ge=1)] | None = None
+    test_images: Annotated[int, Field(ge=1)] | None = None
     charge_steps: int | Weights | None = None
     candidates: Annotated[list[int | Weights], "a list of such values as charge_steps takes"] = []
     choose_at: Annotated[int, Field(ge=1)] | None = None

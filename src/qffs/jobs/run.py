@@ -69,6 +69,10 @@ class Run:
         self.images, self.held_out = data.train, None
         if recipe.held_out:
             self.images, self.held_out = hold_out(data.train, recipe.held_out, recipe.seed)
+        self.test = data.test
+        if recipe.test_images is not None:
+            order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(recipe.seed))
+            self.test = data.test.select(order[: recipe.test_images].sort().values)
         self.augmentation = Augmentation(recipe.augmentation, data.peak) if recipe.augmentation else None
         self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
         self.histories: dict[str, list[Results]] = {}
@@ -182,8 +186,8 @@ class Run:
         """What the three networks do on the test images, which nothing has read before."""
         some = self.images.read(torch.arange(min(VERIFIED_IMAGES, len(self.images))))
         verified = _verify_exactly(qann, snn.schedule, normalise(some))
-        of_float = accuracy(network, self.data.test, normalise, **self.reading)
-        measured = measure(snn, self.data.test, normalise, self.recipe.horizon, qann=qann, **self.reading)
+        of_float = accuracy(network, self.test, normalise, **self.reading)
+        measured = measure(snn, self.test, normalise, self.recipe.horizon, qann=qann, **self.reading)
         return {
             **self.about,
             "images": measured.images,
