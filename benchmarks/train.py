@@ -15,6 +15,7 @@ it frees. ``resident`` checks that by what the system saw: the same start, and t
 convolutions allocate past PyTorch.
 
 On a busy machine take one thread, ``OMP_NUM_THREADS=1``: threads that wait for each other wait for everything else.
+The ratio of processor time leaves out when the process was not running at all; it says nothing on CUDA.
 brevitas is left out where it is not installed.
 """
 
@@ -135,10 +136,11 @@ class Trainer:
         return sum(tensor.nbytes for tensor in tensors)
 
 
-def seconds(trainer: Trainer) -> float:
-    start = time.perf_counter()
+def timed(trainer: Trainer) -> tuple[float, float]:
+    """The seconds that a step took, and those that processors worked on it."""
+    start, worked = time.perf_counter(), time.process_time()
     trainer.step()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - worked
 
 
 def peak_of_step(trainer: Trainer) -> dict[str, int]:
@@ -192,40 +194,41 @@ def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, dict[s
     with track("time", len(names) * (arguments.repeats + FIRST_STEPS), "steps") as bar:
         for name in names:
             trainers[name] = Trainer(name, arguments.batch, arguments.precision, arguments.device)
-            results[name]["first_steps_s"] = [seconds(trainers[name]) for _ in range(FIRST_STEPS)]
-            results[name]["step_s"] = []
+            results[name]["first_steps_s"] = [timed(trainers[name])[0] for _ in range(FIRST_STEPS)]
+            results[name] |= {"step_s": [], "processor_s": []}
             bar.advance(FIRST_STEPS, f"first steps of {name}")
         for turn in range(arguments.repeats):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                results[name]["step_s"].append(seconds(trainers[name]))
+                for key, value in zip(("step_s", "processor_s"), timed(trainers[name]), strict=True):
+                    results[name][key].append(value)
                 bar.advance(note=name)
     return results
 
 
-def show(results: dict[str, dict[str, Any]], title: str) -> None:
-    table = Table(title=title)
-    for heading in (
-        "variant",
-        "step ms",
-        "over full precision",
-        "from",
-        "to",
-        "peak MB",
-        "over",
-        "resident",
-        "first s",
-    ):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+def compare(results: dict[str, dict[str, Any]]) -> None:
+    """Add to each variant its ratios over full precision: turn by turn for time, as median, least and most."""
     full = results[FULL]
+    for result in results.values():
+        for key in ("step_s", "processor_s"):
+            ratios = [own / other for own, other in zip(result[key], full[key], strict=True)]
+            result[f"{key}_ratio"] = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        result["bytes_ratio"] = {key: value / full["bytes"][key] for key, value in result["bytes"].items()}
+
+
+def show(results: dict[str, dict[str, Any]], title: str) -> None:
+    table = Table(title=title, caption="ratios are over full precision: median (least to most of the turns)")
+    table.add_column("variant")
+    for heading in ("first steps s", "step ms", "time ratio", "processor ratio", "peak MB", "ratio", "resident ratio"):
+        table.add_column(heading, justify="right")
     for name, result in results.items():
-        ratios = [own / other for own, other in zip(result["step_s"], full["step_s"], strict=True)]
-        peaks = [f"{value / full['bytes'][key]:.3f}" for key, value in result["bytes"].items()]
-        result["time_ratio"] = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-        result["memory_ratio"] = {key: value / full["bytes"][key] for key, value in result["bytes"].items()}
-        spread = [f"{value:.3f}" for value in result["time_ratio"].values()]
-        row = [f"{1e3 * statistics.median(result['step_s']):.0f}", *spread, f"{result['bytes']['allocated'] / 1e6:.0f}"]
-        table.add_row(name, *row, *peaks, *[""] * (2 - len(peaks)), f"{sum(result['first_steps_s']):.1f}")
-    Console(width=120).print(table)
+        times = [
+            "{median:.3f} ({least:.3f} to {most:.3f})".format(**result[f"{key}_ratio"])
+            for key in ("step_s", "processor_s")
+        ]
+        steps = [f"{sum(result['first_steps_s']):.1f}", f"{1e3 * statistics.median(result['step_s']):.0f}"]
+        peaks = [f"{ratio:.3f}" for ratio in result["bytes_ratio"].values()]
+        table.add_row(name, *steps, *times, f"{result['bytes']['allocated'] / 1e6:.0f}", *peaks)
+    Console(width=140).print(table)
 
 
 def parse() -> argparse.Namespace:
@@ -252,6 +255,7 @@ def main() -> None:
     results = measure(names, arguments)
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
     title = f"ResNet-18, 32 x 32, batch {arguments.batch}, {arguments.precision}, {arguments.repeats} turns, {device}"
+    compare(results)
     show(results, title)
     if arguments.json:
         about = {"command": " ".join(["python", *sys.argv]), "device": device, "versions": versions(names)}

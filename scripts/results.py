@@ -1,18 +1,22 @@
-"""Writes docs/results.md from results/*.json, and takes a finished run in.
+"""Writes docs/results.md and the heads of recipes from results/*.json, and takes a finished run in.
 
-python scripts/results.py add runs/cifar10_resnet20 cifar10_resnet20   # results/cifar10_resnet20.json
-python scripts/results.py                                              # docs/results.md
+    python scripts/results.py add runs/cifar10_resnet20 cifar10_resnet20   # results/cifar10_resnet20.json, and the rest
+    python scripts/results.py                                              # the rest alone
+
+A file that is named after a recipe is that recipe's own run.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "src" / "qffs" / "recipes"
 SHOWN = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 
 HEAD = """# Results
@@ -109,6 +113,29 @@ def how(row: dict[str, Any]) -> str:
     )
 
 
+def heading(row: dict[str, Any]) -> list[str]:
+    """What a recipe's head says of its run: the machine and the time, and what was measured."""
+    run, told = row["run"], row["results"]
+    steps = {entry["steps"]: entry["accuracy"] for entry in told["snn"]}
+    snn = ", ".join(f"{percent(steps[t])} at T = {t}" for t in (4, 8, 16) if t in steps)
+    return [
+        f"# machine and time: {run['device']}, {duration(run['seconds'])}",
+        f"# measured: {told['data']}, {told['images']:,} test images, seed {told['seed']}: full precision "
+        f"{percent(told['full_precision']['accuracy'])}, QANN {percent(told['qann']['accuracy'])}, SNN {snn}",
+    ]
+
+
+def with_heading(text: str, row: dict[str, Any]) -> str:
+    """A recipe's text with the head of its run."""
+    machine, measured = heading(row)
+    text = re.sub("^# machine and time:.*$", lambda _: machine, text, count=1, flags=re.MULTILINE)
+    return re.sub("^# measured:.*$", lambda _: measured, text, count=1, flags=re.MULTILINE)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def output(told: dict[str, Any]) -> str:
     return "analog" if told["output"] == "analog" else f"{told['output']} bits"
 
@@ -127,7 +154,16 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f}"
 
 
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["add"]:
+        add(Path(arguments[1]), arguments[2])
+    found = rows()
+    (ROOT / "docs" / "results.md").write_text(page(found), encoding="utf-8")
+    for row in found:
+        path = RECIPES / f"{row['name']}.yaml"
+        if path.exists():
+            path.write_text(with_heading(path.read_text(encoding="utf-8"), row), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["add"]:
-        add(Path(sys.argv[2]), sys.argv[3])
-    (ROOT / "docs" / "results.md").write_text(page(rows()), encoding="utf-8")
+    main(sys.argv[1:])

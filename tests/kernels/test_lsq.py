@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -178,10 +180,16 @@ def test_compiled_by_channel() -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_under_autocast_the_kernel_is_the_same() -> None:
-    x, upstream = tensors((65, 6, 8, 9), 3, torch.bfloat16, seed=0)
-    with torch.autocast("cpu", torch.bfloat16):
-        check(x, torch.tensor(0.3), upstream, 3)
+def test_one_kernel_serves_all() -> None:
+    """Sizes, levels, layouts, parameters and autocast: none of them compiles anything after the trial."""
+    quantizer = Quantizer(3)
+    fuse(quantizer)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for size, layout in product((64, 65, 66), LAYOUTS):
+            x, upstream = (LAYOUTS[layout](tensor) for tensor in tensors((size, 3, 8, 9), 3, torch.float32, seed=size))
+            check(x, torch.tensor(0.3), upstream, size, 0.5001)
+            with torch.autocast("cpu", torch.bfloat16):
+                F.max_pool2d(quantizer(x.requires_grad_()), 2).sum().backward()
 
 
 @pytest.mark.parametrize(

@@ -74,14 +74,20 @@ def _compiled(body: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple
     return torch.compile(body, dynamic=True, options={ROUNDED_DIVISION: True} if known else {})
 
 
+def _run(body: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Call the kernel of a body on plain tensors in one state: for views, parameters and modes it would be another."""
+    plain = [each.detach().contiguous() if isinstance(each, Tensor) else each for each in arguments]
+    with torch.no_grad(), torch.autocast(plain[0].device.type, enabled=False):
+        return _compiled(body)(*plain)
+
+
 class _Quantize(torch.autograd.Function):
     """`quantize` on activations as they lie in memory: ``[N]``, or ``[outer, C, inner]`` for a step size a channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float, scale: float) -> Tensor:
         ctx.arguments, ctx.scale, ctx.shape = (highest, offset, STEPS[x.dtype]), scale, x.shape
-        with torch.autocast(x.device.type, enabled=False):  # the same kernel with and without
-            result, code = _compiled(_forward)(x, step_size, *ctx.arguments)
+        result, code = _run(_forward, x, step_size, *ctx.arguments)
         ctx.save_for_backward(_packed(code) if STEPS[x.dtype] + 2 < 16 else code, step_size)
         return result
 
@@ -91,7 +97,7 @@ class _Quantize(torch.autograd.Function):
         code, step_size = ctx.saved_tensors
         if code.shape != ctx.shape:
             code = _unpacked(code, ctx.shape)
-        of_x, of_step = _compiled(_backward)(gradient.contiguous(), code, step_size, *ctx.arguments)
+        of_x, of_step = _run(_backward, gradient, code, step_size, *ctx.arguments)
         return of_x, (of_step * ctx.scale).to(step_size.dtype), None, None, None
 
 
@@ -131,8 +137,8 @@ def available(device: str) -> bool:
     ties = (torch.arange(8192, device=device) - 2048) * 0.46875
     step_size, highest = torch.tensor(0.9375, device=device), 2000
     try:
-        result, code = _compiled(_forward)(ties, step_size, highest, lsq.NEAREST, 252)
-        _compiled(_backward)(ties, code, step_size, highest, lsq.NEAREST, 252)
+        result, code = _run(_forward, ties, step_size, highest, lsq.NEAREST, 252)
+        _run(_backward, ties, code, step_size, highest, lsq.NEAREST, 252)
         reason = None if torch.equal(result, lsq.quantize(ties, step_size, highest)) else "its levels are others"
     except Exception as error:  # a compiler may fail in any way, and training goes on without it
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

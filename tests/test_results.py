@@ -1,0 +1,63 @@
+"""docs/results.md and the heads of recipes say what the runs in results/ measured, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("results_script", ROOT / "scripts" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_that_of_the_runs(script: Any) -> None:
+    rows = script.rows()
+    assert rows
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == script.page(rows)
+    for row in rows:
+        path = script.RECIPES / f"{row['name']}.yaml"
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            assert text == script.with_heading(text, row)
+            assert f"# qffs train {row['name']}" in text
+            assert row["run"]["command"].startswith(f"qffs train {row['name']} ")
+
+
+def test_every_figure_has_its_command_commit_and_device(script: Any) -> None:
+    for row in script.rows():
+        assert row["run"]["command"].startswith("qffs train ")
+        assert row["run"]["seconds"] > 0
+        assert row["run"]["device"]
+        assert row["run"]["commit"]
+        assert not row["run"]["commit"].endswith("-dirty")
+
+
+def test_a_row_is_read_rightly(script: Any) -> None:
+    snn = [{"steps": t, "accuracy": 0.5 + t / 100, "agreement": 0.9} for t in range(1, 9)]
+    told = {"data": "pets", "images": 1000, "seed": 3, "bits": 2, "output": 3, "charge_schedule": [0.5, 0.25, 0.25]}
+    told |= {
+        "snn": snn,
+        "full_precision": {"accuracy": 0.6, "epochs": [1]},
+        "qann": {"accuracy": 0.58, "epochs": [1, 2]},
+    }
+    run = {"command": "qffs train pets", "seconds": 600, "device": "a machine", "commit": "abc"}
+    page = script.page([{"name": "pets", "run": run, "results": told}])
+    assert "| pets | 2 | 3 bits | 60.00 % | 58.00 % | -2.00 | -4.00 | +0.00 | 90.00 % |" in page
+    assert "| pets | 0.5, 0.25, 0.25 | 51.00 | 52.00 | 53.00 | 54.00 | 55.00 | 56.00 | 58.00 |  |  |" in page
+    assert "1 full-precision and 2 quantised epochs, seed 3, a machine, 10 min, commit abc" in page
+    assert script.heading({"run": run, "results": told}) == [
+        "# machine and time: a machine, 10 min",
+        "# measured: pets, 1,000 test images, seed 3: full precision 60.00 %, QANN 58.00 %, "
+        "SNN 54.00 % at T = 4, 58.00 % at T = 8",
+    ]
