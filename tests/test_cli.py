@@ -335,7 +335,7 @@ CASES: dict[str, tuple[str, str]] = {
     "all in full precision": ("demo --bits *=full", 'nothing would be quantised: every activation is to stay "full"'),
     "output bits": (
         "demo --output-bits 9",
-        "output must be a whole number of at least 1 and of at most 8, or analog",
+        "output must be a whole number of at least 1 and at most 8, or analog",
     ),
     "output bits in words": (
         "demo --output-bits two",

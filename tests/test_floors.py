@@ -27,8 +27,8 @@ FLOORS = (
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources"),
-    ("report", "options"),
-    ("jobs", "recipes_cli"),
+    ("report",),
+    ("jobs",),
     ("cli", "__init__"),
     ("__main__",),
 )

@@ -210,7 +210,7 @@ def snn(tmp_path: Path) -> Path:
         ({"bits": 9, "charge_steps": 3}, "bits must be a whole number from 1 to 8, not 9"),
         ({"bits": {"stem.2": 1}}, "no pattern matches block1.relu"),
         ({"bits": {"*": "full"}}, "every activation is to stay"),
-        ({"output": 9}, "output must be a whole number of at least 1 and of at most 8, or analog, not 9"),
+        ({"output": 9}, "output must be a whole number of at least 1 and at most 8, or analog, not 9"),
         ({"steps": 2}, "steps must be at least the 3 charge steps"),
         ({"charge_steps": 5}, "steps must be at least the 5 charge steps"),
         ({"charge_steps": 0}, "charge steps must be a whole number of at least 1, not 0"),

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from qffs import recipes
+from qffs.cli.recipes import app
 from qffs.errors import InvalidArgument
 from qffs.faults import allowed, shown
 from qffs.recipe import Recipe, Training
 from qffs.recipes import attempt, names, read, text, to_yaml
 from qffs.recipes.dialect import parse
-from qffs.recipes_cli import app
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recipes.md"
 
@@ -326,7 +326,7 @@ def test_validate_looks_at_the_augmentation_too() -> None:
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = "import sys, qffs.recipes_cli; sys.exit(bool({'torch', 'kornia'} & set(sys.modules)))"
+    code = "import sys, qffs.cli.recipes; sys.exit(bool({'torch', 'kornia'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from qffs import recipes
+from qffs.cli.options import Json
+from qffs.cli.printing import print_json
 from qffs.errors import InvalidArgument
-from qffs.options import Json
 from qffs.recipe import Recipe
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ def list_(json: Json = False) -> None:
     Example: `qffs recipes list`
     """
     rows = [_row(name, recipes.read(name)) for name in recipes.names()]
-    _print_json(rows) if json else _show(rows)
+    print_json(rows) if json else _show(rows)
 
 
 @app.command()
@@ -62,7 +63,7 @@ def validate(
     """
     mistakes = _mistakes(recipe, overrides or ())
     if json:
-        _print_json({"recipe": recipe, "valid": not mistakes, "mistakes": mistakes})
+        print_json({"recipe": recipe, "valid": not mistakes, "mistakes": mistakes})
     elif mistakes:
         for mistake in mistakes:
             typer.echo(f"{recipe}, {mistake}", err=True)
@@ -116,9 +117,3 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 def _bits(row: dict[str, Any]) -> str:
     return f"{row['bits'] if isinstance(row['bits'], int) else 'mixed'}, {row['output']}"
-
-
-def _print_json(results: Any) -> None:
-    from qffs.report.results import to_json
-
-    typer.echo(to_json(results), nl=False)
