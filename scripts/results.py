@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "src" / "qffs" / "recipes"
-SHOWN = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+SHOWN = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48)
 
 HEAD = """# Results
 
@@ -89,15 +89,13 @@ def summary(runs: list[dict[str, Any]]) -> str:
 
 
 def by_step(runs: list[dict[str, Any]]) -> str:
-    """Accuracy of the spiking networks by step."""
-    lines = [
-        "SNN accuracy (%) after T steps:\n",
-        f"| run | D | {' | '.join(map(str, SHOWN))} |",
-        f"|---|---|{'---:|' * len(SHOWN)}",
-    ]
-    for row in runs:
-        steps = {entry["steps"]: entry["accuracy"] for entry in row["results"]["snn"]}
-        cells = [f"{100 * steps[t]:.2f}" if t in steps else "" for t in SHOWN]
+    """Accuracy of the spiking networks by step, of the steps that some run has."""
+    found = [{entry["steps"]: entry["accuracy"] for entry in row["results"]["snn"]} for row in runs]
+    shown = [t for t in SHOWN if any(t in steps for steps in found)]
+    lines = ["SNN accuracy (%) after T steps:\n", f"| run | D | {' | '.join(map(str, shown))} |"]
+    lines.append(f"|---|---|{'---:|' * len(shown)}")
+    for row, steps in zip(runs, found, strict=True):
+        cells = [f"{100 * steps[t]:.2f}" if t in steps else "" for t in shown]
         lines.append(f"| {row['name']} | {schedule(row['results'])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
