@@ -16,7 +16,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = {"os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.truncate": 0}
 """The events of Python that change a folder, and which of their arguments is what changes."""
 
-notes, output = Path(sys.argv.pop(1)), sys.argv[-1] + os.sep
+output = sys.argv[-1] + os.sep
 written: list[str] = []
 
 
@@ -33,8 +33,10 @@ def note(path: object) -> None:
         written.append(os.fspath(path).removeprefix(output))
 
 
-sys.addaudithook(watch)
-try:
-    main()
-finally:
-    (notes / os.environ.get("RANK", "alone")).write_text("\n".join(written))
+if __name__ == "__main__":
+    notes = Path(sys.argv.pop(1))
+    sys.addaudithook(watch)
+    try:
+        main()
+    finally:
+        (notes / os.environ.get("RANK", "alone")).write_text("\n".join(written))
