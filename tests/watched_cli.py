@@ -17,7 +17,7 @@ CHANGES = {"os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.tru
 """The events of Python that change a folder, and which of their arguments is what changes."""
 
 output = sys.argv[-1] + os.sep
-written: list[str] = []
+notes = Path(os.devnull)
 
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -30,13 +30,12 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 def note(path: object) -> None:
     if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(output):
-        written.append(os.fspath(path).removeprefix(output))
+        with notes.open("a") as stream:
+            stream.write(os.fspath(path).removeprefix(output) + "\n")
 
 
 if __name__ == "__main__":
-    notes = Path(sys.argv.pop(1))
+    notes = Path(sys.argv.pop(1)) / os.environ.get("RANK", "alone")
+    notes.touch()
     sys.addaudithook(watch)
-    try:
-        main()
-    finally:
-        (notes / os.environ.get("RANK", "alone")).write_text("\n".join(written))
+    main()

@@ -5,6 +5,7 @@ torch is imported inside the subcommands, so that ``--help`` and ``--version`` a
 
 from __future__ import annotations
 
+import os
 import sys
 from signal import Signals
 from typing import Annotated
@@ -50,17 +51,32 @@ app.add_typer(recipes.app, name="recipes")
 
 def main() -> None:
     """Run the command line; an error raised on purpose is one sentence on standard error and exit code 2."""
+    code = _ended()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # All is written. PyTorch's threads for messages between processes now and then abort a process at its end,
+        # and torchrun would call the whole run failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _ended() -> int:
+    """The exit code of the command line."""
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as error:
         if first():
             typer.echo(f"qffs: {error}", err=True)
-        sys.exit(0 if error.signal == Signals.SIGTERM else 128 + error.signal)
+        return 0 if error.signal == Signals.SIGTERM else 128 + error.signal
     except QffsError as error:
         lines = str(error).splitlines()  # what PyTorch or the system adds may have several; refusals are a list
         text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)
         typer.echo(f"qffs: {text}", err=True)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         typer.echo("qffs: stopped", err=True)
-        sys.exit(130)
+        return 130
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,9 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     backend, bound = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
     dist.init_process_group(backend, timeout=PATIENCE, device_id=bound)
     yield device
+    # Whoever is first waits: torchrun ends the others, which may still be writing, where one does not end well.
+    barrier()
+    gc.collect()  # a network that DDP wrapped holds on to the group, whose threads have to end before the process
     dist.destroy_process_group()
 
 
