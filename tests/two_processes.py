@@ -211,3 +211,4 @@ def main(folder: str, *fail: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    os._exit(0)  # as the command line ends, past what PyTorch's threads may do then
