@@ -152,3 +152,11 @@ def test_one_channel_at_or_below_zero_leaves_the_others_alone() -> None:
     result = quantize(x, s, 3)
     assert result[:, 1:].max() <= 3 * SMALLEST_STEP_SIZE
     assert torch.equal(result[:, :1], quantize(x[:, :1], s[0], 3))
+
+
+def test_at_the_end_of_the_range_the_gradient_of_s_is_n_however_the_quotient_is_rounded() -> None:
+    x, s = torch.tensor([[72.0]]), torch.tensor(0.3, requires_grad=True)
+    assert x / s < 240 <= x.double() / 0.3 + 1e-12  # float32 rounds 72 / 0.3 down, and 240 * 0.3 to 72
+    quantize(x, s, 240, 0.0).sum().backward()
+    assert s.grad is not None
+    assert s.grad.item() == pytest.approx(240 / math.sqrt(240))

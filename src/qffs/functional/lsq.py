@@ -101,8 +101,9 @@ class _Quantize(torch.autograd.Function):
         x, step, result = ctx.saved_tensors
         (gradient,) = gradients
         passes = inside(x, step, ctx.highest)
-        # Of s: level - v inside, n above, 0 below. Outside the range the level itself is already n or 0.
-        of_step = total((result - x * passes).mul_(gradient), step, step.dtype)
+        # Of s, times s: level - v inside, n above, 0 below.
+        deviation = torch.where(passes, result - x, (x > 0) * (ctx.highest * step))
+        of_step = total(deviation.mul_(gradient), step, step.dtype)
         of_step = of_step / step.view_as(of_step) * gradient_scale(x.shape, step, ctx.highest)
         return gradient * passes, of_step.to(ctx.dtype), None, None
 
