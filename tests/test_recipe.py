@@ -99,6 +99,7 @@ def test_a_recipe_never_changes() -> None:
         ({"steps": 2**20 + 1}, "and at most 1,048,576"),
         ({"steps": 3, "candidates": [4], "held_out": 0.1}, "steps must be at least the 4 charge steps"),
         ({"choose_at": 9}, "choose_at must be at most the 8 steps of a run, not 9"),
+        ({"choose_at": 2}, "choose_at must be at least the 3 charge steps, not 2"),
         ({"candidates": [2]}, "candidates need a held_out above 0"),
         (
             {"candidates": [2], "held_out": 0.1, "charge_steps": 2},

@@ -192,6 +192,8 @@ class Recipe(Section):
             yield Fault(("steps",), f"must be {least} and {most}, not {self.horizon}")
         if self.choose_at is not None and self.choose_at > self.horizon:
             yield Fault(("choose_at",), f"must be at most the {self.horizon} steps of a run, not {self.choose_at}")
+        if self.choose_at is not None and self.choose_at < self._charged:
+            yield Fault(("choose_at",), f"must be at least the {self._charged} charge steps, not {self.choose_at}")
         if self.candidates and not self.held_out:
             yield Fault(("candidates",), "need a held_out above 0, to be chosen from on those images")
         if self.candidates and self.charge_steps is not None:

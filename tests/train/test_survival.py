@@ -107,3 +107,17 @@ def test_whatever_happens_to_a_run_it_ends_with_the_same_weights(tmp_path: Path)
     assert weights(run) == weights(whole)
     assert (run / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     assert not (run / "state.pt").exists()
+
+
+def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path: Path) -> None:
+    """As ``torchrun`` and batch systems send it: those that read images ahead get it too."""
+    command = [sys.executable, "-m", "qffs", "train", "digits", "workers=2", "full_precision.epochs=500", "device=cpu"]
+    command += ["--output", str(tmp_path), "--save-every", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "state.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, told = end(process)
+    assert code == 0, told
+    assert "stopped by SIGTERM at full precision, epoch " in told
+    assert "Traceback" not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iter
         _Answers(images),  # type: ignore[arg-type]  # it calls __getitems__ where there is one
         batch_sampler=(group.tolist() for group in numbers),
         num_workers=workers,
+        worker_init_fn=_leave_signals,
         collate_fn=_as_it_is,  # it has been collated where it was read
         generator=torch.Generator(),
     )
@@ -46,6 +48,12 @@ class _Answers:
             return self.images.__getitems__(numbers)
         except DataError as error:
             return error
+
+
+def _leave_signals(_: int) -> None:
+    """Signals to a whole group of processes are for the one that reads, which ends its workers when it stops."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _as_it_is(answer: Any) -> Any:

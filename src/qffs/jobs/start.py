@@ -99,5 +99,5 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
 def usual_augmentation(data: Dataset) -> list[dict[str, dict[str, Any]]]:
     """Shifts by up to an eighth of the side; photographs, unlike digits, are mirrored."""
     _, height, width = data.train.shape
-    shift = {"RandomCrop": {"size": [height, width], "padding": [height // 8, width // 8]}}
+    shift = {"RandomCrop": {"size": [height, width], "padding": [width // 8, height // 8]}}
     return [shift, {"RandomHorizontalFlip": {"p": 0.5}}] if len(data.mean) == 3 else [shift]
