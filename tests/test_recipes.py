@@ -156,6 +156,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("output=3", "output", 3),
         ("output=analog", "output", "analog"),
         ("model_arguments.width=32", "model_arguments", {"width": 32}),
+        ("model_arguments={width: 32}", "model_arguments", {"width": 32}),
         ("steps=", "steps", None),
     ],
 )

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qffs import distributed
 from qffs.checkpoint import load, save
 from qffs.convert import quantize
 from qffs.data import Images
-from qffs.errors import Diverged, Stopped
+from qffs.errors import Diverged, InvalidArgument, Stopped
 from qffs.graph.trace import trace
 from qffs.recipe import Training
 from qffs.train import Interruption, RunState, Setting, fit
@@ -292,3 +293,9 @@ def test_distillation_pulls_towards_the_teacher() -> None:
 
 def test_a_process_alone_takes_the_whole_batch() -> None:
     assert part_of(7) == slice(0, 7)
+
+
+def test_a_batch_that_leaves_a_process_without_an_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    with pytest.raises(InvalidArgument, match="a batch of 2 cannot be shared by 3 processes"):
+        fit(network(), pictures(), normalise, sgd(1, 0.1, batch_size=2), QUIET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -66,13 +67,32 @@ def test_a_damaged_state_is_one_sentence_and_runs_no_code(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_stop_at_once_or_are_only_noted(number: signal.Signals) -> None:
+def test_a_signal_stops_at_once_or_at_the_end_of_what_is_not_to_be_broken_off(number: signal.Signals) -> None:
+    reached = []
+
+    def work(deferred: bool) -> None:
+        with Interruption("; so what").watching() as interruption:
+            with interruption.deferred() if deferred else nullcontext():
+                os.kill(os.getpid(), number)
+                reached.append(interruption.asked)
+            reached.append("more")
+
     before = signal.getsignal(number)
-    with Interruption().watching() as interruption:
-        with interruption.deferred():
-            os.kill(os.getpid(), number)
-            assert interruption.asked == number
-        with pytest.raises(Stopped, match=f"stopped by {number.name}") as raised:
-            os.kill(os.getpid(), number)
+    for deferred, seen in ((False, []), (True, [number])):
+        with pytest.raises(Stopped, match=f"^stopped by {number.name}; so what$") as raised:
+            work(deferred)
         assert raised.value.signal == number
-    assert signal.getsignal(number) is before
+        assert reached == seen
+        assert signal.getsignal(number) is before
+
+
+def test_no_code_that_explains_failures_takes_a_signal_for_one() -> None:
+    def work() -> None:
+        with Interruption().watching():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except Exception:
+                pytest.fail("taken for a failure")
+
+    with pytest.raises(Stopped):
+        work()

@@ -6,6 +6,7 @@ torch is imported inside the subcommands, so that ``--help`` and ``--version`` a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from signal import Signals
 from typing import Annotated
@@ -68,6 +69,8 @@ def _ended() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as error:
+        for each in (Signals.SIGTERM, Signals.SIGINT):  # a launcher may ask again while this process ends
+            signal.signal(each, signal.SIG_IGN)
         if first():
             typer.echo(f"qffs: {error}", err=True)
         return 0 if error.signal == Signals.SIGTERM else 128 + error.signal

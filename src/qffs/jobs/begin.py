@@ -49,7 +49,7 @@ def train(
     recipe; `Stopped` after SIGTERM or SIGINT, the state saved.
     """
     with (
-        Interruption().watching() as interruption,
+        Interruption("; continue with --resume").watching() as interruption,
         distributed.processes(device_of(recipe.device)) as device,
     ):
         check_outputs(folder)

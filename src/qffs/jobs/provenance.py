@@ -30,10 +30,12 @@ def provenance(device: torch.device, seconds: float) -> Results:
 
 
 def command(arguments: list[str]) -> str:
-    """A command line as one would type it again."""
+    """A command line as one would type it again, on each machine of several."""
     program, *rest = arguments
-    name = "qffs" if Path(program).name in {"qffs", "__main__.py"} else program
-    return shlex.join([name, *rest])
+    name = ["qffs"] if Path(program).name in {"qffs", "__main__.py"} else [program]
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        name = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", *name]
+    return shlex.join([*name, *rest])
 
 
 def commit() -> str | None:

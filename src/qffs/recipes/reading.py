@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from qffs.errors import InvalidArgument
 from qffs.faults import Fault, section_of, unknown
@@ -16,6 +16,8 @@ from qffs.recipes.dialect import Place, dump, parse
 SHIPPED = files("qffs.recipes")
 SUFFIXES = (".yaml", ".yml")
 ABOUT = "# about: "
+TEXTS = (str, str | None)
+"""The types of keys whose values are taken as they are typed."""
 OPEN = "model_arguments"
 """The key whose own keys are the user's."""
 
@@ -101,7 +103,7 @@ def _put(values: dict[str, Any], override: str) -> Place:
     if field is None:
         raise InvalidArgument(f"{override}: {Fault((first,), unknown(Recipe, (first,)))}")
     if not dot:
-        values[first] = _value(override, given, any_text=str in (field.annotation, *get_args(field.annotation)))
+        values[first] = _value(override, given, any_text=field.annotation in TEXTS)
         return (first,)
     if first != OPEN and section_of(field) is None:
         raise InvalidArgument(f"{override}: {first} is said as a whole, as in {first}=...")

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from qffs import distributed
 from qffs.augment import Augmentation
 from qffs.data import Images, batches
-from qffs.errors import Diverged, Stopped
+from qffs.errors import Diverged, InvalidArgument, Stopped
 from qffs.nn.quantizer import fuse
 from qffs.progress import Bar, track
 from qffs.recipe import Training
@@ -114,6 +114,11 @@ class _Loop:
         setting: Setting,
     ) -> None:
         check_seed(setting.seed)
+        if training.batch_size < distributed.world():
+            raise InvalidArgument(
+                f"a batch of {training.batch_size} cannot be shared by {distributed.world()} processes: "
+                "raise batch_size, or start fewer"
+            )
         self.network, self.images, self.normalise = network, images, normalise
         self.training, self.setting = training, setting
         self.device = next(network.parameters()).device
@@ -159,7 +164,7 @@ class _Loop:
             for number in range(len(self.history) + 1, epochs + 1):
                 with self.setting.interruption.deferred():
                     self._epoch(model, number, bar)
-                self._save(number)
+                    self._save(number)
                 self.history.append(self._measured(number, after_epoch, bar))
                 self.step, self.sums = 0, [0.0, 0.0]
 

@@ -76,12 +76,20 @@ def _reason(error: Exception) -> str:
     return str((cause.strerror if isinstance(cause, OSError) else None) or error)
 
 
+class _Asked(BaseException):
+    """A signal came. No `Exception`, which code that turns whatever fails into a sentence would take for a failure."""
+
+
 class Interruption:
-    """What SIGTERM and SIGINT do while this is entered: `Stopped` at once, or between steps while `deferred`."""
+    """What SIGTERM and SIGINT do in `watching`: `Stopped` at once, or after the block where they are `deferred`.
+
+    advice: what the message of `Stopped` ends with.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = "") -> None:
+        self.advice = advice
         self.asked: signal.Signals | None = None
         self._deferred = False
 
@@ -94,6 +102,9 @@ class Interruption:
             before = {}
         try:
             yield self
+        except _Asked:
+            assert self.asked is not None
+            raise Stopped(self.asked, f"stopped by {self.asked.name}{self.advice}") from None
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
@@ -101,13 +112,15 @@ class Interruption:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.asked = signal.Signals(number)
         if not self._deferred:
-            raise Stopped(self.asked, f"stopped by {self.asked.name}; continue with --resume")
+            raise _Asked
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the signal: who called looks at ``asked`` between steps."""
+        """Only note the signal: who called looks at ``asked`` between steps; one that is left stops at the end."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
+        if self.asked is not None:
+            raise _Asked
