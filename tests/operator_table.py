@@ -40,8 +40,9 @@ input). All are exact; of the differenced ones only pooling sends single spikes,
 - **Classes derived** from those of torch, and functions of your own, are read through. Parametrised weights are too.
 - **The batch** may lie in any dimension in between, or with several rows an image (windows of attention); what joins
   the images or mixes their order is refused.
-- **In place**: a call that changes its argument becomes its plain form; a write by index, into a view that is read
-  elsewhere, or into an input of the network is refused.
+- **In place**: a call that changes its argument becomes its plain form, and a write by index (`x[i] = y`, `x[i] += y`)
+  becomes a function that joins what was there and what is written. What changes a view that is read elsewhere, an input
+  of the network, or some images of the batch alone, is refused.
 - **Python code** may decide on shapes, types and buffers, and is followed as the example goes; a network that has
   decided so and is run on another size says so. Code that decides on the data is refused with its line.
 - **Attributes** `shape`, `ndim`, `dtype` and `device` are plain, `T`, `mT`, `H` and `mH` linear.

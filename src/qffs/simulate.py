@@ -24,7 +24,7 @@ from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import accumulation_dtype
 from qffs.graph import images
-from qffs.graph.annotate import name_of, signals
+from qffs.graph.annotate import choosing, name_of, signals
 from qffs.graph.nesting import beside, nested
 from qffs.graph.rules import Kind
 from qffs.nn.neuron import Neuron
@@ -236,6 +236,7 @@ class _Walk:
         """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
         kind, read = node.meta["kind"], signals(node)
         # A constant part may be that of a single image, which a sum broadcasts; who joins or shapes needs the batch.
+        chooses = choosing(node)
         shaped = kind is Kind.PLAIN or len(read) > 1 or any(map(_is_shape, node.all_input_nodes))
         whole = part == 0 and kind is not Kind.SUM and (shaped or kind is Kind.JOIN)
 
@@ -243,7 +244,7 @@ class _Walk:
             value = self.values[read][part]
             if not read.meta["signal"]:
                 own = part == 1 and kind in {Kind.SUM, Kind.JOIN} and isinstance(value, Tensor)
-                own = own and value.dtype != torch.bool  # a mask chooses among signals and is none of them
+                own = own and read not in chooses  # a mask chooses among signals and is none of them
                 return torch.zeros_like(value) if own else value  # a constant belongs to the constant part
             value = self._zeros(read, part) if value is None else value
             return images.whole(value, read, self.batch) if whole and isinstance(value, Tensor) else value

@@ -5,12 +5,27 @@ from __future__ import annotations
 import math
 import operator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from operators import Form, check_every_form
+
+
+def written(x: Tensor, index: Any, value: Any) -> Tensor:
+    """``x`` after ``x[index] = value``."""
+    x[index] = value
+    return x
+
+
+def raised(x: Tensor, index: Any, value: Any) -> Tensor:
+    """``x`` after ``x[index] += value``."""
+    x[index] += value
+    return x
+
 
 SUMS: dict[str, tuple[Form, ...]] = {
     "add": (
@@ -64,6 +79,18 @@ JOINS: dict[str, tuple[Form, ...]] = {
         lambda y, s, x: torch.where(s.mask, y, y.shape[1]),
         lambda y, s, x: torch.where(s.mask, y, x.shape[1] * s.p),
         lambda y, s, x: torch.where(s.mask, y, -math.inf).softmax(-1),
+    ),
+    "write": (
+        lambda y, s, x: written(y.clone(), (slice(None), 0), 0.75),
+        lambda y, s, x: written(torch.zeros_like(y), (slice(None), slice(None, None, 2)), y[:, 2:]),
+        lambda y, s, x: written(written(y.new_ones(y.shape), (..., 0), y[..., 1]), (..., slice(2, 4)), s.p[..., :2]),
+        lambda y, s, x: written(y + 0, (..., s.mask), -1),
+        lambda y, s, x: written(y + 0, (slice(None), s.index[:2]), x * 0.5 + 1),
+        lambda y, s, x: written(y + 0, (slice(None), slice(x.shape[1])), x.shape[1]),
+        lambda y, s, x: written(s.p.expand_as(y).clone(), (slice(None), slice(1, 3)), x),
+        lambda y, s, x: written(y.transpose(0, 1) + 0, 0, y[:, 1]).transpose(0, 1),
+        lambda y, s, x: raised(y + 0, (slice(None), 1), s.p[:, 0]),
+        lambda y, s, x: raised(raised(y + 0, (..., 0), 1), (slice(None), slice(2)), x) * y,
     ),
 }
 

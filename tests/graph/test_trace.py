@@ -289,14 +289,68 @@ def test_code_that_decides_on_the_data_is_refused_with_its_line(forward: Any) ->
         trace(module, torch.ones(2, 3))
 
 
-def test_a_write_by_index_is_refused_with_its_line() -> None:
+def test_who_reads_a_value_after_a_write_by_index_reads_what_was_written() -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         y = x * 2
+        before = y + 1
         y[:, 0] = 0
+        y[:, 1:] -= x[:, 1:]
+        return torch.cat([y, before], 1)
+
+    x = torch.randn(3, 4)
+    assert torch.equal(trace(of(forward), x)(x), of(forward)(x))
+
+
+def seen_before_it_is_put_back(x: Tensor) -> Tensor:
+    part = x[:, :2]
+    part += 1
+    seen = x * 2
+    x[:, :2] = part
+    return seen
+
+
+def seen_through_a_view(x: Tensor) -> Tensor:
+    view = x.unsqueeze(1)
+    x[:, :2] += 1
+    return view.sum(1)
+
+
+def put_elsewhere(x: Tensor) -> Tensor:
+    part = x[:, :2]
+    part += 1
+    x[:, 1:3] = part
+    return x
+
+
+@pytest.mark.parametrize("forward", [seen_before_it_is_put_back, seen_through_a_view, put_elsewhere])
+def test_a_part_that_is_changed_and_seen_under_another_name_is_refused(forward: Any) -> None:
+    with pytest.raises(NotConvertible, match="it changes a tensor in place that is read later under another name"):
+        plan(trace(of(lambda self, x: torch.relu(forward(x + 1))), torch.zeros(2, 4))).check()
+
+
+def test_a_write_into_some_images_is_refused_and_one_that_images_decide_is_not() -> None:
+    def some(self: nn.Module, x: Tensor) -> Tensor:
+        y = x + 1
+        y[1:] = 0
         return torch.relu(y)
 
-    with pytest.raises(NotTraceable, match=r"a write by index .* line \d+: y\[:, 0\] = 0"):
-        trace(of(forward), torch.ones(2, 3))
+    def decided(self: nn.Module, x: Tensor) -> Tensor:
+        y = x + 1
+        y[y > 1] = 1
+        return torch.relu(y)
+
+    def by_a_signal(self: nn.Module, x: Tensor) -> Tensor:
+        y = torch.relu(x) + 1
+        y[y > 1] = 1
+        return y
+
+    x = torch.randn(3, 4)
+    with pytest.raises(NotConvertible, match=r"write at .* it writes into some images of the batch and not into other"):
+        plan(trace(of(some), x)).check()
+    assert torch.equal(trace(of(decided), x)(x), of(decided)(x))
+    plan(trace(of(decided), x)).check()
+    with pytest.raises(NotConvertible, match="write at .* it jumps: the least rounding error"):
+        plan(trace(of(by_a_signal), x)).check()
 
 
 def test_buffers_may_be_decided_on() -> None:

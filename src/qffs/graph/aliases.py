@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from qffs.functional.write import write_
 from qffs.graph.nesting import tensors
 
 Write = tuple[fx.Node, list[Tensor]]
@@ -23,13 +25,29 @@ def find_aliases(
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     for writer, changed in writes:
-        later = (node for node in graph.nodes if order[node] > order[writer])
+        later = [node for node in graph.nodes if order[node] > order[writer]]
         read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
+        whole, back = _put_back(writer)
+        if not any(whole in node.all_input_nodes for node in later if back and order[node] < order[back]):
+            read.discard(whole)
         others = [values[each] for each in read - {writer.all_input_nodes[0]}]
         if _overlap(changed, inputs):
             writer.meta["problem"] = "it writes into an input of the network, in place"
         elif _overlap(changed, others):
             writer.meta["problem"] = "it changes a tensor in place that is read later under another name"
+
+
+def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
+    """Of ``x[index] += y``: x, and the write by which Python puts the changed part back; else nothing.
+
+    From there on whoever reads x reads what that write returns.
+    """
+    part = writer.args[0] if writer.args else None
+    if isinstance(part, fx.Node) and part.target is operator.getitem:
+        for user in writer.users:
+            if user.target is write_ and user.args == (part.args[0], writer, part.args[1]):
+                return part.args[0], user
+    return None, None
 
 
 def _overlap(changed: list[Tensor], value: Any) -> bool:

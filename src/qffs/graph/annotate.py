@@ -79,6 +79,10 @@ def signals(node: fx.Node) -> list[fx.Node]:
 
 def arguments(node: fx.Node) -> list[Any]:
     """All arguments of a node, whatever their nesting, in order."""
+    return _flat((*node.args, *node.kwargs.values()))
+
+
+def _flat(nested: Any) -> list[Any]:
     found: list[Any] = []
 
     def visit(argument: Any) -> None:
@@ -92,8 +96,18 @@ def arguments(node: fx.Node) -> list[Any]:
         else:
             found.append(argument)
 
-    visit([*node.args, *node.kwargs.values()])
+    visit(nested)
     return found
+
+
+def choosing(node: fx.Node) -> list[Any]:
+    """The arguments of a join that say where its operands go, and are none of them: a mask, an index."""
+    match name_of(node):
+        case "where":
+            return _flat(node.args[:1])
+        case "write":
+            return _flat(node.args[2:])
+    return []
 
 
 def option(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -153,8 +167,10 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
             rule = rule if node.args[0] in read else PLAIN
         case _ if name in QUOTIENTS and node.kwargs.get("rounding_mode") is not None:
             reason = "a rounded quotient is not linear"
-        case "where" if node.args[0] in read:
+        case "where" if set(choosing(node)) & set(read):
             rule = NONLINEAR
+        case "write" if set(choosing(node)) & set(read):
+            rule = ROUNDING
         case "diff" if len(node.all_input_nodes) > 1:  # what stands before or behind would come with every increment
             rule = NONLINEAR
         case "max" | "min" if len(node.all_input_nodes) == 1:

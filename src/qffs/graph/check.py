@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
 from qffs.functional.cast import at_least
-from qffs.graph.annotate import name_of, rule_of
+from qffs.functional.write import write
+from qffs.graph.annotate import choosing, name_of, rule_of
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, Kind
 
@@ -79,6 +80,15 @@ class _Joined(_Alone):
             _close(a + b, c) for a, b, c in zip(x, y, both, strict=True)
         )
 
+    def _writes_alike(self, node: fx.Node, batch: tuple[int, int]) -> bool:
+        """Whether a write by index goes to the same places of every image, or to places that the images decide."""
+        if any(isinstance(each, fx.Node) and each in self.dependent for each in choosing(node)):
+            return True
+        (x, _, index), _ = fx.node.map_arg((node.args, node.kwargs), lambda read: self.env[read])
+        dimension, rows = batch
+        images = write(torch.zeros_like(x, dtype=torch.bool), True, index).movedim(dimension, 0).split(rows)
+        return all(torch.equal(images[0], image) for image in images)
+
     def _at(self, node: fx.Node, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """What a node returns where the tensors it reads of the images are changed."""
 
@@ -105,6 +115,10 @@ class _Joined(_Alone):
             size = small.shape[batch[0]]
             batches.append(batch)
             whole.append(torch.cat([small, large.narrow(batch[0], size, size)], batch[0]))
+        if name_of(node) == "write" and not self._writes_alike(node, batches[0]):
+            node.meta["problem"] = "it writes into some images of the batch and not into others"
+            self.wrong.add(node)
+            return value
         rule = rule_of(node, self.module)
         if rule is not None and rule.claimed and rule.kind is Kind.LINEAR and not self._is_linear(node):
             node.meta["problem"] = "it was registered as linear, but does not map sums to sums and 0 to 0"

@@ -250,15 +250,15 @@ def _replace_argument(reader: fx.Node, old: fx.Node, new: Any) -> None:
 
 
 def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:
-    for position, argument in enumerate(node.args):
-        chosen = node.meta["kind"] is Kind.SUM or name_of(node) == "where"
-        if chosen and isinstance(argument, (int, float)):
+    among = {"where": (1, 2), "write": (0, 1)}  # of other joins, every operand is a tensor
+    every = range(len(node.args)) if node.meta["kind"] is Kind.SUM else among.get(str(name_of(node)), ())
+    for position in every:
+        argument = node.args[position]
+        if isinstance(argument, (int, float)):
             with network.graph.inserting_before(node):
                 value = torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None)
                 node.update_arg(position, _buffer(network, f"{node.name}_constant", value))
-        elif (
-            chosen and isinstance(argument, fx.Node) and not argument.meta["signal"] and argument.meta["shape"] is None
-        ):
+        elif isinstance(argument, fx.Node) and not argument.meta["signal"] and argument.meta["shape"] is None:
             with network.graph.inserting_before(node):  # of a size, so it stays a number of its own
                 named = network.graph.call_function(torch.full, ((), argument), {"dtype": torch.float64})
             named.meta.update(kind=Kind.PLAIN, signal=False, shape=(), batch=None)

@@ -13,11 +13,13 @@ from torch import Tensor, fx, nn
 
 from qffs.functional.cast import at_least
 from qffs.functional.guard import expect
+from qffs.functional.write import write, write_
 from qffs.graph.annotate import arguments, name_of, option
 from qffs.graph.paths import free_path, owner
 from qffs.graph.rules import MODULES
 
 IN_PLACE: dict[Any, Any] = {
+    write_: write,
     **{getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")},
     **{
         getattr(home, f"{name}_"): getattr(home, name)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
-from qffs.functional import cast, guard
+from qffs.functional import cast, guard, write
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -116,7 +116,7 @@ def _named(rule: Rule, names: str) -> dict[str, Rule]:
 
 OPERATORS: dict[str, Rule] = {
     **_named(SUM, "add sub subtract rsub"),
-    **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where masked_fill"),
+    **_named(JOIN, "cat concat concatenate stack hstack vstack dstack where masked_fill write"),
     **_named(PRODUCT, "mul multiply matmul mm bmm mv einsum tensordot inner outer"),
     **_named(LINEAR, "div divide true_divide truediv neg negative mean sum cumsum diff"),
     **_named(LINEAR, "linear conv{}d conv_transpose{}d avg_pool{}d adaptive_avg_pool{}d interpolate"),
@@ -166,6 +166,7 @@ SPACES = {
     "builtins": builtins,
     "qffs.functional.cast": cast,
     "qffs.functional.guard": guard,
+    "qffs.functional.write": write,
     "torch.linalg": torch.linalg,
 }
 """Where functions are found by name."""

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
 from qffs.functional.guard import expect
+from qffs.functional.write import write_
 from qffs.graph.aliases import find_aliases
 from qffs.graph.nesting import tensors
 from qffs.graph.rules import is_leaf, registered_functions
@@ -87,9 +88,7 @@ class StandIn(fx.Proxy):
         return repr(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise Unreadable(
-            f"a write by index changes a tensor in place, which a static graph cannot hold{self.tracer.place}"
-        )
+        self.tracer.create_proxy("call_function", write_, (self, value, index), {})
 
     def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
         written = isinstance(self.tracer.values[self.node], Tensor)
