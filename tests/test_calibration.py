@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import qffs
 from problems import images, network
@@ -93,3 +93,13 @@ def test_by_channel_too_an_error_leaves_all_as_it_was() -> None:
     with pytest.raises(Diverged):
         qffs.calibrate(qann, [images(seed=3), images() * math.nan])
     assert all(torch.equal(qann.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_batch_of_another_rank_is_one_sentence() -> None:
+    class Means(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x).mean((2, 3)).view(x.shape[0], -1)
+
+    qann = qffs.quantize(Means(), example=torch.randn(2, 3, 4, 4))
+    with pytest.raises(InvalidArgument, match=r"does not run on a batch of \(3, 4, 4\)"):
+        qffs.calibrate(qann, [torch.randn(3, 4, 4)])

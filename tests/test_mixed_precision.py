@@ -211,7 +211,7 @@ def test_a_channel_fires_by_its_own_threshold() -> None:
 
 
 def test_activations_of_other_dimensions() -> None:
-    """Dimension 1 is the channel whatever comes after it; an activation without one has a single step size."""
+    """Dimension 1 of a convolution is the channel; an activation without one has a single step size."""
 
     class Shapes(nn.Module):
         def __init__(self) -> None:
@@ -225,7 +225,7 @@ def test_activations_of_other_dimensions() -> None:
     torch.manual_seed(0)
     x = torch.randn(16, 2, 5, dtype=torch.float64)
     qann = calibrated(Shapes().double(), x, per_channel=True)
-    assert [tuple(quantizer.step_size.shape) for quantizer in quantizers(qann).values()] == [(3,), (3,), ()]
+    assert [tuple(quantizer.step_size.shape) for quantizer in quantizers(qann).values()] == [(3,), (), ()]
     exact(qann, x)
 
 
@@ -302,3 +302,16 @@ def test_a_checkpoint_whose_step_sizes_do_not_fit_is_refused(tmp_path: Path) -> 
         (tmp_path / f"{kind}False" / "config.json").replace(tmp_path / f"{kind}True" / "config.json")
         with pytest.raises(CheckpointError, match=rf"relu\.{name} has shape \(6,.*\) in the file and \(\) in"):
             load(tmp_path / f"{kind}True")
+
+
+def test_tokens_are_no_channels() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.conv = nn.Linear(4, 16), nn.Conv1d(5, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(torch.relu(self.linear(x) + 1)))
+
+    qann = qffs.quantize(Tokens(), example=torch.randn(3, 5, 4), per_channel=True)
+    assert [module.step_size.shape for module in qann.modules() if isinstance(module, Quantizer)] == [(), (6,)]

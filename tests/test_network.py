@@ -357,3 +357,47 @@ def test_inputs_that_do_not_fit() -> None:
     for inputs in ((), (x, x), (None,)):
         with pytest.raises(InvalidArgument, match="takes 1 tensors"):
             snn(*inputs, steps=8)
+
+
+class Frames(nn.Module):
+    """Reads the frames of a video as images of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x.flatten(0, 1))).mean((2, 3))
+        return self.head(y.view(x.shape[0], -1, 4).mean(1))
+
+
+def test_an_image_cut_into_another_number_of_rows_is_refused() -> None:
+    x = torch.randn(2, 4, 2, 6, 6, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(Frames().double(), example=x), [x]).eval()
+    snn = qffs.to_spiking(qann)
+    assert qffs.verify(qann, snn, torch.cat([x, x])).deviation < 1e-12
+    with pytest.raises(InvalidArgument, match=r"at flatten.*of \(4, 2, 6, 6\) have, not of \(2, 2, 6, 6\)"):
+        snn(x[:, :2], steps=8)
+
+
+class Head(nn.Module):
+    """Ends as binary classifiers do, and shapes as code does that knows its tensors to be contiguous."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(2, 4, 3), nn.Linear(4, 6), nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.conv(x).mean((2, 3), keepdim=True).squeeze()).view(x.shape[0] * 2, 3)
+        return self.second(torch.relu(y.relu().view(x.shape[0], -1) - 0.1)).squeeze()
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_shapes_of_parts_are_those_of_the_whole(classes: int) -> None:
+    torch.manual_seed(classes)
+    x = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(Head(classes).double(), example=x), [x]).eval()
+    snn = qffs.to_spiking(qann)
+    assert qffs.verify(qann, snn, x).deviation < 1e-12
+    assert snn(x, steps=5).shape == (5, *qann(x).shape)
+    assert snn(x[:1], steps=5).shape[:2] == (5, 1)

@@ -62,7 +62,7 @@ def _run(qann: nn.Module, batch: Any) -> None:
             )
     try:
         qann(*inputs)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, QffsError):
             raise
         raise InvalidArgument(f"the network does not run on a batch of {tuple(inputs[0].shape)}: {error}") from error

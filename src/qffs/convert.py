@@ -217,7 +217,7 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None
     try:
         with evaluating(qann), torch.no_grad():
             expected = qann(*inputs)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, QffsError):
             raise
         raise InvalidArgument(f"the quantised network does not run on these inputs: {error}") from error

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import Diverged, InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
+from qffs.graph import images
 from qffs.graph.annotate import annotate
 from qffs.graph.describe import Description, describe, rebuild
 from qffs.graph.rules import Kind
@@ -34,6 +35,8 @@ class SpikingNetwork(nn.Module):
         self.graph = graph
         self.schedule = schedule
         annotate(graph)
+        cut = (n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in images.places(n)))
+        self._cuts = next(cut, None)
 
     def __reduce__(self) -> Any:
         # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
@@ -69,7 +72,7 @@ class SpikingNetwork(nn.Module):
         for start in range(0, len(charge), chunk):
             try:
                 increments, state = advance(self.graph, state, charge[start : start + chunk], observer)
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, IndexError) as error:
                 if start or isinstance(error, (QffsError, torch.OutOfMemoryError)):
                     raise
                 given = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
@@ -90,9 +93,20 @@ class SpikingNetwork(nn.Module):
             raise InvalidArgument(f"the network takes {expected} tensors with a batch in dimension 0, one an input")
         if len({len(x) for x in inputs}) != 1:
             raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
+        self._check_rows(inputs)
         if not all(bool(torch.isfinite(x).all()) for x in inputs):
             raise Diverged("the input holds NaN or infinity")
         return State(inputs)
+
+    def _check_rows(self, inputs: tuple[Tensor, ...]) -> None:
+        """Where an image is cut into rows, how many there are was counted on images of the example's size."""
+        for x, node in zip(inputs, self.graph.graph.find_nodes(op="placeholder"), strict=True):
+            size = tuple(node.meta["shape"][1:])
+            if self._cuts is not None and tuple(x.shape[1:]) != size:
+                raise InvalidArgument(
+                    f"this network cuts each image into rows of the batch (at {self._cuts}), as many as images of "
+                    f"{size} have, not of {tuple(x.shape[1:])}: quantise it on an example of this size"
+                )
 
     def neurons(self) -> Iterator[tuple[str, Neuron]]:
         """The layers of neurons with their paths, in the order of computation."""

@@ -242,6 +242,8 @@ class _Walk:
 
         def argument(read: fx.Node) -> Any:
             value = self.values[read][part]
+            if read.meta["signal"] and part == 1 and read in chooses:  # a mask of the input, the same at every step
+                return images.every_step(self.values[read].constant, read, self.batch, self.steps)
             if not read.meta["signal"]:
                 own = part == 1 and kind in {Kind.SUM, Kind.JOIN} and isinstance(value, Tensor)
                 own = own and read not in chooses  # a mask chooses among signals and is none of them

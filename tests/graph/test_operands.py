@@ -17,8 +17,14 @@ CASES: dict[str, tuple[str, Kind, Form]] = {
     "an einsum of two signals": ("einsum", Kind.DIFFERENCED, lambda y, s, x: torch.einsum("bchw,bdhw->bcd", y, y)),
     "an index of the input": (
         "gather", Kind.DIFFERENCED, lambda y, s, x: y.gather(1, (x[:, :1] > 0).long() + 1)),
-    "a mask of the input": ("where", Kind.DIFFERENCED, lambda y, s, x: torch.where(x[:, :1] > 0, y, s.p)),
-    "a mask of the input as method": ("where", Kind.DIFFERENCED, lambda y, s, x: s.p.where(x[:, :1] > 0, y)),
+    "a mask of the input": ("where", Kind.JOIN, lambda y, s, x: torch.where(x[:, :1] > 0, y, s.p)),
+    "a mask of the input as method": ("where", Kind.JOIN, lambda y, s, x: s.p.where(x[:, :1] > 0, y)),
+    "scores that a mask of the input takes out": (
+        "where", Kind.JOIN,
+        lambda y, s, x: (y @ y.mT).masked_fill(x[:, :1, :1] > 0.7, -torch.inf).softmax(-1)),
+    "what a mask of the input chooses, with images elsewhere": (
+        "where", Kind.JOIN,
+        lambda y, s, x: torch.where(x[:, :1].transpose(0, 1) > 0, y.transpose(0, 1), s.p.transpose(0, 1)).mean(0)),
     "two masks of the input": ("and_", Kind.DIFFERENCED, lambda y, s, x: y.masked_fill((x[:, :1] > 0) & ~s.mask, 0.5)),
     "a grid of the input": (
         "grid_sample", Kind.DIFFERENCED,

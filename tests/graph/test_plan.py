@@ -145,3 +145,22 @@ def test_a_maximum_sends_spikes_over_a_dimension_and_values_beside_another() -> 
     assert rows(lambda self, x: F.relu(x).max(1)[0]) == [False]
     assert rows(lambda self, x: torch.max(F.relu(x), torch.ones(3, 3))) == [True]
     assert rows(lambda self, x: torch.max(F.relu(x), F.relu(x - 1))) == [True]
+
+
+@pytest.mark.parametrize(
+    ("forward", "values"),
+    [
+        (lambda self, x: F.max_pool2d(F.relu(x), 2), False),
+        (lambda self, x: F.max_pool2d(F.pad(F.relu(x).flatten(1).view(-1, 3, 4, 4), (1, 1)), 2).amax(1), False),
+        (lambda self, x: F.max_pool2d(torch.cat([F.relu(x), F.relu(x - 1)], 1), 2), False),
+        (lambda self, x: F.max_pool2d(torch.cat([F.relu(x), F.relu(x - 1)], 2), 2), True),
+        (lambda self, x: torch.cat([F.relu(x), F.relu(x - 1)], 1).amax(1), True),
+        (lambda self, x: F.relu(F.max_pool2d(2 * F.relu(x) - 1, 2)), True),
+        (lambda self, x: F.max_pool2d(F.relu(x) + F.relu(x - 1), 2), True),
+        (lambda self, x: F.relu(F.max_pool2d(x, 2)), False),  # of the input alone
+    ],
+)
+def test_pooling_sends_single_spikes_only_of_single_spikes(forward: Any, values: bool) -> None:
+    planned = plan(trace(of(forward), torch.randn(2, 3, 4, 4)))
+    pools = [row for row in planned.rows if "max" in row.operator]
+    assert pools[-1].values is values

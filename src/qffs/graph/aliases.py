@@ -27,10 +27,14 @@ def find_aliases(
     for writer, changed in writes:
         later = [node for node in graph.nodes if order[node] > order[writer]]
         read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
+        current = {writer.all_input_nodes[0]}  # who reads these reads what they have become
         whole, back = _put_back(writer)
-        if not any(whole in node.all_input_nodes for node in later if back and order[node] < order[back]):
-            read.discard(whole)
-        others = [values[each] for each in read - {writer.all_input_nodes[0]}]
+        if back and not any(whole in node.all_input_nodes for node in later if order[node] < order[back]):
+            current.add(whole)
+        value = writer.args[1] if writer.target is write_ else None
+        if isinstance(value, fx.Node) and _put_back(value)[1] is writer:
+            current |= {value, *under_names(value)}
+        others = [values[each] for each in read - current]
         if _overlap(changed, inputs):
             writer.meta["problem"] = "it writes into an input of the network, in place"
         elif _overlap(changed, others):
@@ -38,16 +42,27 @@ def find_aliases(
 
 
 def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
-    """Of ``x[index] += y``: x, and the write by which Python puts the changed part back; else nothing.
+    """Of a call that changes ``x[index]``: x, and the write that puts the changed part back; else nothing.
 
     From there on whoever reads x reads what that write returns.
     """
-    part = writer.args[0] if writer.args else None
-    if isinstance(part, fx.Node) and part.target is operator.getitem:
+    for part in under_names(writer)[-1:]:
         for user in writer.users:
             if user.target is write_ and user.args == (part.args[0], writer, part.args[1]):
                 return part.args[0], user
     return None, None
+
+
+def under_names(writer: fx.Node) -> list[fx.Node]:
+    """What a call in place has changed, under every name it had so far, back to the ``x[index]`` that it is.
+
+    Nothing where that is no part of something else.
+    """
+    names: list[fx.Node] = []
+    while writer.meta.get("in_place") and writer.target is not write_ and isinstance(writer.args[0], fx.Node):
+        writer = writer.args[0]
+        names.append(writer)
+    return names if writer.target is operator.getitem else []
 
 
 def _overlap(changed: list[Tensor], value: Any) -> bool:

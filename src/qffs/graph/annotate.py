@@ -10,10 +10,13 @@ from qffs.graph.rules import (
     ANALOG,
     CLIPPED,
     DIFFERENCED,
+    FOLDED,
     FUNCTIONS,
+    JOIN,
     LINEAR,
     METHODS,
     MODULES,
+    MOVING,
     NONLINEAR,
     OPERATORS,
     PLAIN,
@@ -34,13 +37,17 @@ def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
     """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
 
     A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time, and
-    ``meta["analog"]`` whether it is computed from the network's input without passing a neuron.
+    ``meta["analog"]`` whether it is computed from the network's input without passing a neuron. ``meta["unit"]`` says
+    whether each spike on its way is one of a neuron: ``"one"`` threshold for all, or one a ``"channel"``; else None.
     """
     decided = []
     for node in traced.graph.nodes:
         rule = _decide(node, traced)
         node.meta["kind"] = rule.kind
         node.meta["signal"] = rule.kind is not Kind.PLAIN
+        node.meta["unit"] = _unit(node, rule, traced)
+        if rule is DIFFERENCED and not node.meta["unit"]:
+            rule = NONLINEAR
         node.meta["analog"] = rule.kind is not Kind.SPIKING and all(read.meta["analog"] for read in signals(node))
         decided.append((node, rule))
     return decided
@@ -138,6 +145,25 @@ def _decide(node: fx.Node, root: nn.Module) -> Rule:
     return Rule(Kind.REFUSED, problem) if problem else rule
 
 
+def _unit(node: fx.Node, rule: Rule, root: nn.Module) -> str | None:
+    """What a node sends, where it sends single spikes: pooling takes the largest of a window of them."""
+    read = [each.meta["unit"] for each in signals(node)]
+    if rule.kind is Kind.SPIKING:
+        return "one"
+    if not read or None in read:
+        return None
+    name = name_of(node) or label(node, root).lower()
+    if rule is FOLDED:
+        return None if "norm" in name else str(read[0])
+    if rule is DIFFERENCED:
+        return str(read[0]) if "pool" in name or read == ["one"] else None
+    zeros = name == "pad" and option(node, 2, "mode", "constant") == "constant" and not option(node, 3, "value")
+    if (name in MOVING or zeros) and read[0] == "one":
+        return "one"
+    joined = rule is JOIN and name in {"cat", "concat", "concatenate"} and option(node, 1, "dim", 0) in {1, -3}
+    return "channel" if joined else None
+
+
 def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
     """The rule of a module and what takes it out of the rule, if anything does."""
     rule = MODULES.get(type(module))
@@ -167,10 +193,8 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
             rule = rule if node.args[0] in read else PLAIN
         case _ if name in QUOTIENTS and node.kwargs.get("rounding_mode") is not None:
             reason = "a rounded quotient is not linear"
-        case "where" if set(choosing(node)) & set(read):
-            rule = NONLINEAR
-        case "write" if set(choosing(node)) & set(read):
-            rule = ROUNDING
+        case "where" | "write":
+            rule = _decide_choice(node, read)
         case "diff" if len(node.all_input_nodes) > 1:  # what stands before or behind would come with every increment
             rule = NONLINEAR
         case "max" | "min" if len(node.all_input_nodes) == 1:
@@ -184,6 +208,14 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
         case _ if rule.kind is Kind.FOLDED:
             reason = "it draws random numbers outside training too"  # those that do not are modules by now
     return rule, reason
+
+
+def _decide_choice(node: fx.Node, read: list[fx.Node]) -> Rule:
+    """What is chosen by something that never changes is joined; a mask of the input does not change over time."""
+    chooses = [each for each in choosing(node) if each in read]
+    if name_of(node) == "write":
+        return ROUNDING if chooses else OPERATORS["write"]
+    return OPERATORS["where"] if all(each.meta["analog"] for each in chooses) else NONLINEAR
 
 
 def _decide_attribute(attribute: str) -> tuple[Rule, str | None]:

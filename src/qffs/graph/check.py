@@ -7,15 +7,14 @@ simulation puts time beside the batch, so every operator must keep the images ap
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
 from qffs.functional.cast import at_least
-from qffs.functional.write import write
-from qffs.graph.annotate import choosing, name_of, rule_of
+from qffs.graph.annotate import name_of, rule_of
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, Kind
 
@@ -31,16 +30,24 @@ class _Alone(fx.Interpreter):
         self.extra_traceback = False
 
 
-class _Joined(_Alone):
-    """Runs a graph on the same images with others behind them, and compares node by node until something is wrong.
+class _Place(NamedTuple):
+    """Where ``few`` images stand in a larger batch: behind ``before`` others, ``total`` images in all."""
 
-    Every node reads of the first images what they gave alone, so that rounding, which depends on the size of a batch,
+    before: int
+    few: int
+    total: int
+
+
+class _Joined(_Alone):
+    """Runs a graph on the same images between others, and compares node by node until something is wrong.
+
+    Every node reads of these images what they gave alone, so that rounding, which depends on the size of a batch,
     does not add up.
     """
 
-    def __init__(self, traced: fx.GraphModule, alone: dict[fx.Node, Any], count: int) -> None:
+    def __init__(self, traced: fx.GraphModule, alone: dict[fx.Node, Any], place: _Place) -> None:
         super().__init__(traced)
-        self.alone, self.count = alone, count
+        self.alone, self.place = alone, place
         self.dependent: set[fx.Node] = set()
         self.wrong: set[fx.Node] = set()
 
@@ -80,15 +87,6 @@ class _Joined(_Alone):
             _close(a + b, c) for a, b, c in zip(x, y, both, strict=True)
         )
 
-    def _writes_alike(self, node: fx.Node, batch: tuple[int, int]) -> bool:
-        """Whether a write by index goes to the same places of every image, or to places that the images decide."""
-        if any(isinstance(each, fx.Node) and each in self.dependent for each in choosing(node)):
-            return True
-        (x, _, index), _ = fx.node.map_arg((node.args, node.kwargs), lambda read: self.env[read])
-        dimension, rows = batch
-        images = write(torch.zeros_like(x, dtype=torch.bool), True, index).movedim(dimension, 0).split(rows)
-        return all(torch.equal(images[0], image) for image in images)
-
     def _at(self, node: fx.Node, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """What a node returns where the tensors it reads of the images are changed."""
 
@@ -100,25 +98,20 @@ class _Joined(_Alone):
         return tensors(getattr(self, node.op)(node.target, args, kwargs))
 
     def _compare(self, node: fx.Node, value: Any) -> Any:
-        """Record what is found in the node's meta; returned: the value, of the first images what they gave alone."""
+        """Record what is found in the node's meta; returned: the value, of the images what they gave alone."""
         alone = self.alone[node]
         of_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(self.alone[read]))
         counts = isinstance(alone, Tensor) and not (alone.is_floating_point() or alone.is_complex())
         node.meta["rounds"] = of_floats and counts
         batches, whole = [], []
         for small, large in zip(tensors(alone), tensors(value), strict=True):
-            batch = _batch(small, large, self.count)
+            batch = _batch(small, large, self.place)
             if batch is None:
                 node.meta["problem"] = "it joins the images of the batch, or mixes their order"
                 self.wrong.add(node)
                 return value
-            size = small.shape[batch[0]]
             batches.append(batch)
-            whole.append(torch.cat([small, large.narrow(batch[0], size, size)], batch[0]))
-        if name_of(node) == "write" and not self._writes_alike(node, batches[0]):
-            node.meta["problem"] = "it writes into some images of the batch and not into others"
-            self.wrong.add(node)
-            return value
+            whole.append(_between(small, large, batch, self.place))
         rule = rule_of(node, self.module)
         if rule is not None and rule.claimed and rule.kind is Kind.LINEAR and not self._is_linear(node):
             node.meta["problem"] = "it was registered as linear, but does not map sums to sums and 0 to 0"
@@ -145,14 +138,15 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     for node in traced.graph.nodes:
         node.meta.update(batch=None, rounds=False)
     count = min(FEW, len(inputs[0]))
-    joined = _Joined(traced, alone.env, count)
+    place = _Place(1, count, count + 3)  # not in the middle, where turning the order would not move them
+    joined = _Joined(traced, alone.env, place)
     try:
-        joined.run(*(torch.cat([x, _other(x)]) for x in copies(inputs, FEW)))
+        joined.run(*(_surrounded(x, place) for x in copies(inputs, FEW)))
     except Exception:  # of the node that now has a problem; anything else is an error of our own
         if not any("problem" in node.meta for node in traced.graph.nodes):
             raise
     for node in traced.graph.nodes:
-        node.meta["shape"] = _shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), count)
+        node.meta["shape"] = _shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), place)
 
 
 def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
@@ -174,6 +168,21 @@ def _other(x: Tensor) -> Tensor:
     return (2 * random - 1).to(x) * (x.abs().max() if bool(x.any()) else 1)
 
 
+def _surrounded(x: Tensor, place: _Place) -> Tensor:
+    """A batch with others around it: code that knows images by their place gives them something else here."""
+    other = _other(torch.cat([x, x, x])[: place.total - place.few])
+    return torch.cat([other[: place.before], x, other[place.before :]])
+
+
+def _between(small: Tensor, large: Tensor, batch: tuple[int, int], place: _Place) -> Tensor:
+    """``large`` with ``small`` in the place of the images."""
+    dimension, rows = batch
+    before, _, behind = large.split(
+        [rows * n for n in (place.before, place.few, place.total - place.before - place.few)], dimension
+    )
+    return torch.cat([before, small, behind], dimension)
+
+
 def _same_function(traced: Any, original: Any, name: str, coarse: float) -> None:
     pairs = list(zip(tensors(traced), tensors(original), strict=False))
     if len(tensors(traced)) != len(tensors(original)) or not all(_close(a, b, coarse) for a, b in pairs):
@@ -184,7 +193,7 @@ def _same_function(traced: Any, original: Any, name: str, coarse: float) -> None
         )
 
 
-def _batch(small: Tensor, large: Tensor, count: int) -> tuple[int, int] | None:
+def _batch(small: Tensor, large: Tensor, place: _Place) -> tuple[int, int] | None:
     """The dimension that holds the images, in order, and the rows an image there; None where they are not apart."""
     if small.dim() != large.dim():
         return None
@@ -193,19 +202,20 @@ def _batch(small: Tensor, large: Tensor, count: int) -> tuple[int, int] | None:
         return None
     (dimension,) = changed
     size = small.shape[dimension]
-    if large.shape[dimension] != 2 * size or size % count or not _close(small, large.narrow(dimension, 0, size)):
+    rows = size // place.few
+    if size % place.few or large.shape[dimension] != rows * place.total:
         return None
-    return dimension, size // count
+    return (dimension, rows) if _close(small, large.narrow(dimension, rows * place.before, size)) else None
 
 
-def _shape(alone: Any, joined: Any, images: int, count: int) -> tuple[int, ...] | None:
-    """The shape of a value for so many images, from those for ``count`` and for twice as many."""
+def _shape(alone: Any, joined: Any, images: int, place: _Place) -> tuple[int, ...] | None:
+    """The shape of a value for so many images, from those for few and for more."""
     if not isinstance(alone, Tensor):
         return None
     if not isinstance(joined, Tensor) or joined.dim() != alone.dim():
         return tuple(alone.shape)
     return tuple(
-        small // count * images if large == 2 * small else small
+        small // place.few * images if large != small else small
         for small, large in zip(alone.shape, joined.shape, strict=True)
     )
 

@@ -35,6 +35,7 @@ def fold(network: fx.GraphModule) -> None:
     and the value that a map is padded with, becomes a sum of its own, so that the schedule can charge it.
     """
     _compute_constants(network)
+    _shape_anywhere(network)
     for node in list(network.graph.nodes):
         if node.meta.get("kind") is not Kind.FOLDED:
             continue
@@ -50,6 +51,19 @@ def fold(network: fx.GraphModule) -> None:
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
+
+
+def _shape_anywhere(network: fx.GraphModule) -> None:
+    """Shapes that hold for the parts of a signal: of any layout in memory, and of a single image too."""
+    for node in network.graph.nodes:
+        if node.meta.get("kind") is not Kind.LINEAR:
+            continue
+        if node.op == "call_method" and node.target in {"view", "view_as"}:
+            node.target = {"view": "reshape", "view_as": "reshape_as"}[node.target]
+        if name_of(node) == "squeeze" and len(node.args) == 1 and not node.kwargs:
+            source = node.args[0].meta
+            ones = tuple(d for d, size in enumerate(source["shape"]) if size == 1 and d != source["batch"][0])
+            node.args = (*node.args, ones)
 
 
 def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.modules.batchnorm._BatchNorm | None:

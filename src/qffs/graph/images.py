@@ -6,7 +6,9 @@ steps of a simulation lie in the same dimension: all images of the first, then a
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 
 def dimension(node: fx.Node) -> int:
@@ -19,6 +21,13 @@ def rows(node: fx.Node) -> int:
     """How many rows an image has there."""
     found: int = node.meta["batch"][1]
     return found
+
+
+def places(node: fx.Node) -> list[tuple[int, int]]:
+    """Dimension and rows of every tensor that a node returns, for those that hold images."""
+    found = node.meta.get("batch")
+    leaves = tree_leaves(found, is_leaf=lambda each: isinstance(each, tuple) and all(type(e) is int for e in each))
+    return [leaf for leaf in leaves if leaf]
 
 
 def shape(tensor: Tensor, node: fx.Node, count: int) -> tuple[int, ...]:
@@ -36,6 +45,11 @@ def whole(tensor: Tensor, node: fx.Node, images: int) -> Tensor:
     if not have or count % have:
         raise RuntimeError(f"a batch of {images} does not fit {tuple(tensor.shape)} at {node.name}")
     return tensor.repeat([count // have if d == dimension(node) else 1 for d in range(tensor.dim())])
+
+
+def every_step(tensor: Tensor, node: fx.Node, images: int, steps: int) -> Tensor:
+    """A value that is the same at every step, beside those of all steps."""
+    return torch.cat([whole(tensor, node, images)] * steps, dimension(node))
 
 
 def unfold_steps(tensor: Tensor, d: int, steps: int, images_first: bool = False) -> Tensor:

@@ -30,6 +30,9 @@ IN_PLACE: dict[Any, Any] = {
 }
 """In-place functions and the plain form each becomes: an edge of a graph may be read more than once."""
 
+FILLS: dict[Any, Any] = {"zero_": torch.zeros_like, "fill_": torch.full_like}
+"""In-place methods that have no plain form of the same name."""
+
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 DROPOUTS: dict[str | None, type[nn.Module]] = {
     "dropout": nn.Dropout,
@@ -93,6 +96,9 @@ def _make_plain(traced: fx.GraphModule) -> None:
 
 def _without_in_place(node: fx.Node) -> bool:
     """Make an in-place call one of its plain form; whether there is one."""
+    if node.op == "call_method" and node.target in FILLS:
+        node.op, node.target = "call_function", FILLS[node.target]
+        return True
     if node.op != "call_function":
         plain = str(node.target).removesuffix("_")
         if node.op == "call_method" and hasattr(Tensor, plain):

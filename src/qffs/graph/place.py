@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
+from qffs.graph.annotate import label, name_of, signals
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
 from qffs.levels import Levels
@@ -29,7 +30,8 @@ def place_quantizers(
 
     A ReLU whose levels are None stays, as a `FullPrecision`. With ``output`` levels, each output gets a quantiser of
     its own too; an output that is a ReLU's takes the output's levels instead of a second quantiser. per_channel: a
-    step size for each channel, dimension 1 of the activations; where there is none, or the batch, one for all.
+    step size for each channel, dimension 1 of the activations; where that is the batch, or the tokens of linear layers,
+    one for all.
     """
     (end,) = traced.graph.find_nodes(op="output")
     outputs = end.all_input_nodes if output else []
@@ -37,7 +39,7 @@ def place_quantizers(
 
     def quantizer(node: fx.Node, levels: Levels, clip: float | None = None) -> Quantizer:
         shape, (batch, _) = node.meta["shape"], node.meta["batch"]
-        apart = per_channel and len(shape) > 1 and batch != 1
+        apart = per_channel and len(shape) > 1 and batch != 1 and (len(shape) == 2 or not _of_tokens(node, traced))
         return Quantizer(levels.highest, offset, clip, shape[1] if apart else None)
 
     for node in traced.graph.nodes:
@@ -53,6 +55,19 @@ def place_quantizers(
                 quantised = traced.graph.call_module(path, (node,))
             quantised.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
             end.replace_input_with(node, quantised)
+
+
+def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether a value has its features in its last dimension: what made it, of the same shape since, is linear."""
+    source, shape = node, node.meta["shape"]
+    while True:
+        name = name_of(source) or label(source, traced)
+        if name in {"Linear", "linear", "LayerNorm", "layer_norm", "matmul", "bmm", "einsum"}:
+            return True
+        before = [read for read in signals(source) if read.meta["shape"] == shape]
+        if not before or name.lower().startswith(("conv", "permute", "transpose", "movedim")):
+            return False
+        source = before[0]
 
 
 def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:

@@ -148,6 +148,15 @@ OPERATORS: dict[str, Rule] = {
 PRODUCTS = frozenset(name for name, rule in OPERATORS.items() if rule is PRODUCT)
 """Linear in each of their operands, whichever that is."""
 
+MOVING = frozenset(
+    _named(
+        LINEAR, "flatten unflatten view reshape permute transpose squeeze unsqueeze getitem chunk split narrow select"
+    )
+    | _named(LINEAR, "contiguous clone detach pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle")
+    | _named(LINEAR, "pixelshuffle pixelunshuffle channelshuffle zeropad{}d")  # as modules
+)
+"""They only move what neurons send."""
+
 QUOTIENTS = frozenset(("div", "divide", "true_divide", "truediv"))
 
 SHAPED = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to"))

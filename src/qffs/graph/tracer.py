@@ -22,8 +22,9 @@ from torch.fx import _symbolic_trace
 
 from qffs.functional.guard import expect
 from qffs.functional.write import write_
-from qffs.graph.aliases import find_aliases
+from qffs.graph.aliases import find_aliases, under_names
 from qffs.graph.nesting import tensors
+from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -88,7 +89,10 @@ class StandIn(fx.Proxy):
         return repr(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", write_, (self, value, index), {})
+        last = next(iter(reversed(self.tracer.graph.nodes)))
+        part = value.node if isinstance(value, fx.Proxy) else None
+        if last.target is not write_ or last.args[1] is not part or last.args[0] is not self.node:
+            self.tracer.write(self, value, index)
 
     def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
         written = isinstance(self.tracer.values[self.node], Tensor)
@@ -162,6 +166,22 @@ class Tracer(fx.Tracer):
         """Whether a call of ``m`` is one node; other modules are read through."""
         return is_leaf(m)
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Where a module stands in the network; one that its code makes on the way, without weights, gets a place."""
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            if not is_leaf(mod):  # read through, as if its code stood here
+                return str(self.scope.module_path)
+            if mod.state_dict():
+                raise Unreadable(f"its code makes a {type(mod).__name__} with weights of its own{self.place}") from None
+            assert isinstance(self.root, nn.Module)
+            scope = f"{self.scope.module_path}." if self.scope.module_path else ""
+            path = free_path(self.root, f"{scope}{type(mod).__name__.lower()}")
+            parent, _, name = path.rpartition(".")
+            self.root.get_submodule(parent).add_module(name, mod)
+            return path
+
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A node, or what the module's own code gives."""
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
@@ -183,11 +203,22 @@ class Tracer(fx.Tracer):
         versions = [x._version for x in tensors(read)]
         self.values[node] = self._run(node)
         changed = [x for x, version in zip(tensors(read), versions, strict=True) if x._version != version]
+        if target is write_:
+            x, _, index = fx.node.map_arg(node.args, self._known_or_run)
+            changed = [x[index] if x[index].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else x]
         node.meta["in_place"] = bool(changed)
         if changed:
             self._writes.append((node, changed))
         self._note(node)
+        for part in under_names(node)[-1:]:
+            whole, index = part.args
+            if isinstance(whole, fx.Node) and isinstance(self.values[whole], Tensor):  # it has changed with its part
+                self.write(self.proxy(whole), proxy, index)
         return proxy
+
+    def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
+        """Record ``x[index] = value``."""
+        self.create_proxy("call_function", write_, (x, value, index), {})
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
