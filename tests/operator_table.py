@@ -17,8 +17,8 @@ float64 by the cases in `tests/graph`. For your own network: `qffs plan MODEL`, 
 
 An edge of the spiking network carries increments whose sum over time is the quantised network's value. So an operator
 is linear (applied to every increment), spiking (a neuron), or differenced (g(X_t) - g(X_{t-1}) on the accumulated
-input). All are exact; of the differenced ones only pooling sends single spikes, the others send values, which
-`strict=True` refuses.
+input). All are exact; of the differenced ones only max pooling sends single spikes, where it reads single spikes; all
+else sends values, which `strict=True` refuses.
 
 ## By its arguments
 
@@ -36,6 +36,9 @@ input). All are exact; of the differenced ones only pooling sends single spikes,
 - **Batch norm** is folded into the layer before it, or else becomes a product and a sum; without running statistics it
   depends on the other images, and is refused. Derived classes count, and `F.batch_norm`, which in training keeps the
   statistics it has.
+- **A choice** (`where`, `masked_fill`) by a mask that is a constant or of the input alone is a join, and so is a write to
+  constant places; a comparison of spikes is refused.
+- **Max pooling** of what is no single spike (a convolution, a sum of layers) sends values.
 - **Padding** with another value than zero is padding with zeros and a charged constant.
 - **Classes derived** from those of torch, and functions of your own, are read through. Parametrised weights are too.
 - **The batch** may lie in any dimension in between, or with several rows an image (windows of attention); what joins

@@ -213,7 +213,7 @@ class Tracer(fx.Tracer):
         for part in under_names(node)[-1:]:
             whole, index = part.args
             if isinstance(whole, fx.Node) and isinstance(self.values[whole], Tensor):  # it has changed with its part
-                self.write(self.proxy(whole), proxy, index)
+                self.write(self.proxy(whole), proxy, fx.node.map_arg(index, self.proxy))
         return proxy
 
     def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
