@@ -36,8 +36,8 @@ else sends values, which `strict=True` refuses.
 - **Batch norm** is folded into the layer before it, or else becomes a product and a sum; without running statistics it
   depends on the other images, and is refused. Derived classes count, and `F.batch_norm`, which in training keeps the
   statistics it has.
-- **A choice** (`where`, `masked_fill`) by a mask that is a constant or of the input alone is a join, and so is a write to
-  constant places; a comparison of spikes is refused.
+- **A choice** (`where`, `masked_fill`) by a mask that is a constant or of the input alone is a join, and so is a write
+  to constant places; a comparison of spikes is refused.
 - **Max pooling** of what is no single spike (a convolution, a sum of layers) sends values.
 - **Padding** with another value than zero is padding with zeros and a charged constant.
 - **Classes derived** from those of torch, and functions of your own, are read through. Parametrised weights are too.
