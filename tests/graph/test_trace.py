@@ -591,3 +591,39 @@ def test_modules_without_weights_may_be_made_on_the_way() -> None:
     assert sum(isinstance(traced.get_submodule(str(n.target)), nn.ReLU) for n in traced.graph.nodes
                if n.op == "call_module") == 3  # fmt: skip
     assert list(traced.state_dict()) == list(model.state_dict())
+
+
+def added_twice(x: Tensor) -> Tensor:
+    y = x * 2
+    y.add_(x).relu_()
+    return y + 1
+
+
+def halves(x: Tensor) -> Tensor:
+    left, right = (x * 2).split(2, 1)
+    left += right
+    return torch.relu(left) + right
+
+
+@pytest.mark.parametrize("forward", [added_twice, halves])
+def test_what_people_write(forward: Any) -> None:
+    x = torch.randn(3, 4)
+    traced = trace(of(lambda self, x: forward(x)), x)
+    plan(traced).check()
+    for each in (x, torch.randn(5, 4)):
+        assert torch.equal(traced(each), forward(each))
+
+
+def test_what_stands_beside_code_that_cannot_be_read_is_told_too() -> None:
+    class Decides(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x if x.sum() > 0 else -x)
+
+    model = nn.Sequential(Decides(), nn.BatchNorm1d(4, track_running_stats=False), nn.Flatten(), nn.LSTM(4, 4))
+    with pytest.raises(NotTraceable, match=r"(?s)depends on the data.*BatchNorm1d at 1: .*LSTM at 3: it is recurrent"):
+        trace(model, torch.ones(2, 4))
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.GRU(4, 4))
+    for layer in (model[0], model[2]):
+        layer.register_forward_hook(lambda *_: None)
+    with pytest.raises(NotConvertible, match=r"(?s)0, 2 have forward hooks.*GRU at 3: it is recurrent"):
+        trace(model, torch.ones(2, 4))

@@ -25,15 +25,17 @@ def find_aliases(
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     for writer, changed in writes:
+        # Parts of one tensor count their changes together: what has changed lies where the call's first argument does.
+        changed = [x for x in changed if _overlap([x], values[writer.all_input_nodes[0]])]
         later = [node for node in graph.nodes if order[node] > order[writer]]
         read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
-        current = {writer.all_input_nodes[0]}  # who reads these reads what they have become
+        current = set(names(writer))  # who reads these reads what they have become
         whole, back = _put_back(writer)
         if back and not any(whole in node.all_input_nodes for node in later if order[node] < order[back]):
             current.add(whole)
         value = writer.args[1] if writer.target is write_ else None
         if isinstance(value, fx.Node) and _put_back(value)[1] is writer:
-            current |= {value, *under_names(value)}
+            current |= {value, *names(value)}
         others = [values[each] for each in read - current]
         if _overlap(changed, inputs):
             writer.meta["problem"] = "it writes into an input of the network, in place"
@@ -46,23 +48,22 @@ def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
 
     From there on whoever reads x reads what that write returns.
     """
-    for part in under_names(writer)[-1:]:
-        for user in writer.users:
-            if user.target is write_ and user.args == (part.args[0], writer, part.args[1]):
-                return part.args[0], user
+    part = names(writer)[-1]
+    for user in writer.users:
+        if part.target is operator.getitem and (user.target, user.args) == (
+            write_,
+            (part.args[0], writer, part.args[1]),
+        ):
+            return part.args[0], user
     return None, None
 
 
-def under_names(writer: fx.Node) -> list[fx.Node]:
-    """What a call in place has changed, under every name it had so far, back to the ``x[index]`` that it is.
-
-    Nothing where that is no part of something else.
-    """
-    names: list[fx.Node] = []
-    while writer.meta.get("in_place") and writer.target is not write_ and isinstance(writer.args[0], fx.Node):
-        writer = writer.args[0]
-        names.append(writer)
-    return names if writer.target is operator.getitem else []
+def names(writer: fx.Node) -> list[fx.Node]:
+    """What a call in place has changed, under every name it had so far, the first one last."""
+    found = [writer]
+    while found[-1].meta.get("in_place") and found[-1].all_input_nodes:
+        found.append(found[-1].all_input_nodes[0])
+    return found[1:] or found
 
 
 def _overlap(changed: list[Tensor], value: Any) -> bool:

@@ -178,6 +178,13 @@ def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
     return CLIPPED if getattr(module, "min_val", None) == 0 else rule, None
 
 
+def refusal(module: nn.Module) -> str | None:
+    """Why calls of a module of torch are refused whatever they read; None where they are not."""
+    rule, reason = _decide_module(module)
+    known = type(module) in MODULES
+    return (reason or (rule.why if rule.kind is Kind.REFUSED else None)) if known else None
+
+
 def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
     """The rule of a function or method and what takes it out of the rule, if anything does."""
     name = name_of(node)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
+from qffs.graph.annotate import refusal
 from qffs.graph.check import FEW, check, copies, refuse_inputs
 from qffs.graph.normalise import normalise
 from qffs.graph.paths import has
@@ -66,12 +67,27 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 
 def _refuse_hooks(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise NotConvertible(
-                f"this network cannot be converted: {path or 'the model'} has forward hooks, which a graph cannot "
-                "hold; remove them first (prune.remove, remove_weight_norm, hook.remove())"
-            )
+    hooked = [path or "the model" for path, module in model.named_modules() if _has_hooks(module)]
+    if hooked:
+        raise NotConvertible(
+            f"this network cannot be converted: {', '.join(hooked)} ha{'s' if len(hooked) == 1 else 've'} forward "
+            "hooks, which a graph cannot hold; remove them first (prune.remove, remove_weight_norm, hook.remove())"
+            + _beside(model)
+        )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _beside(model: nn.Module) -> str:
+    """What else could not be converted, told by the modules alone, where there will be no plan to tell it."""
+    found = [
+        f"\n- besides, {type(module).__name__} at {path}: {reason}"
+        for path, module in model.named_modules()
+        if (reason := refusal(module))
+    ]
+    return "".join(found)
 
 
 def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
@@ -98,7 +114,9 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
             if "torch" not in Path(f.filename).parts and Path(f.filename).parent != Path(__file__).parent
         ][-1:]
         hint = "" if isinstance(error, Unreadable) else "; qffs.register keeps a module or function as one step"
-        raise NotTraceable(f"{name} cannot be read as a static graph: {error}{''.join(where)}{hint}") from error
+        raise NotTraceable(
+            f"{name} cannot be read as a static graph: {error}{''.join(where)}{hint}{_beside(model)}"
+        ) from error
     for node in graph.nodes:
         node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
     for node in list(graph.find_nodes(op="placeholder"))[count:]:

@@ -22,7 +22,7 @@ from torch.fx import _symbolic_trace
 
 from qffs.functional.guard import expect
 from qffs.functional.write import write_
-from qffs.graph.aliases import find_aliases, under_names
+from qffs.graph.aliases import find_aliases, names
 from qffs.graph.nesting import tensors
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
@@ -204,16 +204,18 @@ class Tracer(fx.Tracer):
         self.values[node] = self._run(node)
         changed = [x for x, version in zip(tensors(read), versions, strict=True) if x._version != version]
         if target is write_:
-            x, _, index = fx.node.map_arg(node.args, self._known_or_run)
+            x, _, index = self._arguments(node)[0]
             changed = [x[index] if x[index].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else x]
         node.meta["in_place"] = bool(changed)
         if changed:
             self._writes.append((node, changed))
         self._note(node)
-        for part in under_names(node)[-1:]:
+        part = names(node)[-1]
+        if changed and target is not write_ and part.target is operator.getitem:
             whole, index = part.args
             if isinstance(whole, fx.Node) and isinstance(self.values[whole], Tensor):  # it has changed with its part
-                self.write(self.proxy(whole), proxy, fx.node.map_arg(index, self.proxy))
+                read_by: Any = self.proxy
+                self.write(self.proxy(whole), proxy, fx.node.map_arg(index, read_by))
         return proxy
 
     def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
@@ -224,7 +226,7 @@ class Tracer(fx.Tracer):
         if node.op == "placeholder":
             position = sum(n.op == "placeholder" for n in self.values)
             return self.inputs[position] if position < len(self.inputs) else (node.args or (None,))[0]
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._known_or_run)
+        args, kwargs = self._arguments(node)
         self._running = True
         try:
             if node.op == "get_attr":
@@ -238,6 +240,10 @@ class Tracer(fx.Tracer):
             raise DoesNotRun(f"{error} (at {node.target}{described(node)})") from error
         finally:
             self._running = False
+
+    def _arguments(self, node: fx.Node) -> Any:
+        """The positional and the named arguments of a node, on the example."""
+        return fx.node.map_arg((node.args, node.kwargs), self._known_or_run)
 
     def _known_or_run(self, node: fx.Node) -> Any:
         if node not in self.values:
