@@ -389,3 +389,10 @@ def test_verify_says_what_it_found_and_takes_inputs_as_a_tuple() -> None:
     neurons = sum(units for _, units in found.layers)
     assert str(found).startswith(f"the spike counts of all {neurons:,} neurons of {len(found.layers)} layers, over 4 ")
     assert f"settled after {found.settled} of {found.steps} steps" in str(found)
+
+
+def test_a_network_without_weights_is_of_the_type_of_its_input() -> None:
+    x = torch.randn(4, 3, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(nn.Sequential(nn.ReLU()), example=x), [x]).eval()
+    assert qann.get_submodule("0").step_size.dtype == torch.float64
+    assert qffs.verify(qann, qffs.to_spiking(qann), x).deviation < 1e-15

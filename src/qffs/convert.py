@@ -90,7 +90,8 @@ def quantize(
         raise NothingToQuantize('nothing would be quantised: every activation is to stay "full"')
     place_quantizers(traced, hidden, of_output, offset, per_channel)
     traced.recompile()
-    reference = next(model.parameters(), None)
+    inputs = example if isinstance(example, tuple) else (example,)  # a network may have no weights
+    reference = next((x for x in (*model.parameters(), *inputs) if x.is_floating_point()), None)
     if reference is not None:
         for module in traced.modules():
             if isinstance(module, Quantizer | FullPrecision):
