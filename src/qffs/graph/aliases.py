@@ -50,11 +50,10 @@ def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
     """
     part = names(writer)[-1]
     for user in writer.users:
-        if part.target is operator.getitem and (user.target, user.args) == (
-            write_,
-            (part.args[0], writer, part.args[1]),
-        ):
-            return part.args[0], user
+        if part.target is operator.getitem and user.target is write_:
+            whole, value, index = user.args
+            if (whole, value, index) == (part.args[0], writer, part.args[1]):
+                return whole, user
     return None, None
 
 

@@ -90,8 +90,8 @@ class StandIn(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         last = next(iter(reversed(self.tracer.graph.nodes)))
-        part = value.node if isinstance(value, fx.Proxy) else None
-        if last.target is not write_ or last.args[1] is not part or last.args[0] is not self.node:
+        written = tuple(map(self.tracer.create_arg, (self, value, index)))
+        if (last.target, last.args) != (write_, written):  # else it has just been recorded, as `write` of a part
             self.tracer.write(self, value, index)
 
     def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
