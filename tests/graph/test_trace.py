@@ -629,3 +629,15 @@ def test_what_stands_beside_code_that_cannot_be_read_is_told_too() -> None:
         layer.register_forward_hook(lambda *_: None)
     with pytest.raises(NotConvertible, match=r"(?s)0, 2 have forward hooks.*GRU at 3: it is recurrent"):
         trace(model, torch.ones(2, 4))
+
+
+def test_operators_of_python_stand_at_the_line_of_the_network() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        y += 1
+        y[:, 0] = 2
+        return y
+
+    nodes = trace(of(forward), torch.ones(2, 3)).graph.nodes
+    lines = [node.meta["source"][1] - forward.__code__.co_firstlineno for node in nodes if "call" in node.op]
+    assert lines == [1, 2, 3]

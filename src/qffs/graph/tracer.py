@@ -26,8 +26,10 @@ from qffs.graph.aliases import find_aliases, names
 from qffs.graph.nesting import tensors
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
+from qffs.graph.standin import StandIn
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
 
 SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
 """What is read of a tensor without looking at its data."""
@@ -43,72 +45,6 @@ class Unreadable(Exception):
 
 class DoesNotRun(Exception):
     """An operator failed on the example."""
-
-
-class StandIn(fx.Proxy):
-    """A value of the network while it is traced."""
-
-    tracer: Tracer
-
-    def __getattr__(self, name: str) -> Any:
-        """What a value has: a call to record, a stand-in, or what never changes."""
-        whole = self.tracer.values[self.node]
-        value = getattr(whole, name)  # AttributeError as the real thing would raise it
-        fields = getattr(type(whole), "__match_args__", ()) if isinstance(whole, tuple) else ()
-        if name in fields:
-            return self[fields.index(name)]  # type: ignore[index]
-        if callable(value):
-            return super().__getattr__(name)
-        if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
-            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        return value  # the rank and the like, which never change
-
-    def __index__(self) -> int:
-        return operator.index(self.tracer.known(self))
-
-    def __int__(self) -> int:
-        return int(self.tracer.known(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.known(self))
-
-    def __round__(self, *digits: int) -> Any:
-        return round(self.tracer.known(self), *digits)
-
-    def __ceil__(self) -> int:
-        return -int(-self.tracer.known(self) // 1)
-
-    def __floor__(self) -> int:
-        return int(self.tracer.known(self) // 1)
-
-    def __len__(self) -> int:
-        value = self.tracer.values[self.node]
-        return int(self.shape[0]) if isinstance(value, Tensor) else len(value)
-
-    def __format__(self, spec: str) -> str:
-        return repr(self)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        last = next(iter(reversed(self.tracer.graph.nodes)))
-        written = tuple(map(self.tracer.create_arg, (self, value, index)))
-        if (last.target, last.args) != (write_, written):  # else it has just been recorded, as `write` of a part
-            self.tracer.write(self, value, index)
-
-    def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
-        written = isinstance(self.tracer.values[self.node], Tensor)
-        return self.tracer.create_proxy("call_function", form if written else plain, (self, other), {})
-
-    def __iadd__(self, other: Any) -> Any:
-        return self._in_place(operator.iadd, operator.add, other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._in_place(operator.isub, operator.sub, other)
-
-    def __imul__(self, other: Any) -> Any:
-        return self._in_place(operator.imul, operator.mul, other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self._in_place(operator.itruediv, operator.truediv, other)
 
 
 class Tracer(fx.Tracer):
@@ -300,7 +236,7 @@ def _source() -> tuple[str, int] | None:
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
         file = frame.f_code.co_filename
-        if file != __file__ and not file.startswith((_TORCH, "<")):
+        if not file.startswith((_TORCH, _HERE, "<")):
             return file, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
     return None
