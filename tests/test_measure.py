@@ -86,6 +86,26 @@ def test_the_batch_size_changes_nothing(batch_size: int, data: Images, qann: nn.
     assert accuracy(qann, data, normalise, batch_size=batch_size, progress=False) == whole.qann_accuracy
 
 
+@pytest.mark.parametrize(
+    ("count", "side", "of_network", "of_simulation"), [(501, 32, 500, 32), (50, 224, 41, 8), (2, 4096, 1, 1)]
+)
+def test_large_images_run_few_at_a_time(count: int, side: int, of_network: int, of_simulation: int) -> None:
+    images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(count, 1, side, side), torch.zeros(count).long())
+    at_once: list[int] = []
+
+    def corners(pictures: Tensor) -> Tensor:
+        at_once.append(len(pictures))
+        return pictures[:, 0, :1, 0].float()
+
+    qann = quantize(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)), 2, example=torch.ones(2, 1))
+    snn = to_spiking(calibrate(qann, [torch.ones(2, 1)]))
+    accuracy(qann, images, corners, progress=False)
+    assert (max(at_once), sum(at_once)) == (of_network, count)
+    at_once.clear()
+    measure(snn, images, corners, 5, progress=False)
+    assert (max(at_once), sum(at_once)) == (of_simulation, count)
+
+
 class OnDemand:
     """Images that are read when they are asked for: there is no tensor of all of them."""
 

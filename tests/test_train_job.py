@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +19,9 @@ import torch
 from problems import instead_of_data
 from qffs import jobs, models
 from qffs.data import load
-from qffs.errors import Diverged, InvalidArgument
+from qffs.errors import Diverged, InvalidArgument, QffsError
+from qffs.jobs import begin
+from qffs.jobs.log import Log
 from qffs.jobs.provenance import command, commit
 from qffs.recipe import Recipe
 from qffs.recipes import read
@@ -106,6 +112,68 @@ def test_curves_for_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InvalidArgument, match=r"pip install 'qffs\[tensorboard\]'"):
         train(tmp_path / "other", tensorboard=True)
+
+
+def test_curves_that_cannot_be_written_stop_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr(tensorboard.SummaryWriter, "flush", full)
+    with pytest.raises(QffsError, match=r"^TensorBoard's curves could not be written: No space left on device$"):
+        train(tmp_path / "run", tensorboard=True)
+    assert train(tmp_path / "run", resume=True) == whole  # the epoch was not lost
+
+
+def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = begin.load_data("digits")
+    run, said = tmp_path / "run", {"quantised": ROUND | {"epochs": 2}, "seed": 1}
+    with monkeypatch.context() as within:
+        within.setattr(Log, "epoch", Mock(side_effect=[None, QffsError("stopped")]))
+        with pytest.raises(QffsError, match="stopped"):
+            train(run, data="images:/old/pictures", **said)
+    for other in ("images:/old/others", "cifar10:/old/pictures"):
+        with pytest.raises(InvalidArgument, match=r"it differs in data$"):
+            train(run, resume=True, data=other, **said)
+    moved: dict[str, object] = {"data": "images:new/pictures", "workers": 1, **said}
+    mislabelled = dataclasses.replace(digits.train, labels=digits.train.labels.flip(0))
+    with monkeypatch.context() as within:
+        instead_of_data(within, lambda *_, **__: dataclasses.replace(digits, train=mislabelled))
+        with pytest.raises(
+            InvalidArgument, match=r"run holds a run on other images or labels than images:new/pictures$"
+        ):
+            train(run, resume=True, **moved)
+    results = train(run, resume=True, **moved)
+    assert results == train(tmp_path / "whole", **moved)
+    assert read(str(run / "recipe.yaml")).data == "images:new/pictures"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"model": "digits_nett"}, "there is no model 'digits_nett'"),
+        ({"augmentation": [{"RandomCrap": {}}]}, "kornia.augmentation has no 'RandomCrap'"),
+        ({"tensorboard": True}, r"pip install 'qffs\[tensorboard\]'"),
+    ],
+)
+def test_what_cannot_be_is_told_before_images_are_decoded(
+    said: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to decode"))
+    with pytest.raises(InvalidArgument, match=told):
+        train(tmp_path / "run", **said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_crops_that_the_network_cannot_take_are_told_before_training(tmp_path: Path) -> None:
+    crop = {"RandomCrop": {"size": [4, 4]}}
+    told = r"^digits_net with this augmentation does not run on images of 1 x 4 x 4: "
+    with pytest.raises(InvalidArgument, match=told):
+        train(tmp_path, augmentation=[crop])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_line_trains(tmp_path: Path) -> None:

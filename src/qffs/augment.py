@@ -42,6 +42,8 @@ class Augmentation:
         applied: so parts of one batch, each after the same seed, together equal the batch, however many there are.
         Raises `InvalidArgument` where a class cannot be applied to such images.
         """
+        if not self.steps:
+            return images
         total, part = len(images) if total is None else total, slice(None) if part is None else part
         x = images.float() / self.peak
         for step in self.steps:

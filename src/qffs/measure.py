@@ -6,6 +6,7 @@ whole numbers, so that it is exactly what one process alone returns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from qffs.nn.modes import evaluating
 from qffs.progress import track
 
 Normalise = Callable[[Tensor], Tensor]
+
+BATCH_PIXELS = 2**21
+"""The most pixels that run at a time, counted at every step: of a network's features there are many times as many."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,19 @@ def accuracy(
     images: Images,
     normalise: Normalise,
     *,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     workers: int = 0,
     progress: bool = True,
 ) -> float:
     """The share of images whose largest output is at their label; every image counts once.
 
-    workers: processes that read images ahead, beside this one.
+    batch_size: images at a time, by default 500 and fewer of large images; workers: processes that read images ahead,
+    beside this one.
     """
     own = distributed.share(len(images))
     right = torch.zeros((), dtype=torch.int64, device=_reference(network).device)
     with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
-        for x, labels in _batches(network, images, normalise, batch_size, workers):
+        for x, labels in _batches(network, images, normalise, batch_size or _fitting(images, 500), workers):
             right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
     return int(distributed.total(right)) / len(images)
@@ -145,17 +150,18 @@ def measure(
     steps: int,
     *,
     qann: nn.Module | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int = 0,
     progress: bool = True,
 ) -> Measurement:
     """Run the spiking network, and the quantised one where given, on every image; see `Measurement`.
 
     normalise: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T;
-    workers: as in `accuracy`.
+    batch_size: images at a time, by default 32 and fewer of large images or for many steps; workers: as in `accuracy`.
     Raises `InvalidArgument` where T is less than the charge steps or the output is not ``[B, classes]``.
     """
     snn.schedule.over(steps)
+    batch_size = batch_size or _fitting(images, 32, steps)
     counts, own = _Counts.none(snn, steps), distributed.share(len(images))
     with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
         for x, labels in _batches(snn, images, normalise, batch_size, workers):
@@ -188,6 +194,11 @@ def _count(counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tens
 
 def _shares(hits: Tensor, count: int) -> tuple[float, ...]:
     return tuple(hit / count for hit in hits.tolist())
+
+
+def _fitting(images: Images, most: int, steps: int = 1) -> int:
+    """How many images to run at a time over some steps, at most ``most``."""
+    return max(1, min(most, BATCH_PIXELS // (steps * math.prod(images.shape[1:]))))
 
 
 def _batches(

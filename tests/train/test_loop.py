@@ -88,6 +88,15 @@ def test_no_epochs_change_nothing_but_the_mode() -> None:
     assert not model.training
 
 
+def test_a_network_without_a_weight_to_train_takes_no_epochs() -> None:
+    model = network().requires_grad_(False)
+    assert fit(model, pictures(), normalise, sgd(0, 0.1), QUIET) == []
+    with pytest.raises(
+        InvalidArgument, match=r"^training: no weight of the network is to be trained: set its epochs to 0"
+    ):
+        fit(model, pictures(), normalise, sgd(1, 0.1), QUIET)
+
+
 @pytest.mark.parametrize("quantised", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(quantised: bool, autocast: bool) -> None:
@@ -258,6 +267,19 @@ def test_every_image_is_trained_on_once_an_epoch_in_another_order_each_time() ->
     fit(network(), Images(numbered, torch.arange(40) % 2), note, sgd(2, 0.05, batch_size=12), QUIET)
     assert sorted(seen[:40]) == sorted(seen[40:]) == list(range(40))
     assert seen[:40] != seen[40:]
+
+
+@pytest.mark.parametrize(("count", "batch_size", "sizes"), [(9, 4, [4, 4]), (9, 9, [9]), (10, 4, [4, 4, 2])])
+def test_no_batch_is_one_image_alone(count: int, batch_size: int, sizes: list[int]) -> None:
+    """Of which batch norm over features can make no statistics."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+    trained: list[int] = []
+    model[2].register_forward_hook(lambda _, inputs, __: trained.append(len(inputs[0])))
+    (epoch,) = fit(model, pictures(count), normalise, sgd(1, 0.05, batch_size=batch_size), QUIET)
+    assert trained == sizes
+    assert math.isfinite(epoch.loss)
+    (epoch,) = fit(network(), pictures(1), normalise, sgd(1, 0.05), QUIET)  # there is no other
+    assert math.isfinite(epoch.loss)
 
 
 def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.jobs.log import Log
 from qffs.jobs.run import Run, check_outputs
-from qffs.jobs.start import device_of, usual_augmentation
+from qffs.jobs.start import device_of, network_of, usual_augmentation
 from qffs.recipe import Recipe, differences
 from qffs.recipes import read
 from qffs.report.results import Results
@@ -21,11 +21,12 @@ def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     """`train`, in a folder whose earlier run is replaced, with shifted (and, photographs, mirrored) images."""
     check_outputs(folder)
     device = device_of(recipe.device)
+    network = network_of(recipe, device)
     data = load_data(recipe.data, recipe.size, progress=progress)
     if not recipe.augmentation:
         recipe = recipe.model_copy(update={"augmentation": usual_augmentation(data)})
     with Interruption().watching() as interruption:
-        return Run(recipe, folder, data, device, interruption, progress).whole()
+        return Run(recipe, folder, network, data, device, interruption, progress).whole()
 
 
 def train(
@@ -41,8 +42,8 @@ def train(
 
     Writes to ``folder``: recipe.yaml, results.json, accuracy.png and the checkpoints ``float``, ``qann`` and ``snn``,
     and while it trains state.pt, after every epoch and ``save_every_s`` seconds, and with ``tensorboard`` curves;
-    from state.pt ``resume`` goes on, with the same results as if the run had never stopped. The
-    test images are read once, at the end. The same recipe on the same machine writes the same results.json, bit for
+    from state.pt ``resume`` goes on, with the same results as if the run had never stopped, also where data and weights
+    have moved to another folder or other ``workers`` read them. The test images are read once, at the end. The same recipe on the same machine writes the same results.json, bit for
     bit. All of several processes that ``torchrun`` started return the results; the first of them writes.
 
     Raises `InvalidArgument` where the folder holds a run and ``resume`` is not asked for, or holds that of another
@@ -56,9 +57,10 @@ def train(
         finished = _continued(recipe, folder, resume)
         if finished is not None:
             return finished
+        log, network = Log(folder, tensorboard), network_of(recipe, device)
         data = load_data(recipe.data, recipe.size, progress=progress)
-        run = Run(recipe, folder, data, device, interruption, progress)
-        run.state, run.log = RunState(folder, save_every_s), Log(folder, tensorboard)
+        run = Run(recipe, folder, network, data, device, interruption, progress)
+        run.state, run.log = RunState(folder, save_every_s), log
         return run.whole(resume)
 
 
@@ -71,8 +73,15 @@ def _continued(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
             raise InvalidArgument(f"{folder} holds a run that {state}: name another --output for a new one")
         return None
     if (folder / "recipe.yaml").exists():
-        other = differences(recipe, read(str(folder / "recipe.yaml")))
+        other = differences(_placeless(recipe), _placeless(read(str(folder / "recipe.yaml"))))
         if other:
             raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(other)}")
     results: Results | None = json.loads(ended.read_text(encoding="utf-8")) if ended.exists() else None
     return results
+
+
+def _placeless(recipe: Recipe) -> Recipe:
+    """The recipe without what may change before a run goes on: where its files lie, and how many processes read."""
+    kind, colon, path = recipe.data.rpartition(":")
+    weights = recipe.weights and Path(recipe.weights).name
+    return recipe.model_copy(update={"data": kind + colon + Path(path).name, "weights": weights, "workers": 0})

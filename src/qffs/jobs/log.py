@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from qffs import distributed
-from qffs.errors import InvalidArgument
+from qffs.errors import InvalidArgument, QffsError
 from qffs.nn.quantizer import Quantizer
 from qffs.train import Epoch
 
@@ -17,17 +19,18 @@ class Log:
     """Curves by epoch in the folder ``tensorboard`` of a run, where they are wanted; else nothing."""
 
     def __init__(self, folder: Path, wanted: bool) -> None:
+        self._made: Callable[[], Any] | None = None
         self._writer: Any = None
         if wanted and not distributed.rank():
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise InvalidArgument("curves need TensorBoard: pip install 'qffs[tensorboard]'") from error
-            self._writer = SummaryWriter(folder / "tensorboard")
+            self._made = partial(SummaryWriter, folder / "tensorboard")
 
     def epoch(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
-        """Loss, accuracies and the mean of each quantiser's step sizes after an epoch."""
-        if self._writer is None:
+        """Loss, accuracies and the mean of each quantiser's step sizes after an epoch; `QffsError` on a full disk."""
+        if self._made is None:
             return
         curves = {"loss": epoch.loss, "accuracy": epoch.accuracy}
         if held_out is not None:
@@ -35,6 +38,10 @@ class Log:
         for path, module in network.named_modules():
             if isinstance(module, Quantizer):
                 curves[f"step size/{path}"] = float(module.step_size.detach().mean())
-        for name, value in curves.items():
-            self._writer.add_scalar(f"{stage}/{name}", value, epoch.number)
-        self._writer.flush()
+        try:
+            self._writer = self._writer or self._made()
+            for name, value in curves.items():
+                self._writer.add_scalar(f"{stage}/{name}", value, epoch.number)
+            self._writer.flush()
+        except OSError as error:
+            raise QffsError(f"TensorBoard's curves could not be written: {error.strerror or error}") from error

@@ -24,6 +24,7 @@ from qffs.jobs.start import (
     network_of,
     prepare,
     quantised,
+    traced,
     usual_augmentation,
 )
 from qffs.measure import accuracy, check_fit, measure
@@ -56,11 +57,12 @@ def quantise(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     """
     check_folder(folder)
     device = device_of(recipe.device)
+    made = network_of(recipe, device)
     data = load_data(recipe.data, recipe.size, progress=progress)
-    network, normalise = network_of(recipe, data, device)
+    augmentation = Augmentation(recipe.augmentation or usual_augmentation(data), data.peak)
+    network, normalise = traced(recipe, made, data, augmentation, device)
     qann = calibrated(recipe, quantised(recipe, data, network, normalise), data.train, normalise)
     said = about(recipe, data, device)
-    augmentation = Augmentation(recipe.augmentation or usual_augmentation(data), data.peak)
     setting = Setting("quantised", recipe.precision, augmentation, network.eval(), seed=recipe.seed, progress=progress)
 
     def after_epoch(_: object) -> None:

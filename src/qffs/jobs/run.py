@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qffs import distributed
 from qffs.augment import Augmentation
@@ -21,7 +21,7 @@ from qffs.data import Dataset, hold_out
 from qffs.errors import InvalidArgument
 from qffs.jobs.log import Log
 from qffs.jobs.provenance import provenance
-from qffs.jobs.start import about, calibrated, network_of, quantised
+from qffs.jobs.start import about, calibrated, fingerprint, quantised, traced
 from qffs.levels import Schedule
 from qffs.measure import accuracy, measure
 from qffs.network import SpikingNetwork
@@ -58,12 +58,14 @@ class Run:
         self,
         recipe: Recipe,
         folder: Path,
+        network: nn.Module,
         data: Dataset,
         device: torch.device,
         interruption: Interruption,
         progress: bool,
     ) -> None:
         self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
+        self.untrained = network
         self.interruption, self.progress = interruption, progress
         self.about = about(recipe, data, device)
         self.images, self.held_out = data.train, None
@@ -73,7 +75,7 @@ class Run:
         if recipe.test_images is not None:
             order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(recipe.seed))
             self.test = data.test.select(order[: recipe.test_images].sort().values)
-        self.augmentation = Augmentation(recipe.augmentation, data.peak) if recipe.augmentation else None
+        self.augmentation = Augmentation(recipe.augmentation, data.peak)
         self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
         self.histories: dict[str, list[Results]] = {}
         self.seconds, self.began_s = 0.0, time.monotonic()
@@ -82,8 +84,10 @@ class Run:
         """All stages, then the measurement on the test images; the state is gone when the results are there."""
         saved = self.state.read() if resume and self.state is not None else None
         if saved is not None:
+            if saved["data"] != fingerprint(self.data):
+                raise InvalidArgument(f"{self.folder} holds a run on other images or labels than {self.recipe.data}")
             self.histories, self.seconds = saved["histories"], saved["seconds"]
-        network, normalise = network_of(self.recipe, self.data, self.device)
+        network, normalise = traced(self.recipe, self.untrained, self.data, self.augmentation, self.device)
         qann = quantised(self.recipe, self.data, network, normalise)  # what cannot be is found before training
         if not distributed.rank():
             write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
@@ -155,7 +159,7 @@ class Run:
             self.progress,
             self.state,
             self.interruption,
-            lambda: {"histories": self.histories, "seconds": self.elapsed_s},
+            lambda: {"histories": self.histories, "seconds": self.elapsed_s, "data": fingerprint(self.data)},
         )
 
     @property

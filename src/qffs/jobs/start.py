@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs import sources
+from qffs.augment import Augmentation
 from qffs.calibration import calibrate
 from qffs.convert import quantize
 from qffs.data import Dataset, Images
@@ -51,20 +53,33 @@ def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> N
     return normalise
 
 
-def network_of(recipe: Recipe, data: Dataset, device: torch.device) -> tuple[fx.GraphModule, Normalise]:
-    """The recipe's network with its weights on the device, and what makes its input of images.
+def network_of(recipe: Recipe, device: torch.device) -> nn.Module:
+    """The recipe's network with its weights on the device; raises where its augmentation cannot be, too.
 
-    It is traced, so that data that do not fit it are found before training, and what is trained is what is converted:
-    some networks have further outputs in training.
+    To be called before images are decoded, which takes long.
     """
+    Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
     network = sources.find(recipe.model, recipe.weights, recipe.model_arguments).network.to(device)
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def traced(
+    recipe: Recipe, network: nn.Module, data: Dataset, augmentation: Augmentation, device: torch.device
+) -> tuple[fx.GraphModule, Normalise]:
+    """The network as a graph, and what makes its input of images.
+
+    So data that do not fit it, augmented or not, are found before training, and what is trained is what is converted:
+    some networks have further outputs in training.
+    """
     normalise = inputs(data, device, recipe.channels_last)
-    traced = trace(network, normalise(_example(data)))
-    check_fit(traced, data.train, normalise, len(data.classes), recipe.model)
-    return traced, normalise
+    graph = trace(network, normalise(_example(data)))
+    check_fit(graph, data.train, normalise, len(data.classes), recipe.model)
+    augmented = Images(augmentation(_example(data)), data.train.labels[:2])
+    check_fit(graph, augmented, normalise, len(data.classes), f"{recipe.model} with this augmentation")
+    return graph, normalise
 
 
 def quantised(recipe: Recipe, data: Dataset, network: nn.Module, normalise: Normalise) -> fx.GraphModule:
@@ -94,6 +109,14 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
         "device": device.type,
         "versions": {"qffs": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def fingerprint(data: Dataset) -> str:
+    """What tells data apart without reading an image: their name, sizes, classes and all labels."""
+    parts = [
+        (part.shape, hashlib.sha256(part.labels.numpy().tobytes()).hexdigest()) for part in (data.train, data.test)
+    ]
+    return hashlib.sha256(repr((data.name, data.classes, parts)).encode()).hexdigest()
 
 
 def usual_augmentation(data: Dataset) -> list[dict[str, dict[str, Any]]]:

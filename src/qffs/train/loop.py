@@ -81,6 +81,9 @@ def fit(
     so in an epoch, before ``after_epoch``: what was saved last is good. Raises `Stopped` between two steps, the state
     saved.
     """
+    if not training.epochs:
+        network.eval()
+        return []
     loop = _Loop(network, images, normalise, training, setting or Setting())
     if resume is not None:
         loop.restore(resume)
@@ -114,10 +117,12 @@ class _Loop:
         setting: Setting,
     ) -> None:
         check_seed(setting.seed)
-        if training.batch_size < distributed.world():
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise InvalidArgument(f"{setting.label}: no weight of the network is to be trained: set its epochs to 0")
+        if min(training.batch_size, len(images)) < distributed.world():
             raise InvalidArgument(
-                f"a batch of {training.batch_size} cannot be shared by {distributed.world()} processes: "
-                "raise batch_size, or start fewer"
+                f"a batch of {min(training.batch_size, len(images))} cannot be shared by {distributed.world()} "
+                "processes: raise batch_size, or start fewer"
             )
         self.network, self.images, self.normalise = network, images, normalise
         self.training, self.setting = training, setting
@@ -127,9 +132,11 @@ class _Loop:
         self.history: list[Epoch] = []
         self.step = 0  # within the epoch
         self.sums = [0.0, 0.0]  # of the losses and of the hits of the epoch, over its images so far
-        # The last images may be fewer than there are processes: then nobody trains on them.
+        # The last images may be fewer than there are processes, or one, of which batch norms can make no statistics:
+        # then nobody trains on them in this epoch.
         groups = math.ceil(len(images) / training.batch_size)
-        self.steps = groups - (0 < len(images) % training.batch_size < distributed.world())
+        left = len(images) % training.batch_size
+        self.steps = groups - (groups > 1 and 0 < left < max(2, distributed.world()))
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how it goes on, as tensors and plain data."""
