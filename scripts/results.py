@@ -27,9 +27,9 @@ end of each run; what was chosen (charge schedules) was chosen on held-out train
 images, marked (JPEG), compare within this page only.
 
 FP is the network in full precision, QANN the same with quantised activations, SNN the spiking network after T steps;
-`equal` is the share of test images that the SNN classifies as its QANN does. Differences are in points. A spiking output
-of b bits is read by counting its spikes, one a step at most: before T = 2^b - 1 it cannot have reached its highest level,
-and classes tie.
+`equal` is the share of test images that the SNN classifies as its QANN does. Differences are in points. A spiking
+output of b bits is read by counting its spikes, at most one a step: before T = 2^b - 1 it cannot have reached its
+highest level, and classes tie.
 """
 
 

@@ -43,8 +43,9 @@ def train(
     Writes to ``folder``: recipe.yaml, results.json, accuracy.png and the checkpoints ``float``, ``qann`` and ``snn``,
     and while it trains state.pt, after every epoch and ``save_every_s`` seconds, and with ``tensorboard`` curves;
     from state.pt ``resume`` goes on, with the same results as if the run had never stopped, also where data and weights
-    have moved to another folder or other ``workers`` read them. The test images are read once, at the end. The same recipe on the same machine writes the same results.json, bit for
-    bit. All of several processes that ``torchrun`` started return the results; the first of them writes.
+    have moved to another folder or other ``workers`` read them. The test images are read once, at the end. The same
+    recipe on the same machine writes the same results.json, bit for bit. All of several processes that ``torchrun``
+    started return the results; the first of them writes.
 
     Raises `InvalidArgument` where the folder holds a run and ``resume`` is not asked for, or holds that of another
     recipe; `Stopped` after SIGTERM or SIGINT, the state saved.
