@@ -3,7 +3,8 @@
     python scripts/results.py add runs/cifar10_resnet20 cifar10_resnet20   # results/cifar10_resnet20.json, and the rest
     python scripts/results.py                                              # the rest alone
 
-A file that is named after a recipe is that recipe's own run.
+A file that is named after a recipe is that recipe's own run; NAME_WORDS is one of NAME with changes, which its head tells
+of where there is no other.
 """
 
 from __future__ import annotations
@@ -113,21 +114,29 @@ def how(row: dict[str, Any]) -> str:
     )
 
 
-def heading(row: dict[str, Any]) -> list[str]:
+def headed(recipe: str, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The run that a recipe's head tells of: its own, else the one with changes whose name is shortest."""
+    own = [row for row in runs if f"{row['name']}_".startswith(f"{recipe}_")]
+    own = [row for row in own if row["run"]["command"].startswith(f"qffs train {recipe} ")]
+    return min(own, key=lambda row: len(row["name"]), default=None)
+
+
+def heading(row: dict[str, Any], recipe: str) -> list[str]:
     """What a recipe's head says of its run: the machine and the time, and what was measured."""
     run, told = row["run"], row["results"]
     steps = {entry["steps"]: entry["accuracy"] for entry in told["snn"]}
     snn = ", ".join(f"{percent(steps[t])} at T = {t}" for t in (4, 8, 16) if t in steps)
+    changed = "" if row["name"] == recipe else f", as {row['name']} in docs/results.md, with its changes"
     return [
-        f"# machine and time: {run['device']}, {duration(run['seconds'])}",
+        f"# machine and time: {run['device']}, {duration(run['seconds'])}{changed}",
         f"# measured: {told['data']}, {told['images']:,} test images, seed {told['seed']}: full precision "
         f"{percent(told['full_precision']['accuracy'])}, QANN {percent(told['qann']['accuracy'])}, SNN {snn}",
     ]
 
 
-def with_heading(text: str, row: dict[str, Any]) -> str:
+def with_heading(text: str, row: dict[str, Any], recipe: str) -> str:
     """A recipe's text with the head of its run."""
-    machine, measured = heading(row)
+    machine, measured = heading(row, recipe)
     text = re.sub("^# machine and time:.*$", lambda _: machine, text, count=1, flags=re.MULTILINE)
     return re.sub("^# measured:.*$", lambda _: measured, text, count=1, flags=re.MULTILINE)
 
@@ -159,10 +168,10 @@ def main(arguments: list[str]) -> None:
         add(Path(arguments[1]), arguments[2])
     found = rows()
     (ROOT / "docs" / "results.md").write_text(page(found), encoding="utf-8")
-    for row in found:
-        path = RECIPES / f"{row['name']}.yaml"
-        if path.exists():
-            path.write_text(with_heading(path.read_text(encoding="utf-8"), row), encoding="utf-8")
+    for path in RECIPES.glob("*.yaml"):
+        row = headed(path.stem, found)
+        if row is not None:
+            path.write_text(with_heading(path.read_text(encoding="utf-8"), row, path.stem), encoding="utf-8")
 
 
 if __name__ == "__main__":
