@@ -3,8 +3,8 @@
     python scripts/results.py add runs/cifar10_resnet20 cifar10_resnet20   # results/cifar10_resnet20.json, and the rest
     python scripts/results.py                                              # the rest alone
 
-A file that is named after a recipe is that recipe's own run; NAME_WORDS is one of NAME with changes, which its head tells
-of where there is no other.
+A file that is named after a recipe is that recipe's own run; NAME_WORDS is one of NAME with changes, of which its head
+tells where there is no own.
 """
 
 from __future__ import annotations
