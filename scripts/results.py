@@ -126,10 +126,10 @@ def heading(row: dict[str, Any], recipe: str) -> list[str]:
     run, told = row["run"], row["results"]
     steps = {entry["steps"]: entry["accuracy"] for entry in told["snn"]}
     snn = ", ".join(f"{percent(steps[t])} at T = {t}" for t in (4, 8, 16) if t in steps)
-    changed = "" if row["name"] == recipe else f", as {row['name']} in docs/results.md, with its changes"
+    other = "" if row["name"] == recipe else f"not as it stands, but as {row['name']} in docs/results.md: "
     return [
-        f"# machine and time: {run['device']}, {duration(run['seconds'])}{changed}",
-        f"# measured: {told['data']}, {told['images']:,} test images, seed {told['seed']}: full precision "
+        f"# machine and time: {other}{run['device']}, {duration(run['seconds'])}",
+        f"# measured: {other}{told['data']}, {told['images']:,} test images, seed {told['seed']}: full precision "
         f"{percent(told['full_precision']['accuracy'])}, QANN {percent(told['qann']['accuracy'])}, SNN {snn}",
     ]
 

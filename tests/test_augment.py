@@ -136,6 +136,8 @@ def test_parts_equal_the_batch_for_other_classes_too(name: str) -> None:
         ({"RandomChannelDropout": {}}, "RandomChannelDropout numbers the images of a whole batch"),
         ({"RandomCrop": {"sise": 3}}, "RandomCrop has no argument 'sise'; there is size"),
         ({"RandomCrop": {}}, "RandomCrop cannot be made of these arguments: "),
+        ({"RandomHorizontalFlip": {"p": "half"}}, "RandomHorizontalFlip needs a p from 0 to 1, not 'half'"),
+        ({"RandomHorizontalFlip": {"p": 2}}, "RandomHorizontalFlip needs a p from 0 to 1, not 2"),
         ({"ColorJitter": {"brightness": -3}}, "ColorJitter cannot be made of these arguments: If brightness is"),
     ],
 )

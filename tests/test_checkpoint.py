@@ -177,6 +177,27 @@ class Failing:
         path.write_bytes(path.read_bytes()[:-8])
 
 
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_signal_just_after_a_renaming_loses_nothing(
+    done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = small(0), small(1)
+    folder, rename, left = save(old, tmp_path / "net"), Path.rename, [done]
+
+    def renamed(path: Path, target: Path) -> None:
+        rename(path, target)
+        left[0] -= 1
+        if not left[0]:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", renamed)
+        with pytest.raises(Stop):
+            save(new, folder)
+    expected = (old, new)[done - 1]
+    assert torch.equal(weight(folder), expected.get_parameter("0.weight"))
+
+
 OPERATIONS = 11  # of replacing a checkpoint: a folder, two files, both to disk, two renames, and four removals
 
 

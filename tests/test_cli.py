@@ -369,7 +369,7 @@ CASES: dict[str, tuple[str, str]] = {
     "unequal sizes": ("demo --data images:{bad}/unequal", "pixels, but train/cat/1.png is 9 x 12: give "),
     "result is a folder": ("demo -o {bad}/taken", "taken/results.json is a folder, where a file is to be written"),
     "seed": ("demo --seed 99999999999999999999", "seed must be a whole number of at least 0 and below 2^63"),
-    "device": ("demo --device cuda", "there is no CUDA device here: use --device cpu"),
+    "device": ("demo --device cuda", "there is no CUDA device here: name cpu instead"),
     "device to convert": ("convert {made}/qann -o out --device cuda", "there is no CUDA device here"),
     "device to simulate": ("simulate {made}/snn --device cuda", "there is no CUDA device here"),
     "model": ("demo --model vgg", "there is no model 'vgg'; there are digits_net"),

@@ -227,7 +227,7 @@ def snn(tmp_path: Path) -> Path:
         ({"charge_steps": "1"}, "charge_steps must be"),
         ({"seed": 2**64}, "seed must be a whole number of at least 0"),
         ({"device": "tpu"}, 'device must be auto, cpu or cuda, not "tpu"'),
-        ({"device": "cuda"}, "there is no CUDA device here: use --device cpu"),
+        ({"device": "cuda"}, "there is no CUDA device here: name cpu instead"),
         ({"model": "vgg"}, "there is no model 'vgg'; there are digits_net"),
         ({"weights": "none.safetensors"}, "there is no weight file none.safetensors"),
         ({"data": "colour"}, "does not run on an example of shape"),

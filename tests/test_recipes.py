@@ -249,11 +249,10 @@ def test_a_recipe_begins_with_its_command_and_what_was_measured(name: str) -> No
 
 @pytest.mark.parametrize("name", names())
 def test_the_overrides_that_comments_suggest_are_valid(name: str) -> None:
-    comments = "\n".join(line[1:] for line in text(name).splitlines()[1:] if line.startswith("#"))
-    suggested = re.findall(r"(?<![\w-])[a-z_]+(?:\.[a-z_]+)?=(?:'[^']*'|[^\s']+)", comments)
-    held_out = [override for override in suggested if override.startswith("held_out")]
-    for override in suggested:
-        assert isinstance(attempt(name, [*held_out, *shlex.split(override)]), Recipe), override
+    for line in text(name).splitlines()[1:]:
+        if line.startswith("#"):
+            suggested = re.findall(r"(?<![\w-])[a-z_]+(?:\.[a-z_]+)?=(?:'[^']*'|[^\s']+)", line[1:])
+            assert isinstance(attempt(name, shlex.split(" ".join(suggested))), Recipe), line
 
 
 def test_digits_is_the_default_recipe_with_each_image_moved() -> None:
@@ -324,6 +323,12 @@ def test_validate_looks_at_the_augmentation_too() -> None:
     answer = run("validate", "digits", "augmentation=[{RandomCrp: {}}]")
     assert answer.exit_code == 2
     assert "kornia.augmentation has no 'RandomCrp'; there is RandomCrop" in answer.stderr
+    answer = run("validate", "digits", "augmentation=[{RandomCrop: {size: [0, 0]}}]")
+    assert answer.exit_code == 2
+    assert "RandomCrop leaves nothing of images: its size is 0" in answer.stderr
+    answer = run("validate", "digits", "augmentation=[{RandomCrop: {size: 8}}]")
+    assert answer.exit_code == 2
+    assert "RandomCrop cannot be applied to images of 3 x 512 x 512: " in answer.stderr
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import two_processes
 from two_processes import launched
 
-WATCHED = Path(__file__).with_name("watched_cli.py")
+WATCHED, STOPPED = (Path(__file__).with_name(f"{what}_cli.py") for what in ("watched", "stopped"))
 
 
 def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
@@ -65,6 +65,22 @@ def test_the_command_line_gives_the_same_run_and_writes_it_once(tmp_path: Path) 
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
     for kind in ("full_precision", "qann"):
         assert results[0][kind]["accuracy"] == pytest.approx(results[1][kind]["accuracy"], abs=0.01)  # 4 images of 449
+
+
+def test_a_run_that_its_launcher_stopped_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    command = [STOPPED, "3", "train", tmp_path / "recipe.yaml", "--output", tmp_path / "run"]
+    stopped = launched(*command, "--save-every", "1000")
+    assert "qffs: stopped by SIGTERM at full precision, epoch 1, step " in stopped.stderr
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert 3 <= state["step"] < 7
+    command[1] = "0"
+    assert launched(*command, "--resume", processes=1).returncode == 0
+    command[-1] = tmp_path / "whole"
+    assert launched(*command, processes=1).returncode == 0
+    whole, run = (load_file(tmp_path / name / "float" / "model.safetensors") for name in ("whole", "run"))
+    for key, expected in whole.items():
+        torch.testing.assert_close(run[key], expected, rtol=1e-4, atol=1e-4)
 
 
 def files(folder: Path) -> list[str]:

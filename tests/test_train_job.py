@@ -18,16 +18,17 @@ import torch
 
 from problems import instead_of_data
 from qffs import jobs, models
+from qffs import measure as measurement
 from qffs.data import load
-from qffs.errors import Diverged, InvalidArgument, QffsError
+from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
 from qffs.jobs import begin
 from qffs.jobs.log import Log
 from qffs.jobs.provenance import command, commit
 from qffs.recipe import Recipe
-from qffs.recipes import read
+from qffs.recipes import read, to_yaml
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
-SAID = {"full_precision": ROUND, "quantised": ROUND, "steps": 4, "device": "cpu"}
+SAID: dict[str, Any] = {"full_precision": ROUND, "quantised": ROUND, "steps": 4, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +167,45 @@ def test_what_cannot_be_is_told_before_images_are_decoded(
     with pytest.raises(InvalidArgument, match=told):
         train(tmp_path / "run", **said)
     assert not (tmp_path / "run").exists()
+
+
+def test_files_of_the_user_are_not_lost(tmp_path: Path) -> None:
+    own = tmp_path / "recipe.yaml"
+    own.write_text("# mine\n" + to_yaml(Recipe.of(SAID)))
+    with pytest.raises(InvalidArgument, match=r"holds the run of another recipe: it differs in seed$"):
+        train(tmp_path, seed=1)
+    for name in ("run.json", "accuracy.png"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InvalidArgument, match=f"holds no run, but a file {name}, which one would replace"):
+            train(tmp_path, resume=True)
+        (tmp_path / name).unlink()
+    train(tmp_path)
+    assert own.read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_results_are_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"results\.json (cannot be read|holds something else)"):
+        train(tmp_path, resume=True)
+
+
+def test_fewer_images_are_verified_where_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(tmp_path / "usual")["verified"]["images"] == 32
+    monkeypatch.setattr(measurement, "BATCH_PIXELS", 5 * SAID["steps"] * 8 * 8)
+    assert train(tmp_path / "large")["verified"]["images"] == 5
+
+
+def test_more_test_images_than_there_are_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"^test_images is 31, but digits has 30$"):
+        train(tmp_path, test_images=31)
+
+
+def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch.utils.tensorboard")
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(InvalidArgument, match=r"tensorboard is a file, where a folder is to be written"):
+        train(tmp_path, tensorboard=True)
 
 
 def test_crops_that_the_network_cannot_take_are_told_before_training(tmp_path: Path) -> None:

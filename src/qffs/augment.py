@@ -54,6 +54,8 @@ class Augmentation:
             except Exception as error:  # which one is up to kornia
                 name, size = type(step).__name__, " x ".join(map(str, shape[1:]))
                 raise InvalidArgument(f"{name} cannot be applied to images of {size}: {_line(error)}") from error
+            if 0 in x.shape[1:]:
+                raise InvalidArgument(f"{type(step).__name__} leaves nothing of images: its size is 0")
         return (x.clamp(0, 1) * self.peak).round().to(torch.uint8)
 
 
@@ -79,6 +81,9 @@ def _made(name: str, arguments: Arguments) -> Any:
         if argument not in known:
             near = get_close_matches(argument, known) or known
             raise InvalidArgument(f"augmentation: {name} has no argument {argument!r}; there is {', '.join(near)}")
+    share = arguments.get("p", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise InvalidArgument(f"augmentation: {name} needs a p from 0 to 1, not {share!r}")
     try:
         return kinds[name](**{argument: _tuples(value) for argument, value in arguments.items()})
     except Exception as error:  # which one is up to kornia

@@ -149,7 +149,7 @@ def _swap(fresh: Path, folder: Path, old: Path) -> None:
     try:
         fresh.rename(folder)
     except BaseException:
-        if old.exists():
+        if old.exists() and not folder.exists():  # a signal may come just after the renaming
             old.rename(folder)
         raise
 

@@ -99,7 +99,7 @@ def accuracy(
     own = distributed.share(len(images))
     right = torch.zeros((), dtype=torch.int64, device=_reference(network).device)
     with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
-        for x, labels in _batches(network, images, normalise, batch_size or _fitting(images, 500), workers):
+        for x, labels in _batches(network, images, normalise, batch_size or fitting(images, 500), workers):
             right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
     return int(distributed.total(right)) / len(images)
@@ -161,7 +161,7 @@ def measure(
     Raises `InvalidArgument` where T is less than the charge steps or the output is not ``[B, classes]``.
     """
     snn.schedule.over(steps)
-    batch_size = batch_size or _fitting(images, 32, steps)
+    batch_size = batch_size or fitting(images, 32, steps)
     counts, own = _Counts.none(snn, steps), distributed.share(len(images))
     with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
         for x, labels in _batches(snn, images, normalise, batch_size, workers):
@@ -196,7 +196,7 @@ def _shares(hits: Tensor, count: int) -> tuple[float, ...]:
     return tuple(hit / count for hit in hits.tolist())
 
 
-def _fitting(images: Images, most: int, steps: int = 1) -> int:
+def fitting(images: Images, most: int, steps: int = 1) -> int:
     """How many images to run at a time over some steps, at most ``most``."""
     return max(1, min(most, BATCH_PIXELS // (steps * math.prod(images.shape[1:]))))
 

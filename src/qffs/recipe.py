@@ -75,6 +75,8 @@ class Training(Section):
     def _faults(self) -> Iterator[Fault]:
         if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
             yield Fault(("nesterov",), "needs optimiser: sgd and a momentum above 0")
+        if self.optimiser == "adamw" and self.momentum != Training.model_fields["momentum"].default:
+            yield Fault(("momentum",), "acts only with optimiser: sgd: leave it out")
         if self.warmup_epochs > self.epochs:
             yield Fault(("warmup_epochs",), f"must be at most the {self.epochs} epochs, not {self.warmup_epochs:g}")
         if self.decay != Training.model_fields["decay"].default and self.schedule != "exponential":
@@ -164,6 +166,11 @@ class Recipe(Section):
         yield from impossible
         if not impossible:  # without a schedule there is nothing to compare
             yield from self._steps_faults()
+        if self.choose_at is not None and not self.candidates:
+            yield Fault(("choose_at",), "acts only where there are candidates: leave it out, or set it to null")
+        for name in ("step_size_learning_rate", "step_size_weight_decay"):
+            if getattr(self.full_precision, name) != Training.model_fields[name].default:
+                yield Fault(("full_precision", name), "acts only in quantised training: leave it out")
         if self.full_precision.distillation:
             yield Fault(
                 ("full_precision", "distillation"), "must be 0: it is for quantised training, whose teacher this is"

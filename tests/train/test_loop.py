@@ -161,6 +161,16 @@ def test_weights_that_the_last_step_of_an_epoch_broke_are_not_kept() -> None:
         )  # one batch: its loss is finite
 
 
+def test_statistics_that_the_last_step_of_an_epoch_broke_are_not_kept() -> None:
+    """A variance beyond the type's range makes features zero, and the loss is finite."""
+    mask = torch.full((1, 8, 8), -math.inf)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 2))
+    model.register_buffer("mask", mask)  # infinite from the beginning, which is no fault
+    fit(model, pictures(), normalise, sgd(1, 0.1), QUIET)
+    with pytest.raises(Diverged, match=r"0\.running_var became NaN or infinite in epoch 1"):
+        fit(model, pictures(), lambda images: normalise(images) * 1e30, sgd(1, 0.1), QUIET)
+
+
 def test_a_state_from_which_nothing_can_go_on_is_not_written(tmp_path: Path) -> None:
     model, kept = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), Kept(tmp_path)
     steps = iter((1.0, 1.0, math.inf))
@@ -189,8 +199,12 @@ class Kept(RunState):
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-@pytest.mark.parametrize("quantised", [False, True])
-def test_a_run_goes_on_from_any_state_to_the_same_weights(optimiser: str, quantised: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("quantised", "faster"), [(False, {}), (True, {}), (True, {"fused": True, "precision": "bfloat16"})]
+)
+def test_a_run_goes_on_from_any_state_to_the_same_weights(
+    optimiser: str, quantised: bool, faster: dict[str, Any], tmp_path: Path
+) -> None:
     """With dropout, batch norm, a moving average, warm-up, clipping and smoothing: everything that has a memory."""
 
     def fresh() -> nn.Module:
@@ -199,11 +213,12 @@ def test_a_run_goes_on_from_any_state_to_the_same_weights(optimiser: str, quanti
     more = {"warmup_epochs": 0.5, "ema": 0.9, "clip_gradient": 0.5, "label_smoothing": 0.1, "schedule": "exponential"}
     training = sgd(3, 0.05, batch_size=12, optimiser=optimiser, **more)
     whole, kept = fresh(), Kept(tmp_path)
-    history = fit(whole, pictures(), normalise, training, dataclasses.replace(QUIET, state=kept))
+    setting = dataclasses.replace(QUIET, **faster)
+    history = fit(whole, pictures(), normalise, training, dataclasses.replace(setting, state=kept))
     assert len(kept.states) == 3 * (4 + 1)
     for saved in kept.states:
         again = fresh()
-        assert fit(again, pictures(), normalise, training, QUIET, resume=saved) == history
+        assert fit(again, pictures(), normalise, training, setting, resume=saved) == history
         assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in again.state_dict().items())
 
 

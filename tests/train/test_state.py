@@ -17,8 +17,8 @@ from qffs.train.state import Interruption, RunState
 def test_what_was_written_is_read_and_gone_when_it_is_removed(tmp_path: Path) -> None:
     state = RunState(tmp_path)
     assert state.read() is None
-    state.write({"step": 3, "network": {"weight": torch.arange(4.0)}})
-    state.write({"step": 4, "network": {"weight": torch.arange(5.0)}})
+    state.write({"stage": "quantised", "step": 3, "network": {"weight": torch.arange(4.0)}})
+    state.write({"stage": "quantised", "step": 4, "network": {"weight": torch.arange(5.0)}})
     found = state.read()
     assert found is not None
     assert found["step"] == 4
@@ -64,6 +64,14 @@ def test_a_damaged_state_is_one_sentence_and_runs_no_code(tmp_path: Path) -> Non
     torch.save({"step": Bad()}, state.path)
     with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
         state.read()
+    for content in (b"", b"text, and no more"):
+        state.path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"state\.pt cannot be read: \w"):
+            state.read()
+    for value in ([1, 2], {"epoch": 3}):
+        torch.save(value, state.path)
+        with pytest.raises(CheckpointError, match=r"state\.pt holds something else than the state of a run$"):
+            state.read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -74,7 +74,7 @@ def test_whatever_happens_to_a_run_it_ends_with_the_same_weights(tmp_path: Path)
     assert stage_and_step(run) == ("full precision", 1, 7)
 
     # Killed in the middle of writing the state: the file is there, but not in its place.
-    assert end(start(run, "-c", MOMENT, "qffs.train.state:os.fsync", "10"))[0] == -signal.SIGKILL
+    assert end(start(run, "-c", MOMENT, "qffs.train.state:os.fsync", "9"))[0] == -signal.SIGKILL
     assert (run / ".state.pt.new").stat().st_size > 450_000
     assert stage_and_step(run) == ("full precision", 1, 15)
 
@@ -107,6 +107,15 @@ def test_whatever_happens_to_a_run_it_ends_with_the_same_weights(tmp_path: Path)
     assert weights(run) == weights(whole)
     assert (run / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     assert not (run / "state.pt").exists()
+
+
+def test_a_signal_before_anything_was_done_is_no_fault(tmp_path: Path) -> None:
+    asked = "import os, signal, sys\nclass Asked:\n    def find_spec(name, *_):\n"
+    asked += "        if name == 'torch': os.kill(os.getpid(), signal.SIGTERM)\n"
+    asked += "sys.meta_path.insert(0, Asked)\nfrom qffs.cli import main\nmain()\n"
+    code, told = end(start(tmp_path / "run", "-c", asked))
+    assert (code, told) == (0, "qffs: stopped by SIGTERM before anything was done\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path: Path) -> None:

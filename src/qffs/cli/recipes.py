@@ -79,9 +79,12 @@ def _mistakes(recipe: str, overrides: Any) -> list[str]:
         return made
     try:
         if made.augmentation:
+            import torch
+
             from qffs.augment import Augmentation
 
-            Augmentation(made.augmentation, peak=1.0)
+            any_size = 512  # large enough for any crop
+            Augmentation(made.augmentation, peak=1.0)(torch.zeros(2, 3, any_size, any_size, dtype=torch.uint8))
     except InvalidArgument as error:
         return [str(error)]
     return []

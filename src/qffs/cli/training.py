@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -84,6 +86,13 @@ def demo(
         say(f"Wrote {output}/results.json, accuracy.png, and the checkpoints float, qann and snn.")
 
 
+def _not_begun(_: int, __: FrameType | None) -> NoReturn:
+    """There is nothing to save yet; no `Exception`, which what is being imported might take for a failure."""
+    if first():
+        typer.echo("qffs: stopped by SIGTERM before anything was done", err=True)
+    raise SystemExit(0)
+
+
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe that comes with qffs (qffs recipes list), or a YAML file.")],
     changes: Annotated[
@@ -99,6 +108,7 @@ def train(
 
     Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantised.epochs=3 --output runs/short`
     """
+    signal.signal(signal.SIGTERM, _not_begun)
     from qffs import jobs
     from qffs.recipes import read
 

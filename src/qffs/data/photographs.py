@@ -119,8 +119,8 @@ def _photographs(
     otherwise = (
         "CIFAR-10 images are 32 x 32: for other images use images:PATH"
         if cifar10
-        else f"{archive.prefix}{names[0][0]} is {width} x {height}: give a size (--size) to resize and crop all images "
-        "to one size"
+        else f"{archive.prefix}{names[0][0]} is {width} x {height}: give a size (size=160, or --size 160) to "
+        "resize and crop all images to one size"
     )
     return [Photographs(archive.files(part), height, width, size, otherwise) for part in names], threads
 
@@ -133,7 +133,7 @@ def _in_memory(path: Path, parts: list[Photographs], threads: int, progress: boo
             return [part.decoded(bar.advance, threads) for part in parts]
     except MemoryError as error:
         found = f"{count} images of {width} x {height} pixels in {path}"
-        raise DataError(f"{found} do not fit in memory: give a smaller size= or in_memory_gib=") from error
+        raise DataError(f"{found} do not fit in memory: give a smaller size") from error
 
 
 def _labels(part: Classes) -> Tensor:

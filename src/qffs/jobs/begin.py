@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qffs import distributed
 from qffs.data import load as load_data
-from qffs.errors import InvalidArgument
+from qffs.errors import CheckpointError, InvalidArgument
 from qffs.jobs.log import Log
 from qffs.jobs.run import Run, check_outputs
 from qffs.jobs.start import device_of, network_of, usual_augmentation
@@ -68,16 +68,28 @@ def train(
 def _continued(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
     """The results of a run that has ended, where that is to go on; raises where a run would be lost."""
     ended, begun = folder / "results.json", RunState(folder).path
-    if not resume:
-        if ended.exists() or begun.exists():
-            state = "has ended" if ended.exists() else "can go on with --resume"
-            raise InvalidArgument(f"{folder} holds a run that {state}: name another --output for a new one")
-        return None
+    found = ended.exists() or begun.exists()
+    if found and not resume:
+        state = "has ended" if ended.exists() else "can go on with --resume"
+        raise InvalidArgument(f"{folder} holds a run that {state}: name another --output for a new one")
     if (folder / "recipe.yaml").exists():
         other = differences(_placeless(recipe), _placeless(read(str(folder / "recipe.yaml"))))
         if other:
             raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(other)}")
-    results: Results | None = json.loads(ended.read_text(encoding="utf-8")) if ended.exists() else None
+    for name in ("run.json", "accuracy.png"):
+        if not found and (folder / name).exists():
+            raise InvalidArgument(f"{folder} holds no run, but a file {name}, which one would replace: name another")
+    return _read(ended) if ended.exists() else None
+
+
+def _read(path: Path) -> Results:
+    """The results that a run wrote."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(results, dict) or "snn" not in results:
+        raise CheckpointError(f"{path} holds something else than the results of a run")
     return results
 
 

@@ -26,6 +26,8 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise InvalidArgument("curves need TensorBoard: pip install 'qffs[tensorboard]'") from error
+            if (folder / "tensorboard").is_file():
+                raise InvalidArgument(f"{folder / 'tensorboard'} is a file, where a folder is to be written")
             self._made = partial(SummaryWriter, folder / "tensorboard")
 
     def epoch(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:

@@ -23,10 +23,10 @@ from qffs.jobs.log import Log
 from qffs.jobs.provenance import provenance
 from qffs.jobs.start import about, calibrated, fingerprint, quantised, traced
 from qffs.levels import Schedule
-from qffs.measure import accuracy, measure
+from qffs.measure import accuracy, fitting, measure
 from qffs.network import SpikingNetwork
 from qffs.recipe import Recipe, Training
-from qffs.recipes import to_yaml
+from qffs.recipes import read, to_yaml
 from qffs.report.figure import draw
 from qffs.report.results import Results, by_layer, by_step, to_json, write, write_text
 from qffs.train import Epoch, Interruption, RunState, Setting, fit
@@ -73,6 +73,8 @@ class Run:
             self.images, self.held_out = hold_out(data.train, recipe.held_out, recipe.seed)
         self.test = data.test
         if recipe.test_images is not None:
+            if recipe.test_images > len(data.test):
+                raise InvalidArgument(f"test_images is {recipe.test_images}, but {data.name} has {len(data.test)}")
             order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(recipe.seed))
             self.test = data.test.select(order[: recipe.test_images].sort().values)
         self.augmentation = Augmentation(recipe.augmentation, data.peak)
@@ -89,8 +91,7 @@ class Run:
             self.histories, self.seconds = saved["histories"], saved["seconds"]
         network, normalise = traced(self.recipe, self.untrained, self.data, self.augmentation, self.device)
         qann = quantised(self.recipe, self.data, network, normalise)  # what cannot be is found before training
-        if not distributed.rank():
-            write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
+        self._write_recipe()
         self._stage("full precision", network, normalise, self.recipe.full_precision, saved)
         if saved is None or saved["stage"] != "quantised":
             qann = quantised(self.recipe, self.data, network, normalise)
@@ -108,6 +109,12 @@ class Run:
         if self.state is not None:
             self.state.remove()
         return results
+
+    def _write_recipe(self) -> None:
+        """Say which recipe the folder's run is of; a file that says the same already, in its user's words, stays."""
+        path = self.folder / "recipe.yaml"
+        if not distributed.rank() and not (path.exists() and read(str(path)) == self.recipe):
+            write_text(path, to_yaml(self.recipe))
 
     def _stage(
         self,
@@ -127,7 +134,7 @@ class Run:
         def after_epoch(epoch: Epoch) -> float | None:
             held_out = None
             if self.held_out is not None:
-                held_out = accuracy(network, self.held_out, normalise, **self.reading)
+                held_out = accuracy(network, self.held_out, normalise, workers=self.recipe.workers, progress=False)
             self._save(network, CHECKPOINTS[stage])
             if self.log is not None:
                 self.log.epoch(stage, epoch, held_out, network)
@@ -188,7 +195,9 @@ class Run:
         self, network: fx.GraphModule, qann: fx.GraphModule, snn: SpikingNetwork, normalise: Callable[[Tensor], Tensor]
     ) -> Results:
         """What the three networks do on the test images, which nothing has read before."""
-        some = self.images.read(torch.arange(min(VERIFIED_IMAGES, len(self.images))))
+        count = min(len(self.images), fitting(self.images, VERIFIED_IMAGES, self.recipe.horizon))
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.recipe.seed))
+        some = self.images.read(order[:count])
         verified = _verify_exactly(qann, snn.schedule, normalise(some))
         of_float = accuracy(network, self.test, normalise, **self.reading)
         measured = measure(snn, self.test, normalise, self.recipe.horizon, qann=qann, **self.reading)

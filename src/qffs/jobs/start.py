@@ -32,7 +32,7 @@ def device_of(name: str) -> torch.device:
     if name not in {"auto", "cpu", "cuda"}:
         raise InvalidArgument(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgument("there is no CUDA device here: use --device cpu")
+        raise InvalidArgument("there is no CUDA device here: name cpu instead")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

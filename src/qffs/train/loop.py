@@ -129,6 +129,8 @@ class _Loop:
         self.device = next(network.parameters()).device
         self.optimiser = optimiser_of(network, training)
         self.average = Average(network, training.ema) if training.ema else None
+        # What must stay finite; a mask, say, may hold infinities from the beginning.
+        self.finite = {name for name, tensor in network.state_dict().items() if bool(torch.isfinite(tensor).all())}
         self.history: list[Epoch] = []
         self.step = 0  # within the epoch
         self.sums = [0.0, 0.0]  # of the losses and of the hits of the epoch, over its images so far
@@ -263,9 +265,9 @@ class _Loop:
         return Epoch(number, epoch.loss, epoch.accuracy, held_out)
 
     def _check_finite(self, number: int) -> None:
-        """A finite loss may have an infinite gradient, which only the next loss would show."""
-        for name, parameter in self.network.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
+        """A finite loss may have an infinite gradient, or variance of a batch, which only the next loss would show."""
+        for name, tensor in self.network.state_dict().items():
+            if name in self.finite and not bool(torch.isfinite(tensor).all()):
                 raise Diverged(self._diverged(f"{name} became NaN or infinite", number))
 
     def _diverged(self, what: str, number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -61,8 +60,11 @@ class RunState:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.path} cannot be read: {_reason(error)}") from error
+        except Exception as error:  # what a file of something else, or a part of one, raises is up to torch
+            reason = _reason(error) or type(error).__name__
+            raise CheckpointError(f"{self.path} cannot be read: {reason}") from error
+        if not isinstance(state, dict) or "stage" not in state:
+            raise CheckpointError(f"{self.path} holds something else than the state of a run")
         return state
 
     def remove(self) -> None:
