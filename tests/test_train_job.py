@@ -21,7 +21,7 @@ from qffs import jobs, models
 from qffs import measure as measurement
 from qffs.data import load
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
-from qffs.jobs import begin
+from qffs.jobs import start
 from qffs.jobs.log import Log
 from qffs.jobs.provenance import command, commit
 from qffs.recipe import Recipe
@@ -129,7 +129,7 @@ def test_curves_that_cannot_be_written_stop_with_a_sentence(tmp_path: Path, monk
 
 
 def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = begin.load_data("digits")
+    digits = start.load_data("digits")
     run, said = tmp_path / "run", {"quantised": ROUND | {"epochs": 2}, "seed": 1}
     with monkeypatch.context() as within:
         within.setattr(Log, "epoch", Mock(side_effect=[None, QffsError("stopped")]))
@@ -196,11 +196,6 @@ def test_fewer_images_are_verified_where_they_are_large(tmp_path: Path, monkeypa
     assert train(tmp_path / "large")["verified"]["images"] == 5
 
 
-def test_more_test_images_than_there_are_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=r"^test_images is 31, but digits has 30$"):
-        train(tmp_path, test_images=31)
-
-
 def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> None:
     pytest.importorskip("torch.utils.tensorboard")
     (tmp_path / "tensorboard").touch()
@@ -208,12 +203,26 @@ def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> Non
         train(tmp_path, tensorboard=True)
 
 
-def test_crops_that_the_network_cannot_take_are_told_before_training(tmp_path: Path) -> None:
-    crop = {"RandomCrop": {"size": [4, 4]}}
-    told = r"^digits_net with this augmentation does not run on images of 1 x 4 x 4: "
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"augmentation": [{"RandomCrop": {"size": [4, 4]}}]},
+            r"^digits_net with this augmentation does not run on images of 1 x 4 x 4: ",
+        ),
+        ({"bits": {"nowhere": 3}}, "nowhere"),
+        ({"held_out": 0.001}, "leaves the held-out part empty"),
+        ({"test_images": 31}, r"^test_images is 31, but digits has 30$"),
+        ({"model_arguments": {"classes": 3}}, "returns .* numbers an image, but the data have 10 classes"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
+    said: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "in_memory", lambda *_, **__: pytest.fail("began to decode"))
     with pytest.raises(InvalidArgument, match=told):
-        train(tmp_path, augmentation=[crop])
-    assert not list(tmp_path.iterdir())
+        train(tmp_path / "run", **said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_line_trains(tmp_path: Path) -> None:

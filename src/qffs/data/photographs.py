@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from qffs.progress import track, wait
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+GIB = 2**30
+"""Bytes."""
+
 # Below this many pixels an image, two threads take about twice as long as one (measured at 32 x 32, equal at
 # 160 x 160), because they fight over the interpreter; at 500 x 375 they take half as long.
 _THREADS_FROM_PIXELS = 256 * 256
@@ -34,7 +38,7 @@ class Photographs:
     """Images in files, decoded when they are asked for: `qffs.data.dataset.Pixels`, [N, 3, height, width].
 
     ``size``: what their shorter side is resized to, before the centre is cut out; None leaves them as they are.
-    ``otherwise``: how the message about one of another height or width goes on.
+    ``otherwise``: how the message about one of another height or width goes on; ``threads``: how many decode best.
     """
 
     files: Files
@@ -42,6 +46,7 @@ class Photographs:
     width: int
     size: int | None
     otherwise: str
+    threads: int = 1
     dtype = torch.uint8
 
     @property
@@ -52,7 +57,7 @@ class Photographs:
     def select(self, numbers: Tensor | slice) -> Photographs:
         """Only the images of these numbers, in their order; none is read."""
         files = self.files.select(numbers if isinstance(numbers, slice) else numbers.numpy())
-        return Photographs(files, self.height, self.width, self.size, self.otherwise)
+        return dataclasses.replace(self, files=files)
 
     def __getitem__(self, numbers: Tensor | slice) -> Tensor:
         """The images of these numbers, uint8 [B, 3, height, width]; raises `DataError` naming one that is broken."""
@@ -80,14 +85,11 @@ class Photographs:
         return image
 
 
-def read_photographs(
-    path: Path, name: str, *, size: int | None, cifar10: bool, in_memory_bytes: float, progress: bool
-) -> Dataset:
+def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, progress: bool) -> Dataset:
     """Return the photographs of a zip or folder, as RGB, sorted by class and then by file name.
 
     ``size``: resize the shorter side to this and cut out the centre square; None keeps the images as they
-    are. ``cifar10``: insist on 10 classes of 32 x 32 pixels. ``in_memory_bytes``: images that take more stay in their
-    files. Raises `DataError`.
+    are. ``cifar10``: insist on 10 classes of 32 x 32 pixels. None but the first is decoded. Raises `DataError`.
     """
     with wait(f"listing the images of {path}", show=progress):
         archive = open_archive(path)
@@ -96,10 +98,7 @@ def read_photographs(
             found = f"{path} has {len(layout.classes)} classes"
             raise DataError(f"{found}, but CIFAR-10 has 10: for other images use images:PATH")
         names = [[file for files in part.values() for file in files] for part in (layout.train, layout.test)]
-        parts, threads = _photographs(archive, names, size, cifar10)
-    images: Iterable[Photographs | Tensor] = parts
-    if sum(part.shape.numel() for part in parts) <= in_memory_bytes:
-        images = _in_memory(path, parts, threads, progress)
+        images = _photographs(archive, names, size, cifar10)
     # Re-encoding CIFAR-10 as JPEG costs accuracy, so a figure on it must say so.
     lossy = cifar10 and any(not file.lower().endswith(".png") for part in names for file in part)
     name = f"{name} (JPEG)" if lossy else name
@@ -107,10 +106,8 @@ def read_photographs(
     return Dataset(name, layout.classes, train, test, mean=MEAN, std=STD, peak=255.0)
 
 
-def _photographs(
-    archive: Archive, names: list[list[str]], size: int | None, cifar10: bool
-) -> tuple[list[Photographs], int]:
-    """Return the images of each part, of the size of the first one, and how many threads suit them."""
+def _photographs(archive: Archive, names: list[list[str]], size: int | None, cifar10: bool) -> list[Photographs]:
+    """Return the images of each part, of the size of the first one."""
     first = archive.files(names[0][:1])
     with patient():
         height, width, _ = decode(first.read(0), first.label(0), None).shape
@@ -122,18 +119,27 @@ def _photographs(
         else f"{archive.prefix}{names[0][0]} is {width} x {height}: give a size (size=160, or --size 160) to "
         "resize and crop all images to one size"
     )
-    return [Photographs(archive.files(part), height, width, size, otherwise) for part in names], threads
+    return [Photographs(archive.files(part), height, width, size, otherwise, threads) for part in names]
 
 
-def _in_memory(path: Path, parts: list[Photographs], threads: int, progress: bool) -> list[Tensor]:
-    """Return all images of each part, decoded."""
-    count, _, height, width = (sum(len(part.files) for part in parts), *parts[0].shape[1:])
+def in_memory(data: Dataset, gib: float = 8.0, *, progress: bool = True) -> Dataset:
+    """Return the dataset with its image files decoded, if all images together take at most ``gib`` GiB of memory.
+
+    progress: show a bar on stderr. Raises `DataError` naming a file that is broken, or where memory does not suffice.
+    """
+    parts = [part.images for part in (data.train, data.test)]
+    files = [images for images in parts if isinstance(images, Photographs)]
+    if not files or sum(images.shape.numel() for images in parts) > gib * GIB:
+        return data
+    count = sum(len(images.files) for images in files)
     try:
         with track("decoding", count, "images", show=progress) as bar:
-            return [part.decoded(bar.advance, threads) for part in parts]
+            decoded = [images.decoded(bar.advance, images.threads) for images in files]
     except MemoryError as error:
-        found = f"{count} images of {width} x {height} pixels in {path}"
+        found = f"{count} images of {files[0].width} x {files[0].height} pixels in {data.name}"
         raise DataError(f"{found} do not fit in memory: give a smaller size") from error
+    train, test = (Images(*pair) for pair in zip(decoded, (data.train.labels, data.test.labels), strict=True))
+    return dataclasses.replace(data, train=train, test=test)
 
 
 def _labels(part: Classes) -> Tensor:

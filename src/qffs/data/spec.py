@@ -8,14 +8,10 @@ from pathlib import Path
 from qffs.data.cifar import find_batches, read_batches
 from qffs.data.dataset import Dataset
 from qffs.data.digits import read_digits
-from qffs.data.photographs import read_photographs
+from qffs.data.photographs import in_memory, read_photographs
 from qffs.errors import DataError, InvalidArgument
 
 _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that exists"
-
-
-GIB = 2**30
-"""Bytes."""
 
 
 def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, progress: bool = True) -> Dataset:
@@ -50,8 +46,8 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
     name = "CIFAR-10" if cifar10 else whole.stem if whole.is_file() else whole.name
     if batches is not None:
         return read_batches(batches, name, cifar10=cifar10)
-    limit = in_memory_gib * GIB
-    return read_photographs(path, name, size=size, cifar10=cifar10, in_memory_bytes=limit, progress=progress)
+    data = read_photographs(path, name, size=size, cifar10=cifar10, progress=progress)
+    return in_memory(data, in_memory_gib, progress=progress)
 
 
 def _parse(spec: str) -> tuple[str, Path]:

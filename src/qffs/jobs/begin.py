@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 from qffs import distributed
-from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument
 from qffs.jobs.log import Log
 from qffs.jobs.run import Run, check_outputs
-from qffs.jobs.start import device_of, network_of, usual_augmentation
+from qffs.jobs.start import device_of, materials, usual_augmentation
 from qffs.recipe import Recipe, differences
 from qffs.recipes import read
 from qffs.report.results import Results
@@ -21,12 +20,11 @@ def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     """`train`, in a folder whose earlier run is replaced, with shifted (and, photographs, mirrored) images."""
     check_outputs(folder)
     device = device_of(recipe.device)
-    network = network_of(recipe, device)
-    data = load_data(recipe.data, recipe.size, progress=progress)
+    given = materials(recipe, device, usual=True, progress=progress)
     if not recipe.augmentation:
-        recipe = recipe.model_copy(update={"augmentation": usual_augmentation(data)})
+        recipe = recipe.model_copy(update={"augmentation": usual_augmentation(given.data)})
     with Interruption().watching() as interruption:
-        return Run(recipe, folder, network, data, device, interruption, progress).whole()
+        return Run(recipe, folder, given, device, interruption, progress).whole()
 
 
 def train(
@@ -58,9 +56,8 @@ def train(
         finished = _continued(recipe, folder, resume)
         if finished is not None:
             return finished
-        log, network = Log(folder, tensorboard), network_of(recipe, device)
-        data = load_data(recipe.data, recipe.size, progress=progress)
-        run = Run(recipe, folder, network, data, device, interruption, progress)
+        log = Log(folder, tensorboard)
+        run = Run(recipe, folder, materials(recipe, device, progress=progress), device, interruption, progress)
         run.state, run.log = RunState(folder, save_every_s), log
         return run.whole(resume)
 

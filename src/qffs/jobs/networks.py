@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from qffs import sources
-from qffs.augment import Augmentation
 from qffs.checkpoint import check_folder, load_kind, save
 from qffs.convert import plan as plan_of
 from qffs.convert import to_spiking
@@ -21,11 +20,9 @@ from qffs.jobs.start import (
     calibrated,
     device_of,
     inputs,
-    network_of,
+    materials,
     prepare,
     quantised,
-    traced,
-    usual_augmentation,
 )
 from qffs.measure import accuracy, check_fit, measure
 from qffs.network import SpikingNetwork
@@ -57,10 +54,7 @@ def quantise(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     """
     check_folder(folder)
     device = device_of(recipe.device)
-    made = network_of(recipe, device)
-    data = load_data(recipe.data, recipe.size, progress=progress)
-    augmentation = Augmentation(recipe.augmentation or usual_augmentation(data), data.peak)
-    network, normalise = traced(recipe, made, data, augmentation, device)
+    network, data, normalise, augmentation = materials(recipe, device, usual=True, progress=progress)
     qann = calibrated(recipe, quantised(recipe, data, network, normalise), data.train, normalise)
     said = about(recipe, data, device)
     setting = Setting("quantised", recipe.precision, augmentation, network.eval(), seed=recipe.seed, progress=progress)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from qffs import distributed
-from qffs.augment import Augmentation
 from qffs.checkpoint import check_folder, load, save
 from qffs.convert import Comparison, to_spiking, verify
-from qffs.data import Dataset, hold_out
 from qffs.errors import InvalidArgument
 from qffs.jobs.log import Log
 from qffs.jobs.provenance import provenance
-from qffs.jobs.start import about, calibrated, fingerprint, quantised, traced
+from qffs.jobs.start import Materials, about, calibrated, fingerprint, parts, quantised
 from qffs.levels import Schedule
 from qffs.measure import accuracy, fitting, measure
 from qffs.network import SpikingNetwork
@@ -58,26 +55,17 @@ class Run:
         self,
         recipe: Recipe,
         folder: Path,
-        network: nn.Module,
-        data: Dataset,
+        materials: Materials,
         device: torch.device,
         interruption: Interruption,
         progress: bool,
     ) -> None:
-        self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
-        self.untrained = network
+        self.recipe, self.folder, self.data, self.device = recipe, folder, materials.data, device
+        self.network, self.normalise = materials.network, materials.normalise
+        self.augmentation = materials.augmentation
         self.interruption, self.progress = interruption, progress
-        self.about = about(recipe, data, device)
-        self.images, self.held_out = data.train, None
-        if recipe.held_out:
-            self.images, self.held_out = hold_out(data.train, recipe.held_out, recipe.seed)
-        self.test = data.test
-        if recipe.test_images is not None:
-            if recipe.test_images > len(data.test):
-                raise InvalidArgument(f"test_images is {recipe.test_images}, but {data.name} has {len(data.test)}")
-            order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(recipe.seed))
-            self.test = data.test.select(order[: recipe.test_images].sort().values)
-        self.augmentation = Augmentation(recipe.augmentation, data.peak)
+        self.about = about(recipe, self.data, device)
+        self.images, self.held_out, self.test = parts(recipe, self.data)
         self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
         self.histories: dict[str, list[Results]] = {}
         self.seconds, self.began_s = 0.0, time.monotonic()
@@ -89,18 +77,16 @@ class Run:
             if saved["data"] != fingerprint(self.data):
                 raise InvalidArgument(f"{self.folder} holds a run on other images or labels than {self.recipe.data}")
             self.histories, self.seconds = saved["histories"], saved["seconds"]
-        network, normalise = traced(self.recipe, self.untrained, self.data, self.augmentation, self.device)
-        qann = quantised(self.recipe, self.data, network, normalise)  # what cannot be is found before training
         self._write_recipe()
-        self._stage("full precision", network, normalise, self.recipe.full_precision, saved)
+        self._stage("full precision", self.network, self.recipe.full_precision, saved)
+        qann = quantised(self.recipe, self.data, self.network, self.normalise)
         if saved is None or saved["stage"] != "quantised":
-            qann = quantised(self.recipe, self.data, network, normalise)
-            calibrated(self.recipe, qann, self.images, normalise)
-        self._stage("quantised", qann, normalise, self.recipe.quantised, saved, teacher=network)
-        schedule, choices = self._chosen(qann, normalise)
+            calibrated(self.recipe, qann, self.images, self.normalise)
+        self._stage("quantised", qann, self.recipe.quantised, saved, teacher=self.network)
+        schedule, choices = self._chosen(qann)
         snn = to_spiking(qann, schedule.weights)
         self._save(snn, "snn")
-        results = self._measured(network, qann, snn, normalise) | {"charge_choices": choices}
+        results = self._measured(qann, snn) | {"charge_choices": choices}
         if not distributed.rank():
             write(self.folder / "accuracy.png", lambda path: draw(results, path))
             run = provenance(self.device, self.elapsed_s)
@@ -120,7 +106,6 @@ class Run:
         self,
         stage: Stage,
         network: fx.GraphModule,
-        normalise: Callable[[Tensor], Tensor],
         training: Training,
         saved: dict[str, Any] | None,
         teacher: fx.GraphModule | None = None,
@@ -134,7 +119,7 @@ class Run:
         def after_epoch(epoch: Epoch) -> float | None:
             held_out = None
             if self.held_out is not None:
-                held_out = accuracy(network, self.held_out, normalise, workers=self.recipe.workers, progress=False)
+                held_out = accuracy(network, self.held_out, self.normalise, workers=self.recipe.workers, progress=False)
             self._save(network, CHECKPOINTS[stage])
             if self.log is not None:
                 self.log.epoch(stage, epoch, held_out, network)
@@ -143,7 +128,7 @@ class Run:
         history = fit(
             network,
             self.images,
-            normalise,
+            self.normalise,
             training,
             self._setting(stage, training, teacher),
             after_epoch=after_epoch,
@@ -178,7 +163,7 @@ class Run:
         if not distributed.rank():
             save(network, self.folder / name, self.about)
 
-    def _chosen(self, qann: fx.GraphModule, normalise: Callable[[Tensor], Tensor]) -> tuple[Schedule, list[Results]]:
+    def _chosen(self, qann: fx.GraphModule) -> tuple[Schedule, list[Results]]:
         """The charge schedule: the best of the candidates on held-out images, or the one asked for."""
         if not self.recipe.candidates or self.held_out is None:
             return self.recipe.schedule, []
@@ -186,21 +171,19 @@ class Run:
         choices: list[Results] = []
         for candidate in self.recipe.candidates:
             snn = to_spiking(qann, candidate)
-            measured = measure(snn, self.held_out, normalise, steps, **self.reading)
+            measured = measure(snn, self.held_out, self.normalise, steps, **self.reading)
             choices.append({"charge_steps": candidate, "steps": steps, "held_out": measured.accuracy[-1]})
         best = max(choices, key=lambda choice: float(choice["held_out"]))  # the first of equals
         return Schedule.of(best["charge_steps"]), choices
 
-    def _measured(
-        self, network: fx.GraphModule, qann: fx.GraphModule, snn: SpikingNetwork, normalise: Callable[[Tensor], Tensor]
-    ) -> Results:
+    def _measured(self, qann: fx.GraphModule, snn: SpikingNetwork) -> Results:
         """What the three networks do on the test images, which nothing has read before."""
         count = min(len(self.images), fitting(self.images, VERIFIED_IMAGES, self.recipe.horizon))
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.recipe.seed))
         some = self.images.read(order[:count])
-        verified = _verify_exactly(qann, snn.schedule, normalise(some))
-        of_float = accuracy(network, self.test, normalise, **self.reading)
-        measured = measure(snn, self.test, normalise, self.recipe.horizon, qann=qann, **self.reading)
+        verified = _verify_exactly(qann, snn.schedule, self.normalise(some))
+        of_float = accuracy(self.network, self.test, self.normalise, **self.reading)
+        measured = measure(snn, self.test, self.normalise, self.recipe.horizon, qann=qann, **self.reading)
         return {
             **self.about,
             "images": measured.images,

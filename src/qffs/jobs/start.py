@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,8 @@ from qffs import sources
 from qffs.augment import Augmentation
 from qffs.calibration import calibrate
 from qffs.convert import quantize
-from qffs.data import Dataset, Images
+from qffs.data import Dataset, Images, hold_out, in_memory
+from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.graph.trace import trace
 from qffs.measure import check_fit
@@ -53,33 +54,49 @@ def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> N
     return normalise
 
 
-def network_of(recipe: Recipe, device: torch.device) -> nn.Module:
-    """The recipe's network with its weights on the device; raises where its augmentation cannot be, too.
+class Materials(NamedTuple):
+    """What a job works with: the network as a graph, on its device, data, and what makes its input of images."""
 
-    To be called before images are decoded, which takes long.
+    network: fx.GraphModule
+    data: Dataset
+    normalise: Normalise
+    augmentation: Augmentation
+
+
+def materials(recipe: Recipe, device: torch.device, *, usual: bool = False, progress: bool = True) -> Materials:
+    """The recipe's materials; what cannot be is refused before images are decoded, which may take long.
+
+    The network is traced, so that what is trained is what is converted: some networks have further outputs in training.
+    usual: without an augmentation in the recipe, take `usual_augmentation`.
     """
     Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
     network = sources.find(recipe.model, recipe.weights, recipe.model_arguments).network.to(device)
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
-
-
-def traced(
-    recipe: Recipe, network: nn.Module, data: Dataset, augmentation: Augmentation, device: torch.device
-) -> tuple[fx.GraphModule, Normalise]:
-    """The network as a graph, and what makes its input of images.
-
-    So data that do not fit it, augmented or not, are found before training, and what is trained is what is converted:
-    some networks have further outputs in training.
-    """
+    data = load_data(recipe.data, recipe.size, in_memory_gib=0, progress=progress)
     normalise = inputs(data, device, recipe.channels_last)
     graph = trace(network, normalise(_example(data)))
     check_fit(graph, data.train, normalise, len(data.classes), recipe.model)
+    augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
     augmented = Images(augmentation(_example(data)), data.train.labels[:2])
     check_fit(graph, augmented, normalise, len(data.classes), f"{recipe.model} with this augmentation")
-    return graph, normalise
+    quantised(recipe, data, graph, normalise)
+    parts(recipe, data)
+    return Materials(graph, in_memory(data, progress=progress), normalise, augmentation)
+
+
+def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images | None, Images]:
+    """The images to train on, those held out, and those to test on, as the recipe says."""
+    images, held_out, test = data.train, None, data.test
+    if recipe.held_out:
+        images, held_out = hold_out(images, recipe.held_out, recipe.seed)
+    if recipe.test_images is not None:
+        if recipe.test_images > len(test):
+            raise InvalidArgument(f"test_images is {recipe.test_images}, but {data.name} has {len(test)}")
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(recipe.seed))
+        test = test.select(order[: recipe.test_images].sort().values)
+    return images, held_out, test
 
 
 def quantised(recipe: Recipe, data: Dataset, network: nn.Module, normalise: Normalise) -> fx.GraphModule:
