@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def test_a_run_that_its_launcher_stopped_goes_on_with_another_number_of_processe
     whole, run = (load_file(tmp_path / name / "float" / "model.safetensors") for name in ("whole", "run"))
     for key, expected in whole.items():
         torch.testing.assert_close(run[key], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_process_says_what_failed_and_the_others_no_more(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    command = [STOPPED, "0", "train", tmp_path / "recipe.yaml", "--output", tmp_path / "run", "--save-every", "0"]
+    ended = launched(*command, limit=few_bytes)
+    assert ended.returncode == 1
+    assert "qffs: the state of the run could not be written: File too large" in ended.stderr
+    told = ended.stderr.split("failed (exitcode")[0]  # then torchrun itself tells of it
+    assert "Traceback" not in told, told
+
+
+def few_bytes() -> None:
+    """Files of a tenth of the size of the state: what writes more is told so, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))
 
 
 def files(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ PATIENCE_S = 300
 """Far more than any of these needs; what hangs fails."""
 
 
-def launched(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script as so many processes of one thread each; they are all gone afterwards."""
+def launched(
+    *arguments: object, processes: int = 2, limit: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script as so many processes of one thread each, under a limit; they are all gone afterwards."""
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -48,6 +51,7 @@ def launched(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=limit,  # noqa: PLW1509  # it only sets a limit
     )
     try:
         out, err = started.communicate(timeout=PATIENCE_S)

@@ -62,6 +62,10 @@ def main() -> None:
     sys.exit(code)
 
 
+PARTED = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
+"""What PyTorch says where the process at the other end is gone; the one that failed says why."""
+
+
 def _ended() -> int:
     """The exit code of the command line."""
     try:
@@ -79,6 +83,11 @@ def _ended() -> int:
         text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)
         typer.echo(f"qffs: {text}", err=True)
         return 2
+    except RuntimeError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1" or not any(words in str(error) for words in PARTED):
+            raise
+        typer.echo(f"qffs: process {os.environ.get('RANK')} ends, for another one has ended", err=True)
+        return 1
     except KeyboardInterrupt:
         typer.echo("qffs: stopped", err=True)
         return 130
