@@ -24,6 +24,7 @@ FLOORS = (
     ("nn",),
     ("graph",),
     ("simulate", "augment", "data", "models", "vision", "weights"),
+    ("accumulate",),
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources"),

@@ -210,7 +210,7 @@ def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> Non
             {"augmentation": [{"RandomCrop": {"size": [4, 4]}}]},
             r"^digits_net with this augmentation does not run on images of 1 x 4 x 4: ",
         ),
-        ({"bits": {"nowhere": 3}}, "nowhere"),
+        ({"bits": {"nowhere": 2}}, "nowhere"),
         ({"held_out": 0.001}, "leaves the held-out part empty"),
         ({"test_images": 31}, r"^test_images is 31, but digits has 30$"),
         ({"model_arguments": {"classes": 3}}, "returns .* numbers an image, but the data have 10 classes"),

@@ -179,7 +179,7 @@ def measure(
 
 def _count(counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor) -> None:
     """Run both networks on one batch and add what they do to the counts."""
-    readout, _ = snn.run(x, steps=len(counts.right), observer=counts.observe)
+    readout = snn.readout(x, steps=len(counts.right), observer=counts.observe)
     if not isinstance(readout, Tensor) or readout.dim() != 3:
         raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
     predicted = readout.argmax(-1)

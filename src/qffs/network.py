@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
+from qffs.accumulate import accumulated, covers
 from qffs.errors import Diverged, InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.graph import images
@@ -17,6 +19,8 @@ from qffs.graph.rules import Kind
 from qffs.levels import Schedule
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Observer, State, advance
+
+T = TypeVar("T")
 
 LONGEST = 1024
 """The most steps of a run that goes on until the network has settled."""
@@ -47,6 +51,19 @@ class SpikingNetwork(nn.Module):
         readout, _ = self.run(*inputs, steps=steps)
         return readout
 
+    def readout(self, *inputs: Tensor, steps: int, observer: Observer | None = None) -> Any:
+        """What `forward` returns, and reports to ``observer`` as `run` does, but all steps at once and faster.
+
+        Sums are of what has accumulated, and not of increments, so that they may be rounded otherwise: in float32 a
+        potential that ends within rounding of the threshold can fire at another step. Networks that turn or cut the
+        images of a batch (attention, windows), or hold several tensors in one value, run as in `run`.
+        Raises as `run` does.
+        """
+        charge = self.schedule.over(steps)
+        if not covers(self.graph, steps):
+            return self.run(*inputs, steps=steps, observer=observer)[0]
+        return self._refusing(inputs, lambda: accumulated(self.graph, self.begin(*inputs), charge, observer))
+
     def run(
         self,
         *inputs: Tensor,
@@ -70,17 +87,22 @@ class SpikingNetwork(nn.Module):
         state = self.begin(*inputs)
         parts = []
         for start in range(0, len(charge), chunk):
-            try:
-                increments, state = advance(self.graph, state, charge[start : start + chunk], observer)
-            except (RuntimeError, ValueError, IndexError) as error:
-                if start or isinstance(error, (QffsError, torch.OutOfMemoryError)):
-                    raise
-                given = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
-                raise InvalidArgument(f"the network does not run on inputs of {given}: {error}") from error
+            part = charge[start : start + chunk]
+            increments, state = self._refusing(inputs, partial(advance, self.graph, state, part, observer))
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break
         return fx.node.map_aggregate(_zip(parts), _accumulated), state
+
+    def _refusing(self, inputs: tuple[Tensor, ...], simulated: Callable[[], T]) -> T:
+        """What a simulation returns; inputs that the network cannot take are refused in a sentence."""
+        try:
+            return simulated()
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, (QffsError, torch.OutOfMemoryError)):
+                raise
+            given = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
+            raise InvalidArgument(f"the network does not run on inputs of {given}: {error}") from error
 
     def begin(self, *inputs: Tensor) -> State:
         """The state before the first step.

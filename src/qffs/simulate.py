@@ -72,11 +72,11 @@ def advance(
     charge: these steps' weights of the schedule. Returned: the increments read out, ``[T, B, ...]`` in the type sums
     are done in and in the network's own nesting, and the next state.
     """
-    walk = _Walk(network, state, tuple(charge), observer)
+    walk = Walk(network, state, tuple(charge), observer)
     return walk.run(), walk.next
 
 
-class _Walk:
+class Walk:
     """One pass over the graph: every node in order, each advanced by all steps of the chunk."""
 
     def __init__(
@@ -84,10 +84,12 @@ class _Walk:
     ) -> None:
         self.network, self.state, self.charge, self.observer = network, state, charge, observer
         self.steps, self.batch = len(charge), state.inputs[0].shape[0]
+        self.rows = self.steps * self.batch  # of increments, where a node holds one an image
         self.next = State(state.inputs, dict(state.constants))
         self.values: dict[fx.Node, Pair] = {}
 
     def run(self) -> Any:
+        """What is read out, in the network's own nesting."""
         inputs = iter(self.state.inputs)
         last_reader = {read: node for node in self.network.graph.nodes for read in node.all_input_nodes}
         for node in self.network.graph.nodes:
@@ -135,11 +137,11 @@ class _Walk:
 
     def _part(self, node: fx.Node, part: int) -> Any:
         read = signals(node)
-        present = [n for n in read if self.values[n][part] is not None]
+        present = [n for n in read if self._value(n, part) is not None]
         if not present and not (part == 0 and self._has_constants(node)):
             return None
         if part == 1 and node.meta["kind"] is Kind.SUM and self._adds_nothing(node, present):
-            return self.values[present[0]].increments
+            return self._value(present[0], 1)
         return self._call(node, part)
 
     def _has_constants(self, node: fx.Node) -> bool:
@@ -152,13 +154,13 @@ class _Walk:
         """Whether a sum's increments are those of its first operand as they are, not even broadcast."""
         if present != [node.args[0]] or name_of(node) == "rsub":
             return False
-        shape = self.values[present[0]].increments.shape
+        shape = self._value(present[0], 1).shape
         others = [n for n in node.all_input_nodes if n is not present[0]]
         return all(torch.broadcast_shapes(shape, self._call_shape(other)) == shape for other in others)
 
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
         """The shape a value without increments has beside increments."""
-        constant, increments = self.values[read]
+        constant, increments = self._value(read, 0), self._value(read, 1)
         return images.shape(constant, read, 1) if read.meta["signal"] else tuple(increments.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
@@ -188,7 +190,7 @@ class _Walk:
             constants = [images.whole(self.values[n].constant, n, self.batch) for n in read]
             return Pair(self.state.constants.get(node.name) if self.state.begun else g(*constants), None)
         state = self.state.differenced.get(node.name) or DifferenceState(
-            tuple(_wide(self._at_rest(n)).movedim(images.dimension(n), 0) for n in read), None
+            tuple(wide(self._at_rest(n)).movedim(images.dimension(n), 0) for n in read), None
         )
         value: Any = None
 
@@ -205,8 +207,8 @@ class _Walk:
 
     def _read_out(self, node: fx.Node) -> Tensor:
         constant, increments = self._arrived(node)
-        like = _wide(self._at_rest(node))
-        total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else _wide(increments)
+        like = wide(self._at_rest(node))
+        total = torch.zeros_like(like).expand(self.steps, *like.shape) if increments is None else wide(increments)
         if constant is None:
             return total
         charged = zip(total, self.charge, strict=True)
@@ -232,6 +234,10 @@ class _Walk:
         assert constant is not None
         return torch.zeros_like(images.whole(constant, node, self.batch))
 
+    def _value(self, node: fx.Node, part: int) -> Any:
+        """One part of what a node has computed; None is zero."""
+        return self.values[node][part]
+
     def _call(self, node: fx.Node, part: int) -> Any:
         """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
         kind, read = node.meta["kind"], signals(node)
@@ -241,9 +247,9 @@ class _Walk:
         whole = part == 0 and kind is not Kind.SUM and (shaped or kind is Kind.JOIN)
 
         def argument(read: fx.Node) -> Any:
-            value = self.values[read][part]
+            value = self._value(read, part)
             if read.meta["signal"] and part == 1 and read in chooses:  # a mask of the input, the same at every step
-                return images.every_step(self.values[read].constant, read, self.batch, self.steps)
+                return images.every_step(self._value(read, 0), read, self.batch, self.steps)
             if not read.meta["signal"]:
                 own = part == 1 and kind in {Kind.SUM, Kind.JOIN} and isinstance(value, Tensor)
                 own = own and read not in chooses  # a mask chooses among signals and is none of them
@@ -254,11 +260,11 @@ class _Walk:
         return self._apply(node, argument)
 
     def _zeros(self, read: fx.Node, part: int) -> Tensor | None:
-        constant, increments = self.values[read]
+        constant, increments = self._value(read, 0), self._value(read, 1)
         if part == 0 and isinstance(increments, Tensor):
             return increments.new_zeros(()).expand(images.shape(increments, read, images.rows(read)))
         if part == 1 and isinstance(constant, Tensor):
-            rows = self.steps * self.batch * images.rows(read)
+            rows = self.rows * images.rows(read)
             return constant.new_zeros(()).expand(images.shape(constant, read, rows))
         return None
 
@@ -272,7 +278,8 @@ class _Walk:
         return node.target(*args, **kwargs)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
+    """A tensor in the type that sums are done in."""
     return tensor.to(accumulation_dtype(tensor.dtype)) if tensor.is_floating_point() else tensor
 
 

@@ -198,6 +198,7 @@ class Kept(RunState):
         self.states.append(torch.load(io.BytesIO(stream.getvalue()), weights_only=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # inside PyTorch, as it compiles
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 @pytest.mark.parametrize(
     ("quantised", "faster"), [(False, {}), (True, {}), (True, {"fused": True, "precision": "bfloat16"})]

@@ -76,13 +76,13 @@ def difference(
     for each, last in zip(folded, before, strict=True):
         after = each.unflatten(0, (steps, -1))
         start = torch.zeros_like(after[0]) if last is None else last
-        after = _held(start, after)
+        after = held(start, after)
         differences.append(after - torch.cat([start.unsqueeze(0), after[:-1]]))
         values.append(after[-1])
     return tuple(differences), DifferenceState(tuple(each[-1] for each in sums), tuple(values))
 
 
-def _held(last: Tensor, values: Tensor) -> Tensor:
+def held(last: Tensor, values: Tensor) -> Tensor:
     """The values over time ``[T, ...]``, those that are not finite replaced by the last that was."""
     finite = values.isfinite()
     if bool(finite.all()):

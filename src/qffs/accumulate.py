@@ -1,0 +1,171 @@
+"""Simulation by what has accumulated: the walk of `qffs.simulate` for a whole run at once, made to be fast.
+
+An edge carries, instead of what neurons sent step by step, the sum of it up to each step, so that most operators see
+what the quantised network's own see, and rounding does not add up over time. An image whose neurons send nothing at a
+step has the same sums as before, which are not computed again: `Rows` hold each once. A layer of neurons is one pass
+over all steps (`qffs.kernels.fire`), which takes in the operands of a sum before it as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.functional.difference import held
+from qffs.functional.fire import NeuronState
+from qffs.functional.rows import Rows, joint
+from qffs.graph import images
+from qffs.graph.annotate import choosing, name_of, signals
+from qffs.graph.rules import Kind
+from qffs.kernels import fire
+from qffs.nn.neuron import Neuron
+from qffs.simulate import Observer, Pair, State, Walk, wide
+
+
+@torch.no_grad()
+def accumulated(
+    network: fx.GraphModule, state: State, charge: Sequence[float], observer: Observer | None = None
+) -> Any:
+    """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting."""
+    return _Walk(network, state, tuple(charge), observer).run()
+
+
+def covers(network: fx.GraphModule, steps: int) -> bool:
+    """Whether every signal is one tensor with its images in dimension 0, one row each, and T is not too long."""
+    signals_ = (node for node in network.graph.nodes if node.meta["signal"] and node.op != "output")
+    return steps <= fire.LONGEST and all(node.meta["batch"] == (0, 1) for node in signals_)
+
+
+class _Walk(Walk):
+    """The pass over the graph, with `Rows` as the second part of what an edge carries."""
+
+    def __init__(
+        self, network: fx.GraphModule, state: State, charge: tuple[float, ...], observer: Observer | None
+    ) -> None:
+        super().__init__(network, state, charge, observer)
+        self.charged = tuple(accumulate(charge))
+        self.gathered: dict[fx.Node, Tensor] = {}  # of the operands of a node, at the rows where any of them differs
+
+    def _value(self, node: fx.Node, part: int) -> Any:
+        if part == 1 and node.meta["signal"]:
+            return self.gathered.get(node)
+        return self.values[node][part]
+
+    def _keep(self, node: fx.Node, pair: Pair) -> None:
+        """Nothing: no other chunk follows."""
+
+    # --- the kinds of node ------------------------------------------------------------------------------------------
+
+    def _linear(self, node: fx.Node) -> Pair:
+        read = list(dict.fromkeys(signals(node)))
+        present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
+        if _adds_before_neurons(node) and len(present) == len(read):
+            self.gathered = {n: rows.numbers.values[:0] for n, rows in present.items()}  # of their shapes
+            return Pair(self._part(node, 0), list(present.values()))
+        shaped = any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
+        place = self._gather(present, dense=shaped or bool(choosing(node)))
+        constant, value = self._part(node, 0), self._part(node, 1)
+        return Pair(constant, None if value is None else Rows(value, place))
+
+    def _plain(self, node: fx.Node) -> Pair:
+        """Shapes, say, which are those of all steps: who reads them does it for all steps."""
+        self.rows = self.steps * self.batch
+        received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
+        self.gathered = {
+            n: rows.numbers.values[:1].expand(self.rows, *rows.values.shape[1:])
+            for n, rows in received.items()
+            if rows is not None
+        }
+        return super()._plain(node)
+
+    def _gather(self, present: dict[fx.Node, Rows], dense: bool) -> Tensor:
+        """Have the operands of a node at the rows where any of them differs, or at all; returned: their place."""
+        parts = list(present.values())
+        if dense:
+            parts = [Rows.of(rows.dense(), self.steps) for rows in parts]
+        values, place = joint(parts) if parts else ([], torch.empty(0))
+        self.gathered = dict(zip(present, values, strict=True))
+        self.rows = len(values[0]) if values else 0
+        return place
+
+    def _spiking(self, node: fx.Node) -> Any:
+        path = str(node.target)
+        neuron = self.network.get_submodule(path)
+        assert isinstance(neuron, Neuron)
+        (read,) = signals(node)
+        constant, received = self.values[read]
+        inputs = received if isinstance(received, list) else [received] if received is not None else []
+        if constant is not None and not (inputs and len(constant) == 1):
+            constant = images.whole(constant, read, self.batch)
+        levels = fire.fire(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
+        if self.observer is not None:
+            sent = levels.values[levels.place].to(torch.int8)
+            spikes = torch.cat([sent[:1], sent[1:] - sent[:-1]])
+            self.observer(path, spikes, self._state(neuron, inputs, constant, levels))
+        return levels
+
+    def _state(self, neuron: Neuron, inputs: list[Rows], constant: Tensor | None, levels: Rows) -> NeuronState:
+        """The neurons' state after the last step: charge is conserved."""
+        last = levels.values[levels.place[-1]]
+        sent = wide(last.to(neuron.threshold.dtype))
+        rest = neuron.rest(sent)
+        potential = rest.potential - neuron.threshold * sent
+        for rows in inputs:
+            potential = potential + rows.numbers.values[rows.place[-1]]
+        if constant is not None:
+            potential = potential + self.charged[-1] * constant
+        return NeuronState(potential, sent)
+
+    def _differenced(self, node: fx.Node) -> Pair:
+        """``g(X_t)``: what has accumulated is all that g needs to know."""
+        read = list(dict.fromkeys(signals(node)))
+        if all(self.values[n].increments is None for n in read):
+            given = {n: images.whole(self.values[n].constant, n, self.batch) for n in read}
+            return Pair(self._apply(node, lambda n: given[n] if n in given else self.values[n][0]), None)
+        arrived = [rows for n in read for rows in self._sums(n)]
+        values, place = joint(arrived)
+        owners = [n for n in read for _ in self._sums(n)]
+        totals: dict[fx.Node, Tensor] = {}
+        for n, value in zip(owners, values, strict=True):
+            totals[n] = totals[n] + value if n in totals else value
+        value = self._apply(node, lambda n: totals[n] if n in totals else self.values[n][1])
+        if not bool(value.isfinite().all()):  # as a quotient is before its divisor has arrived
+            dense = Rows(value, place).dense().unflatten(0, (self.steps, -1))
+            return Pair(None, Rows.of(held(torch.zeros_like(dense[0]), dense).flatten(0, 1), self.steps))
+        return Pair(None, Rows(value, place))
+
+    def _sums(self, node: fx.Node) -> list[Rows]:
+        """What has arrived at a signal up to each step, as parts to be added up."""
+        constant, received = self.values[node]
+        parts = [] if received is None else [received]
+        if constant is not None:
+            parts.append(self._charged(images.whole(constant, node, self.batch)))
+        return parts
+
+    def _charged(self, constant: Tensor) -> Rows:
+        """A constant as the schedule brings it; whole numbers, names of things, are there from the first step on."""
+        known = not (constant.is_floating_point() or constant.is_complex())
+        last = 1 if known else next(t for t, weight in enumerate(self.charged, 1) if not any(self.charge[t:]))
+        values = constant if known else torch.cat([weight * constant for weight in self.charged[:last]])
+        step = torch.arange(self.steps, device=constant.device).clamp_max(last - 1)
+        image = torch.arange(self.batch, device=constant.device)
+        return Rows(values, step[:, None] * self.batch + image)
+
+    def _read_out(self, node: fx.Node) -> Tensor:
+        values, place = joint(self._sums(node))
+        total = wide(values[0])
+        for value in values[1:]:
+            total = total + value
+        return total[place]
+
+
+def _adds_before_neurons(node: fx.Node) -> bool:
+    """Whether a node adds signals up for a layer of neurons alone, which then does that itself."""
+    if node.meta["kind"] is not Kind.SUM or name_of(node) != "add" or node.kwargs or len(node.users) != 1:
+        return False
+    (user,) = node.users
+    return user.meta["kind"] is Kind.SPIKING and len(set(signals(node))) == len(node.all_input_nodes) == len(node.args)

@@ -1,0 +1,90 @@
+"""Values over time that stay the same from step to step for most images, each held once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What T steps of B images hold, accumulated over time, without repetition.
+
+    ``values``: ``[R, ...]``; ``place``: int64 ``[T, B]``, so that image b holds ``values[place[t, b]]`` after step t;
+    ``scale``: where the values are levels (uint8), the threshold that they are multiples of.
+
+    >>> rows = Rows(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
+    >>> rows.dense().flatten()
+    tensor([1., 1., 1., 5.])
+    """
+
+    values: Tensor
+    place: Tensor
+    scale: Tensor | None = None
+
+    @staticmethod
+    def of(dense: Tensor, steps: int) -> Rows:
+        """Those of ``[T * B, ...]``, whether or not they repeat."""
+        return Rows(dense, torch.arange(len(dense), device=dense.device).view(steps, -1))
+
+    @property
+    def numbers(self) -> Rows:
+        """The same with levels multiplied by their scale, in the scale's type."""
+        if self.scale is None:
+            return self
+        return Rows(self.values.to(self.scale.dtype) * self.scale, self.place)
+
+    def dense(self) -> Tensor:
+        """``[T * B, ...]``, images of the first step first."""
+        return self.numbers.values[self.place.flatten()]
+
+
+def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Rows:
+    """Of ``[T, B, ...]`` only what ``changes`` ``[T, B]`` says differs from the step before; before the first all is 0.
+
+    >>> levels = torch.tensor([[[0]], [[2]], [[2]]], dtype=torch.uint8)
+    >>> rows = changed(levels, torch.tensor([[False], [True], [False]]))
+    >>> rows.values.flatten().tolist(), rows.place.flatten().tolist()
+    ([2, 0], [1, 0, 0])
+    """
+    flat = dense.flatten(0, 1)
+    if bool(changes.all()):
+        return Rows(flat, torch.arange(len(flat), device=flat.device).view(changes.shape), scale)
+    kept = changes.flatten().nonzero().flatten()
+    number = changes.flatten().cumsum(0).view(changes.shape) - 1
+    place = torch.where(changes, number, -1)
+    # The last change before each step: numbers grow along time, so that is the largest.
+    place = place.cummax(0).values
+    values = flat.index_select(0, kept)
+    if bool((place < 0).any()):  # nothing yet
+        values = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
+        place = torch.where(place < 0, len(kept), place)
+    return Rows(values, place, scale)
+
+
+def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
+    """The values of several signals at the steps and images where any of them differs, ``[R, ...]`` each; their place.
+
+    >>> one, other = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [1]])
+    >>> (x, y), place = joint([Rows(torch.tensor([1.0, 2.0]), one), Rows(torch.tensor([10.0, 20.0]), other)])
+    >>> x + y, place.flatten().tolist()
+    (tensor([11., 21., 22.]), [0, 1, 2])
+    """
+    places = [part.place for part in parts]
+    if all(place is places[0] or torch.equal(place, places[0]) for place in places):
+        return [part.numbers.values for part in parts], places[0]
+    sizes = [len(part.values) for part in parts]
+    # Each combination of rows as one number.
+    code = reduce(
+        lambda number, each: number * each[1] + each[0], zip(places, sizes, strict=True), torch.zeros(()).long()
+    )
+    found, place = code.flatten().unique(return_inverse=True)
+    chosen = []
+    for part, size in zip(reversed(parts), reversed(sizes), strict=True):
+        chosen.append(part.numbers.values.index_select(0, found % size))
+        found = found // size
+    return chosen[::-1], place.view(code.shape)

@@ -1,0 +1,55 @@
+"""Rows: what repeats over time is held once, and nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qffs.functional.rows import Rows, changed, joint
+
+
+def dense_and_changes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels [T, B, 3] that change at random steps, from 0 on."""
+    generator = torch.Generator().manual_seed(seed)
+    changes = torch.rand(6, 4, generator=generator) < 0.4
+    levels = (changes.cumsum(0)[..., None] * torch.tensor([1, 2, 3])).to(torch.uint8)
+    return levels, changes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_only_what_changes_is_held_and_all_is_given_back(seed: int) -> None:
+    levels, changes = dense_and_changes(seed)
+    rows = changed(levels, changes, torch.tensor(0.5))
+    first = int((changes.cumsum(0) == 0).any())  # one row of zeros, where an image has not changed yet
+    assert len(rows.values) == int(changes.sum()) + first
+    assert torch.equal(rows.dense().view(6, 4, 3), levels * 0.5)
+    assert torch.equal(rows.numbers.dense(), rows.dense())
+
+
+def test_where_all_changes_nothing_is_copied() -> None:
+    levels = torch.arange(1, 13, dtype=torch.uint8).view(3, 2, 2)
+    rows = changed(levels, torch.ones(3, 2, dtype=torch.bool))
+    assert rows.values.data_ptr() == levels.data_ptr()
+    assert torch.equal(rows.dense().view(3, 2, 2), levels)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_several_signals_are_joined_where_any_of_them_differs(seed: int) -> None:
+    parts = []
+    for number in range(3):
+        levels, changes = dense_and_changes(10 * seed + number)
+        parts.append(changed(levels, changes, torch.tensor(0.25 * (number + 1))))
+    values, place = joint(parts)
+    assert len({len(value) for value in values}) == 1
+    assert len(values[0]) < place.numel()
+    for part, value in zip(parts, values, strict=True):
+        assert torch.equal(value[place.flatten()], part.dense())
+    distinct = torch.stack([part.place.flatten() for part in parts], 1).unique(dim=0)
+    assert len(values[0]) == len(distinct)
+
+
+def test_signals_of_one_place_are_taken_as_they_are() -> None:
+    rows = Rows.of(torch.rand(6, 2), 3)
+    values, place = joint([rows, Rows(rows.values, rows.place.clone())])
+    assert place is rows.place
+    assert all(value is rows.values for value in values)

@@ -1,0 +1,102 @@
+"""Simulation by what has accumulated against the reference, on every network of the tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qffs
+from networks import NETWORKS
+from qffs.accumulate import covers
+from qffs.errors import Diverged, InvalidArgument
+from qffs.functional.fire import NeuronState
+from qffs.graph.nesting import tensors
+from test_networks import every_network, spiking
+
+STEPS = 8
+
+
+@every_network
+def test_spikes_states_and_readouts_are_those_of_the_reference(name: str) -> None:
+    found: list[dict[str, tuple[Tensor, NeuronState]]] = [{}, {}]
+    snn, inputs = spiking(name), NETWORKS[name].inputs()
+    expected, _ = snn.run(*inputs, steps=STEPS, observer=lambda path, *seen: found[0].update({path: seen}))
+    readout = snn.readout(*inputs, steps=STEPS, observer=lambda path, *seen: found[1].update({path: seen}))
+    torch.testing.assert_close(tensors(readout), tensors(expected), rtol=1e-9, atol=1e-9)
+    assert found[0].keys() == found[1].keys()
+    for path, (spikes, state) in found[0].items():
+        other, after = found[1][path]
+        assert torch.equal(other.double(), spikes.double()), path
+        assert torch.equal(after.sent, state.sent), path
+        torch.testing.assert_close(after.potential, state.potential, rtol=1e-9, atol=1e-9)
+
+
+class Quotient(nn.Module):
+    """Infinite, or nothing over nothing, until some of its divisor has arrived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.above, self.below = nn.Linear(4, 6), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.above(x).relu() / self.below(x).relu().sum(1, keepdim=True)
+
+
+class Masked(nn.Module):
+    """Spikes chosen by a mask of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, self.first(x).relu(), self.second(x).relu())
+
+
+@pytest.mark.parametrize("kind", [Quotient, Masked])
+def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.randn(20, 4).double()
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    assert covers(snn.graph, STEPS)
+    expected = snn(x, steps=STEPS)
+    assert bool((expected != 0).any())
+    torch.testing.assert_close(snn.readout(x, steps=STEPS), expected)
+
+
+def test_most_networks_are_covered_and_no_long_run() -> None:
+    covered = [name for name in NETWORKS if covers(spiking(name).graph, STEPS)]
+    assert len(covered) > len(NETWORKS) / 2
+    assert "resnet18" in covered
+    assert covers(spiking("resnet18").graph, 255)
+    assert not covers(spiking("resnet18").graph, 256)
+
+
+def test_an_image_that_has_settled_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    x = torch.randn(3, 4).double()
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    expected, counted = snn(x, steps=200), torch.nn.functional.linear
+
+    def linear(x: Tensor, *more: Tensor) -> Tensor:
+        ran.append(len(x))
+        return counted(x, *more)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    assert torch.allclose(snn.readout(x, steps=200), expected)
+    assert len(ran) == 3
+    assert max(ran) < 40  # of 600
+
+
+def test_bad_inputs_are_refused_alike() -> None:
+    snn = spiking("resnet18")
+    (x,) = NETWORKS["resnet18"].inputs()
+    with pytest.raises(InvalidArgument, match="the network does not run on inputs of"):
+        snn.readout(x[:, :1], steps=STEPS)
+    with pytest.raises(InvalidArgument, match="at least as many steps"):
+        snn.readout(x, steps=1)
+    with pytest.raises(Diverged, match="NaN or infinity"):
+        snn.readout(x * float("nan"), steps=STEPS)
