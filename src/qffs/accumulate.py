@@ -103,7 +103,7 @@ class _Walk(Walk):
             constant = images.whole(constant, read, self.batch)
         levels = fire.fire(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
         if self.observer is not None:
-            sent = levels.values[levels.place].to(torch.int8)
+            sent = levels.values[levels.place].to(torch.int16)
             spikes = torch.cat([sent[:1], sent[1:] - sent[:-1]])
             self.observer(path, spikes, self._state(neuron, inputs, constant, levels))
         return levels

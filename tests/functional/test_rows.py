@@ -26,6 +26,12 @@ def test_only_what_changes_is_held_and_all_is_given_back(seed: int) -> None:
     assert torch.equal(rows.numbers.dense(), rows.dense())
 
 
+def test_where_nothing_ever_changes_all_is_zero() -> None:
+    rows = changed(torch.zeros(3, 2, 5, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.bool))
+    assert len(rows.values) == 1
+    assert torch.equal(rows.dense(), torch.zeros(6, 5, dtype=torch.uint8))
+
+
 def test_where_all_changes_nothing_is_copied() -> None:
     levels = torch.arange(1, 13, dtype=torch.uint8).view(3, 2, 2)
     rows = changed(levels, torch.ones(3, 2, dtype=torch.bool))
@@ -46,6 +52,19 @@ def test_several_signals_are_joined_where_any_of_them_differs(seed: int) -> None
         assert torch.equal(value[place.flatten()], part.dense())
     distinct = torch.stack([part.place.flatten() for part in parts], 1).unique(dim=0)
     assert len(values[0]) == len(distinct)
+
+
+def test_channels_last_stay_last() -> None:
+    values = torch.rand(5, 3, 4, 6).contiguous(memory_format=torch.channels_last)
+    place = torch.tensor([[0, 1], [2, 1], [4, 3]])
+    dense = Rows(values, place).dense()
+    assert dense.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(dense, values[place.flatten()])
+    rows = changed(dense.unflatten(0, (3, 2)), torch.tensor([[True, True], [True, False], [False, True]]))
+    assert rows.values.is_contiguous(memory_format=torch.channels_last)
+    (one, other), _ = joint([rows, Rows(values, place)])
+    assert one.is_contiguous(memory_format=torch.channels_last)
+    assert other.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_signals_of_one_place_are_taken_as_they_are() -> None:

@@ -36,11 +36,18 @@ class Rows:
         """The same with levels multiplied by their scale, in the scale's type."""
         if self.scale is None:
             return self
-        return Rows(self.values.to(self.scale.dtype) * self.scale, self.place)
+        return Rows(self.values.to(self.scale.dtype).mul_(self.scale), self.place)
 
     def dense(self) -> Tensor:
         """``[T * B, ...]``, images of the first step first."""
-        return self.numbers.values[self.place.flatten()]
+        return take(self.numbers.values, self.place.flatten())
+
+
+def take(values: Tensor, numbers: Tensor) -> Tensor:
+    """The rows of these numbers, in memory as the others are: channels last, say, stay last."""
+    order = [0, *sorted(range(1, values.dim()), key=values.stride, reverse=True)]
+    taken = values.permute(order).index_select(0, numbers)
+    return taken.permute(sorted(range(len(order)), key=order.__getitem__))
 
 
 def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Rows:
@@ -59,9 +66,9 @@ def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Rows
     place = torch.where(changes, number, -1)
     # The last change before each step: numbers grow along time, so that is the largest.
     place = place.cummax(0).values
-    values = flat.index_select(0, kept)
+    values = take(flat, kept)
     if bool((place < 0).any()):  # nothing yet
-        values = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
+        values = torch.cat([values, torch.zeros_like(flat[:1])])
         place = torch.where(place < 0, len(kept), place)
     return Rows(values, place, scale)
 
@@ -85,6 +92,6 @@ def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
     found, place = code.flatten().unique(return_inverse=True)
     chosen = []
     for part, size in zip(reversed(parts), reversed(sizes), strict=True):
-        chosen.append(part.numbers.values.index_select(0, found % size))
+        chosen.append(take(part.numbers.values, found % size))
         found = found // size
     return chosen[::-1], place.view(code.shape)
