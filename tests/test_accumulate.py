@@ -54,7 +54,18 @@ class Masked(nn.Module):
         return torch.where(x > 0, self.first(x).relu(), self.second(x).relu())
 
 
-@pytest.mark.parametrize("kind", [Quotient, Masked])
+class Broadcast(nn.Module):
+    """A sum before neurons whose operands are not of one shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.first(x).relu() + self.second(x).relu())
+
+
+@pytest.mark.parametrize("kind", [Quotient, Masked, Broadcast])
 def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(20, 4).double()
@@ -63,6 +74,8 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     expected = snn(x, steps=STEPS)
     assert bool((expected != 0).any())
     torch.testing.assert_close(snn.readout(x, steps=STEPS), expected)
+    narrow = qffs.to_spiking(qffs.calibrate(qffs.quantize(model.float(), 2, example=x.float()), [x.float()]))
+    torch.testing.assert_close(narrow.readout(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS)[-1])
 
 
 def test_most_networks_are_covered_and_no_long_run() -> None:

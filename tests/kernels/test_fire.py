@@ -85,6 +85,21 @@ def test_levels_are_those_of_the_reference(given: str, shape: tuple[int, ...], r
         assert torch.equal(changed(plain, changes).dense(), found.values[found.place].flatten(0, 1))
 
 
+@pytest.mark.parametrize("smaller", [(3, 1, 1), (1, 4, 5)], ids=str)
+def test_what_is_smaller_is_broadcast(smaller: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    for inputs, constant in (
+        ([numbers(3, 4, 5), levels(*smaller)], None),
+        ([numbers(3, 4, 5)], whole(5, *smaller, low=-20, high=40)),
+        ([numbers(3, 4, 5)], whole(1, *smaller, low=-20, high=40)),
+    ):
+        found = kernel.fire(inputs, constant, CHARGE, torch.tensor(0.25), 3, RULES[0])
+        parts = [Rows.of(rows.dense().expand(-1, 3, 4, 5), len(CHARGE)) for rows in inputs]
+        wide = None if constant is None else constant.expand(-1, 3, 4, 5)
+        wanted = expected(parts, wide, torch.tensor(0.25), 3, RULES[0])
+        assert torch.equal(found.values[found.place].double(), wanted)
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     inputs, before = [numbers(3000), levels(3000)], torch.get_num_threads()
     found = []

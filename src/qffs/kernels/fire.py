@@ -54,7 +54,8 @@ def fire(
     types = {each.values.dtype if each.scale is None else each.scale.dtype for each in inputs}
     types |= {tensor.dtype for tensor in (constant, threshold) if tensor is not None}
     scalar = all(each.scale is None or each.scale.dim() == 0 for each in inputs)
-    covered = threshold.device.type == "cpu" and types == {torch.float32} and scalar
+    alike = len({each.values.shape[1:] for each in inputs}) <= 1
+    covered = threshold.device.type == "cpu" and types == {torch.float32} and scalar and alike
     body = _native if covered and library() is not None else _plain
     dense, changes = body(inputs, constant, charge, threshold, highest, rule)
     return changed(dense, changes, threshold)
@@ -119,7 +120,7 @@ def _native(
             for x, place, each in zip(values, places, inputs, strict=True)
         )
     )
-    fixed = None if constant is None else laid_out(constant)
+    fixed = None if constant is None else laid_out(constant.expand(-1, *like.shape[1:]))
     by_neuron = threshold.dim() > 0
     theta = laid_out(threshold.expand(1, *like.shape[1:])) if by_neuron else threshold
     neurons = math.prod(shape)
