@@ -13,10 +13,8 @@ compared with the reference's, on all images.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import json
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
@@ -99,15 +98,6 @@ def show(results: dict[str, list[dict[str, Any]]], title: str) -> None:
             network_ms = f"{1e3 * statistics.median(run['seconds'][NETWORK]):.0f}"
             table.add_row(path, str(run["steps"]), network_ms, *told, f"{100 * run['equal']:.2f} %")
     Console(width=140).print(table)
-
-
-def processor() -> str:
-    """The threads PyTorch computes with, and the processor's name."""
-    name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return f"{threads} thread{'s' * (threads > 1)} of {name}"
 
 
 def main() -> None:

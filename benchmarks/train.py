@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -261,15 +262,6 @@ def main() -> None:
         about = {"command": " ".join(["python", *sys.argv]), "device": device, "versions": versions(names)}
         about |= {"batch": arguments.batch, "precision": arguments.precision, "variants": results}
         arguments.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The threads PyTorch computes with, and the processor's name."""
-    name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return f"{threads} thread{'s' * (threads > 1)} of {name}"
 
 
 def versions(names: list[str]) -> dict[str, str]:
