@@ -64,7 +64,7 @@ class _Walk(Walk):
         read = list(dict.fromkeys(signals(node)))
         present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
         if _adds_before_neurons(node) and len(present) == len(read):
-            self.gathered = {n: rows.numbers.values[:0] for n, rows in present.items()}  # of their shapes
+            self.gathered = {n: rows.first(0) for n, rows in present.items()}  # of their shapes
             return Pair(self._part(node, 0), list(present.values()))
         shaped = any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
         place = self._gather(present, dense=shaped or bool(choosing(node)))
@@ -76,7 +76,7 @@ class _Walk(Walk):
         self.rows = self.steps * self.batch
         received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
         self.gathered = {
-            n: rows.numbers.values[:1].expand(self.rows, *rows.values.shape[1:])
+            n: rows.first(1).expand(self.rows, *rows.values.shape[1:])
             for n, rows in received.items()
             if rows is not None
         }
@@ -126,11 +126,10 @@ class _Walk(Walk):
         if all(self.values[n].increments is None for n in read):
             given = {n: images.whole(self.values[n].constant, n, self.batch) for n in read}
             return Pair(self._apply(node, lambda n: given[n] if n in given else self.values[n][0]), None)
-        arrived = [rows for n in read for rows in self._sums(n)]
-        values, place = joint(arrived)
-        owners = [n for n in read for _ in self._sums(n)]
+        arrived = [(n, rows) for n in read for rows in self._sums(n)]
+        values, place = joint([rows for _, rows in arrived])
         totals: dict[fx.Node, Tensor] = {}
-        for n, value in zip(owners, values, strict=True):
+        for (n, _), value in zip(arrived, values, strict=True):
             totals[n] = totals[n] + value if n in totals else value
         value = self._apply(node, lambda n: totals[n] if n in totals else self.values[n][1])
         if not bool(value.isfinite().all()):  # as a quotient is before its divisor has arrived

@@ -38,6 +38,10 @@ class Rows:
             return self
         return Rows(self.values.to(self.scale.dtype).mul_(self.scale), self.place)
 
+    def first(self, count: int) -> Tensor:
+        """The first so many values, as numbers: to see what the others are like."""
+        return Rows(self.values[:count], self.place, self.scale).numbers.values
+
     def dense(self) -> Tensor:
         """``[T * B, ...]``, images of the first step first."""
         return take(self.numbers.values, self.place.flatten())

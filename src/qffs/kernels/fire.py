@@ -165,10 +165,8 @@ def library() -> Any:
             subprocess.run(command, check=True, capture_output=True, text=True)
             loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        warnings.warn(
-            f"neurons are not compiled, and simulation is slower: {said.strip().splitlines()[-1]}", stacklevel=2
-        )
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it says nothing"]
+        warnings.warn(f"neurons are not compiled, and simulation is slower: {said[-1]}", stacklevel=2)
         return None
     pointer, whole, real, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     loaded.fire.argtypes = [pointer, whole, pointer, whole, pointer, whole, whole, whole, pointer, whole]
