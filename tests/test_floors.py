@@ -25,6 +25,7 @@ FLOORS = (
     ("graph",),
     ("simulate", "augment", "data", "models", "vision", "weights"),
     ("accumulate",),
+    ("backends",),
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources"),

@@ -3,35 +3,47 @@
 An edge carries, instead of what neurons sent step by step, the sum of it up to each step, so that most operators see
 what the quantised network's own see, and rounding does not add up over time. An image whose neurons send nothing at a
 step has the same sums as before, which are not computed again: `Rows` hold each once. A layer of neurons is one pass
-over all steps (`qffs.kernels.fire`), which takes in the operands of a sum before it as they are.
+over all steps (`qffs.kernels.fire`), which takes in what is before it as it is: the operands of a sum, and levels that
+go through synapses, of which it looks at nothing but what changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from qffs.functional import pool
 from qffs.functional.difference import held
-from qffs.functional.fire import NeuronState
 from qffs.functional.rows import Rows, joint
 from qffs.graph import images
 from qffs.graph.annotate import choosing, name_of, signals
 from qffs.graph.rules import Kind
 from qffs.kernels import fire
+from qffs.kernels.synapses import Projection
 from qffs.nn.neuron import Neuron
-from qffs.simulate import Observer, Pair, State, Walk, wide
+from qffs.simulate import Pair, State, Walk, wide
+
+Observer = Callable[[str, Rows], None]
+"""Called after each layer of neurons with its path and its levels."""
 
 
 @torch.no_grad()
 def accumulated(
-    network: fx.GraphModule, state: State, charge: Sequence[float], observer: Observer | None = None
+    network: fx.GraphModule,
+    state: State,
+    charge: Sequence[float],
+    observer: Observer | None = None,
+    compiled: bool = True,
 ) -> Any:
-    """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting."""
-    return _Walk(network, state, tuple(charge), observer).run()
+    """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting.
+
+    compiled: whether neurons may be those of a compiled function, where there is one.
+    """
+    return _Walk(network, state, tuple(charge), observer, compiled).run()
 
 
 def covers(network: fx.GraphModule, steps: int) -> bool:
@@ -44,9 +56,15 @@ class _Walk(Walk):
     """The pass over the graph, with `Rows` as the second part of what an edge carries."""
 
     def __init__(
-        self, network: fx.GraphModule, state: State, charge: tuple[float, ...], observer: Observer | None
+        self,
+        network: fx.GraphModule,
+        state: State,
+        charge: tuple[float, ...],
+        observer: Observer | None,
+        compiled: bool,
     ) -> None:
-        super().__init__(network, state, charge, observer)
+        super().__init__(network, state, charge, None)
+        self.see, self.compiled = observer, compiled
         self.charged = tuple(accumulate(charge))
         self.gathered: dict[fx.Node, Tensor] = {}  # of the operands of a node, at the rows where any of them differs
 
@@ -63,20 +81,34 @@ class _Walk(Walk):
     def _linear(self, node: fx.Node) -> Pair:
         read = list(dict.fromkeys(signals(node)))
         present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
-        if _adds_before_neurons(node) and len(present) == len(read):
-            self.gathered = {n: rows.first(0) for n, rows in present.items()}  # of their shapes
-            return Pair(self._part(node, 0), list(present.values()))
+        if present and _for_neurons_alone(node):
+            parts = self._parts(node, present)
+            if parts is not None:
+                self.gathered = {n: _listed(rows)[0].like for n, rows in present.items()}  # of their shapes
+                return Pair(self._part(node, 0), parts)
         shaped = any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
         place = self._gather(present, dense=shaped or bool(choosing(node)))
         constant, value = self._part(node, 0), self._part(node, 1)
         return Pair(constant, None if value is None else Rows(value, place))
+
+    def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Rows | Projection] | None:
+        """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
+        if node.meta["kind"] is Kind.SUM:
+            return [part for rows in present.values() for part in _listed(rows)]
+        if len(present) > 1:
+            return None
+        (rows,) = present.values()
+        module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is None or not self.compiled or not _of_levels(rows) or not Projection.fits(rows, module):
+            return None
+        return [Projection(rows, module)]
 
     def _plain(self, node: fx.Node) -> Pair:
         """Shapes, say, which are those of all steps: who reads them does it for all steps."""
         self.rows = self.steps * self.batch
         received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
         self.gathered = {
-            n: rows.first(1).expand(self.rows, *rows.values.shape[1:])
+            n: rows.like.new_zeros(1).expand(self.rows, *rows.values.shape[1:])
             for n, rows in received.items()
             if rows is not None
         }
@@ -98,27 +130,13 @@ class _Walk(Walk):
         assert isinstance(neuron, Neuron)
         (read,) = signals(node)
         constant, received = self.values[read]
-        inputs = received if isinstance(received, list) else [received] if received is not None else []
+        inputs = [] if received is None else _listed(received)
         if constant is not None and not (inputs and len(constant) == 1):
             constant = images.whole(constant, read, self.batch)
-        levels = fire.fire(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
-        if self.observer is not None:
-            sent = levels.values[levels.place].to(torch.int16)
-            spikes = torch.cat([sent[:1], sent[1:] - sent[:-1]])
-            self.observer(path, spikes, self._state(neuron, inputs, constant, levels))
+        levels = fire.fire(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule, self.compiled)
+        if self.see is not None:
+            self.see(path, levels)
         return levels
-
-    def _state(self, neuron: Neuron, inputs: list[Rows], constant: Tensor | None, levels: Rows) -> NeuronState:
-        """The neurons' state after the last step: charge is conserved."""
-        last = levels.values[levels.place[-1]]
-        sent = wide(last.to(neuron.threshold.dtype))
-        rest = neuron.rest(sent)
-        potential = rest.potential - neuron.threshold * sent
-        for rows in inputs:
-            potential = potential + rows.numbers.values[rows.place[-1]]
-        if constant is not None:
-            potential = potential + self.charged[-1] * constant
-        return NeuronState(potential, sent)
 
     def _differenced(self, node: fx.Node) -> Pair:
         """``g(X_t)``: what has accumulated is all that g needs to know."""
@@ -126,6 +144,9 @@ class _Walk(Walk):
         if all(self.values[n].increments is None for n in read):
             given = {n: images.whole(self.values[n].constant, n, self.batch) for n in read}
             return Pair(self._apply(node, lambda n: given[n] if n in given else self.values[n][0]), None)
+        pooled = self._pooled(node, *read) if len(read) == 1 else None
+        if pooled is not None:
+            return Pair(None, pooled)
         arrived = [(n, rows) for n in read for rows in self._sums(n)]
         values, place = joint([rows for _, rows in arrived])
         totals: dict[fx.Node, Tensor] = {}
@@ -136,6 +157,16 @@ class _Walk(Walk):
             dense = Rows(value, place).dense().unflatten(0, (self.steps, -1))
             return Pair(None, Rows.of(held(torch.zeros_like(dense[0]), dense).flatten(0, 1), self.steps))
         return Pair(None, Rows(value, place))
+
+    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | None:
+        """The largest levels of each window, where a node pools levels and nothing else."""
+        constant, rows = self.values[read]
+        module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        window = pool.window(module) if module is not None else None
+        if constant is not None or window is None or not _of_levels(rows):
+            return None
+        kept = rows.kept()
+        return Rows(pool.max_pool(kept.values, *window), kept.place, kept.scale)
 
     def _sums(self, node: fx.Node) -> list[Rows]:
         """What has arrived at a signal up to each step, as parts to be added up."""
@@ -162,9 +193,27 @@ class _Walk(Walk):
         return total[place]
 
 
-def _adds_before_neurons(node: fx.Node) -> bool:
-    """Whether a node adds signals up for a layer of neurons alone, which then does that itself."""
-    if node.meta["kind"] is not Kind.SUM or name_of(node) != "add" or node.kwargs or len(node.users) != 1:
+def _for_neurons_alone(node: fx.Node) -> bool:
+    """Whether a node is read by a layer of neurons alone, at once or through sums that broadcast nothing."""
+    if node.meta["kind"] is Kind.SUM and not _adds_plainly(node):
+        return False
+    if len(node.users) != 1:
         return False
     (user,) = node.users
-    return user.meta["kind"] is Kind.SPIKING and len(set(signals(node))) == len(node.all_input_nodes) == len(node.args)
+    return user.meta["kind"] is Kind.SPIKING or (user.meta["kind"] is Kind.SUM and _for_neurons_alone(user))
+
+
+def _adds_plainly(node: fx.Node) -> bool:
+    """Whether a sum is one of different signals, of its own shape, and perhaps a constant."""
+    read = signals(node)
+    alike = all(n.meta["shape"][1:] == node.meta["shape"][1:] for n in read)
+    return name_of(node) == "add" and not node.kwargs and len(set(read)) == len(read) and alike
+
+
+def _of_levels(value: Any) -> bool:
+    """Whether a signal is levels of one threshold."""
+    return isinstance(value, Rows) and value.scale is not None and value.scale.dim() == 0
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from qffs import distributed
 from qffs.data import Images, batches
 from qffs.errors import InvalidArgument, QffsError
-from qffs.functional.fire import NeuronState
 from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
 from qffs.progress import track
@@ -110,7 +109,7 @@ class _Counts:
     """What is counted by step over the images of this process, each as a whole number of type int64 ``[T]``.
 
     ``right``, ``equal``, ``qann_right``: images, as in `Measurement`, the last one ``[]``; ``spikes``: by layer and
-    sign, what `SpikingNetwork.run` reports after each layer. They stay on the device until all images are counted.
+    sign, what `SpikingNetwork.readout` counts after each layer. They stay on the device until all images are counted.
     """
 
     right: Tensor
@@ -125,10 +124,10 @@ class _Counts:
         spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
         return _Counts(zeros, zeros.clone(), zeros[0].clone(), spikes)
 
-    def observe(self, layer: str, spikes: Tensor, _: NeuronState) -> None:
-        """Count the spikes ``[T, B, ...]`` of one layer on one batch."""
-        for sign in (1, -1):
-            self.spikes[layer, sign] += (spikes == sign).flatten(1).sum(1)
+    def count(self, layer: str, spikes: Tensor) -> None:
+        """Add the spikes of one layer on some images, positive and negative ones: ``[2, T]``."""
+        for sign, sent in zip((1, -1), spikes, strict=True):
+            self.spikes[layer, sign] += sent
 
     def total(self) -> _Counts:
         """The sums over all processes, on the CPU."""
@@ -179,7 +178,7 @@ def measure(
 
 def _count(counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor) -> None:
     """Run both networks on one batch and add what they do to the counts."""
-    readout = snn.readout(x, steps=len(counts.right), observer=counts.observe)
+    readout = snn.readout(x, steps=len(counts.right), counter=counts.count)
     if not isinstance(readout, Tensor) or readout.dim() != 3:
         raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
     predicted = readout.argmax(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -9,18 +10,23 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.accumulate import accumulated, covers
+from qffs import backends
+from qffs.backends import Counter
 from qffs.errors import Diverged, InvalidArgument, QffsError
 from qffs.functional.fire import NeuronState
 from qffs.graph import images
 from qffs.graph.annotate import annotate
 from qffs.graph.describe import Description, describe, rebuild
+from qffs.graph.nesting import joined
 from qffs.graph.rules import Kind
 from qffs.levels import Schedule
 from qffs.nn.neuron import Neuron
-from qffs.simulate import Observer, State, advance
+from qffs.simulate import Observer, State, advance, summed
 
 T = TypeVar("T")
+
+OWN, EXACT = PRECISIONS = ("own", "exact")
+"""What sums are done in: the network's own type, or float64."""
 
 LONGEST = 1024
 """The most steps of a run that goes on until the network has settled."""
@@ -41,6 +47,7 @@ class SpikingNetwork(nn.Module):
         annotate(graph)
         cut = (n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in images.places(n)))
         self._cuts = next(cut, None)
+        self._exact: tuple[Any, SpikingNetwork] | None = None  # in float64, of the state that it was made of
 
     def __reduce__(self) -> Any:
         # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
@@ -51,18 +58,43 @@ class SpikingNetwork(nn.Module):
         readout, _ = self.run(*inputs, steps=steps)
         return readout
 
-    def readout(self, *inputs: Tensor, steps: int, observer: Observer | None = None) -> Any:
-        """What `forward` returns, and reports to ``observer`` as `run` does, but all steps at once and faster.
+    def readout(
+        self,
+        *inputs: Tensor,
+        steps: int,
+        precision: str = OWN,
+        backend: str | None = None,
+        counter: Counter | None = None,
+    ) -> Any:
+        """What `forward` returns, all steps at once and faster; many images go through the network some at a time.
 
-        Sums are of what has accumulated, and not of increments, so that they may be rounded otherwise: in float32 a
-        potential that ends within rounding of the threshold can fire at another step. Networks that turn or cut the
-        images of a batch (attention, windows), or hold several tensors in one value, run as in `run`.
-        Raises as `run` does.
+        precision: ``"own"``, sums in the network's own type, or ``"exact"``, in float64, where rounding decides nothing
+        unless a potential is within 1e-12 or so of the threshold; backend: one of `qffs.backends.BACKENDS`, by default
+        the fastest that there is for this network on this machine; counter: see `qffs.backends.Counter`.
+        Raises as `run` does, and `InvalidArgument` where there is no such precision or the back end cannot run this.
         """
         charge = self.schedule.over(steps)
-        if not covers(self.graph, steps):
-            return self.run(*inputs, steps=steps, observer=observer)[0]
-        return self._refusing(inputs, lambda: accumulated(self.graph, self.begin(*inputs), charge, observer))
+        network, given = self._in(precision, inputs)
+        network.begin(*given)
+        found = backends.chosen(backend, network.graph, steps, network.like)
+        return self._refusing(inputs, lambda: backends.run(found, network.graph, given, charge, counter))
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the network's type, on its device."""
+        floating = (tensor for tensor in self.state_dict().values() if tensor.is_floating_point())
+        return next(floating, torch.zeros(()))
+
+    def _in(self, precision: str, inputs: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
+        """The network and its inputs, in the type that sums are to be done in."""
+        if precision not in PRECISIONS:
+            raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if precision == OWN or self.like.dtype == torch.float64:
+            return self, inputs
+        state = [(tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values()]
+        if self._exact is None or self._exact[0] != state:
+            self._exact = state, copy.deepcopy(self).double()
+        return self._exact[1], tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
     def run(
         self,
@@ -92,7 +124,7 @@ class SpikingNetwork(nn.Module):
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break
-        return fx.node.map_aggregate(_zip(parts), _accumulated), state
+        return summed(joined(parts, 0)), state
 
     def _refusing(self, inputs: tuple[Tensor, ...], simulated: Callable[[], T]) -> T:
         """What a simulation returns; inputs that the network cannot take are refused in a sentence."""
@@ -116,7 +148,7 @@ class SpikingNetwork(nn.Module):
         if len({len(x) for x in inputs}) != 1:
             raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
         self._check_rows(inputs)
-        if not all(bool(torch.isfinite(x).all()) for x in inputs):
+        if not all(map(_finite, inputs)):
             raise Diverged("the input holds NaN or infinity")
         return State(inputs)
 
@@ -149,28 +181,13 @@ def _restore(description: Description, tensors: dict[str, Tensor], schedule: Sch
     return SpikingNetwork(graph.eval().requires_grad_(False), schedule)
 
 
+def _finite(x: Tensor) -> bool:
+    """Whether a tensor holds neither NaN, which its largest value would be, nor infinity."""
+    if not x.numel() or not x.is_floating_point():
+        return bool(torch.isfinite(x).all())
+    return all(bool(torch.isfinite(each)) for each in x.aminmax())
+
+
 def _settled(neuron: Neuron, state: NeuronState) -> bool:
     spikes, _ = neuron(state, None, None, charge=(0.0,))
     return not bool(spikes.any())
-
-
-def _zip(parts: list[Any]) -> Any:
-    """The parts of each output, joined along time; outputs in the network's own nesting."""
-    if parts[0] is None:
-        return None
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    if isinstance(parts[0], dict):
-        return {key: _zip([part[key] for part in parts]) for key in parts[0]}
-    return tuple(_zip([part[index] for part in parts]) for index in range(len(parts[0])))
-
-
-def _accumulated(increments: Any) -> Any:
-    if increments is None:
-        return None
-    total = torch.zeros_like(increments[0])
-    sums = []
-    for increment in increments:
-        total = total + increment
-        sums.append(total)
-    return torch.stack(sums)

@@ -76,6 +76,11 @@ def advance(
     return walk.run(), walk.next
 
 
+def summed(increments: Any) -> Any:
+    """Increments ``[T, ...]``, in any nesting, added up to each step."""
+    return fx.node.map_aggregate(increments, lambda leaf: leaf.cumsum(0) if isinstance(leaf, Tensor) else leaf)
+
+
 class Walk:
     """One pass over the graph: every node in order, each advanced by all steps of the chunk."""
 

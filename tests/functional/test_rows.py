@@ -17,25 +17,35 @@ def dense_and_changes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_only_what_changes_is_held_and_all_is_given_back(seed: int) -> None:
+def test_only_what_changes_is_kept_and_all_is_given_back(seed: int) -> None:
     levels, changes = dense_and_changes(seed)
     rows = changed(levels, changes, torch.tensor(0.5))
-    first = int((changes.cumsum(0) == 0).any())  # one row of zeros, where an image has not changed yet
-    assert len(rows.values) == int(changes.sum()) + first
-    assert torch.equal(rows.dense().view(6, 4, 3), levels * 0.5)
-    assert torch.equal(rows.numbers.dense(), rows.dense())
+    kept = rows.kept()
+    first = int((changes[0] == 0).sum())  # images of zeros, until they change
+    assert len(kept.values) == int(changes.sum()) + first
+    for each in (rows, kept, rows.numbers):
+        assert torch.equal(each.dense().view(6, 4, 3), levels * 0.5)
+        assert each.like.shape == (0, 3)
+        assert each.like.dtype == torch.float32
+
+
+def test_what_does_not_change_is_not_looked_at() -> None:
+    levels = torch.tensor([[[1, 2]], [[99, 99]], [[3, 4]]], dtype=torch.uint8)
+    rows = changed(levels, torch.tensor([[True], [False], [True]]))
+    assert rows.dense().tolist() == [[1, 2], [1, 2], [3, 4]]
+    assert rows.kept().values.tolist() == [[1, 2], [3, 4]]
 
 
 def test_where_nothing_ever_changes_all_is_zero() -> None:
     rows = changed(torch.zeros(3, 2, 5, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.bool))
-    assert len(rows.values) == 1
+    assert len(rows.kept().values) == 2
     assert torch.equal(rows.dense(), torch.zeros(6, 5, dtype=torch.uint8))
 
 
 def test_where_all_changes_nothing_is_copied() -> None:
     levels = torch.arange(1, 13, dtype=torch.uint8).view(3, 2, 2)
     rows = changed(levels, torch.ones(3, 2, dtype=torch.bool))
-    assert rows.values.data_ptr() == levels.data_ptr()
+    assert rows.kept().values.data_ptr() == levels.data_ptr()
     assert torch.equal(rows.dense().view(3, 2, 2), levels)
 
 

@@ -36,15 +36,25 @@ class Rows:
         """The same with levels multiplied by their scale, in the scale's type."""
         if self.scale is None:
             return self
-        return Rows(self.values.to(self.scale.dtype).mul_(self.scale), self.place)
+        kept = self.kept()
+        return Rows(self._scaled(kept.values), kept.place)
 
-    def first(self, count: int) -> Tensor:
-        """The first so many values, as numbers: to see what the others are like."""
-        return Rows(self.values[:count], self.place, self.scale).numbers.values
+    def kept(self) -> Rows:
+        """The same with those values alone that an image holds at some step."""
+        held, place = self.place.unique(return_inverse=True)
+        return self if len(held) == len(self.values) else Rows(take(self.values, held), place, self.scale)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the numbers' type and shape, ``[0, ...]``."""
+        return self._scaled(self.values[:0])
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        return values if self.scale is None else values.to(self.scale.dtype).mul_(self.scale)
 
     def dense(self) -> Tensor:
         """``[T * B, ...]``, images of the first step first."""
-        return take(self.numbers.values, self.place.flatten())
+        return self._scaled(take(self.values, self.place.flatten()))
 
 
 def take(values: Tensor, numbers: Tensor) -> Tensor:
@@ -55,26 +65,17 @@ def take(values: Tensor, numbers: Tensor) -> Tensor:
 
 
 def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Rows:
-    """Of ``[T, B, ...]`` only what ``changes`` ``[T, B]`` says differs from the step before; before the first all is 0.
+    """Those of ``[T, B, ...]``, looked at only where ``changes`` ``[T, B]`` says so, and at the first step.
 
     >>> levels = torch.tensor([[[0]], [[2]], [[2]]], dtype=torch.uint8)
     >>> rows = changed(levels, torch.tensor([[False], [True], [False]]))
     >>> rows.values.flatten().tolist(), rows.place.flatten().tolist()
-    ([2, 0], [1, 0, 0])
+    ([0, 2, 2], [0, 1, 1])
     """
-    flat = dense.flatten(0, 1)
-    if bool(changes.all()):
-        return Rows(flat, torch.arange(len(flat), device=flat.device).view(changes.shape), scale)
-    kept = changes.flatten().nonzero().flatten()
-    number = changes.flatten().cumsum(0).view(changes.shape) - 1
-    place = torch.where(changes, number, -1)
+    number = torch.arange(changes.numel(), device=changes.device).view(changes.shape)
     # The last change before each step: numbers grow along time, so that is the largest.
-    place = place.cummax(0).values
-    values = take(flat, kept)
-    if bool((place < 0).any()):  # nothing yet
-        values = torch.cat([values, torch.zeros_like(flat[:1])])
-        place = torch.where(place < 0, len(kept), place)
-    return Rows(values, place, scale)
+    last = torch.where(changes, number, number[:1]).cummax(0).values
+    return Rows(dense.flatten(0, 1), last, scale)
 
 
 def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
@@ -85,9 +86,10 @@ def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
     >>> x + y, place.flatten().tolist()
     (tensor([11., 21., 22.]), [0, 1, 2])
     """
+    parts = [part.numbers for part in parts]
     places = [part.place for part in parts]
     if all(place is places[0] or torch.equal(place, places[0]) for place in places):
-        return [part.numbers.values for part in parts], places[0]
+        return [part.values for part in parts], places[0]
     sizes = [len(part.values) for part in parts]
     # Each combination of rows as one number.
     code = reduce(
@@ -96,6 +98,6 @@ def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
     found, place = code.flatten().unique(return_inverse=True)
     chosen = []
     for part, size in zip(reversed(parts), reversed(sizes), strict=True):
-        chosen.append(take(part.numbers.values, found % size))
+        chosen.append(take(part.values, found % size))
         found = found // size
     return chosen[::-1], place.view(code.shape)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 
@@ -32,3 +33,13 @@ def nested(value: Any, leaves: Iterable[Any]) -> Any:
     """A structure of the nesting of ``value``, with these leaves in the place of its tensors, in order."""
     following = iter(leaves)
     return fx.node.map_aggregate(value, lambda leaf: next(following) if isinstance(leaf, Tensor) else leaf)
+
+
+def joined(parts: Sequence[Any], d: int) -> Any:
+    """Values of one nesting as one, their tensors joined in dimension d.
+
+    >>> joined([{"y": torch.zeros(1, 2)}, {"y": torch.ones(1, 1)}], 1)
+    {'y': tensor([[0., 0., 1.]])}
+    """
+    leaves = zip(*map(tensors, parts), strict=True)
+    return parts[0] if len(parts) == 1 else nested(parts[0], (torch.cat(each, d) for each in leaves))

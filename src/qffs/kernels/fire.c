@@ -1,69 +1,385 @@
-// All steps of a layer of neurons in one pass over memory: see fire.py, which compiles and calls it.
+// All steps of a layer of neurons in one pass: see fire.py, which compiles and calls it for one type of `real`.
 #include <stdint.h>
+#include <string.h>
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
 
-// One accumulated input: the row that image b holds after step t is place[t * images + b], of floats, or of levels,
-// which are multiples of a scale.
+typedef REAL real;
+
+// An accumulated signal: the row that image b holds after step t is place[t * images + b], of `real`, or of levels
+// (uint8_t), which are multiples of a scale.
 typedef struct {
     const void *values;
     const int64_t *place;
     int64_t levels;
-    float scale;
+    double scale;
 } input;
 
-// So many neurons at a time: what they carry from step to step stays in the nearest cache.
-#define BLOCK 512
+// What happened to one unit at a step: its place x * channels + c in a row of the image, and by how much it changed.
+typedef struct {
+    int32_t place;
+    real change;
+} event;
 
-void fire(const input *inputs, int64_t count, const float *constant, int64_t stride, const float *charged,
-          int64_t steps, int64_t images, int64_t neurons, const float *threshold, int64_t by_neuron, float precharge,
-          float highest, int negative_spikes, int cap, int threads, uint8_t *sent_after, uint8_t *changes)
+// Synapses from levels, rows of [height][width][channels], to neurons at [y][x]: a kernel of kh x kw, its first row at
+// y * sy - py. weights: [block][kh][kw][channels][neurons of the block]. Events of a group of images: for each image
+// and row there is room for so many, those of all steps one after the other; where those of a column of a step begin is
+// in offsets, [image][row][steps][width + 1].
+typedef struct {
+    const uint8_t *values;
+    const int64_t *place;
+    double scale;
+    int64_t height, width, channels, kh, kw, sy, sx, py, px;
+    const real *weights;
+    event *events;
+    int32_t *offsets;
+    int64_t room;
+} synapses;
+
+typedef struct {
+    const input *inputs;
+    int64_t input_count;
+    const synapses *sources;
+    int64_t source_count;
+    const real *constant; // [1 or images][neurons], or NULL
+    int64_t constant_stride;
+    const real *charged;
+    int64_t steps, images, height, width, channels, group, block;
+    const real *threshold;
+    int64_t by_neuron;
+    double precharge, highest;
+    int64_t negative_spikes, cap, threads;
+    uint8_t *sent;    // [steps][images][neurons], levels after each step
+    uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
+    uint8_t *ended;   // [images of a group][blocks of neurons], how many steps were computed
+} layer;
+
+// Neurons are taken so many vectors at a time: what they carry from step to step stays in registers.
+#define LANES (64 / (int64_t)sizeof(real)) // a register of AVX-512, several of others
+#define WIDE 4
+#define PARTS 16 // of an image without synapses
+#define MOST_STEPS 256
+typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef MASK mask __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef int32_t words __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+// A bit for each of the first `count` bytes, at most 64, that is larger than the other.
+INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
 {
-    const int64_t blocks = (neurons + BLOCK - 1) / BLOCK;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (int64_t b = 0; b < images; b++) {
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t start = block * BLOCK, size = neurons - start < BLOCK ? neurons - start : BLOCK;
-            float theta[BLOCK], rest[BLOCK], charge[BLOCK], sent[BLOCK];
-            for (int64_t i = 0; i < size; i++) {
-                theta[i] = threshold[by_neuron * (start + i)];
-                rest[i] = precharge * theta[i];
-                sent[i] = 0;
-            }
-            for (int64_t t = 0; t < steps; t++) {
-                for (int64_t i = 0; i < size; i++)
-                    charge[i] = rest[i];
-                for (int64_t j = 0; j < count; j++) {
-                    const int64_t from = inputs[j].place[t * images + b] * neurons + start;
-                    if (inputs[j].levels) {
-                        const uint8_t *x = (const uint8_t *)inputs[j].values + from;
-                        const float scale = inputs[j].scale;
-                        for (int64_t i = 0; i < size; i++)
-                            charge[i] += scale * (float)x[i];
-                    } else {
-                        const float *x = (const float *)inputs[j].values + from;
-                        for (int64_t i = 0; i < size; i++)
-                            charge[i] += x[i];
-                    }
-                }
-                if (constant && charged[t] != 0) {
-                    const float *x = constant + b * stride + start, weight = charged[t];
-                    for (int64_t i = 0; i < size; i++)
-                        charge[i] += weight * x[i];
-                }
-                uint8_t *out = sent_after + (t * images + b) * neurons + start;
-                int32_t fired = 0;
-                for (int64_t i = 0; i < size; i++) {
-                    const float potential = charge[i] - theta[i] * sent[i];
-                    const int32_t up = (potential >= theta[i]) & (!cap | (sent[i] < highest));
-                    const int32_t down = negative_spikes & (potential < 0) & (sent[i] > 0);
-                    sent[i] += (float)(up - down);
-                    fired |= up | down;
-                    out[i] = (uint8_t)sent[i];
-                }
-                if (fired) {
-#pragma omp atomic write
-                    changes[t * images + b] = 1;
-                }
+#ifdef __AVX512BW__
+    const __mmask64 read = count < 64 ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
+    return _mm512_cmpgt_epu8_mask(_mm512_maskz_loadu_epi8(read, one), _mm512_maskz_loadu_epi8(read, other));
+#else
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < count && i < 64; i++)
+        bits |= (uint64_t)(one[i] > other[i]) << i;
+    return bits;
+#endif
+}
+
+static const uint8_t NONE[64];
+
+// What happened in a row of an image, step by step.
+static void find_events(const synapses *s, int64_t steps, int64_t images, int64_t b, int64_t line, event *events,
+                        int32_t *offsets)
+{
+    const int64_t size = s->width * s->channels;
+    const real scale = (real)s->scale;
+    int32_t found = 0;
+    for (int64_t t = 0; t < steps; t++, offsets += s->width + 1) {
+        const int64_t row = s->place[t * images + b], before = t ? s->place[(t - 1) * images + b] : -1;
+        const uint8_t *now = s->values + (row * s->height + line) * size;
+        const uint8_t *old = t ? s->values + (before * s->height + line) * size : NULL;
+        int64_t column = 0;
+        if (row == before)
+            continue;
+        for (int64_t start = 0; start < size; start += 64) {
+            const int64_t count = size - start < 64 ? size - start : 64;
+            const uint8_t *z = now + start, *y = old ? old + start : NONE;
+            uint64_t bits = larger(z, y, count) | larger(y, z, count);
+            for (; column * s->channels < start + count; column++)
+                offsets[column] = found + __builtin_popcountll(bits & (((uint64_t)1 << (column * s->channels - start)) - 1));
+            for (; bits; bits &= bits - 1, found++) {
+                const int i = __builtin_ctzll(bits);
+                events[found] = (event){(int32_t)(start + i), scale * (real)(z[i] - y[i])};
             }
         }
+        for (; column <= s->width; column++)
+            offsets[column] = found;
+    }
+}
+
+// Add the weights of all events of a step in the field of the neurons at (y, x); returned: how many events there were.
+// Few vectors are summed in two parts, which do not wait for each other.
+INLINE int64_t add_events(const int vectors, const synapses *s, int64_t steps, int64_t t, int64_t image, int64_t y,
+                          int64_t x, const real *weights, vector *arrived)
+{
+    const int parts = vectors < WIDE ? 2 : 1;
+    const int64_t top = y * s->sy - s->py, left = x * s->sx - s->px;
+    const int64_t first = top < 0 ? 0 : top, last = top + s->kh < s->height ? top + s->kh : s->height;
+    const int64_t from = left < 0 ? 0 : left, to = left + s->kw < s->width ? left + s->kw : s->width;
+    vector sum[parts][vectors];
+    int64_t count = 0;
+    if (from >= to)
+        return 0;
+    for (int v = 0; v < vectors; v++) {
+        sum[parts - 1][v] = (vector){0};
+        sum[0][v] = arrived[v];
+    }
+    for (int64_t line = first; line < last; line++) {
+        const int64_t at = image * s->height + line;
+        const int32_t *offsets = s->offsets + (at * steps + t) * (s->width + 1);
+        const event *e = s->events + at * s->room + offsets[from], *end = s->events + at * s->room + offsets[to];
+        const real *start = weights + ((line - top) * s->kw - left) * s->channels * LANES * vectors;
+        count += end - e;
+        for (; e + parts <= end; e += parts)
+            for (int part = 0; part < parts; part++)
+                for (int v = 0; v < vectors; v++)
+                    sum[part][v] += e[part].change * ((const vector *)(start + (int64_t)e[part].place * LANES * vectors))[v];
+        if (parts > 1 && e < end)
+            for (int v = 0; v < vectors; v++)
+                sum[0][v] += e->change * ((const vector *)(start + (int64_t)e->place * LANES * vectors))[v];
+    }
+    for (int v = 0; v < vectors; v++)
+        arrived[v] = sum[0][v];
+    for (int v = 0; parts > 1 && v < vectors; v++)
+        arrived[v] += sum[1][v];
+    return count;
+}
+
+// Whether nothing arrives at the neurons of image b at a step.
+static int still(const layer *l, int64_t b, int64_t t)
+{
+    const int64_t now = t * l->images + b, before = now - l->images;
+    if (!t || l->charged[t] != l->charged[t - 1])
+        return 0;
+    for (int64_t j = 0; j < l->input_count; j++)
+        if (l->inputs[j].place[now] != l->inputs[j].place[before])
+            return 0;
+    for (int64_t j = 0; j < l->source_count; j++)
+        if (l->sources[j].place[now] != l->sources[j].place[before])
+            return 0;
+    return 1;
+}
+
+// The step from which on nothing arrives any more.
+static int64_t last_arrival(const layer *l, int64_t b)
+{
+    int64_t t = l->steps;
+    while (t && still(l, b, t - 1))
+        t--;
+    return t;
+}
+
+// The first `count` of LANES numbers, or levels; a constant count is a single read.
+INLINE vector numbers(const real *from, int64_t count)
+{
+    vector read = {0};
+    memcpy(&read, from, count * sizeof(real));
+    return read;
+}
+
+INLINE vector levels(const uint8_t *from, int64_t count)
+{
+    bytes read = {0};
+    memcpy(&read, from, count);
+    return __builtin_convertvector(__builtin_convertvector(read, words), vector);
+}
+
+// All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
+// are at (y, x) from channel `channel` on. Returned: the step from which on they are not computed, and not written,
+// because nothing arrives from step `end` on and they have settled.
+INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_t b, int64_t image, int64_t start,
+                   int64_t y, int64_t x, int64_t channel, int64_t end, uint8_t *fired)
+{
+    const int64_t neurons = l->height * l->width * l->channels;
+    const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
+    const mask negative = (mask){0} - (l->negative_spikes != 0);
+    vector theta[vectors], sent[vectors], arrived[vectors], base[vectors];
+    int active = 1;
+#define COUNT (size > v * LANES ? (size - v * LANES < LANES ? size - v * LANES : LANES) : 0)
+    for (int v = 0; v < vectors; v++) {
+        theta[v] = zero + *l->threshold;
+        if (l->by_neuron)
+            theta[v] = numbers(l->threshold + start + v * LANES, COUNT);
+        theta[v] += (vector)((mask)one & (theta[v] == zero)); // of what is no neuron, which must not fire
+        base[v] = theta[v] * (real)l->precharge;
+        sent[v] = arrived[v] = zero;
+    }
+    for (int64_t t = 0; t < l->steps; t++) {
+        int64_t events = 0;
+        for (int64_t j = 0; j < l->source_count; j++) {
+            const synapses *s = l->sources + j;
+            const real *weights = s->weights + channel * s->kh * s->kw * s->channels;
+            if (t && s->place[t * l->images + b] == s->place[(t - 1) * l->images + b])
+                continue;
+            events += add_events(vectors, s, l->steps, t, image, y, x, weights, arrived);
+        }
+        uint8_t *out = l->sent + (t * l->images + b) * neurons + start;
+        if (!events && !active && t >= end)
+            return t;
+        if (!events && !active && still(l, b, t)) {
+            memcpy(out, out - l->images * neurons, size);
+            continue;
+        }
+        if (l->constant && l->charged[t] != (t ? l->charged[t - 1] : 0))
+            for (int v = 0; v < vectors; v++)
+                base[v] = theta[v] * (real)l->precharge +
+                          l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
+        mask any = {0};
+        for (int v = 0; v < vectors; v++) {
+            vector potential = base[v] + arrived[v];
+            for (int64_t j = 0; j < l->input_count; j++) {
+                const input *in = l->inputs + j;
+                const int64_t from = in->place[t * l->images + b] * neurons + start + v * LANES;
+                if (in->levels)
+                    potential += (real)in->scale * levels((const uint8_t *)in->values + from, COUNT);
+                else
+                    potential += numbers((const real *)in->values + from, COUNT);
+            }
+            potential -= theta[v] * sent[v];
+            const mask up = (potential >= theta[v]) & (sent[v] < highest);
+            const mask down = (potential < zero) & (sent[v] > zero) & negative;
+            sent[v] += (vector)((mask)one & up) - (vector)((mask)one & down);
+            any |= up | down;
+            const bytes level = __builtin_convertvector(__builtin_convertvector(sent[v], words), bytes);
+            memcpy(out + v * LANES, &level, COUNT);
+        }
+        MASK some = 0;
+        for (int i = 0; i < LANES; i++)
+            some |= any[i];
+        active = some != 0;
+        fired[t] |= active;
+    }
+    return l->steps;
+}
+
+INLINE int64_t run_block(const int vectors, const layer *l, int64_t b, int64_t image, int64_t y, int64_t x,
+                         int64_t channel, int64_t end, uint8_t *fired)
+{
+    const int64_t start = (y * l->width + x) * l->channels + channel, rest = l->channels - channel;
+    if (rest >= LANES * vectors)
+        return run(vectors, LANES * vectors, l, b, image, start, y, x, channel, end, fired);
+    return run(vectors, rest, l, b, image, start, y, x, channel, end, fired);
+}
+
+static void report(const layer *l, int64_t b, const uint8_t *fired)
+{
+    for (int64_t t = 0; t < l->steps; t++)
+        if (fired[t]) {
+#pragma omp atomic write
+            l->changes[t * l->images + b] = 1;
+        }
+}
+
+// What settled neurons hold, at the steps at which others of the image still fired.
+static void complete(const layer *l, int64_t b, int64_t first, int64_t size, int64_t ended)
+{
+    const int64_t neurons = l->height * l->width * l->channels;
+    int64_t last = l->steps;
+    while (last > ended && !l->changes[(last - 1) * l->images + b])
+        last--;
+    for (int64_t t = ended; t < last; t++) {
+        uint8_t *out = l->sent + (t * l->images + b) * neurons + first;
+        memcpy(out, out - l->images * neurons, size);
+    }
+}
+
+static void without_synapses(const layer *l)
+{
+    const int64_t size = LANES * WIDE, blocks = (l->channels + size - 1) / size;
+#pragma omp parallel num_threads(l->threads)
+    {
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t b = 0; b < l->images; b++)
+            for (int64_t part = 0; part < PARTS; part++) {
+                uint8_t fired[MOST_STEPS] = {0};
+                const int64_t end = last_arrival(l, b);
+                for (int64_t block = blocks * part / PARTS; block < blocks * (part + 1) / PARTS; block++)
+                    l->ended[b * blocks + block] = run_block(WIDE, l, b, 0, 0, 0, block * size, end, fired);
+                report(l, b, fired);
+            }
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t b = 0; b < l->images; b++)
+            for (int64_t block = 0; block < blocks; block++) {
+                const int64_t rest = l->channels - block * size;
+                complete(l, b, block * size, rest < size ? rest : size, l->ended[b * blocks + block]);
+            }
+    }
+}
+
+static void with_synapses(const layer *l)
+{
+    const int64_t blocks = (l->channels + l->block - 1) / l->block;
+#pragma omp parallel num_threads(l->threads)
+    for (int64_t group = 0; group < l->images; group += l->group) {
+        const int64_t images = l->images - group < l->group ? l->images - group : l->group;
+        for (int64_t j = 0; j < l->source_count; j++) {
+            const synapses *s = l->sources + j;
+#pragma omp for collapse(2) schedule(static)
+            for (int64_t image = 0; image < images; image++)
+                for (int64_t y = 0; y < s->height; y++) {
+                    const int64_t at = image * s->height + y;
+                    find_events(s, l->steps, l->images, group + image, y, s->events + at * s->room,
+                                s->offsets + at * l->steps * (s->width + 1));
+                }
+        }
+        // Channels outside: the weights of a block stay in a core's cache for all images.
+#pragma omp for collapse(3) schedule(static)
+        for (int64_t block = 0; block < blocks; block++)
+            for (int64_t image = 0; image < images; image++)
+                for (int64_t y = 0; y < l->height; y++) {
+                    uint8_t fired[MOST_STEPS] = {0};
+                    const int64_t b = group + image, end = last_arrival(l, b), channel = block * l->block;
+                    uint8_t *ended = l->ended + ((image * l->height + y) * blocks + block) * l->width;
+                    for (int64_t x = 0; x < l->width; x++)
+                        switch (l->block / LANES) {
+                        case 1: ended[x] = run_block(1, l, b, image, y, x, channel, end, fired); break;
+                        case 2: ended[x] = run_block(2, l, b, image, y, x, channel, end, fired); break;
+                        case 4: ended[x] = run_block(4, l, b, image, y, x, channel, end, fired); break;
+                        }
+                    report(l, b, fired);
+                }
+#pragma omp for collapse(3) schedule(static)
+        for (int64_t image = 0; image < images; image++)
+            for (int64_t y = 0; y < l->height; y++)
+                for (int64_t block = 0; block < blocks; block++)
+                    for (int64_t x = 0; x < l->width; x++) {
+                        const int64_t channel = block * l->block, rest = l->channels - channel;
+                        complete(l, group + image, (y * l->width + x) * l->channels + channel,
+                                 rest < l->block ? rest : l->block,
+                                 l->ended[((image * l->height + y) * blocks + block) * l->width + x]);
+                    }
+    }
+}
+
+void fire(const layer *l)
+{
+    if (l->source_count)
+        with_synapses(l);
+    else
+        without_synapses(l);
+}
+
+// Positive and negative spikes of each step, [2][steps], of levels, rows of `size`.
+void count(const uint8_t *values, const int64_t *place, int64_t steps, int64_t images, int64_t size, int64_t threads,
+           int64_t *spikes)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t t = 0; t < steps; t++) {
+        int64_t up = 0, down = 0;
+        for (int64_t b = 0; b < images; b++) {
+            const int64_t row = place[t * images + b], before = t ? place[(t - 1) * images + b] : -1;
+            for (int64_t i = 0; row != before && i < size; i += 64) {
+                const uint8_t *z = values + row * size + i, *y = t ? values + before * size + i : NONE;
+                up += __builtin_popcountll(larger(z, y, size - i));
+                down += __builtin_popcountll(larger(y, z, size - i));
+            }
+        }
+        spikes[t] = up;
+        spikes[steps + t] = down;
     }
 }

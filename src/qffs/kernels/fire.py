@@ -1,24 +1,16 @@
 """`qffs.functional.fire.fire` on accumulated input: all steps of a layer in one pass over memory.
 
 What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
-``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. On CPUs in float32 the
+``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
+synapses is added up event by event: the weights of what changed at a step, and nothing where nothing did. On CPUs the
 pass is a C function, compiled once by the machine's own compiler; everywhere else, the reference loop.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-import shutil
-import subprocess
-import tempfile
-import warnings
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,43 +18,82 @@ from torch import Tensor
 from qffs.functional import fire as reference
 from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.rows import Rows, changed
+from qffs.kernels import native
+from qffs.kernels.synapses import Projection
 from qffs.levels import FiringRule
 
-SOURCE = Path(__file__).with_name("fire.c")
-OPTIONS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
-ROUNDED = "-ffp-contract=off"
-"""Sums rounded as the reference rounds them: no multiplication is fused with an addition."""
 LONGEST = 255
 """The most steps: a level is at most one a step, and has to fit into a byte."""
+REGISTER = 64
+"""Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
+GROUP = 2**18
+"""Levels whose events are held at a time by each thread: those of some images, or of one."""
+SLICE = 2**20
+"""The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
 
 
 def fire(
-    inputs: Sequence[Rows],
+    inputs: Sequence[Rows | Projection],
     constant: Tensor | None,
     charge: Sequence[float],
     threshold: Tensor,
     highest: int,
     rule: FiringRule,
+    compiled: bool = True,
 ) -> Rows:
     """The levels after each of T steps, from rest, of the images and steps where one changed.
 
-    inputs: what other neurons sent, accumulated over time, each ``[R, ...]`` with its place ``[T, B]``; they are added
-    up. constant: ``[B, ...]`` or None, and charge: the T weights that it comes with. threshold, highest and rule: as in
-    `qffs.functional.fire.step`, the pre-charge of the rule included. Returned: levels in uint8, the threshold as their
-    scale. T is at most `LONGEST`.
+    inputs: what other neurons sent, accumulated over time, each ``[R, ...]`` with its place ``[T, B]``, or through
+    synapses; they are added up. constant: ``[B, ...]`` or None, and charge: the T weights that it comes with.
+    threshold, highest and rule: as in `qffs.functional.fire.step`, the pre-charge of the rule included; compiled:
+    whether it may be the C function. Returned: levels in uint8, the threshold as their scale. T is at most `LONGEST`.
     """
-    types = {each.values.dtype if each.scale is None else each.scale.dtype for each in inputs}
-    types |= {tensor.dtype for tensor in (constant, threshold) if tensor is not None}
-    scalar = all(each.scale is None or each.scale.dim() == 0 for each in inputs)
-    alike = len({each.values.shape[1:] for each in inputs}) <= 1
-    covered = threshold.device.type == "cpu" and types == {torch.float32} and scalar and alike
-    body = _native if covered and library() is not None else _plain
+    if not compiled or not _covered(inputs, constant, threshold):
+        inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
+        compiled = compiled and _covered(inputs, constant, threshold)
+    body = _native if compiled else _plain
     dense, changes = body(inputs, constant, charge, threshold, highest, rule)
     return changed(dense, changes, threshold)
 
 
+def count(levels: Rows) -> Tensor:
+    """How many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
+
+    >>> count(Rows(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
+    tensor([[1, 1, 0],
+            [0, 1, 0]])
+    """
+    steps, images = levels.place.shape
+    values = levels.values.contiguous(memory_format=_format(levels.values))
+    if native.available(torch.float32, values.device):
+        spikes = torch.empty(2, steps, dtype=torch.int64)
+        size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
+        compiled = native.library(torch.float32)
+        compiled.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
+        return spikes
+    counts, before = [], torch.zeros_like(values[levels.place[0]])
+    for now in (values[row] for row in levels.place):
+        counts.append(torch.stack([(now > before).sum(), (now < before).sum()]))
+        before = now
+    return torch.stack(counts, 1)
+
+
+def _format(values: Tensor) -> torch.memory_format:
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, threshold: Tensor) -> bool:
+    """Whether there is a compiled function for these inputs."""
+    likes = [each.like for each in inputs]
+    types = {tensor.dtype for tensor in (*likes, threshold, constant) if tensor is not None}
+    scalar = all(each.scale is None or each.scale.dim() == 0 for each in inputs if isinstance(each, Rows))
+    alike = len({like.shape[1:] for like in likes}) <= 1
+    return scalar and alike and len(types) == 1 and native.available(threshold.dtype, threshold.device)
+
+
 def _plain(
-    inputs: Sequence[Rows],
+    inputs: Sequence[Rows | Projection],
     constant: Tensor | None,
     charge: Sequence[float],
     threshold: Tensor,
@@ -70,7 +101,7 @@ def _plain(
     rule: FiringRule,
 ) -> tuple[Tensor, Tensor]:
     """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed: by the reference loop."""
-    sums = [each.dense().unflatten(0, (len(charge), -1)) for each in inputs]
+    sums = [each.dense().unflatten(0, (len(charge), -1)) for each in inputs if isinstance(each, Rows)]
     like = sums[0][0] if sums else constant
     assert like is not None
     assert rule.precharge is not None
@@ -83,93 +114,120 @@ def _plain(
     return spikes.cumsum(0).to(torch.uint8), (spikes != 0).flatten(2).any(-1)
 
 
-class _Input(ctypes.Structure):
-    _fields_ = (
-        ("values", ctypes.c_void_p),
-        ("place", ctypes.c_void_p),
-        ("levels", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-    )
-
-
 def _native(
-    inputs: Sequence[Rows],
+    inputs: Sequence[Rows | Projection],
     constant: Tensor | None,
     charge: Sequence[float],
     threshold: Tensor,
     highest: int,
     rule: FiringRule,
 ) -> tuple[Tensor, Tensor]:
-    """The same by the compiled function, on activations as they lie in memory."""
-    like = inputs[0].values if inputs else constant
+    """The same by the compiled function, on activations as they lie in memory, channels last behind synapses.
+
+    Where no neuron of an image fires, its levels are left out.
+    """
+    given = [each for each in inputs if isinstance(each, Rows)]
+    through = [each for each in inputs if isinstance(each, Projection)]
+    like = inputs[0].like if inputs else constant
     assert like is not None
     assert rule.precharge is not None
-    steps, images = (len(charge), len(like)) if not inputs else inputs[0].place.shape
-    order = sorted(range(1, like.dim()), key=like.stride, reverse=True)
+    steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
+    order = [*range(2, like.dim()), 1]
+    if not through:
+        order = sorted(range(1, like.dim()), key=like.stride, reverse=True)
     shape = [like.shape[d] for d in order]
+    height, width, channels = (*[1] * (3 - len(shape)), *shape) if through else (1, 1, math.prod(shape))
+    kept: list[Tensor] = []  # until the function has returned
+
+    def pointer(tensor: Tensor) -> int:
+        kept.append(tensor)
+        return tensor.data_ptr()
 
     def laid_out(x: Tensor) -> Tensor:
-        return x.permute(0, *order).contiguous()
+        return x.expand(-1, *like.shape[1:]).permute(0, *order).contiguous()
 
-    values, places = [laid_out(each.values) for each in inputs], [each.place.contiguous() for each in inputs]
-    given = (_Input * len(inputs))(
-        *(
-            _Input(
-                x.data_ptr(), place.data_ptr(), each.scale is not None, 1.0 if each.scale is None else float(each.scale)
-            )
-            for x, place, each in zip(values, places, inputs, strict=True)
+    operands = [
+        native.Input(
+            values=pointer(laid_out(each.values)),
+            place=pointer(each.place.contiguous()),
+            levels=each.scale is not None,
+            scale=1.0 if each.scale is None else float(each.scale),
         )
-    )
-    fixed = None if constant is None else laid_out(constant.expand(-1, *like.shape[1:]))
+        for each in given
+    ]
+    threads = torch.get_num_threads()
+    largest = max((steps * math.prod(each.source.values.shape[1:]) for each in through), default=1)
+    group = max(1, min(images, threads * GROUP // largest))
+    block = _block(channels, [each.synapses.kernel for each in through], threshold.itemsize)
+    sources = [_source(each, block, group, pointer) for each in through]
+    fixed = None if constant is None else laid_out(constant)
     by_neuron = threshold.dim() > 0
-    theta = laid_out(threshold.expand(1, *like.shape[1:])) if by_neuron else threshold
-    neurons = math.prod(shape)
-    charged = torch.tensor(list(accumulate(charge)), dtype=torch.float64).float()
     sent = torch.empty(steps, images, *shape, dtype=torch.uint8)
     changes = torch.zeros(steps, images, dtype=torch.uint8)
-    compiled = library()
-    assert compiled is not None
-    compiled.fire(
-        given,
-        len(inputs),
-        None if fixed is None else fixed.data_ptr(),
-        0 if fixed is None or len(fixed) == 1 else neurons,
-        charged.data_ptr(),
-        steps,
-        images,
-        neurons,
-        theta.data_ptr(),
-        int(by_neuron),
-        rule.precharge,
-        highest,
-        rule.negative_spikes,
-        rule.cap,
-        torch.get_num_threads(),
-        sent.data_ptr(),
-        changes.data_ptr(),
+    layer = native.Layer(
+        inputs=(native.Input * len(operands))(*operands),
+        input_count=len(operands),
+        sources=(native.Synapses * len(sources))(*sources),
+        source_count=len(sources),
+        constant=None if fixed is None else pointer(fixed),
+        constant_stride=0 if fixed is None or len(fixed) == 1 else height * width * channels,
+        charged=pointer(torch.tensor(list(accumulate(charge)), dtype=torch.float64).to(threshold.dtype)),
+        steps=steps,
+        images=images,
+        height=height,
+        width=width,
+        channels=channels,
+        group=group,
+        block=block,
+        threshold=pointer(laid_out(threshold[None]) if by_neuron else threshold),
+        by_neuron=by_neuron,
+        precharge=rule.precharge,
+        highest=highest,
+        negative_spikes=rule.negative_spikes,
+        cap=rule.cap,
+        threads=threads,
+        sent=pointer(sent),
+        changes=pointer(changes),
+        ended=pointer(torch.empty(images, height * width * math.ceil(channels / block), dtype=torch.uint8)),
     )
+    native.library(threshold.dtype).fire(layer)
     back = sorted(range(len(order)), key=order.__getitem__)
     return sent.permute(0, 1, *(2 + d for d in back)), changes.bool()
 
 
-@cache
-def library() -> Any:
-    """The compiled function, made once a process, which takes a second; None, with a warning, where that fails."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
-    try:
-        if compiler is None:
-            raise OSError("there is no C compiler")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "fire.so"
-            command = [compiler, *OPTIONS, ROUNDED, str(SOURCE), "-o", str(path)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            loaded = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it says nothing"]
-        warnings.warn(f"neurons are not compiled, and simulation is slower: {said[-1]}", stacklevel=2)
-        return None
-    pointer, whole, real, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-    loaded.fire.argtypes = [pointer, whole, pointer, whole, pointer, whole, whole, whole, pointer, whole]
-    loaded.fire.argtypes += [real, real, flag, flag, flag, pointer, pointer]
-    loaded.fire.restype = None
-    return loaded
+def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
+    """How many channels to take at a time: as many as registers hold and divide them, if their weights fit a cache."""
+    lanes = REGISTER // itemsize
+    size = max((itemsize * kernel[0].numel() for kernel in kernels), default=0)
+    padded = math.ceil(channels / lanes) * lanes
+    widest = 4 * lanes
+    if not kernels:
+        return widest
+    return next((n for n in (widest, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
+
+
+def _source(projection: Projection, block: int, group: int, pointer: Callable[[Tensor], int]) -> native.Synapses:
+    rows, synapses = projection.source, projection.synapses
+    values = rows.values.movedim(1, -1).contiguous()
+    height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
+    steps, kernel = len(rows.place), synapses.kernel
+    room = steps * width * channels
+    assert rows.scale is not None
+    return native.Synapses(
+        values=pointer(values),
+        place=pointer(rows.place.contiguous()),
+        scale=float(rows.scale),
+        height=height,
+        width=width,
+        channels=channels,
+        kh=kernel.shape[2],
+        kw=kernel.shape[3],
+        sy=synapses.stride[0],
+        sx=synapses.stride[1],
+        py=synapses.padding[0],
+        px=synapses.padding[1],
+        weights=pointer(synapses.packed(block)),
+        events=pointer(kernel.new_empty(2 * group * height * room)),  # each a place and a change, of a number's size
+        offsets=pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32)),
+        room=room,
+    )

@@ -1,0 +1,87 @@
+"""Back ends: what carries out the simulation of a whole run. All give what stepping through time gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.accumulate import accumulated, covers
+from qffs.errors import InvalidArgument
+from qffs.functional.fire import NeuronState
+from qffs.functional.rows import Rows
+from qffs.graph.nesting import joined
+from qffs.kernels import fire, native
+from qffs.simulate import State, advance, summed
+
+COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
+BACKENDS = (COMPILED, PYTORCH, REFERENCE)
+"""The fastest first: event-driven layers compiled for this CPU; sums over time by PyTorch's operators, on any device;
+the reference, which steps through time."""
+
+Counter = Callable[[str, Tensor], None]
+"""Called after each layer of neurons, for some images at a time, with its path and how many positive and negative
+spikes it sent at each step: int64 ``[2, T]``."""
+
+AT_A_TIME = 64
+"""The most images that run at a time, as many as of `NUMBERS` numbers altogether: memory does not grow beyond."""
+NUMBERS = 2**21
+
+
+def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:
+    """The back end of this name, or the fastest, for a network whose weights are like a tensor.
+
+    Raises `InvalidArgument` where there is none of this name, or it cannot run the network.
+    """
+    if name is not None and name not in BACKENDS:
+        raise InvalidArgument(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
+    if name == REFERENCE or not covers(network, steps):
+        if name not in {None, REFERENCE}:
+            raise InvalidArgument(
+                f"the {name} back end cannot run this: the network turns or cuts the images of a batch, or holds "
+                f"several tensors in one value, or there are more than {fire.LONGEST} steps"
+            )
+        return REFERENCE
+    compiled = name != PYTORCH and native.available(like.dtype, like.device)
+    if name == COMPILED and not compiled:
+        raise InvalidArgument("the compiled back end needs a CPU with a C compiler, and float32 or float64")
+    return COMPILED if compiled else PYTORCH
+
+
+def run(
+    backend: str, network: fx.GraphModule, inputs: Sequence[Tensor], charge: Sequence[float], counter: Counter | None
+) -> Any:
+    """What is read out up to each step, ``[T, B, ...]``, in the network's own nesting, of inputs ``[B, ...]``."""
+    count = max(1, min(AT_A_TIME, NUMBERS // max([1, *(x[:1].numel() for x in inputs)])))
+    if backend == REFERENCE:  # images need not be in the first dimension
+        count = max(1, len(inputs[0]))
+    groups = zip(*(_laid_out(backend, x).split(count) for x in inputs), strict=True)
+    return joined([_some(backend, network, group, charge, counter) for group in groups], 1)
+
+
+def _some(
+    backend: str, network: fx.GraphModule, inputs: tuple[Tensor, ...], charge: Sequence[float], counter: Counter | None
+) -> Any:
+    if backend != REFERENCE:
+        levels = None if counter is None else partial(_count_levels, counter)
+        return accumulated(network, State(inputs), charge, levels, compiled=backend == COMPILED)
+    spikes = None if counter is None else partial(_count_spikes, counter)
+    increments, _ = advance(network, State(inputs), charge, spikes)
+    return summed(increments)
+
+
+def _laid_out(backend: str, x: Tensor) -> Tensor:
+    """Images as events are found in them."""
+    channels_last = backend == COMPILED and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def _count_levels(counter: Counter, path: str, levels: Rows) -> None:
+    counter(path, fire.count(levels))
+
+
+def _count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:
+    counter(path, torch.stack([(spikes == sign).flatten(1).sum(1) for sign in (1, -1)]))

@@ -1,0 +1,53 @@
+"""Max pooling of levels: of whole numbers, which keep the order of what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The largest of each window of ``[R, C, ...]``, at least 0, in the type of the levels and as they lie in memory.
+
+    size, stride, padding: of the window, one number a dimension behind the channels; padding with 0, which is the
+    least of levels (Li, Ma, Furber 2022, algorithm 2, pools counts alike).
+
+    >>> max_pool(torch.tensor([[[0, 3, 1, 2]]], dtype=torch.uint8), (2,), (2,), (0,))
+    tensor([[[3, 2]]], dtype=torch.uint8)
+    """
+    order = sorted(range(levels.dim()), key=levels.stride, reverse=True)
+    levels = levels.permute(order)
+    for dimension, (window, step, around) in enumerate(zip(size, stride, padding, strict=True), 2):
+        d = order.index(dimension)
+        length = levels.shape[d]
+        count = (length + 2 * around - window) // step + 1
+        pooled = levels.new_zeros([count if at == d else n for at, n in enumerate(levels.shape)]) if around else None
+        for start in range(-around, window - around):
+            # The windows that have something at this place of theirs, and what that is.
+            first = max(0, -(start // step))
+            last = min(count, (length - 1 - start) // step + 1)
+            if last <= first:
+                continue
+            part = levels[(slice(None),) * d + (slice(first * step + start, (last - 1) * step + start + 1, step),)]
+            if pooled is None:
+                pooled = part.clone()
+            else:
+                reached = pooled.narrow(d, first, last - first)
+                torch.maximum(reached, part, out=reached)
+        assert pooled is not None
+        levels = pooled
+    return levels.permute([order.index(d) for d in range(len(order))])
+
+
+def window(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """Size, stride and padding of a module that pools as `max_pool` does; None where it is another."""
+    if not isinstance(module, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d) or module.ceil_mode or module.return_indices:
+        return None
+    dimensions = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}[type(module)]
+    size, stride, padding, dilation = (
+        (given,) * dimensions if isinstance(given, int) else tuple(given)
+        for given in (module.kernel_size, module.stride, module.padding, module.dilation)
+    )
+    return (size, stride, padding) if set(dilation) == {1} else None

@@ -1,0 +1,100 @@
+"""Functions in C, compiled by the machine's own compiler at their first use."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SOURCE = Path(__file__).with_name("fire.c")
+OPTIONS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+IN_C = {torch.float32: ("float", "int32_t"), torch.float64: ("double", "int64_t")}
+"""Types of networks that are compiled for, and of what comparing their numbers gives."""
+
+
+class Input(ctypes.Structure):
+    """``input`` in fire.c, and likewise below."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
+        ("levels", ctypes.c_int64),
+        ("scale", ctypes.c_double),
+    )
+
+
+class Synapses(ctypes.Structure):
+    """Levels, the weights they go through, and room for their events."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("height", "width", "channels", "kh", "kw", "sy", "sx", "py", "px")),
+        ("weights", ctypes.c_void_p),
+        ("events", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("room", ctypes.c_int64),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A layer of neurons and what leads to it."""
+
+    _fields_ = (
+        ("inputs", ctypes.POINTER(Input)),
+        ("input_count", ctypes.c_int64),
+        ("sources", ctypes.POINTER(Synapses)),
+        ("source_count", ctypes.c_int64),
+        ("constant", ctypes.c_void_p),
+        ("constant_stride", ctypes.c_int64),
+        ("charged", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("steps", "images", "height", "width", "channels", "group", "block")),
+        ("threshold", ctypes.c_void_p),
+        ("by_neuron", ctypes.c_int64),
+        ("precharge", ctypes.c_double),
+        ("highest", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("negative_spikes", "cap", "threads")),
+        ("sent", ctypes.c_void_p),
+        ("changes", ctypes.c_void_p),
+        ("ended", ctypes.c_void_p),
+    )
+
+
+@cache
+def library(dtype: torch.dtype) -> Any:
+    """The functions of fire.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
+
+    It takes about two seconds.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+    real, mask = IN_C[dtype]
+    try:
+        if compiler is None:
+            raise OSError("there is no C compiler")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "fire.so"
+            command = [compiler, *OPTIONS, f"-DREAL={real}", f"-DMASK={mask}", str(SOURCE), "-o", str(path)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            loaded = ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it says nothing"]
+        warnings.warn(f"neurons are not compiled, and simulation is slower: {said[-1]}", stacklevel=2)
+        return None
+    loaded.fire.argtypes, loaded.fire.restype = [ctypes.POINTER(Layer)], None
+    loaded.count.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
+    loaded.count.restype = None
+    return loaded
+
+
+def available(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there are compiled functions for a network of this type on this device."""
+    return device.type == "cpu" and dtype in IN_C and library(dtype) is not None

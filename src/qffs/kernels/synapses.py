@@ -1,0 +1,105 @@
+"""Synapses: a convolution or a linear layer, as weights that spikes lead to."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qffs.functional.rows import Rows
+
+DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
+"""Of what goes through the layers that are synapses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Synapses:
+    """A kernel ``[C_out, C_in, kh, kw]`` at a stride and with a padding of zeros, each ``(y, x)``."""
+
+    kernel: Tensor
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    _packed: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def packed(self, block: int) -> Tensor:
+        """In blocks of so many neurons, the last one filled up with zeros: ``[blocks, kh, kw, C_in, block]``."""
+        if block not in self._packed:
+            outputs = math.ceil(len(self.kernel) / block) * block
+            kernel = F.pad(self.kernel.detach(), (0, 0, 0, 0, 0, 0, 0, outputs - len(self.kernel)))
+            self._packed[block] = kernel.unflatten(0, (-1, block)).permute(0, 3, 4, 2, 1).contiguous()
+        return self._packed[block]
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[int, int, Synapses | None]] = weakref.WeakKeyDictionary()
+
+
+def of(module: nn.Module) -> Synapses | None:
+    """Those of a module without a bias; None where it is no such layer, or one that is grouped or dilated.
+
+    They are kept, with their packed weights, until the weight changes.
+    """
+    weight = getattr(module, "weight", None)
+    if type(module) not in DIMENSIONS or not isinstance(weight, Tensor):
+        return None
+    state = weight.data_ptr(), weight._version
+    known = _known.get(module)
+    if known is None or known[:2] != state:
+        known = _known[module] = (*state, _of(module, weight.detach()))
+    return known[2]
+
+
+def _of(module: nn.Module, weight: Tensor) -> Synapses | None:
+    if isinstance(module, nn.Linear):
+        return Synapses(weight[:, :, None, None], (1, 1), (0, 0))
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    plain = module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
+    if not plain or isinstance(module.padding, str):
+        return None
+    kernel = weight if weight.dim() == 4 else weight.unsqueeze(2)
+    return Synapses(kernel, _pair(module.stride, 1), _pair(module.padding, 0))
+
+
+def _pair(given: Sequence[int], above: int) -> tuple[int, int]:
+    y, x = given if len(given) == 2 else (above, *given)
+    return y, x
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What levels send through a module's synapses: a signal that neurons can add up without its being computed."""
+
+    source: Rows
+    module: nn.Module
+
+    @staticmethod
+    def fits(source: Rows, module: nn.Module) -> bool:
+        """Whether a module has synapses, for such levels."""
+        return of(module) is not None and DIMENSIONS[type(module)] == source.values.dim()
+
+    @property
+    def synapses(self) -> Synapses:
+        """The module's."""
+        found = of(self.module)
+        assert found is not None
+        return found
+
+    @property
+    def place(self) -> Tensor:
+        """The place of its source."""
+        return self.source.place
+
+    def rows(self) -> Rows:
+        """The signal, computed."""
+        numbers = self.source.numbers
+        return Rows(self.module(numbers.values), numbers.place)
+
+    @cached_property
+    def like(self) -> Tensor:
+        """An empty tensor of the signal's type and shape, ``[0, ...]``."""
+        empty: Tensor = self.module(self.source.like)
+        return empty

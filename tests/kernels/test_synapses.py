@@ -1,0 +1,165 @@
+"""Events through synapses against the layer itself, computed on all images and steps."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qffs.functional.rows import Rows, changed
+from qffs.kernels import fire as kernel
+from qffs.kernels import native, synapses
+from qffs.kernels.synapses import Projection
+from qffs.levels import FiringRule
+
+CHARGE = (0.5, 0.5, 0.0, 0.0, 0.0, 0.0)
+RULE = FiringRule(precharge=0.5)
+
+LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (nn.Conv2d(3, 20, 3, padding=1, bias=False), (3, 9, 7)),
+    (nn.Conv2d(70, 64, 3, padding=1, bias=False), (70, 5, 6)),
+    (nn.Conv2d(5, 130, 3, stride=2, padding=1, bias=False), (5, 8, 9)),
+    (nn.Conv2d(8, 32, 1, stride=2, bias=False), (8, 7, 7)),
+    (nn.Conv2d(2, 16, (5, 2), stride=(1, 3), padding=(0, 2), bias=False), (2, 9, 11)),
+    (nn.Conv2d(4, 9, 3, stride=3, padding=4, bias=False), (4, 6, 6)),
+    (nn.Conv1d(6, 33, 3, padding=1, bias=False), (6, 12)),
+    (nn.Linear(150, 10, bias=False), (150,)),
+    (nn.Linear(9, 96, bias=False), (9,)),
+]
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    if not native.available(torch.float64, torch.device("cpu")):
+        pytest.skip("nothing can be compiled here")
+
+
+def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:
+    """Levels that go up and down by one, of images that are silent at times and of one that is always."""
+    level, active = torch.zeros(images, *shape), torch.rand(steps, images) < 0.7
+    active[:, 0] = False
+    levels = []
+    for now in active:
+        change = torch.randint(-1, 2, level.shape) * (torch.rand(level.shape) < 0.3)
+        level = (level + change * now.view(-1, *[1] * len(shape))).clamp(0, 3)
+        levels.append(level)
+    dense = torch.stack(levels).to(torch.uint8)
+    before = torch.cat([torch.zeros_like(dense[:1]), dense[:-1]])
+    return changed(dense, (dense != before).flatten(2).any(-1), torch.tensor(0.375))
+
+
+def eighths(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The layer with weights whose sums have no rounding."""
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.copy_(torch.randint(-8, 9, weight.shape) / 8)
+    return layer.to(dtype)
+
+
+def as_levels(rows: Rows) -> Tensor:
+    return rows.values[rows.place]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=str)
+def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    eighths(layer, dtype)
+    rows = spikes(len(CHARGE), 5, shape)
+    rows = Rows(rows.values, rows.place, torch.tensor(0.375, dtype=dtype))
+    source = Projection(rows, layer)
+    assert Projection.fits(rows, layer)
+    constant = torch.randint(-8, 30, (1, *source.like.shape[1:])).to(dtype) / 8
+    skip = Rows(torch.randint(-9, 9, (4, *source.like.shape[1:])).to(dtype) / 8, torch.randint(0, 4, rows.place.shape))
+    by_channel = torch.randint(2, 9, (source.like.shape[1], *[1] * (len(shape) - 1))).to(dtype) / 8
+    for threshold in (torch.tensor(0.625, dtype=dtype), by_channel):
+        for inputs, fixed in (([source], None), ([source, skip], constant), ([source, source], constant)):
+            found = kernel.fire(inputs, fixed, CHARGE, threshold, 3, RULE)
+            wanted = kernel.fire(inputs, fixed, CHARGE, threshold, 3, RULE, compiled=False)
+            assert torch.equal(as_levels(found), as_levels(wanted))
+            assert bool((as_levels(found) > 0).any())
+
+
+def test_images_in_groups_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, threads = eighths(nn.Conv2d(4, 48, 3, padding=1, bias=False), torch.float32), torch.get_num_threads()
+    source = Projection(spikes(len(CHARGE), 7, (4, 6, 6)), layer)
+    found = []
+    try:
+        for count, size in ((1, 1), (2, 1), (3, 4 * 36 * len(CHARGE)), (2, 2**18)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr(kernel, "GROUP", size)
+            found.append(as_levels(kernel.fire([source], None, CHARGE, torch.tensor(0.5), 3, RULE)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_steps_after_the_last_event_cost_no_memory_and_lose_nothing() -> None:
+    torch.manual_seed(0)
+    layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
+    rows = spikes(6, 5, (4, 6, 6))
+    longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(94, -1)]), rows.scale)
+    charge = (*CHARGE, *[0.0] * 94)
+    found = kernel.fire([Projection(longer, layer)], None, charge, torch.tensor(0.125), 3, RULE)
+    wanted = kernel.fire([Projection(longer, layer)], None, charge, torch.tensor(0.125), 3, RULE, compiled=False)
+    assert torch.equal(as_levels(found), as_levels(wanted))
+    assert int(found.place.max()) < 20 * 5
+
+
+def test_the_weight_may_change_and_modules_are_forgotten() -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    first = synapses.of(layer)
+    assert first is not None
+    assert synapses.of(layer) is first
+    assert first.packed(16).shape == (1, 1, 1, 4, 16)
+    assert first.packed(16) is first.packed(16)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    second = synapses.of(layer)
+    assert second is not None
+    assert second is not first
+    assert torch.equal(second.packed(16)[0, 0, 0, :, :3], layer.weight.detach().T)
+    module = weakref.ref(layer)
+    del layer, first, second
+    gc.collect()
+    assert module() is None
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 4, 3, groups=2, bias=False),
+        nn.Conv2d(4, 4, 3, dilation=2, bias=False),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", bias=False),
+        nn.Conv2d(4, 4, 3, padding="same", bias=False),
+        nn.ConvTranspose2d(4, 4, 3, bias=False),
+        nn.ReLU(),
+    ],
+    ids=str,
+)
+def test_other_layers_are_left_to_pytorch(layer: nn.Module) -> None:
+    assert synapses.of(layer) is None
+
+
+def test_values_of_other_dimensions_are_left_to_pytorch() -> None:
+    rows = Rows(torch.zeros(2, 5, 4, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.int64), torch.tensor(0.5))
+    assert not Projection.fits(rows, nn.Linear(4, 3, bias=False))
+
+
+def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    for channels_last in (False, True):
+        rows = spikes(8, 5, (3, 7, 6))
+        if channels_last:
+            rows = Rows(rows.values.contiguous(memory_format=torch.channels_last), rows.place, rows.scale)
+        levels = as_levels(rows).int()
+        change = torch.cat([levels[:1], levels[1:] - levels[:-1]]).flatten(1)
+        expected = torch.stack([(change == 1).sum(1), (change == -1).sum(1)])
+        assert torch.equal(kernel.count(rows), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "available", lambda *_: False)
+            assert torch.equal(kernel.count(rows), expected)
