@@ -2,80 +2,91 @@
 
     python benchmarks/simulate.py runs/cifar10_resnet18_narrow/qann --data cifar10:PATH --json simulate.json
 
-The network is that of a checkpoint of a quantised network, and the images are the first of the test part: how much
-there is to compute depends on when neurons settle, so that trained weights and real images are needed. Compared, in one
-process and by turns: the network with ReLUs where the neurons are, batch norms folded (``network``); the reference
-simulation; and the one by what has accumulated (`SpikingNetwork.readout`). A ratio is the median over the turns of its
-time over that of the network in the same turn, with the smallest and the largest. Predictions after T steps are
-compared with the reference's, on all images.
+The network is that of a checkpoint of a quantised network, and the images are of the test part: how much there is to
+compute depends on when neurons fire, so that trained weights and real images are needed. Compared, in one process and
+by turns: the network with ReLUs where the neurons are, batch norms folded (``network``); `SpikingNetwork.readout` in
+the network's own type and exactly; the reference simulation, if asked for; and other libraries (`rivals.py`), of which
+those that are not installed are skipped. A ratio is the median over the turns of its time over that of the network in
+the same turn, with the smallest and the largest. Predictions after each step are compared with the reference's.
+
+``--memory`` measures instead what the network and a simulation take at their peak, each in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import json
+import math
+import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine import processor
+from memory import peak
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx
+from rivals import RIVALS, with_neurons
+from torch import Tensor, nn
 
 from qffs import load, to_spiking
 from qffs.data import load as load_data
 from qffs.network import SpikingNetwork
-from qffs.nn.neuron import Neuron
 from qffs.progress import track
 
-NETWORK, REFERENCE, ACCUMULATED = "network", "reference", "accumulated"
+NETWORK, OWN, EXACT, REFERENCE = "network", "readout", "readout, exact", "reference"
+
+Variants = dict[str, Callable[[Tensor, int], Tensor]]
+"""By name: from images and T to what is read out."""
 
 
-def with_relus(snn: SpikingNetwork) -> fx.GraphModule:
-    """The full-precision network: ReLUs in the place of the neurons."""
-    network = fx.GraphModule(snn.graph, copy.deepcopy(snn.graph.graph))
-    for node in list(network.graph.nodes):
-        if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), Neuron):
-            with network.graph.inserting_before(node):
-                node.replace_all_uses_with(network.graph.call_function(torch.relu, node.args))
-            network.graph.erase_node(node)
-    network.recompile()
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def measured(snn: SpikingNetwork, x: Tensor, steps: int, turns: int) -> dict[str, Any]:
-    """Seconds of each variant in each turn, and how many predictions are those of the reference."""
-    network = with_relus(snn)
-    variants: dict[str, Callable[[], Tensor]] = {
-        NETWORK: lambda: network(x),
-        ACCUMULATED: lambda: snn.readout(x, steps=steps),
-        REFERENCE: lambda: snn(x, steps=steps),
+def own_variants(snn: SpikingNetwork, with_reference: bool) -> Variants:
+    """The full-precision network and the simulations of this library."""
+    network = with_neurons(snn, lambda _: nn.ReLU())
+    variants: Variants = {
+        NETWORK: lambda x, _: network(x),
+        OWN: lambda x, steps: snn.readout(x, steps=steps),
+        EXACT: lambda x, steps: snn.readout(x, steps=steps, precision="exact"),
     }
+    return variants | ({REFERENCE: lambda x, steps: snn(x, steps=steps)} if with_reference else {})
+
+
+def rivals(snn: SpikingNetwork) -> Variants:
+    """Other libraries, if they are installed and not hidden; a line on those that are not."""
+    built: Variants = {}
+    for name, (package, build) in RIVALS.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"{name} is skipped: {package} is not installed", file=sys.stderr)
+        else:
+            built[name] = build(snn)
+    return built
+
+
+def measured(variants: Variants, x: Tensor, steps: int, turns: int) -> dict[str, Any]:
+    """Seconds of each variant in each turn, and their ratios."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with torch.no_grad(), track(f"{steps} steps", (turns + 1) * len(variants), "runs") as bar:
-        predicted = {}
-        for name, run in variants.items():  # not counted: kernels are compiled here
-            result = run()
-            predicted[name] = (result if name == NETWORK else result[-1]).argmax(-1)
-            bar.advance(note=name)
-        for turn in range(turns):
+        for turn in range(turns + 1):  # the first is not counted: kernels are compiled in it
             names = list(variants)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 start = time.perf_counter()
-                variants[name]()
+                variants[name](x, steps)
                 seconds[name].append(time.perf_counter() - start)
                 bar.advance(note=name)
-    equal = float((predicted[ACCUMULATED] == predicted[REFERENCE]).float().mean())
-    return {"steps": steps, "seconds": seconds, "equal": equal, "ratios": ratios(seconds)}
+    counted = {name: each[1:] for name, each in seconds.items()}
+    return {"steps": steps, "seconds": counted, "ratios": ratios(counted)}
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Of each variant's times over the network's, turn by turn."""
     found = {}
     for name, own in seconds.items():
         each = [a / b for a, b in zip(own, seconds[NETWORK], strict=True)]
@@ -83,45 +94,125 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def show(results: dict[str, list[dict[str, Any]]], title: str) -> None:
-    table = Table(
-        title=title, caption="ratios are over the full-precision network: median (least to most of the turns)"
-    )
-    table.add_column("network")
-    for heading in ("T", "network ms", "accumulated ratio", "reference ratio", "equal predictions"):
-        table.add_column(heading, justify="right")
-    for path, runs in results.items():
-        for run in runs:
-            told = [
-                "{median:.2f} ({least:.2f} to {most:.2f})".format(**run["ratios"][n]) for n in (ACCUMULATED, REFERENCE)
-            ]
-            network_ms = f"{1e3 * statistics.median(run['seconds'][NETWORK]):.0f}"
-            table.add_row(path, str(run["steps"]), network_ms, *told, f"{100 * run['equal']:.2f} %")
-    Console(width=140).print(table)
+@torch.no_grad()
+def differing(snn: SpikingNetwork, images: Iterator[Tensor], count: int, steps: int) -> dict[str, Any]:
+    """How many predictions differ after each step, of so many images: from the reference's in float32 and float64."""
+    double = copy.deepcopy(snn).double()
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        REFERENCE: lambda x: snn(x, steps=steps),
+        OWN: lambda x: snn.readout(x, steps=steps),
+        EXACT: lambda x: snn.readout(x, steps=steps, precision="exact"),
+        "reference in float64": lambda x: double(x.double(), steps=steps),
+    }
+    predicted: dict[str, list[Tensor]] = {name: [] for name in runs}
+    with track("predictions", count, "images") as bar:
+        for x in images:
+            for name, run in runs.items():
+                predicted[name].append(run(x).argmax(-1))
+            bar.advance(len(x))
+    whole = {name: torch.cat(parts, 1) for name, parts in predicted.items()}
+    pairs = [(OWN, REFERENCE), (EXACT, "reference in float64"), (REFERENCE, "reference in float64")]
+    found = {f"{a} and {b}": (whole[a] != whole[b]).sum(1).tolist() for a, b in pairs}
+    return {"images": count, "differing": found}
+
+
+def show(results: dict[str, dict[str, Any]], title: str) -> None:
+    """Print what was measured."""
+    caption = "times over the full-precision network's: median (least to most of the turns)"
+    table = Table(title=title, caption=caption)
+    names = list(dict.fromkeys(name for found in results.values() for run in found["runs"] for name in run["ratios"]))
+    for heading in ("network", "T", "ms", *names[1:]):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for path, found in results.items():
+        for run in found["runs"]:
+            told = ("{median:.2f} ({least:.2f} to {most:.2f})".format(**run["ratios"][name]) for name in names[1:])
+            table.add_row(path, str(run["steps"]), f"{1e3 * statistics.median(run['seconds'][NETWORK]):.0f}", *told)
+    console = Console(width=180)
+    console.print(table)
+    for path, found in results.items():
+        for pair, counts in found.get("predictions", {}).get("differing", {}).items():
+            console.print(f"{path}: of {found['predictions']['images']} predictions differ, by step, {pair}: {counts}")
+
+
+def memory(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
+    """The peak of the network and of `readout`, each in a process of its own, and one layer's levels of all steps."""
+    found: dict[str, Any] = {}
+    for name in (NETWORK, OWN):
+        command = [sys.executable, __file__, path, "--data", arguments.data, "--batch", str(arguments.batch)]
+        command += ["--steps", str(arguments.steps[0]), "--peak-of", name, "--size", str(arguments.size or 0)]
+        command += ["--charge-steps", str(arguments.charge_steps)] if arguments.charge_steps else []
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found[name] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def peak_of(snn: SpikingNetwork, x: Tensor, steps: int, name: str) -> dict[str, int]:
+    """Peak memory of one variant, with its input, in bytes; and what the levels of the largest layer take."""
+    run = partial(own_variants(snn, with_reference=False)[name], x, steps)
+    largest = 0
+
+    def see(_: str, spikes: Tensor, __: Any) -> None:
+        nonlocal largest
+        largest = max(largest, math.prod(spikes.shape[1:]))
+
+    snn.run(x[:1], steps=steps, observer=see)
+    with torch.no_grad():
+        run()
+        found = peak(run)
+    return found | {"levels": steps * largest * len(x)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time of a simulation over the full-precision network's forward pass.")
     parser.add_argument("qann", nargs="+", help="folders of quantised networks")
     parser.add_argument("--data", required=True, help="what the networks were trained on, as qffs simulate takes it")
+    parser.add_argument("--size", type=int, help="pixels of photographs")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--images", type=int, default=256, help="of which predictions are compared; 0: of none")
     parser.add_argument("--charge-steps", type=int, help="D; by default that of the bits")
+    parser.add_argument("--reference", action="store_true", help="time the reference simulation too, which is slow")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead, at the first number of steps")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
-    data = load_data(arguments.data, in_memory_gib=0)
-    x = data.normalise(data.test.read(torch.arange(arguments.batch))).contiguous(memory_format=torch.channels_last)
-    results: dict[str, list[dict[str, Any]]] = {}
+    data = load_data(arguments.data, arguments.size or None, in_memory_gib=0)
+    spread = torch.linspace(0, len(data.test) - 1, max(arguments.batch, arguments.images)).long()
+
+    def images(count: int) -> Iterator[Tensor]:
+        for group in spread[:count].split(arguments.batch):
+            yield data.normalise(data.test.read(group)).contiguous(memory_format=torch.channels_last)
+
+    x = next(images(arguments.batch))
+    results: dict[str, dict[str, Any]] = {}
     for path in arguments.qann:
         snn = to_spiking(load(path).network, arguments.charge_steps)
         snn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        results[path] = [measured(snn, x, steps, arguments.turns) for steps in arguments.steps]
-    show(results, f"{arguments.batch} images, {arguments.turns} turns, {processor()}, torch {torch.__version__}")
+        if arguments.peak_of:
+            print(json.dumps(peak_of(snn, x, arguments.steps[0], arguments.peak_of)))
+            return
+        if arguments.memory:
+            results[path] = memory(arguments, path)
+            continue
+        variants = own_variants(snn, arguments.reference) | rivals(snn)
+        results[path] = {"runs": [measured(variants, x, steps, arguments.turns) for steps in arguments.steps]}
+        if arguments.images:
+            results[path]["predictions"] = differing(
+                snn, images(arguments.images), arguments.images, max(arguments.steps)
+            )
+    title = f"{arguments.batch} images, {arguments.turns} turns, {processor()}, torch {torch.__version__}"
+    if arguments.memory:
+        for path, found in results.items():
+            for name, sizes in found.items():
+                print(path, name, {key: f"{size / 1e6:.0f} MB" for key, size in sizes.items()})
+    else:
+        show(results, title)
     if arguments.json:
         about = {"command": " ".join(["python", *sys.argv]), "device": processor(), "torch": torch.__version__}
         arguments.json.write_text(json.dumps(about | {"networks": results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TORCH_LOGS", "-all")
     main()

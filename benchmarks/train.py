@@ -22,7 +22,6 @@ brevitas is left out where it is not installed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -40,6 +39,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from machine import processor
+from memory import peak
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -153,26 +153,12 @@ def peak_of_step(trainer: Trainer) -> dict[str, int]:
         torch.cuda.reset_peak_memory_stats()
         trainer.step()
         return {"allocated": torch.cuda.max_memory_allocated()}
-    found = {}
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
+
+    def step() -> None:
         trainer.step()
-        found["resident"] = trainer.bytes_held() + resident("VmHWM") - before
         trainer.optimiser.zero_grad()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        trainer.step()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return {"allocated": trainer.bytes_held() + peak, **found}
 
-
-def resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+    return {name: trainer.bytes_held() + size for name, size in peak(step).items()}
 
 
 def memory(name: str, arguments: argparse.Namespace) -> dict[str, int]:

@@ -93,6 +93,14 @@ def test_the_single_steps_go_from_weights_to_a_table(run: Callable[..., Said], m
     said = run("simulate", "s", "--qann", "q", "--steps", 3, "--device", "cpu", "--seed", 1)
     assert said.code == 0
     assert "digits_net on digits, 30 test images" in said.out
+    assert "stopped" not in said.out
+    margins = ("--stop-when", 2, "--stop-when", 0.5)
+    said = run("simulate", "s", "--steps", 6, *margins)
+    assert said.code == 0
+    assert re.search(r"SNN, stopped at a margin of 2 .* \d\.\d\d on average .* \d+\.\d\d %", said.out)
+    told = json.loads(run("simulate", "s", "--steps", 6, *margins, "--json").out)["stopping"]
+    assert [each["margin"] for each in told] == [2.0, 0.5]
+    assert 1 <= told[1]["steps"] <= told[0]["steps"] <= 6
 
 
 @pytest.mark.usefixtures("few")
@@ -412,6 +420,10 @@ CASES: dict[str, tuple[str, str]] = {
     "simulate nothing": ("simulate none", "none is not a checkpoint: it has no config.json"),
     "simulate a quantised one": ("simulate {made}/qann", "run qffs convert on it first"),
     "simulate too short": ("simulate {made}/snn --steps 2", "at least as many steps as the 3 charge steps"),
+    "simulate to no margin": (
+        "simulate {made}/snn --stop-when 0",
+        "stop_when must be a finite number above 0, not 0.0",
+    ),
     "simulate colour": ("simulate {made}/snn --data images:{bad}/colour", "does not run on images of 3 x 8 x 8"),
     "compare with itself": ("simulate {made}/snn --qann {made}/snn", "--qann takes a quantised one"),
 }

@@ -25,7 +25,7 @@ FLOORS = (
     ("graph",),
     ("simulate", "augment", "data", "models", "vision", "weights"),
     ("accumulate",),
-    ("backends",),
+    ("backends", "stream"),
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources"),

@@ -12,6 +12,7 @@ from qffs.data import Images
 from qffs.errors import InvalidArgument, QffsError
 from qffs.measure import accuracy, check_fit, measure
 from qffs.network import SpikingNetwork
+from qffs.stream import margins
 
 STEPS = 5
 
@@ -78,10 +79,27 @@ def test_every_number_is_that_of_a_loop_over_single_images(data: Images, qann: n
     assert len(set(measured.accuracy)) > 1
 
 
+def test_stopping_early_is_that_of_a_stream(data: Images, snn: SpikingNetwork) -> None:
+    typical = float(margins(snn(normalise(data.images), steps=STEPS)).median())
+    chosen = (typical / 4, typical, 1e9)
+    measured = measure(snn, data, normalise, STEPS, stop_when=chosen, batch_size=4, progress=False)
+    assert len({each.steps for each in measured.stopping}) == 3
+    for margin, found in zip(chosen, measured.stopping, strict=True):
+        stopped = snn.stream().run(normalise(data.images), stop_when=margin, longest=STEPS)
+        assert found.margin == margin
+        assert found.steps == pytest.approx(float(stopped.steps.double().mean()))
+        assert found.accuracy == int((stopped.readout.argmax(-1) == data.labels).sum()) / 11
+    assert measured.stopping[-1].accuracy == measured.accuracy[-1]
+    assert measured.stopping[-1].steps == STEPS
+    assert measure(snn, data, normalise, STEPS, progress=False).stopping == ()
+    with pytest.raises(InvalidArgument, match="stop_when must be a finite number above 0, not -1"):
+        measure(snn, data, normalise, STEPS, stop_when=[-1.0], progress=False)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 500])
 def test_the_batch_size_changes_nothing(batch_size: int, data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
-    whole = measure(snn, data, normalise, STEPS, qann=qann, progress=False)
-    parts = measure(snn, data, normalise, STEPS, qann=qann, batch_size=batch_size, progress=False)
+    whole = measure(snn, data, normalise, STEPS, qann=qann, stop_when=(0.1,), progress=False)
+    parts = measure(snn, data, normalise, STEPS, qann=qann, stop_when=(0.1,), batch_size=batch_size, progress=False)
     assert parts == whole
     assert accuracy(qann, data, normalise, batch_size=batch_size, progress=False) == whole.qann_accuracy
 

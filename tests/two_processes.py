@@ -169,7 +169,7 @@ def measured(count: int) -> tuple[Measurement, float]:
     qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, example=normalise(images)), [normalise(images)])
     snn, few = to_spiking(qann), data.select(torch.arange(count))
     check_fit(snn, few, normalise, 3, "it")
-    found = measure(snn, few, normalise, STEPS, qann=qann, batch_size=2, progress=False)
+    found = measure(snn, few, normalise, STEPS, qann=qann, stop_when=(0.1, 0.5), batch_size=2, progress=False)
     return found, accuracy(qann, few, normalise, batch_size=2, progress=False)
 
 

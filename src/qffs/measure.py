@@ -7,7 +7,7 @@ whole numbers, so that it is exactly what one process alone returns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from qffs.errors import InvalidArgument, QffsError
 from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
 from qffs.progress import track
+from qffs.stream import check_margin, margins
 
 Normalise = Callable[[Tensor], Tensor]
 
@@ -36,12 +37,25 @@ class Activity:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """What stopping each image at a margin gives (`qffs.stream.Stream.run`).
+
+    ``accuracy``: of what was read out of each when it stopped; ``steps``: that an image took on average.
+    """
+
+    margin: float
+    accuracy: float
+    steps: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A spiking network on labelled images, beside its quantised network where that was given.
 
     ``accuracy``: by step, the share of images that the read-out up to that step classifies rightly;
     ``activity``: spikes by layer and step; ``qann_accuracy``: the quantised network's accuracy on the same images;
-    ``agreement``: by step, the share of images classified as the quantised network does, rightly or not.
+    ``agreement``: by step, the share of images classified as the quantised network does, rightly or not;
+    ``stopping``: what stopping early gives, for each margin that was asked for.
     """
 
     images: int
@@ -49,6 +63,7 @@ class Measurement:
     activity: tuple[Activity, ...]
     qann_accuracy: float | None = None
     agreement: tuple[float, ...] | None = None
+    stopping: tuple[Stopping, ...] = ()
 
     @property
     def spikes_per_image(self) -> tuple[float, ...]:
@@ -108,21 +123,23 @@ def accuracy(
 class _Counts:
     """What is counted by step over the images of this process, each as a whole number of type int64 ``[T]``.
 
-    ``right``, ``equal``, ``qann_right``: images, as in `Measurement`, the last one ``[]``; ``spikes``: by layer and
+    ``right``, ``equal``, ``qann_right``: images, as in `Measurement`, the last one ``[]``; ``stopped``: by margin,
+    images classified rightly when they stopped, and steps taken, ``[margins, 2]``; ``spikes``: by layer and
     sign, what `SpikingNetwork.readout` counts after each layer. They stay on the device until all images are counted.
     """
 
     right: Tensor
     equal: Tensor
     qann_right: Tensor
+    stopped: Tensor
     spikes: dict[tuple[str, int], Tensor]
 
     @staticmethod
-    def none(snn: SpikingNetwork, steps: int) -> _Counts:
+    def none(snn: SpikingNetwork, steps: int, margins: int) -> _Counts:
         """Zeros, of all layers too, for a process may have no image."""
         zeros = torch.zeros(steps, dtype=torch.int64, device=_reference(snn).device)
         spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
-        return _Counts(zeros, zeros.clone(), zeros[0].clone(), spikes)
+        return _Counts(zeros, zeros.clone(), zeros[0].clone(), zeros.new_zeros(margins, 2), spikes)
 
     def count(self, layer: str, spikes: Tensor) -> None:
         """Add the spikes of one layer on some images, positive and negative ones: ``[2, T]``."""
@@ -131,9 +148,9 @@ class _Counts:
 
     def total(self) -> _Counts:
         """The sums over all processes, on the CPU."""
-        parts = (self.right, self.equal, self.qann_right[None], *self.spikes.values())
-        right, equal, qann_right, *spikes = (part.cpu() for part in distributed.totals(*parts))
-        return _Counts(right, equal, qann_right[0], dict(zip(self.spikes, spikes, strict=True)))
+        parts = (self.right, self.equal, self.qann_right[None], self.stopped.flatten(), *self.spikes.values())
+        right, equal, qann_right, stopped, *spikes = (part.cpu() for part in distributed.totals(*parts))
+        return _Counts(right, equal, qann_right[0], stopped.view(-1, 2), dict(zip(self.spikes, spikes, strict=True)))
 
     def activity(self) -> tuple[Activity, ...]:
         """The spikes by layer, in the order of computation."""
@@ -149,6 +166,7 @@ def measure(
     steps: int,
     *,
     qann: nn.Module | None = None,
+    stop_when: Sequence[float] = (),
     batch_size: int | None = None,
     workers: int = 0,
     progress: bool = True,
@@ -156,15 +174,19 @@ def measure(
     """Run the spiking network, and the quantised one where given, on every image; see `Measurement`.
 
     normalise: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T;
-    batch_size: images at a time, by default 32 and fewer of large images or for many steps; workers: as in `accuracy`.
-    Raises `InvalidArgument` where T is less than the charge steps or the output is not ``[B, classes]``.
+    stop_when: margins to stop images at early, after T steps at the latest; batch_size: images at a time, by default 32
+    and fewer of large images or for many steps; workers: as in `accuracy`.
+    Raises `InvalidArgument` where T is less than the charge steps, a margin is no number above 0 or the output is not
+    ``[B, classes]``.
     """
+    for margin in stop_when:
+        check_margin(margin)
     snn.schedule.over(steps)
     batch_size = batch_size or fitting(images, 32, steps)
-    counts, own = _Counts.none(snn, steps), distributed.share(len(images))
+    counts, own = _Counts.none(snn, steps, len(stop_when)), distributed.share(len(images))
     with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
         for x, labels in _batches(snn, images, normalise, batch_size, workers):
-            _count(counts, snn, qann, x, labels)
+            _count(counts, snn, qann, x, labels, stop_when)
             bar.advance(len(labels))
     sums, count = counts.total(), len(images)
     return Measurement(
@@ -173,16 +195,28 @@ def measure(
         sums.activity(),
         None if qann is None else int(sums.qann_right) / count,
         None if qann is None else _shares(sums.equal, count),
+        tuple(
+            Stopping(margin, right / count, taken / count)
+            for margin, (right, taken) in zip(stop_when, sums.stopped.tolist(), strict=True)
+        ),
     )
 
 
-def _count(counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor) -> None:
+def _count(
+    counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor, stop_when: Sequence[float]
+) -> None:
     """Run both networks on one batch and add what they do to the counts."""
     readout = snn.readout(x, steps=len(counts.right), counter=counts.count)
     if not isinstance(readout, Tensor) or readout.dim() != 3:
         raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
     predicted = readout.argmax(-1)
-    counts.right += (predicted == labels).sum(1)
+    right = predicted == labels
+    counts.right += right.sum(1)
+    for number, margin in enumerate(stop_when):
+        stops = margins(readout) >= margin
+        stops[-1] = True
+        step = stops.int().argmax(0, keepdim=True)  # the first
+        counts.stopped[number] += torch.stack([right.gather(0, step).sum(), (step + 1).sum()])
     if qann is None:
         return
     with evaluating(qann):

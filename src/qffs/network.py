@@ -22,6 +22,7 @@ from qffs.graph.rules import Kind
 from qffs.levels import Schedule
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Observer, State, advance, summed
+from qffs.stream import Stream
 
 T = TypeVar("T")
 
@@ -77,7 +78,11 @@ class SpikingNetwork(nn.Module):
         network, given = self._in(precision, inputs)
         network.begin(*given)
         found = backends.chosen(backend, network.graph, steps, network.like)
-        return self._refusing(inputs, lambda: backends.run(found, network.graph, given, charge, counter))
+        return self.refusing(inputs, lambda: backends.run(found, network.graph, given, charge, counter))
+
+    def stream(self) -> Stream:
+        """The same network step by step, with a state that comes in and goes out: see `qffs.stream.Stream`."""
+        return Stream(self)
 
     @property
     def like(self) -> Tensor:
@@ -120,13 +125,13 @@ class SpikingNetwork(nn.Module):
         parts = []
         for start in range(0, len(charge), chunk):
             part = charge[start : start + chunk]
-            increments, state = self._refusing(inputs, partial(advance, self.graph, state, part, observer))
+            increments, state = self.refusing(inputs, partial(advance, self.graph, state, part, observer))
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break
         return summed(joined(parts, 0)), state
 
-    def _refusing(self, inputs: tuple[Tensor, ...], simulated: Callable[[], T]) -> T:
+    def refusing(self, inputs: tuple[Tensor, ...], simulated: Callable[[], T]) -> T:
         """What a simulation returns; inputs that the network cannot take are refused in a sentence."""
         try:
             return simulated()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,11 +56,12 @@ class State:
     constants: dict[str, Any] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     differenced: dict[str, DifferenceState] = field(default_factory=dict)
+    begun: bool = False
+    """Whether a step has been taken with these inputs, so that the constant parts are known."""
 
-    @property
-    def begun(self) -> bool:
-        """Whether the first step has been taken, so that the constant parts are known."""
-        return bool(self.neurons or self.differenced or self.constants)
+    def after(self, state: State) -> State:
+        """These inputs, with what layers carry in another state."""
+        return replace(self, neurons=state.neurons, differenced=state.differenced)
 
 
 @torch.no_grad()
@@ -74,6 +75,23 @@ def advance(
     """
     walk = Walk(network, state, tuple(charge), observer)
     return walk.run(), walk.next
+
+
+def kept(state: State, images: Tensor) -> State:
+    """The state of some images, by a mask ``[B]``, of a network whose signals hold an image a row."""
+
+    def rows(value: Any) -> Any:
+        return fx.node.map_aggregate(
+            value, lambda leaf: leaf[images] if isinstance(leaf, Tensor) and len(leaf) == len(images) else leaf
+        )
+
+    return State(
+        rows(state.inputs),
+        {name: rows(constant) for name, constant in state.constants.items()},
+        {path: NeuronState(*map(rows, neuron)) for path, neuron in state.neurons.items()},
+        {name: DifferenceState(*map(rows, each)) for name, each in state.differenced.items()},
+        state.begun,
+    )
 
 
 def summed(increments: Any) -> Any:
@@ -90,7 +108,7 @@ class Walk:
         self.network, self.state, self.charge, self.observer = network, state, charge, observer
         self.steps, self.batch = len(charge), state.inputs[0].shape[0]
         self.rows = self.steps * self.batch  # of increments, where a node holds one an image
-        self.next = State(state.inputs, dict(state.constants))
+        self.next = State(state.inputs, dict(state.constants), begun=True)
         self.values: dict[fx.Node, Pair] = {}
 
     def run(self) -> Any:

@@ -84,6 +84,13 @@ def simulate(
     size: Size = None,
     steps: Steps = None,
     qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
+    stop_when: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="MARGIN",
+            help="Also stop each image once its largest output is this far above the next; may be given several times.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Where = Device.AUTO,
     json: Json = False,
@@ -94,4 +101,4 @@ def simulate(
     """
     from qffs import jobs
 
-    show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed, size), json)
+    show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed, size, stop_when or ()), json)

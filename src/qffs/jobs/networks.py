@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from qffs.nn.quantizer import Quantizer
 from qffs.progress import wait
 from qffs.recipe import Recipe
 from qffs.report.results import Results, by_layer, by_step
+from qffs.stream import check_margin
 from qffs.train import Setting, fit
 
 
@@ -96,11 +98,14 @@ def simulate(
     progress: bool,
     seed: int = 0,
     size: int | None = None,
+    stop_when: Sequence[float] = (),
 ) -> Results:
     """Measure the spiking network of a checkpoint on all test images of ``data``, beside its QANN where given.
 
-    steps: by default 8, and at least twice the charge steps.
+    steps: by default 8, and at least twice the charge steps; stop_when: margins to stop images at early.
     """
+    for margin in stop_when:
+        check_margin(margin)
     where = prepare(device, seed)
     loaded = load_kind("snn", checkpoint, "run qffs convert on it first")
     snn = loaded.network.to(where)
@@ -116,9 +121,11 @@ def simulate(
         if network is not None:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             check_fit(network, dataset.test, normalise, len(dataset.classes), f"the network in {source}")
-    measured = measure(snn, dataset.test, normalise, steps, qann=beside, progress=progress)
+    measured = measure(snn, dataset.test, normalise, steps, qann=beside, stop_when=stop_when, progress=progress)
     results: Results = {"model": loaded.about.get("model", str(checkpoint)), "data": dataset.name}
     results |= {"images": measured.images, "snn": by_step(measured), "layers": by_layer(measured)}
+    if measured.stopping:
+        results["stopping"] = [dataclasses.asdict(each) for each in measured.stopping]
     if measured.qann_accuracy is not None:
         results["qann"] = {"accuracy": measured.qann_accuracy}
     return results

@@ -1,0 +1,138 @@
+"""How the time of a simulation grows with steps, images, depth and width.
+
+    python benchmarks/growth.py runs/cifar10_resnet18_narrow/qann --data cifar10:PATH --png growth.png
+
+Steps and images: the network of a checkpoint. Depth and width: residual networks with random weights, batch norms and
+step sizes calibrated on training images, which fire more than trained ones do; the ratio to their own forward pass
+tells how they grow. Each time is the least of some turns, taken by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import processor
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rivals import with_neurons
+from torch import Tensor, nn
+
+import qffs
+from qffs.data import load as load_data
+from qffs.models import build
+from qffs.network import SpikingNetwork
+from qffs.progress import track
+
+STEPS, BATCH = 8, 16
+DEPTHS, WIDTHS = (20, 32, 56, 110), (8, 16, 32, 64)
+
+Point = tuple[SpikingNetwork, Tensor, int]
+
+
+def calibrated(model: nn.Module, x: Tensor) -> SpikingNetwork:
+    """A spiking network of random weights whose batch norms have seen these images."""
+    model.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model(x)
+    qann = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x])
+    return channels_last(qffs.to_spiking(qann))
+
+
+def channels_last(snn: SpikingNetwork) -> SpikingNetwork:
+    return snn.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def curves(path: str, x: Tensor, calibration: Tensor) -> dict[str, dict[int, Callable[[], Point]]]:
+    """By what grows, and by its size: a network, images and steps."""
+    loaded = qffs.load(path).network
+
+    def trained(steps: int) -> SpikingNetwork:
+        return channels_last(qffs.to_spiking(loaded, min(4, steps)))
+
+    def residual(model: Callable[[], nn.Module]) -> Callable[[], Point]:
+        return lambda: (calibrated(model(), calibration), x[:BATCH], STEPS)
+
+    return {
+        "steps": {t: (lambda t=t: (trained(t), x[:BATCH], t)) for t in (1, 2, 4, 8, 16, 32, 64)},
+        "images": {b: (lambda b=b: (trained(4), x[:b], STEPS)) for b in (1, 2, 4, 8, 16, 32, 64, 128)},
+        "depth": {d: residual(lambda d=d: build(f"cifar_resnet{d}")) for d in DEPTHS},
+        "width": {w: residual(lambda w=w: build("cifar_resnet18", width=w)) for w in WIDTHS},
+    }
+
+
+def measured(point: Point, turns: int) -> dict[str, float]:
+    """Seconds of the simulation and of the full-precision network's forward pass."""
+    snn, x, steps = point
+    network = with_neurons(snn, lambda _: nn.ReLU())
+    runs = {"simulation": lambda: snn.readout(x, steps=steps), "network": lambda: network(x)}
+    least = dict.fromkeys(runs, float("inf"))
+    with torch.no_grad():
+        for _ in range(turns + 1):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                least[name] = min(least[name], time.perf_counter() - start)
+    return least
+
+
+def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+    """A picture of each curve, times above and the ratio in words at each point."""
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (what, points) in zip(figure.subplots(2, 2).flat, results.items(), strict=True):
+        sizes = list(points)
+        for name, style in (("simulation", "o-"), ("network", "s--")):
+            axes.plot(sizes, [1e3 * points[size][name] for size in sizes], style, label=name)
+        for size in sizes:
+            ratio = points[size]["simulation"] / points[size]["network"]
+            axes.annotate(f"{ratio:.1f}", (size, 1e3 * points[size]["simulation"]), (0, 6), textcoords="offset points")
+        axes.set(xscale="log", yscale="log", xlabel=what, ylabel="ms", xticks=sizes, xticklabels=sizes)
+        axes.minorticks_off()
+        axes.margins(y=0.2)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(f"Time of a simulation beside that of the network in full precision, {processor()}")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How the time of a simulation grows.")
+    parser.add_argument("qann", help="the folder of a quantised network")
+    parser.add_argument("--data", required=True, help="what it was trained on")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    data = load_data(arguments.data, in_memory_gib=0)
+
+    def read(images: Any, count: int) -> Tensor:
+        return data.normalise(images.read(torch.arange(count))).contiguous(memory_format=torch.channels_last)
+
+    points = curves(arguments.qann, read(data.test, 128), read(data.train, 64))
+    results: dict[str, dict[int, dict[str, float]]] = {what: {} for what in points}
+    with track("growth", sum(map(len, points.values())), "points") as bar:
+        for what, sizes in points.items():
+            for size, point in sizes.items():
+                results[what][size] = measured(point(), arguments.turns)
+                bar.advance(note=f"{what} {size}")
+    for what, found in results.items():
+        for size, least in found.items():
+            ratio = least["simulation"] / least["network"]
+            print(f"{what} {size}: {1e3 * least['simulation']:.1f} ms, {ratio:.2f} of the network")
+    if arguments.json:
+        about = {"device": processor(), "torch": torch.__version__}
+        arguments.json.write_text(json.dumps(about | {"curves": results}, indent=2) + "\n", encoding="utf-8")
+    if arguments.png:
+        draw(results, arguments.png)
+
+
+if __name__ == "__main__":
+    main()
