@@ -9,7 +9,8 @@ pass is a C function, compiled once by the machine's own compiler; everywhere el
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -132,67 +133,99 @@ def _native(
     assert like is not None
     assert rule.precharge is not None
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
-    order = [*range(2, like.dim()), 1]
-    if not through:
-        order = sorted(range(1, like.dim()), key=like.stride, reverse=True)
-    shape = [like.shape[d] for d in order]
-    height, width, channels = (*[1] * (3 - len(shape)), *shape) if through else (1, 1, math.prod(shape))
-    kept: list[Tensor] = []  # until the function has returned
-
-    def pointer(tensor: Tensor) -> int:
-        kept.append(tensor)
-        return tensor.data_ptr()
-
-    def laid_out(x: Tensor) -> Tensor:
-        return x.expand(-1, *like.shape[1:]).permute(0, *order).contiguous()
-
-    operands = [
-        native.Input(
-            values=pointer(laid_out(each.values)),
-            place=pointer(each.place.contiguous()),
-            levels=each.scale is not None,
-            scale=1.0 if each.scale is None else float(each.scale),
-        )
-        for each in given
-    ]
-    threads = torch.get_num_threads()
+    lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
+    threads, dtype, kept = torch.get_num_threads(), threshold.dtype, _Kept()
     largest = max((steps * math.prod(each.source.values.shape[1:]) for each in through), default=1)
     group = max(1, min(images, threads * GROUP // largest))
-    block = _block(channels, [each.synapses.kernel for each in through], threshold.itemsize)
-    sources = [_source(each, block, group, pointer) for each in through]
-    fixed = None if constant is None else laid_out(constant)
+    block = _block(lie.channels, [each.synapses.kernel for each in through], threshold.itemsize)
+    operands = [_operand(each, lie, kept) for each in given]
+    sources = [_source(each, block, group, kept) for each in through]
+    fixed = None if constant is None else lie.laid_out(constant)
     by_neuron = threshold.dim() > 0
-    sent = torch.empty(steps, images, *shape, dtype=torch.uint8)
+    sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8)
     changes = torch.zeros(steps, images, dtype=torch.uint8)
+    ended = torch.empty(images, lie.height * lie.width * math.ceil(lie.channels / block), dtype=torch.uint8)
     layer = native.Layer(
         inputs=(native.Input * len(operands))(*operands),
         input_count=len(operands),
         sources=(native.Synapses * len(sources))(*sources),
         source_count=len(sources),
-        constant=None if fixed is None else pointer(fixed),
-        constant_stride=0 if fixed is None or len(fixed) == 1 else height * width * channels,
-        charged=pointer(torch.tensor(list(accumulate(charge)), dtype=torch.float64).to(threshold.dtype)),
+        constant=None if fixed is None else kept.pointer(fixed),
+        constant_stride=0 if fixed is None or len(fixed) == 1 else math.prod(lie.shape),
+        charged=kept.pointer(torch.tensor(list(accumulate(charge)), dtype=torch.float64).to(dtype)),
         steps=steps,
         images=images,
-        height=height,
-        width=width,
-        channels=channels,
+        height=lie.height,
+        width=lie.width,
+        channels=lie.channels,
         group=group,
         block=block,
-        threshold=pointer(laid_out(threshold[None]) if by_neuron else threshold),
+        threshold=kept.pointer(lie.laid_out(threshold[None]) if by_neuron else threshold),
         by_neuron=by_neuron,
         precharge=rule.precharge,
         highest=highest,
         negative_spikes=rule.negative_spikes,
         cap=rule.cap,
         threads=threads,
-        sent=pointer(sent),
-        changes=pointer(changes),
-        ended=pointer(torch.empty(images, height * width * math.ceil(channels / block), dtype=torch.uint8)),
+        sent=kept.pointer(sent),
+        changes=kept.pointer(changes),
+        ended=kept.pointer(ended),
     )
-    native.library(threshold.dtype).fire(layer)
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return sent.permute(0, 1, *(2 + d for d in back)), changes.bool()
+    native.library(dtype).fire(layer)
+    return lie.given_back(sent), changes.bool()
+
+
+class _Kept(list[Tensor]):
+    """Tensors that the compiled function is to find where they are."""
+
+    def pointer(self, tensor: Tensor) -> int:
+        self.append(tensor)
+        return tensor.data_ptr()
+
+
+@dataclass(frozen=True)
+class _Lie:
+    """How the neurons of an image lie in memory: their dimensions, ``order``, and what is compiled for."""
+
+    like: Tensor
+    order: tuple[int, ...]
+    height: int
+    width: int
+    channels: int
+
+    @staticmethod
+    def of(like: Tensor) -> _Lie:
+        """As they do, all in a row."""
+        order = sorted(range(1, like.dim()), key=like.stride, reverse=True)
+        return _Lie(like, tuple(order), 1, 1, math.prod(like.shape[1:]))
+
+    @staticmethod
+    def behind_synapses(like: Tensor) -> _Lie:
+        """Channels last."""
+        order = (*range(2, like.dim()), 1)
+        height, width = (1, 1, *(like.shape[d] for d in order[:-1]))[-2:]
+        return _Lie(like, order, height, width, like.shape[1])
+
+    @property
+    def shape(self) -> list[int]:
+        return [self.like.shape[d] for d in self.order]
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """``[R, ...]`` of this shape, or broadcast to it, in this order."""
+        return x.expand(-1, *self.like.shape[1:]).permute(0, *self.order).contiguous()
+
+    def given_back(self, levels: Tensor) -> Tensor:
+        """``[T, B, ...]`` in the order of the dimensions."""
+        return levels.permute(0, 1, *(2 + self.order.index(d) for d in range(1, self.like.dim())))
+
+
+def _operand(rows: Rows, lie: _Lie, kept: _Kept) -> native.Input:
+    return native.Input(
+        values=kept.pointer(lie.laid_out(rows.values)),
+        place=kept.pointer(rows.place.contiguous()),
+        levels=rows.scale is not None,
+        scale=1.0 if rows.scale is None else float(rows.scale),
+    )
 
 
 def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
@@ -206,7 +239,7 @@ def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
     return next((n for n in (widest, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
-def _source(projection: Projection, block: int, group: int, pointer: Callable[[Tensor], int]) -> native.Synapses:
+def _source(projection: Projection, block: int, group: int, kept: _Kept) -> native.Synapses:
     rows, synapses = projection.source, projection.synapses
     values = rows.values.movedim(1, -1).contiguous()
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
@@ -214,8 +247,8 @@ def _source(projection: Projection, block: int, group: int, pointer: Callable[[T
     room = steps * width * channels
     assert rows.scale is not None
     return native.Synapses(
-        values=pointer(values),
-        place=pointer(rows.place.contiguous()),
+        values=kept.pointer(values),
+        place=kept.pointer(rows.place.contiguous()),
         scale=float(rows.scale),
         height=height,
         width=width,
@@ -226,8 +259,10 @@ def _source(projection: Projection, block: int, group: int, pointer: Callable[[T
         sx=synapses.stride[1],
         py=synapses.padding[0],
         px=synapses.padding[1],
-        weights=pointer(synapses.packed(block)),
-        events=pointer(kernel.new_empty(2 * group * height * room)),  # each a place and a change, of a number's size
-        offsets=pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32)),
+        weights=kept.pointer(synapses.packed(block)),
+        events=kept.pointer(
+            kernel.new_empty(2 * group * height * room)
+        ),  # each a place and a change, of a number's size
+        offsets=kept.pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32)),
         room=room,
     )
