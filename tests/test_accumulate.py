@@ -92,10 +92,9 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.testing.assert_close(narrow.readout(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS)[-1])
 
 
-def test_most_networks_are_covered_and_no_long_run() -> None:
-    covered = [name for name in NETWORKS if covers(spiking(name).graph, STEPS)]
-    assert len(covered) > len(NETWORKS) / 2
-    assert "resnet18" in covered
+def test_networks_that_turn_or_cut_images_and_long_runs_are_left_to_the_reference() -> None:
+    left = {name for name in NETWORKS if not covers(spiking(name).graph, STEPS)}
+    assert left == {"vit", "windows", "shifted_windows", "frames", "time_first"}
     assert covers(spiking("resnet18").graph, 255)
     assert not covers(spiking("resnet18").graph, 256)
 

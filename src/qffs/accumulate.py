@@ -9,6 +9,7 @@ go through synapses, of which it looks at nothing but what changes.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -21,6 +22,7 @@ from qffs.functional.difference import held
 from qffs.functional.rows import Rows, joint
 from qffs.graph import images
 from qffs.graph.annotate import choosing, name_of, signals
+from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
 from qffs.kernels import fire
 from qffs.kernels.synapses import Projection
@@ -47,9 +49,15 @@ def accumulated(
 
 
 def covers(network: fx.GraphModule, steps: int) -> bool:
-    """Whether every signal is one tensor with its images in dimension 0, one row each, and T is not too long."""
+    """Whether every signal has its images in dimension 0, one row each, and T is not too long.
+
+    Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
+    """
     signals_ = (node for node in network.graph.nodes if node.meta["signal"] and node.op != "output")
-    return steps <= fire.LONGEST and all(node.meta["batch"] == (0, 1) for node in signals_)
+    return steps <= fire.LONGEST and all(
+        set(images.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
+        for node in signals_
+    )
 
 
 class _Walk(Walk):
@@ -80,6 +88,9 @@ class _Walk(Walk):
 
     def _linear(self, node: fx.Node) -> Pair:
         read = list(dict.fromkeys(signals(node)))
+        if any(map(_several, read)):
+            taken = operator.itemgetter(node.args[1])
+            return Pair(*(None if part is None else taken(part) for part in self.values[read[0]]))
         present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
         if present and _for_neurons_alone(node):
             parts = self._parts(node, present)
@@ -89,7 +100,7 @@ class _Walk(Walk):
         shaped = any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
         place = self._gather(present, dense=shaped or bool(choosing(node)))
         constant, value = self._part(node, 0), self._part(node, 1)
-        return Pair(constant, None if value is None else Rows(value, place))
+        return Pair(constant, None if value is None else _rows(value, place))
 
     def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Rows | Projection] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
@@ -153,10 +164,12 @@ class _Walk(Walk):
         for (n, _), value in zip(arrived, values, strict=True):
             totals[n] = totals[n] + value if n in totals else value
         value = self._apply(node, lambda n: totals[n] if n in totals else self.values[n][1])
-        if not bool(value.isfinite().all()):  # as a quotient is before its divisor has arrived
-            dense = Rows(value, place).dense().unflatten(0, (self.steps, -1))
-            return Pair(None, Rows.of(held(torch.zeros_like(dense[0]), dense).flatten(0, 1), self.steps))
-        return Pair(None, Rows(value, place))
+        if all(bool(each.isfinite().all()) for each in tensors(value)):
+            return Pair(None, _rows(value, place))
+        # A quotient is not finite before its divisor has arrived.
+        dense = (Rows(each, place).dense().unflatten(0, (self.steps, -1)) for each in tensors(value))
+        last = (Rows.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
+        return Pair(None, nested(value, last))
 
     def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | None:
         """The largest levels of each window, where a node pools levels and nothing else."""
@@ -213,6 +226,21 @@ def _adds_plainly(node: fx.Node) -> bool:
 def _of_levels(value: Any) -> bool:
     """Whether a signal is levels of one threshold."""
     return isinstance(value, Rows) and value.scale is not None and value.scale.dim() == 0
+
+
+def _rows(value: Any, place: Tensor) -> Any:
+    """A tensor, or those of any nesting, as `Rows` of one place."""
+    return nested(value, [Rows(each, place) for each in tensors(value)])
+
+
+def _several(node: fx.Node) -> bool:
+    """Whether the value of a signal holds several."""
+    return images.places(node) != [node.meta["batch"]]
+
+
+def _takes_one(node: fx.Node) -> bool:
+    """Whether a node takes one value out of several."""
+    return node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[1], int)
 
 
 def _listed(value: Any) -> list[Any]:
