@@ -1,0 +1,62 @@
+"""Benchmarks run and write what they measured; no test looks at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import qffs
+from qffs.data import load
+from qffs.models import build
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RIVALS = {
+    "SpikingJelly, step by step": "spikingjelly",
+    "SpikingJelly, layer by layer": "spikingjelly",
+    "snnTorch": "snntorch",
+}
+
+
+@pytest.fixture(scope="module")
+def qann(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    data = load("digits")
+    x = data.normalise(data.train.read(torch.arange(64)))
+    folder = tmp_path_factory.mktemp("benchmark") / "qann"
+    qffs.save(qffs.calibrate(qffs.quantize(build("digits_net").eval(), 2, example=x), [x]), folder)
+    return folder
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path: Path) -> None:
+    few = ("--data", "digits", "--steps", 3, "--batch", 4, "--turns", 1, "--images", 8)
+    done = run("simulate.py", qann, *few, "--json", tmp_path / "simulate.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "simulate.json").read_text())["networks"][str(qann)]
+    (ran,) = found["runs"]
+    installed = {name for name, package in RIVALS.items() if importlib.util.find_spec(package) is not None}
+    assert set(ran["ratios"]) == {"network", "readout", "readout, exact"} | installed
+    for name in set(RIVALS) - installed:
+        assert f"{name} is skipped: {RIVALS[name]} is not installed" in done.stderr
+    differing = found["predictions"]["differing"]
+    assert differing["readout, exact and reference in float64"] == [0, 0, 0]
+    assert all(len(counts) == 3 for counts in differing.values())
+
+
+def test_memory_is_measured(qann: Path, tmp_path: Path) -> None:
+    few = ("--data", "digits", "--steps", 3, "--batch", 4, "--memory")
+    done = run("simulate.py", qann, *few, "--json", tmp_path / "memory.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "memory.json").read_text())["networks"][str(qann)]
+    assert found["readout"]["allocated"] > found["network"]["allocated"] / 10 > 0
+    assert found["readout"]["levels"] == 3 * 4 * 32 * 8 * 8
