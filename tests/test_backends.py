@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -109,3 +110,146 @@ def test_the_fastest_is_chosen(snn: SpikingNetwork) -> None:
     assert backends.chosen(None, snn.graph, STEPS, snn.like) == fastest
     assert backends.chosen(None, snn.graph, STEPS, snn.like.to(torch.bfloat16)) == PYTORCH
     assert backends.chosen(None, snn.graph, 256, snn.like) == REFERENCE
+
+
+class Dense(nn.Module):
+    """Each layer reads all before it, joined."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3, padding=1)
+        self.layers = nn.ModuleList([nn.Conv2d(3 * (n + 1), 3, 3, padding=1) for n in range(layers)])
+        self.last = nn.Linear(3 * (layers + 1), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.first(x)]
+        for layer in self.layers:
+            found.append(layer(torch.relu(torch.cat(found, 1))))
+        return self.last(torch.cat([torch.relu(each) for each in found], 1).mean((2, 3)))
+
+
+class Pooled(nn.Module):
+    """Max pooling of what has no channels, where the batch stands in their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pool, self.last = nn.Linear(6, 8), nn.MaxPool1d(2), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.pool(torch.relu(self.first(x))))
+
+
+class Beside(nn.Module):
+    """A differenced operator beside a tensor of the batch's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.maximum(torch.relu(self.first(x)), torch.zeros(x.shape[0], 1)))
+
+
+class Squeezed(nn.Module):
+    """One neuron an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))).squeeze(1))
+
+
+class Masked(nn.Module):
+    """An output that is ruled out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.tensor([False, True, False])
+        return self.last(torch.relu(self.first(x))).masked_fill(mask, float("-inf"))
+
+
+def made(model: nn.Module, x: Tensor, charge: list[float] | None = None) -> SpikingNetwork:
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model.eval(), 2, example=x), [x]), charge)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "charge"),
+    [
+        (lambda: Dense(12), (64, 2, 6, 6), None),
+        (Pooled, (5, 6), None),
+        (Beside, (20, 6), None),
+        (Squeezed, (20, 6), None),
+        (Masked, (7, 6), [0.0, 1.0]),
+    ],
+    ids=["dense", "pooled", "beside", "squeezed", "masked"],
+)
+def test_what_only_some_networks_do(kind: type[nn.Module], shape: tuple[int, ...], charge: list[float] | None) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape).double()
+    snn = made(kind().double(), x, charge)
+    expected = snn(x, steps=16)
+    for backend in (None, PYTORCH):
+        found = snn.readout(x, steps=16, backend=backend)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_images_too_small_to_pool_are_refused() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 2, 4, 4)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(InvalidArgument, match="a window of 4 does not fit 2"):
+        made(model, x).readout(x[..., :2, :2], steps=STEPS)
+
+
+def test_another_default_device_changes_nothing(snn: SpikingNetwork, x: Tensor) -> None:
+    expected = snn.readout(x, steps=STEPS, counter=lambda *_: None)
+    with torch.device("meta"):
+        assert torch.equal(snn.readout(x, steps=STEPS, counter=lambda *_: None), expected)
+
+
+@pytest.mark.parametrize("precision", ["own", "exact"])
+def test_what_is_kept_of_weights_and_rules_is_made_anew_when_they_change(x: Tensor, precision: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 9), nn.ReLU(), nn.Linear(9, 3))
+    snn = made(model, x)
+
+    def check() -> None:
+        found = snn.readout(x, steps=STEPS, precision=precision)[-1]
+        torch.testing.assert_close(found.float(), snn(x, steps=STEPS)[-1], rtol=1e-4, atol=1e-4)
+
+    layer = snn.graph.get_submodule("3")
+    check()
+    for change in (
+        lambda: layer.weight.data.mul_(-3),
+        lambda: setattr(layer.weight, "data", layer.weight.data * 0.5),
+        lambda: setattr(layer, "weight", nn.Parameter(layer.weight.detach() * 2, requires_grad=False)),
+        lambda: [setattr(neuron, "negative_spikes", False) for _, neuron in snn.neurons()],
+        lambda: [setattr(neuron, "highest", 1) for _, neuron in snn.neurons()],
+    ):
+        for _ in range(2):
+            change()
+            check()
+
+
+def test_inference_mode(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 9), nn.ReLU(), nn.Linear(9, 3))
+    snn = made(model, x)
+    with torch.inference_mode():
+        inside = [snn.readout(x, steps=STEPS, precision=precision) for precision in ("own", "exact")]
+        again = pickle.loads(pickle.dumps(snn))
+        assert torch.equal(again.readout(x, steps=STEPS), inside[0])
+    for precision, expected in zip(("own", "exact"), inside, strict=True):
+        assert torch.equal(snn.readout(x, steps=STEPS, precision=precision), expected)
+        assert torch.equal(again.readout(x, steps=STEPS, precision=precision), expected)
+
+
+def test_inputs_that_are_none_are_refused_in_any_precision(snn: SpikingNetwork) -> None:
+    for precision in ("own", "exact"):
+        with pytest.raises(InvalidArgument, match="the network takes 1 tensors"):
+            snn.readout("foo", steps=STEPS, precision=precision)  # type: ignore[arg-type]

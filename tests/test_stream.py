@@ -164,6 +164,17 @@ def test_what_does_not_fit_is_refused(snn: SpikingNetwork, x: Tensor) -> None:
         stream.run(x, stop_when=1.0, longest=2)
     with pytest.raises(InvalidArgument, match=r"to stop by a margin takes outputs \[B, classes\]"):
         margins(torch.zeros(3, 1))
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
+    rows = torch.randn(5, 5, 3)
+    of_rows = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=rows), [rows]))
+    with pytest.raises(InvalidArgument, match=r"takes outputs \[B, classes\], not \[5, 5, 5\]"):
+        of_rows.stream().run(rows, stop_when=1.0, longest=STEPS)
+
+
+def test_no_image_gives_none(snn: SpikingNetwork, x: Tensor) -> None:
+    stopped = snn.stream().run(x[:0], stop_when=1.0, longest=STEPS)
+    assert stopped.readout.shape == (0, 3)
+    assert stopped.steps.shape == (0,)
 
 
 def test_a_stream_holds_nothing(snn: SpikingNetwork, x: Tensor) -> None:

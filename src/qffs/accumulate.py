@@ -1,7 +1,7 @@
 """Simulation by what has accumulated: the walk of `qffs.simulate` for a whole run at once, made to be fast.
 
 An edge carries, instead of what neurons sent step by step, the sum of it up to each step, so that most operators see
-what the quantised network's own see, and rounding does not add up over time. An image whose neurons send nothing at a
+what the quantised network's own see. An image whose neurons send nothing at a
 step has the same sums as before, which are not computed again: `Rows` hold each once. A layer of neurons is one pass
 over all steps (`qffs.kernels.fire`), which takes in what is before it as it is: the operands of a sum, and levels that
 go through synapses, of which it looks at nothing but what changes.
@@ -97,8 +97,7 @@ class _Walk(Walk):
             if parts is not None:
                 self.gathered = {n: _listed(rows)[0].like for n, rows in present.items()}  # of their shapes
                 return Pair(self._part(node, 0), parts)
-        shaped = any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
-        place = self._gather(present, dense=shaped or bool(choosing(node)))
+        place = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
         constant, value = self._part(node, 0), self._part(node, 1)
         return Pair(constant, None if value is None else _rows(value, place))
 
@@ -159,6 +158,8 @@ class _Walk(Walk):
         if pooled is not None:
             return Pair(None, pooled)
         arrived = [(n, rows) for n in read for rows in self._sums(n)]
+        if _shaped(node):
+            arrived = [(n, Rows.of(rows.dense(), self.steps)) for n, rows in arrived]
         values, place = joint([rows for _, rows in arrived])
         totals: dict[fx.Node, Tensor] = {}
         for (n, _), value in zip(arrived, values, strict=True):
@@ -176,7 +177,7 @@ class _Walk(Walk):
         constant, rows = self.values[read]
         module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         window = pool.window(module) if module is not None else None
-        if constant is not None or window is None or not _of_levels(rows):
+        if constant is not None or window is None or not _of_levels(rows) or rows.values.dim() != 2 + len(window[0]):
             return None
         kept = rows.kept()
         return Rows(pool.max_pool(kept.values, *window), kept.place, kept.scale)
@@ -193,7 +194,9 @@ class _Walk(Walk):
         """A constant as the schedule brings it; whole numbers, names of things, are there from the first step on."""
         known = not (constant.is_floating_point() or constant.is_complex())
         last = 1 if known else next(t for t, weight in enumerate(self.charged, 1) if not any(self.charge[t:]))
-        values = constant if known else torch.cat([weight * constant for weight in self.charged[:last]])
+        # Where nothing has been charged it is 0, and not 0 times a mask's infinity.
+        parts = [weight * constant if weight else torch.zeros_like(constant) for weight in self.charged[:last]]
+        values = constant if known else torch.cat(parts)
         step = torch.arange(self.steps, device=constant.device).clamp_max(last - 1)
         image = torch.arange(self.batch, device=constant.device)
         return Rows(values, step[:, None] * self.batch + image)
@@ -226,6 +229,11 @@ def _adds_plainly(node: fx.Node) -> bool:
 def _of_levels(value: Any) -> bool:
     """Whether a signal is levels of one threshold."""
     return isinstance(value, Rows) and value.scale is not None and value.scale.dim() == 0
+
+
+def _shaped(node: fx.Node) -> bool:
+    """Whether a node reads what was computed for all steps, a shape, say."""
+    return any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
 
 
 def _rows(value: Any, place: Tensor) -> Any:

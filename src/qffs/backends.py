@@ -26,9 +26,8 @@ Counter = Callable[[str, Tensor], None]
 """Called after each layer of neurons, for some images at a time, with its path and how many positive and negative
 spikes it sent at each step: int64 ``[2, T]``."""
 
-AT_A_TIME = 64
-"""The most images that run at a time, as many as of `NUMBERS` numbers altogether: memory does not grow beyond."""
-NUMBERS = 2**21
+AT_A_TIME, NUMBERS = 64, 2**21
+"""The most images that run at a time, and the most numbers that they hold: memory does not grow with further images."""
 
 
 def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from qffs import backends
 from qffs.backends import Counter
 from qffs.errors import Diverged, InvalidArgument, QffsError
+from qffs.functional.fingerprint import Fingerprint
 from qffs.functional.fire import NeuronState
 from qffs.graph import images
 from qffs.graph.annotate import annotate
@@ -75,8 +76,8 @@ class SpikingNetwork(nn.Module):
         Raises as `run` does, and `InvalidArgument` where there is no such precision or the back end cannot run this.
         """
         charge = self.schedule.over(steps)
+        self.begin(*inputs)
         network, given = self._in(precision, inputs)
-        network.begin(*given)
         found = backends.chosen(backend, network.graph, steps, network.like)
         return self.refusing(inputs, lambda: backends.run(found, network.graph, given, charge, counter))
 
@@ -96,9 +97,11 @@ class SpikingNetwork(nn.Module):
             raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if precision == OWN or self.like.dtype == torch.float64:
             return self, inputs
-        state = [(tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values()]
-        if self._exact is None or self._exact[0] != state:
-            self._exact = state, copy.deepcopy(self).double()
+        tensors = [Fingerprint.of(tensor) for tensor in self.state_dict().values()]
+        rules = [(neuron.highest, neuron.rule) for _, neuron in self.neurons()]
+        if self._exact is None or self._exact[0] != (tensors, rules):
+            self._exact = None
+            self._exact = (tensors, rules), copy.deepcopy(self).double()
         return self._exact[1], tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
     def run(
@@ -136,7 +139,7 @@ class SpikingNetwork(nn.Module):
         try:
             return simulated()
         except (RuntimeError, ValueError, IndexError) as error:
-            if isinstance(error, (QffsError, torch.OutOfMemoryError)):
+            if isinstance(error, (QffsError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
                 raise
             given = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
             raise InvalidArgument(f"the network does not run on inputs of {given}: {error}") from error

@@ -86,7 +86,8 @@ class Stream:
     def run(self, *inputs: Tensor, stop_when: float, longest: int) -> Stopped:
         """Run each image until its largest output is ``stop_when`` above the next, or for ``longest`` steps.
 
-        Images that have stopped are not computed any more, where each is a row of every signal.
+        Images that have stopped are not computed any more, where each is a row of every signal. One may stop before
+        the schedule is over, on what has come of its input by then.
         Raises as `begin` does, and `InvalidArgument` unless the margin is a number above 0, ``longest`` at least the
         schedule's steps, and the output ``[B, classes]`` with two classes or more.
         """
@@ -96,10 +97,12 @@ class Stream:
         rows = all(place == (0, 1) for node in self.network.graph.graph.nodes for place in places(node))
         going, readout = torch.arange(images, device=inputs[0].device), torch.empty(0)
         steps = torch.zeros_like(going)
-        while len(going) and moment.steps < longest:
+        while moment.steps < longest:
             moment = self.step(moment)
             now = moment.readout
             assert now is not None
+            if now.dim() != 2:
+                raise InvalidArgument(f"to stop by a margin takes outputs [B, classes], not {list(now.shape)}")
             stops = margins(now) >= stop_when
             if moment.steps == longest:
                 stops = torch.ones_like(stops)
@@ -111,7 +114,7 @@ class Stream:
             if rows and bool(stops.any()):
                 going = going[~stops]
                 moment = Moment(moment.steps, now[~stops], kept(moment.state, ~stops))
-            elif bool((steps > 0).all()):
+            if bool((steps > 0).all()):
                 break
         return Stopped(readout, steps)
 

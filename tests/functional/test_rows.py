@@ -82,3 +82,11 @@ def test_signals_of_one_place_are_taken_as_they_are() -> None:
     values, place = joint([rows, Rows(rows.values, rows.place.clone())])
     assert place is rows.place
     assert all(value is rows.values for value in values)
+
+
+def test_many_signals_are_joined_too() -> None:
+    parts = [Rows.of(torch.rand(400, 2), 8) for _ in range(3)]
+    shuffled = [Rows(torch.rand(400, 2), torch.randint(0, 400, (8, 50))) for _ in range(20)]
+    values, place = joint([*parts, *shuffled])
+    for part, value in zip([*parts, *shuffled], values, strict=True):
+        assert torch.equal(value[place.flatten()], part.dense())

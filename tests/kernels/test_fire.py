@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,3 +137,29 @@ def test_other_types_are_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) 
     rows = Rows(whole(9, 6).to(dtype), torch.randint(0, 9, (len(CHARGE), 5)))
     found = kernel.fire([rows], None, CHARGE, torch.tensor(0.25, dtype=dtype), 3, RULES[0])
     assert torch.equal(found.values[found.place].double(), expected([rows], None, torch.tensor(0.25), 3, RULES[0]))
+
+
+@pytest.mark.parametrize("named", ["false", "/nonexistent", "", "cc -O2"])
+def test_another_compiler_is_tried(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", named)
+    native.library.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert native.library(torch.float32) is not None
+    finally:
+        native.library.cache_clear()
+
+
+def test_what_a_compiler_says_is_told_whatever_its_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\nprintf 'no \\374ber compiler\\n' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(native.shutil, "which", lambda name: name if name == str(compiler) else None)
+    native.library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="neurons are not compiled, .*broken: no .ber compiler"):
+            assert native.library(torch.float32) is None
+    finally:
+        native.library.cache_clear()

@@ -163,3 +163,10 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(native, "available", lambda *_: False)
             assert torch.equal(kernel.count(rows), expected)
+
+
+def test_room_for_events_is_for_steps_at_which_something_changes() -> None:
+    rows = spikes(6, 5, (4, 6, 6))
+    longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(200, -1)]), rows.scale)
+    layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
+    assert kernel._moving(Projection(longer, layer)) == kernel._moving(Projection(rows, layer)) <= 6

@@ -12,7 +12,7 @@ def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding
     """The largest of each window of ``[R, C, ...]``, at least 0, in the type of the levels and as they lie in memory.
 
     size, stride, padding: of the window, one number a dimension behind the channels; padding with 0, which is the
-    least of levels (Li, Ma, Furber 2022, algorithm 2, pools counts alike).
+    least of levels (Li, Ma, Furber 2022, algorithm 2, pools counts alike). Raises `ValueError` where no window fits.
 
     >>> max_pool(torch.tensor([[[0, 3, 1, 2]]], dtype=torch.uint8), (2,), (2,), (0,))
     tensor([[[3, 2]]], dtype=torch.uint8)
@@ -23,6 +23,8 @@ def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding
         d = order.index(dimension)
         length = levels.shape[d]
         count = (length + 2 * around - window) // step + 1
+        if count < 1:
+            raise ValueError(f"a window of {window} does not fit {length} with a padding of {around}")
         pooled = levels.new_zeros([count if at == d else n for at, n in enumerate(levels.shape)]) if around else None
         for start in range(-around, window - around):
             # The windows that have something at this place of theirs, and what that is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -12,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What T steps of B images hold, accumulated over time, without repetition.
+    """What T steps of B images hold, accumulated over time; what stays the same from step to step is there once.
 
     ``values``: ``[R, ...]``; ``place``: int64 ``[T, B]``, so that image b holds ``values[place[t, b]]`` after step t;
-    ``scale``: where the values are levels (uint8), the threshold that they are multiples of.
+    ``scale``: where the values are levels (uint8), the threshold that they are multiples of. Values that no place names
+    may never have been written: `kept` leaves them out.
 
     >>> rows = Rows(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
     >>> rows.dense().flatten()
@@ -90,14 +90,9 @@ def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
     places = [part.place for part in parts]
     if all(place is places[0] or torch.equal(place, places[0]) for place in places):
         return [part.values for part in parts], places[0]
-    sizes = [len(part.values) for part in parts]
-    # Each combination of rows as one number.
-    code = reduce(
-        lambda number, each: number * each[1] + each[0], zip(places, sizes, strict=True), torch.zeros(()).long()
-    )
-    found, place = code.flatten().unique(return_inverse=True)
-    chosen = []
-    for part, size in zip(reversed(parts), reversed(sizes), strict=True):
-        chosen.append(take(part.values, found % size))
-        found = found // size
-    return chosen[::-1], place.view(code.shape)
+    number = torch.zeros_like(places[0])
+    for part in parts:  # combinations of rows, numbered anew after each part
+        number = (number * len(part.values) + part.place).unique(return_inverse=True)[1]
+    where = torch.empty(int(number.max()) + 1, dtype=torch.int64, device=number.device)
+    where[number.flatten()] = torch.arange(number.numel(), device=number.device)  # one of those that hold it
+    return [take(part.values, part.place.flatten()[where]) for part in parts], number

@@ -226,9 +226,11 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             continue;
         }
         if (l->constant && l->charged[t] != (t ? l->charged[t - 1] : 0))
-            for (int v = 0; v < vectors; v++)
-                base[v] = theta[v] * (real)l->precharge +
-                          l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
+            for (int v = 0; v < vectors; v++) {
+                base[v] = theta[v] * (real)l->precharge;
+                if (l->charged[t] != 0)
+                    base[v] += l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
+            }
         mask any = {0};
         for (int v = 0; v < vectors; v++) {
             vector potential = base[v] + arrived[v];

@@ -28,7 +28,8 @@ LONGEST = 255
 REGISTER = 64
 """Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
 GROUP = 2**18
-"""Levels whose events are held at a time by each thread: those of some images, or of one."""
+"""Units times steps for whose events there is room at a time, for each thread; at least those of one image."""
+CPU = torch.device("cpu")
 SLICE = 2**20
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
 
@@ -67,7 +68,7 @@ def count(levels: Rows) -> Tensor:
     steps, images = levels.place.shape
     values = levels.values.contiguous(memory_format=_format(levels.values))
     if native.available(torch.float32, values.device):
-        spikes = torch.empty(2, steps, dtype=torch.int64)
+        spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
         size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
         compiled = native.library(torch.float32)
         compiled.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
@@ -112,7 +113,7 @@ def _plain(
     theta = threshold.to(wide)
     state = reference.rest(like.to(wide), theta, rule.precharge)
     spikes, _ = reference.fire(state, constant, increments, charge, theta, highest, rule)
-    return spikes.cumsum(0).to(torch.uint8), (spikes != 0).flatten(2).any(-1)
+    return spikes.cumsum(0).to(torch.uint8), (spikes != 0).unsqueeze(-1).flatten(2).any(-1)
 
 
 def _native(
@@ -135,16 +136,17 @@ def _native(
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
     lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
     threads, dtype, kept = torch.get_num_threads(), threshold.dtype, _Kept()
-    largest = max((steps * math.prod(each.source.values.shape[1:]) for each in through), default=1)
+    largest = max((_moving(each) * math.prod(each.source.values.shape[1:]) for each in through), default=1)
     group = max(1, min(images, threads * GROUP // largest))
     block = _block(lie.channels, [each.synapses.kernel for each in through], threshold.itemsize)
     operands = [_operand(each, lie, kept) for each in given]
     sources = [_source(each, block, group, kept) for each in through]
     fixed = None if constant is None else lie.laid_out(constant)
     by_neuron = threshold.dim() > 0
-    sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8)
-    changes = torch.zeros(steps, images, dtype=torch.uint8)
-    ended = torch.empty(images, lie.height * lie.width * math.ceil(lie.channels / block), dtype=torch.uint8)
+    sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8, device=CPU)
+    changes = torch.zeros(steps, images, dtype=torch.uint8, device=CPU)
+    blocks = lie.height * lie.width * math.ceil(lie.channels / block)
+    ended = torch.empty(images, blocks, dtype=torch.uint8, device=CPU)
     layer = native.Layer(
         inputs=(native.Input * len(operands))(*operands),
         input_count=len(operands),
@@ -152,7 +154,7 @@ def _native(
         source_count=len(sources),
         constant=None if fixed is None else kept.pointer(fixed),
         constant_stride=0 if fixed is None or len(fixed) == 1 else math.prod(lie.shape),
-        charged=kept.pointer(torch.tensor(list(accumulate(charge)), dtype=torch.float64).to(dtype)),
+        charged=kept.pointer(torch.tensor(list(accumulate(charge)), dtype=torch.float64, device=CPU).to(dtype)),
         steps=steps,
         images=images,
         height=lie.height,
@@ -239,12 +241,18 @@ def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
     return next((n for n in (widest, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
+def _moving(projection: Projection) -> int:
+    """The most steps at which an image's levels change: a unit has no more events."""
+    place = projection.place
+    return 1 + int((place[1:] != place[:-1]).sum(0).max()) if place.numel() else 1
+
+
 def _source(projection: Projection, block: int, group: int, kept: _Kept) -> native.Synapses:
     rows, synapses = projection.source, projection.synapses
     values = rows.values.movedim(1, -1).contiguous()
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
     steps, kernel = len(rows.place), synapses.kernel
-    room = steps * width * channels
+    room = _moving(projection) * width * channels
     assert rows.scale is not None
     return native.Synapses(
         values=kept.pointer(values),
@@ -263,6 +271,6 @@ def _source(projection: Projection, block: int, group: int, kept: _Kept) -> nati
         events=kept.pointer(
             kernel.new_empty(2 * group * height * room)
         ),  # each a place and a change, of a number's size
-        offsets=kept.pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32)),
+        offsets=kept.pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32, device=CPU)),
         room=room,
     )

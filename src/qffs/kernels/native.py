@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -75,19 +76,24 @@ def library(dtype: torch.dtype) -> Any:
 
     It takes about two seconds.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     real, mask = IN_C[dtype]
-    try:
-        if compiler is None:
-            raise OSError("there is no C compiler")
+    failed = "there is no C compiler"
+    for named in (os.environ.get("CC", "cc"), "gcc", "clang"):
+        compiler = shlex.split(named)
+        if not compiler or shutil.which(compiler[0]) is None:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "fire.so"
-            command = [compiler, *OPTIONS, f"-DREAL={real}", f"-DMASK={mask}", str(SOURCE), "-o", str(path)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            loaded = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it says nothing"]
-        warnings.warn(f"neurons are not compiled, and simulation is slower: {said[-1]}", stacklevel=2)
+            command = [*compiler, *OPTIONS, f"-DREAL={real}", f"-DMASK={mask}", str(SOURCE), "-o", str(path)]
+            try:
+                subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
+                loaded = ctypes.CDLL(str(path))
+                break
+            except (OSError, subprocess.CalledProcessError) as error:
+                said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it says nothing"]
+                failed = f"{compiler[0]}: {said[-1]}"
+    else:
+        warnings.warn(f"neurons are not compiled, and simulation is slower: {failed}", stacklevel=2)
         return None
     loaded.fire.argtypes, loaded.fire.restype = [ctypes.POINTER(Layer)], None
     loaded.count.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qffs.functional.fingerprint import Fingerprint
 from qffs.functional.rows import Rows
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
@@ -35,7 +36,7 @@ class Synapses:
         return self._packed[block]
 
 
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[int, int, Synapses | None]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, Synapses | None]] = weakref.WeakKeyDictionary()
 
 
 def of(module: nn.Module) -> Synapses | None:
@@ -46,11 +47,10 @@ def of(module: nn.Module) -> Synapses | None:
     weight = getattr(module, "weight", None)
     if type(module) not in DIMENSIONS or not isinstance(weight, Tensor):
         return None
-    state = weight.data_ptr(), weight._version
-    known = _known.get(module)
-    if known is None or known[:2] != state:
-        known = _known[module] = (*state, _of(module, weight.detach()))
-    return known[2]
+    now, known = Fingerprint.of(weight), _known.get(module)
+    if known is None or known[0] != now:
+        known = _known[module] = (now, _of(module, weight.detach()))
+    return known[1]
 
 
 def _of(module: nn.Module, weight: Tensor) -> Synapses | None:
@@ -81,7 +81,7 @@ class Projection:
         """Whether a module has synapses, for such levels."""
         return of(module) is not None and DIMENSIONS[type(module)] == source.values.dim()
 
-    @property
+    @cached_property
     def synapses(self) -> Synapses:
         """The module's."""
         found = of(self.module)
