@@ -83,6 +83,22 @@ def test_frames_add_up_by_the_schedule(qann: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(same.readout, snn(x, steps=4)[-1], rtol=1e-9, atol=1e-9)
 
 
+def test_what_lies_before_the_first_neurons_is_computed_once_a_frame(snn: SpikingNetwork, x: Tensor) -> None:
+    ran: list[int] = []
+    first = next(node.target for node in snn.graph.graph.nodes if node.op == "call_module")
+    handle = snn.graph.get_submodule(str(first)).register_forward_hook(lambda *_: ran.append(1))
+    try:
+        stream = snn.stream()
+        moment = stream.begin(x)
+        for _ in range(5):
+            moment = stream.step(moment)
+        assert len(ran) == 1
+        stream.step(stream.step(moment, -x))
+        assert len(ran) == 2
+    finally:
+        handle.remove()
+
+
 def stopped_by_hand(readout: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """What each image of ``[T, B, classes]`` gives when it stops, and its steps."""
     outputs, steps = [], []
