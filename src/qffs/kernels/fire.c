@@ -189,6 +189,19 @@ INLINE vector levels(const uint8_t *from, int64_t count)
     return __builtin_convertvector(__builtin_convertvector(read, words), vector);
 }
 
+// Whether any lane is set.
+INLINE int some(mask lanes)
+{
+#ifdef __AVX512BW__
+    return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0;
+#else
+    MASK found = 0;
+    for (int i = 0; i < LANES; i++)
+        found |= lanes[i];
+    return found != 0;
+#endif
+}
+
 // All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
 // are at (y, x) from channel `channel` on. Returned: the step from which on they are not computed, and not written,
 // because nothing arrives from step `end` on and they have settled.
@@ -250,10 +263,7 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             const bytes level = __builtin_convertvector(__builtin_convertvector(sent[v], words), bytes);
             memcpy(out + v * LANES, &level, COUNT);
         }
-        MASK some = 0;
-        for (int i = 0; i < LANES; i++)
-            some |= any[i];
-        active = some != 0;
+        active = some(any);
         fired[t] |= active;
     }
     return l->steps;
@@ -342,6 +352,7 @@ static void with_synapses(const layer *l)
                         case 1: ended[x] = run_block(1, l, b, image, y, x, channel, end, fired); break;
                         case 2: ended[x] = run_block(2, l, b, image, y, x, channel, end, fired); break;
                         case 4: ended[x] = run_block(4, l, b, image, y, x, channel, end, fired); break;
+                        case 8: ended[x] = run_block(8, l, b, image, y, x, channel, end, fired); break;
                         }
                     report(l, b, fired);
                 }

@@ -30,7 +30,7 @@ REGISTER = 64
 GROUP = 2**18
 """Units times steps for whose events there is room at a time, for each thread; at least those of one image."""
 CPU = torch.device("cpu")
-SLICE = 2**20
+SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
 
 
@@ -235,10 +235,9 @@ def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
     lanes = REGISTER // itemsize
     size = max((itemsize * kernel[0].numel() for kernel in kernels), default=0)
     padded = math.ceil(channels / lanes) * lanes
-    widest = 4 * lanes
     if not kernels:
-        return widest
-    return next((n for n in (widest, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
+        return 4 * lanes
+    return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
 def _moving(projection: Projection) -> int:
