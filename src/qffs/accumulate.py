@@ -109,9 +109,8 @@ class _Walk(Walk):
             return None
         (rows,) = present.values()
         module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is None or not self.compiled or not _of_levels(rows) or not Projection.fits(rows, module):
-            return None
-        return [Projection(rows, module)]
+        found = Projection.of(rows, module) if module is not None and self.compiled and _of_levels(rows) else None
+        return None if found is None else [found]
 
     def _plain(self, node: fx.Node) -> Pair:
         """Shapes, say, which are those of all steps: who reads them does it for all steps."""

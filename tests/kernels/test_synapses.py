@@ -51,6 +51,12 @@ def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:
     return changed(dense, (dense != before).flatten(2).any(-1), torch.tensor(0.375))
 
 
+def projection(rows: Rows, layer: nn.Module) -> Projection:
+    found = Projection.of(rows, layer)
+    assert found is not None
+    return found
+
+
 def eighths(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The layer with weights whose sums have no rounding."""
     with torch.no_grad():
@@ -70,8 +76,7 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
     eighths(layer, dtype)
     rows = spikes(len(CHARGE), 5, shape)
     rows = Rows(rows.values, rows.place, torch.tensor(0.375, dtype=dtype))
-    source = Projection(rows, layer)
-    assert Projection.fits(rows, layer)
+    source = projection(rows, layer)
     constant = torch.randint(-8, 30, (1, *source.like.shape[1:])).to(dtype) / 8
     skip = Rows(torch.randint(-9, 9, (4, *source.like.shape[1:])).to(dtype) / 8, torch.randint(0, 4, rows.place.shape))
     by_channel = torch.randint(2, 9, (source.like.shape[1], *[1] * (len(shape) - 1))).to(dtype) / 8
@@ -86,7 +91,7 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
 def test_images_in_groups_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer, threads = eighths(nn.Conv2d(4, 48, 3, padding=1, bias=False), torch.float32), torch.get_num_threads()
-    source = Projection(spikes(len(CHARGE), 7, (4, 6, 6)), layer)
+    source = projection(spikes(len(CHARGE), 7, (4, 6, 6)), layer)
     found = []
     try:
         for count, size in ((1, 1), (2, 1), (3, 4 * 36 * len(CHARGE)), (2, 2**18)):
@@ -104,8 +109,9 @@ def test_steps_after_the_last_event_cost_no_memory_and_lose_nothing() -> None:
     rows = spikes(6, 5, (4, 6, 6))
     longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(94, -1)]), rows.scale)
     charge = (*CHARGE, *[0.0] * 94)
-    found = kernel.fire([Projection(longer, layer)], None, charge, torch.tensor(0.125), 3, RULE)
-    wanted = kernel.fire([Projection(longer, layer)], None, charge, torch.tensor(0.125), 3, RULE, compiled=False)
+    source = projection(longer, layer)
+    found = kernel.fire([source], None, charge, torch.tensor(0.125), 3, RULE)
+    wanted = kernel.fire([source], None, charge, torch.tensor(0.125), 3, RULE, compiled=False)
     assert torch.equal(as_levels(found), as_levels(wanted))
     assert int(found.place.max()) < 20 * 5
 
@@ -147,7 +153,7 @@ def test_other_layers_are_left_to_pytorch(layer: nn.Module) -> None:
 
 def test_values_of_other_dimensions_are_left_to_pytorch() -> None:
     rows = Rows(torch.zeros(2, 5, 4, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.int64), torch.tensor(0.5))
-    assert not Projection.fits(rows, nn.Linear(4, 3, bias=False))
+    assert Projection.of(rows, nn.Linear(4, 3, bias=False)) is None
 
 
 def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,4 +175,4 @@ def test_room_for_events_is_for_steps_at_which_something_changes() -> None:
     rows = spikes(6, 5, (4, 6, 6))
     longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(200, -1)]), rows.scale)
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
-    assert kernel._moving(Projection(longer, layer)) == kernel._moving(Projection(rows, layer)) <= 6
+    assert projection(longer, layer).moving == projection(rows, layer).moving <= 6

@@ -44,7 +44,7 @@ typedef struct {
     int64_t source_count;
     const real *constant; // [1 or images][neurons], or NULL
     int64_t constant_stride;
-    const real *charged;
+    const double *charged;
     int64_t steps, images, height, width, channels, group, block;
     const real *threshold;
     int64_t by_neuron;
@@ -242,7 +242,7 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             for (int v = 0; v < vectors; v++) {
                 base[v] = theta[v] * (real)l->precharge;
                 if (l->charged[t] != 0)
-                    base[v] += l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
+                    base[v] += (real)l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
             }
         mask any = {0};
         for (int v = 0; v < vectors; v++) {

@@ -8,6 +8,7 @@ pass is a C function, compiled once by the machine's own compiler; everywhere el
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _native(
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
     lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
     threads, dtype, kept = torch.get_num_threads(), threshold.dtype, _Kept()
-    largest = max((_moving(each) * math.prod(each.source.values.shape[1:]) for each in through), default=1)
+    largest = max((each.moving * math.prod(each.source.values.shape[1:]) for each in through), default=1)
     group = max(1, min(images, threads * GROUP // largest))
     block = _block(lie.channels, [each.synapses.kernel for each in through], threshold.itemsize)
     operands = [_operand(each, lie, kept) for each in given]
@@ -154,7 +155,7 @@ def _native(
         source_count=len(sources),
         constant=None if fixed is None else kept.pointer(fixed),
         constant_stride=0 if fixed is None or len(fixed) == 1 else math.prod(lie.shape),
-        charged=kept.pointer(torch.tensor(list(accumulate(charge)), dtype=torch.float64, device=CPU).to(dtype)),
+        charged=(ctypes.c_double * steps)(*accumulate(charge)),
         steps=steps,
         images=images,
         height=lie.height,
@@ -240,18 +241,13 @@ def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
     return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
-def _moving(projection: Projection) -> int:
-    """The most steps at which an image's levels change: a unit has no more events."""
-    place = projection.place
-    return 1 + int((place[1:] != place[:-1]).sum(0).max()) if place.numel() else 1
-
-
 def _source(projection: Projection, block: int, group: int, kept: _Kept) -> native.Synapses:
     rows, synapses = projection.source, projection.synapses
     values = rows.values.movedim(1, -1).contiguous()
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
     steps, kernel = len(rows.place), synapses.kernel
-    room = _moving(projection) * width * channels
+    room = projection.moving * width * channels
+    event = 2 * kernel.itemsize  # a place and a change, of a number's size
     assert rows.scale is not None
     return native.Synapses(
         values=kept.pointer(values),
@@ -267,9 +263,7 @@ def _source(projection: Projection, block: int, group: int, kept: _Kept) -> nati
         py=synapses.padding[0],
         px=synapses.padding[1],
         weights=kept.pointer(synapses.packed(block)),
-        events=kept.pointer(
-            kernel.new_empty(2 * group * height * room)
-        ),  # each a place and a change, of a number's size
+        events=kept.pointer(torch.empty(group * height * room * event, dtype=torch.uint8, device=CPU)),
         offsets=kept.pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32, device=CPU)),
         room=room,
     )

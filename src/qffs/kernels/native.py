@@ -57,7 +57,7 @@ class Layer(ctypes.Structure):
         ("source_count", ctypes.c_int64),
         ("constant", ctypes.c_void_p),
         ("constant_stride", ctypes.c_int64),
-        ("charged", ctypes.c_void_p),
+        ("charged", ctypes.POINTER(ctypes.c_double)),
         *((name, ctypes.c_int64) for name in ("steps", "images", "height", "width", "channels", "group", "block")),
         ("threshold", ctypes.c_void_p),
         ("by_neuron", ctypes.c_int64),

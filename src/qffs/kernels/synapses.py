@@ -75,23 +75,24 @@ class Projection:
 
     source: Rows
     module: nn.Module
+    synapses: Synapses
 
     @staticmethod
-    def fits(source: Rows, module: nn.Module) -> bool:
-        """Whether a module has synapses, for such levels."""
-        return of(module) is not None and DIMENSIONS[type(module)] == source.values.dim()
-
-    @cached_property
-    def synapses(self) -> Synapses:
-        """The module's."""
-        found = of(self.module)
-        assert found is not None
-        return found
+    def of(source: Rows, module: nn.Module) -> Projection | None:
+        """Of levels through a module; None where the module has no synapses, or none for such levels."""
+        found = of(module)
+        fits = found is not None and DIMENSIONS[type(module)] == source.values.dim()
+        return Projection(source, module, found) if found is not None and fits else None
 
     @property
     def place(self) -> Tensor:
         """The place of its source."""
         return self.source.place
+
+    @cached_property
+    def moving(self) -> int:
+        """The most steps at which an image's levels change: a unit has no more events."""
+        return 1 + int((self.place[1:] != self.place[:-1]).sum(0).max()) if self.place.numel() else 1
 
     def rows(self) -> Rows:
         """The signal, computed."""
