@@ -94,7 +94,7 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
             ratio = points[size]["simulation"] / points[size]["network"]
             axes.annotate(f"{ratio:.1f}", (size, 1e3 * points[size]["simulation"]), (0, 6), textcoords="offset points")
         axes.set(xscale="log", yscale="log", xlabel=what, ylabel="ms", xticks=sizes, xticklabels=sizes)
-        axes.minorticks_off()
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes.margins(y=0.2)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 import qffs
 from networks import NETWORKS
+from qffs import accumulate
 from qffs.accumulate import accumulated, covers
-from qffs.backends import PYTORCH
+from qffs.backends import COMPILED, PYTORCH
 from qffs.errors import Diverged, InvalidArgument
 from qffs.functional.rows import Rows
 from qffs.graph.nesting import tensors
+from qffs.kernels import native
 from test_networks import every_network, spiking
 
 STEPS = 8
@@ -77,6 +79,33 @@ class Broadcast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.first(x).relu() + self.second(x).relu())
+
+
+class Moved(nn.Module):
+    """Spikes that are moved, and zeros between them, on their way through synapses; of others a mirror image."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.first, self.second, self.mode = nn.Conv1d(1, 4, 1), nn.Conv1d(4, 3, 3), mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = torch.nn.functional.pad(self.first(x.unsqueeze(1)).relu()[:, :, 1:], (1, 2), self.mode)
+        return self.second(moved).relu().flatten(1)
+
+
+@pytest.mark.parametrize(("mode", "events"), [("constant", True), ("reflect", False)])
+def test_levels_that_are_moved_are_levels(mode: str, events: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.available(torch.float64, torch.device("cpu")):
+        pytest.skip("nothing can be compiled here")
+    torch.manual_seed(0)
+    seen: list[Rows] = []
+    find = accumulate.Projection.of
+    monkeypatch.setattr(accumulate.Projection, "of", lambda rows, module: seen.append(rows) or find(rows, module))
+    model, x = Moved(mode).double(), torch.randn(20, 4).double()
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    torch.testing.assert_close(snn.readout(x, steps=STEPS, backend=COMPILED), snn(x, steps=STEPS))
+    assert bool(seen) is events
+    assert all(rows.values.dtype == torch.uint8 for rows in seen)
 
 
 @pytest.mark.parametrize("kind", [Quotient, Masked, Broadcast])

@@ -93,11 +93,11 @@ def test_the_single_steps_go_from_weights_to_a_table(run: Callable[..., Said], m
     said = run("simulate", "s", "--qann", "q", "--steps", 3, "--device", "cpu", "--seed", 1)
     assert said.code == 0
     assert "digits_net on digits, 30 test images" in said.out
-    assert "stopped" not in said.out
+    assert "margin" not in said.out
     margins = ("--stop-when", 2, "--stop-when", 0.5)
     said = run("simulate", "s", "--steps", 6, *margins)
     assert said.code == 0
-    assert re.search(r"SNN, stopped at a margin of 2 .* \d\.\d\d on average .* \d+\.\d\d %", said.out)
+    assert re.search(r"SNN, margin 2 .* mean \d\.\d\d .* \d+\.\d\d %", said.out)
     told = json.loads(run("simulate", "s", "--steps", 6, *margins, "--json").out)["stopping"]
     assert [each["margin"] for each in told] == [2.0, 0.5]
     assert 1 <= told[1]["steps"] <= told[0]["steps"] <= 6

@@ -21,13 +21,30 @@ from qffs.functional import pool
 from qffs.functional.difference import held
 from qffs.functional.rows import Rows, joint
 from qffs.graph import images
-from qffs.graph.annotate import choosing, name_of, signals
+from qffs.graph.annotate import choosing, name_of, option, signals
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
 from qffs.kernels import fire
 from qffs.kernels.synapses import Projection
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Pair, State, Walk, wide
+
+MOVES = frozenset(
+    (
+        "chunk",
+        "flatten",
+        "getitem",
+        "narrow",
+        "pad",
+        "permute",
+        "reshape",
+        "select",
+        "squeeze",
+        "transpose",
+        "unflatten",
+    )
+)
+"""Linear operators that move what they get; of `pad`, which has its value as a sum of its own, zeros come in."""
 
 Observer = Callable[[str, Rows], None]
 """Called after each layer of neurons with its path and its levels."""
@@ -97,9 +114,25 @@ class _Walk(Walk):
             if parts is not None:
                 self.gathered = {n: _listed(rows)[0].like for n, rows in present.items()}  # of their shapes
                 return Pair(self._part(node, 0), parts)
+        moved = self._moved(node, present)
+        if moved is not None:
+            return Pair(self._part(node, 0), moved)
         place = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
         constant, value = self._part(node, 0), self._part(node, 1)
         return Pair(constant, None if value is None else _rows(value, place))
+
+    def _moved(self, node: fx.Node, present: dict[fx.Node, Any]) -> Any:
+        """Levels in other places, where a node does nothing but move them and put zeros between; else None."""
+        if name_of(node) not in MOVES or list(present) != node.all_input_nodes:
+            return None
+        if name_of(node) == "pad" and (option(node, 2, "mode", "constant") != "constant" or option(node, 3, "value")):
+            return None
+        (rows,) = present.values()
+        if not _of_levels(rows):
+            return None
+        kept = rows.kept()
+        self.gathered = {node.all_input_nodes[0]: kept.values}
+        return _rows(self._part(node, 1), kept.place, kept.scale)
 
     def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Rows | Projection] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
@@ -235,9 +268,9 @@ def _shaped(node: fx.Node) -> bool:
     return any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
 
 
-def _rows(value: Any, place: Tensor) -> Any:
+def _rows(value: Any, place: Tensor, scale: Tensor | None = None) -> Any:
     """A tensor, or those of any nesting, as `Rows` of one place."""
-    return nested(value, [Rows(each, place) for each in tensors(value)])
+    return nested(value, [Rows(each, place, scale) for each in tensors(value)])
 
 
 def _several(node: fx.Node) -> bool:

@@ -32,8 +32,7 @@ def show(results: Results, console: Console) -> None:
         steps = [step for step, _ in alike]
         table.add_row("SNN", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}", *cells)
     for row in results.get("stopping", ()):
-        name = f"SNN, stopped at a margin of {row['margin']:g}"
-        table.add_row(name, f"{row['steps']:.2f} on average", percent(row["accuracy"]), "", "")
+        table.add_row(f"SNN, margin {row['margin']:g}", f"mean {row['steps']:.2f}", percent(row["accuracy"]), "", "")
     console.print(table)
 
 
