@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "qffs"
 FLOORS = (
     ("errors", "faults", "levels", "precision", "version", "progress"),
     ("distributed", "functional", "recipe"),
-    ("kernels", "recipes"),
+    ("kernels", "recipes", "state"),
     ("nn",),
     ("graph",),
     ("simulate", "augment", "data", "models", "vision", "weights"),

@@ -27,7 +27,8 @@ from qffs.graph.rules import Kind
 from qffs.kernels import fire
 from qffs.kernels.synapses import Projection
 from qffs.nn.neuron import Neuron
-from qffs.simulate import Pair, State, Walk, wide
+from qffs.simulate import Pair, Walk, wide
+from qffs.state import State
 
 MOVES = frozenset(
     (

@@ -15,7 +15,8 @@ from qffs.functional.fire import NeuronState
 from qffs.functional.rows import Rows
 from qffs.graph.nesting import joined
 from qffs.kernels import fire, native
-from qffs.simulate import State, advance, summed
+from qffs.simulate import advance, summed
+from qffs.state import State
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
 BACKENDS = (COMPILED, PYTORCH, REFERENCE)

@@ -27,7 +27,7 @@ from qffs.nn.full_precision import FullPrecision
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
 from qffs.precision import resolve
-from qffs.simulate import State
+from qffs.state import State
 
 OFFSET = NEAREST + 1e-4
 """The rounding offset of quantisers and pre-charge of neurons: to nearest, with the ties moved off their lattice.

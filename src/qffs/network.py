@@ -22,7 +22,8 @@ from qffs.graph.nesting import joined
 from qffs.graph.rules import Kind
 from qffs.levels import Schedule
 from qffs.nn.neuron import Neuron
-from qffs.simulate import Observer, State, advance, summed
+from qffs.simulate import Observer, advance, summed
+from qffs.state import State
 from qffs.stream import Stream
 
 T = TypeVar("T")

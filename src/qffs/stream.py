@@ -14,7 +14,8 @@ from torch import Tensor
 
 from qffs.errors import InvalidArgument
 from qffs.graph.images import places
-from qffs.simulate import State, advance, kept
+from qffs.simulate import advance
+from qffs.state import State
 
 if TYPE_CHECKING:
     from qffs.network import SpikingNetwork
@@ -113,7 +114,7 @@ class Stream:
             readout[at], steps[at] = now[stops & running], moment.steps
             if rows and bool(stops.any()):
                 going = going[~stops]
-                moment = Moment(moment.steps, now[~stops], kept(moment.state, ~stops))
+                moment = Moment(moment.steps, now[~stops], moment.state.of(~stops))
             if bool((steps > 0).all()):
                 break
         return Stopped(readout, steps)
