@@ -121,14 +121,15 @@ def test_the_weight_may_change_and_modules_are_forgotten() -> None:
     first = synapses.of(layer)
     assert first is not None
     assert synapses.of(layer) is first
-    assert first.packed(16).shape == (1, 1, 1, 4, 16)
+    assert first.packed(16).shape == (1, 2, 1, 1, 4, 16)
+    assert torch.equal(first.packed(16)[:, 1], -first.packed(16)[:, 0])
     assert first.packed(16) is first.packed(16)
     with torch.no_grad():
         layer.weight.mul_(2)
     second = synapses.of(layer)
     assert second is not None
     assert second is not first
-    assert torch.equal(second.packed(16)[0, 0, 0, :, :3], layer.weight.detach().T)
+    assert torch.equal(second.packed(16)[0, 0, 0, 0, :, :3], layer.weight.detach().T)
     module = weakref.ref(layer)
     del layer, first, second
     gc.collect()

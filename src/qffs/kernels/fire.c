@@ -16,23 +16,19 @@ typedef struct {
     double scale;
 } input;
 
-// What happened to one unit at a step: its place x * channels + c in a row of the image, and by how much it changed.
-typedef struct {
-    int32_t place;
-    real change;
-} event;
-
 // Synapses from levels, rows of [height][width][channels], to neurons at [y][x]: a kernel of kh x kw, its first row at
-// y * sy - py. weights: [block][kh][kw][channels][neurons of the block]. Events of a group of images: for each image
-// and row there is room for so many, those of all steps one after the other; where those of a column of a step begin is
-// in offsets, [image][row][steps][width + 1].
+// y * sy - py. weights: [block][sign][kh][kw][channels][neurons of the block], those of spikes, and the same negated,
+// of negative spikes: levels change by one at most. An event is the place x * channels + c of a unit in a row of the
+// image, and the size of a kernel more where it is negative. For each image of a group and each of its rows there is
+// room for so many, those of all steps one after the other; where those of a column of a step begin is in offsets,
+// [image][row][steps][width + 1].
 typedef struct {
     const uint8_t *values;
     const int64_t *place;
     double scale;
     int64_t height, width, channels, kh, kw, sy, sx, py, px;
     const real *weights;
-    event *events;
+    int32_t *events;
     int32_t *offsets;
     int64_t room;
 } synapses;
@@ -61,10 +57,66 @@ typedef struct {
 #define PARTS 16 // of an image without synapses
 #define MOST_STEPS 256
 typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
-typedef MASK mask __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
-typedef int32_t words __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define INLINE static inline __attribute__((always_inline))
+
+// What compilers make of vectors of bytes, and of masks, is slow: AVX-512 has an instruction for each of these.
+#ifdef __AVX512BW__
+typedef uint16_t lanes; // a bit for each
+#define SINGLE (sizeof(real) == 4)
+INLINE lanes at_least(vector a, vector b)
+{
+    return SINGLE ? _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OS)
+                  : _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OS);
+}
+INLINE lanes below(vector a, vector b)
+{
+    return SINGLE ? _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OS)
+                  : _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OS);
+}
+INLINE vector add_at(lanes at, vector a, vector b)
+{
+    return SINGLE ? (vector)_mm512_mask_add_ps((__m512)a, at, (__m512)a, (__m512)b)
+                  : (vector)_mm512_mask_add_pd((__m512d)a, at, (__m512d)a, (__m512d)b);
+}
+INLINE vector from_bytes(const uint8_t *from)
+{
+    if (SINGLE)
+        return (vector)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from)));
+    return (vector)_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadu_si64(from)));
+}
+INLINE void to_bytes(vector v, uint8_t *to)
+{
+    if (SINGLE)
+        _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32((__m512)v)));
+    else
+        _mm_storeu_si64(to, _mm256_cvtepi32_epi8(_mm512_cvttpd_epi32((__m512d)v)));
+}
+INLINE int some(lanes at) { return at != 0; }
+#else
+typedef MASK lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+INLINE lanes at_least(vector a, vector b) { return a >= b; }
+INLINE lanes below(vector a, vector b) { return a < b; }
+INLINE vector add_at(lanes at, vector a, vector b) { return a + (vector)((lanes)b & at); }
+INLINE vector from_bytes(const uint8_t *from)
+{
+    vector v;
+    for (int i = 0; i < LANES; i++)
+        v[i] = from[i];
+    return v;
+}
+INLINE void to_bytes(vector v, uint8_t *to)
+{
+    for (int i = 0; i < LANES; i++)
+        to[i] = (uint8_t)v[i];
+}
+INLINE int some(lanes at)
+{
+    MASK found = 0;
+    for (int i = 0; i < LANES; i++)
+        found |= at[i];
+    return found != 0;
+}
+#endif
 
 // A bit for each of the first `count` bytes, at most 64, that is larger than the other.
 INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
@@ -80,73 +132,115 @@ INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
 #endif
 }
 
+// Numbers from `start` on of set bits, `more` being added where those of `down` are set too; returned: how many. Up to
+// LISTED places behind them are written to.
+#define LISTED 16
+INLINE int32_t list(int32_t start, uint64_t bits, uint64_t down, int32_t more, int32_t *to)
+{
+    int32_t found = 0;
+#ifdef __AVX512BW__
+    const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (; bits; bits >>= LISTED, down >>= LISTED, start += LISTED) {
+        const __m512i place = _mm512_add_epi32(_mm512_set1_epi32(start), count);
+        const __m512i all = _mm512_mask_add_epi32(place, (__mmask16)down, place, _mm512_set1_epi32(more));
+        _mm512_storeu_si512(to + found, _mm512_maskz_compress_epi32((__mmask16)bits, all));
+        found += __builtin_popcountll(bits & 0xffff);
+    }
+#else
+    for (; bits; bits &= bits - 1, found++) {
+        const int i = __builtin_ctzll(bits);
+        to[found] = start + i + (down >> i & 1 ? more : 0);
+    }
+#endif
+    return found;
+}
+
 static const uint8_t NONE[64];
 
 // What happened in a row of an image, step by step.
-static void find_events(const synapses *s, int64_t steps, int64_t images, int64_t b, int64_t line, event *events,
+static void find_events(const synapses *s, int64_t steps, int64_t images, int64_t b, int64_t line, int32_t *events,
                         int32_t *offsets)
 {
     const int64_t size = s->width * s->channels;
-    const real scale = (real)s->scale;
+    const int32_t negative = (int32_t)(s->kh * s->kw * s->channels);
     int32_t found = 0;
     for (int64_t t = 0; t < steps; t++, offsets += s->width + 1) {
         const int64_t row = s->place[t * images + b], before = t ? s->place[(t - 1) * images + b] : -1;
         const uint8_t *now = s->values + (row * s->height + line) * size;
         const uint8_t *old = t ? s->values + (before * s->height + line) * size : NULL;
         int64_t column = 0;
-        if (row == before)
-            continue;
-        for (int64_t start = 0; start < size; start += 64) {
+        for (int64_t start = 0; row != before && start < size; start += 64) {
             const int64_t count = size - start < 64 ? size - start : 64;
             const uint8_t *z = now + start, *y = old ? old + start : NONE;
-            uint64_t bits = larger(z, y, count) | larger(y, z, count);
+            const uint64_t down = larger(y, z, count);
+            const uint64_t bits = larger(z, y, count) | down;
             for (; column * s->channels < start + count; column++)
                 offsets[column] = found + __builtin_popcountll(bits & (((uint64_t)1 << (column * s->channels - start)) - 1));
-            for (; bits; bits &= bits - 1, found++) {
-                const int i = __builtin_ctzll(bits);
-                events[found] = (event){(int32_t)(start + i), scale * (real)(z[i] - y[i])};
-            }
+            found += list((int32_t)start, bits, down, negative, events + found);
         }
         for (; column <= s->width; column++)
             offsets[column] = found;
     }
 }
 
-// Add the weights of all events of a step in the field of the neurons at (y, x); returned: how many events there were.
-// Few vectors are summed in two parts, which do not wait for each other.
-INLINE int64_t add_events(const int vectors, const synapses *s, int64_t steps, int64_t t, int64_t image, int64_t y,
-                          int64_t x, const real *weights, vector *arrived)
+// A row of the field of the neurons at (y, x): where its events lie, those of a step between two offsets that are so
+// many further for each step, and the weights of the row's first unit.
+typedef struct {
+    const int32_t *events, *from, *to;
+    const real *weights;
+    int64_t stride, source;
+} line;
+
+// The rows of the field of neurons, of all sources.
+INLINE int64_t find_lines(const int64_t size, const layer *l, int64_t image, int64_t y, int64_t x, int64_t channel,
+                          line *lines)
+{
+    int64_t found = 0;
+    for (int64_t j = 0; j < l->source_count; j++) {
+        const synapses *s = l->sources + j;
+        const int64_t top = y * s->sy - s->py, left = x * s->sx - s->px;
+        const int64_t first = top < 0 ? 0 : top, last = top + s->kh < s->height ? top + s->kh : s->height;
+        const int64_t from = left < 0 ? 0 : left, to = left + s->kw < s->width ? left + s->kw : s->width;
+        for (int64_t row = first; row < last && from < to; row++) {
+            const int64_t at = image * s->height + row;
+            const int32_t *offsets = s->offsets + at * l->steps * (s->width + 1);
+            const int64_t unit = ((row - top) * s->kw - left) * s->channels;
+            lines[found++] = (line){
+                s->events + at * s->room, offsets + from, offsets + to,
+                s->weights + 2 * channel * s->kh * s->kw * s->channels + unit * size, s->width + 1, j};
+        }
+    }
+    return found;
+}
+
+// Add the weights of all events of step t in these rows; returned: how many events there were. Few vectors are summed
+// in two parts, which do not wait for each other.
+INLINE int64_t add_events(const int vectors, const layer *l, const line *lines, int64_t line_count, int64_t t,
+                          vector *arrived)
 {
     const int parts = vectors < WIDE ? 2 : 1;
-    const int64_t top = y * s->sy - s->py, left = x * s->sx - s->px;
-    const int64_t first = top < 0 ? 0 : top, last = top + s->kh < s->height ? top + s->kh : s->height;
-    const int64_t from = left < 0 ? 0 : left, to = left + s->kw < s->width ? left + s->kw : s->width;
-    vector sum[parts][vectors];
     int64_t count = 0;
-    if (from >= to)
-        return 0;
-    for (int v = 0; v < vectors; v++) {
-        sum[parts - 1][v] = (vector){0};
-        sum[0][v] = arrived[v];
-    }
-    for (int64_t line = first; line < last; line++) {
-        const int64_t at = image * s->height + line;
-        const int32_t *offsets = s->offsets + (at * steps + t) * (s->width + 1);
-        const event *e = s->events + at * s->room + offsets[from], *end = s->events + at * s->room + offsets[to];
-        const real *start = weights + ((line - top) * s->kw - left) * s->channels * LANES * vectors;
-        count += end - e;
-        for (; e + parts <= end; e += parts)
-            for (int part = 0; part < parts; part++)
-                for (int v = 0; v < vectors; v++)
-                    sum[part][v] += e[part].change * ((const vector *)(start + (int64_t)e[part].place * LANES * vectors))[v];
-        if (parts > 1 && e < end)
+    for (int64_t i = 0; i < line_count;) {
+        const int64_t source = lines[i].source;
+        vector sum[parts][vectors];
+        for (int part = 0; part < parts; part++)
             for (int v = 0; v < vectors; v++)
-                sum[0][v] += e->change * ((const vector *)(start + (int64_t)e->place * LANES * vectors))[v];
+                sum[part][v] = (vector){0};
+        for (; i < line_count && lines[i].source == source; i++) {
+            const line *r = lines + i;
+            const int32_t *e = r->events + r->from[t * r->stride], *end = r->events + r->to[t * r->stride];
+            count += end - e;
+            for (; e + parts <= end; e += parts)
+                for (int part = 0; part < parts; part++)
+                    for (int v = 0; v < vectors; v++)
+                        sum[part][v] += ((const vector *)(r->weights + (int64_t)e[part] * LANES * vectors))[v];
+            if (parts > 1 && e < end)
+                for (int v = 0; v < vectors; v++)
+                    sum[0][v] += ((const vector *)(r->weights + (int64_t)*e * LANES * vectors))[v];
+        }
+        for (int v = 0; v < vectors; v++)
+            arrived[v] += (real)l->sources[source].scale * (sum[0][v] + (parts > 1 ? sum[parts - 1][v] : (vector){0}));
     }
-    for (int v = 0; v < vectors; v++)
-        arrived[v] = sum[0][v];
-    for (int v = 0; parts > 1 && v < vectors; v++)
-        arrived[v] += sum[1][v];
     return count;
 }
 
@@ -184,22 +278,11 @@ INLINE vector numbers(const real *from, int64_t count)
 
 INLINE vector levels(const uint8_t *from, int64_t count)
 {
-    bytes read = {0};
-    memcpy(&read, from, count);
-    return __builtin_convertvector(__builtin_convertvector(read, words), vector);
-}
-
-// Whether any lane is set.
-INLINE int some(mask lanes)
-{
-#ifdef __AVX512BW__
-    return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0;
-#else
-    MASK found = 0;
-    for (int i = 0; i < LANES; i++)
-        found |= lanes[i];
-    return found != 0;
-#endif
+    uint8_t read[LANES] = {0};
+    if (count == LANES)
+        return from_bytes(from);
+    memcpy(read, from, count);
+    return from_bytes(read);
 }
 
 // All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
@@ -210,27 +293,25 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
 {
     const int64_t neurons = l->height * l->width * l->channels;
     const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
-    const mask negative = (mask){0} - (l->negative_spikes != 0);
+    const vector lowest = l->negative_spikes ? zero : highest; // of a neuron that never sends back: none is above it
     vector theta[vectors], sent[vectors], arrived[vectors], base[vectors];
+    int64_t rows = 0;
+    for (int64_t j = 0; j < l->source_count; j++)
+        rows += l->sources[j].kh;
+    line lines[rows + 1];
+    const int64_t line_count = find_lines(LANES * vectors, l, image, y, x, channel, lines);
     int active = 1;
 #define COUNT (size > v * LANES ? (size - v * LANES < LANES ? size - v * LANES : LANES) : 0)
     for (int v = 0; v < vectors; v++) {
         theta[v] = zero + *l->threshold;
         if (l->by_neuron)
             theta[v] = numbers(l->threshold + start + v * LANES, COUNT);
-        theta[v] += (vector)((mask)one & (theta[v] == zero)); // of what is no neuron, which must not fire
+        theta[v] = add_at(at_least(zero, theta[v]), theta[v], one); // of what is no neuron, which must not fire
         base[v] = theta[v] * (real)l->precharge;
         sent[v] = arrived[v] = zero;
     }
     for (int64_t t = 0; t < l->steps; t++) {
-        int64_t events = 0;
-        for (int64_t j = 0; j < l->source_count; j++) {
-            const synapses *s = l->sources + j;
-            const real *weights = s->weights + channel * s->kh * s->kw * s->channels;
-            if (t && s->place[t * l->images + b] == s->place[(t - 1) * l->images + b])
-                continue;
-            events += add_events(vectors, s, l->steps, t, image, y, x, weights, arrived);
-        }
+        const int64_t events = add_events(vectors, l, lines, line_count, t, arrived);
         uint8_t *out = l->sent + (t * l->images + b) * neurons + start;
         if (!events && !active && t >= end)
             return t;
@@ -244,7 +325,8 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
                 if (l->charged[t] != 0)
                     base[v] += (real)l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
             }
-        mask any = {0};
+        lanes any = (lanes){0};
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             vector potential = base[v] + arrived[v];
             for (int64_t j = 0; j < l->input_count; j++) {
@@ -256,12 +338,17 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
                     potential += numbers((const real *)in->values + from, COUNT);
             }
             potential -= theta[v] * sent[v];
-            const mask up = (potential >= theta[v]) & (sent[v] < highest);
-            const mask down = (potential < zero) & (sent[v] > zero) & negative;
-            sent[v] += (vector)((mask)one & up) - (vector)((mask)one & down);
+            const lanes up = at_least(potential, theta[v]) & below(sent[v], highest);
+            const lanes down = below(potential, zero) & below(lowest, sent[v]);
+            sent[v] = add_at(down, add_at(up, sent[v], one), -one);
             any |= up | down;
-            const bytes level = __builtin_convertvector(__builtin_convertvector(sent[v], words), bytes);
-            memcpy(out + v * LANES, &level, COUNT);
+            if (COUNT == LANES)
+                to_bytes(sent[v], out + v * LANES);
+            else {
+                uint8_t level[LANES];
+                to_bytes(sent[v], level);
+                memcpy(out + v * LANES, level, COUNT);
+            }
         }
         active = some(any);
         fired[t] |= active;

@@ -30,6 +30,8 @@ REGISTER = 64
 """Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
 GROUP = 2**18
 """Units times steps for whose events there is room at a time, for each thread; at least those of one image."""
+LISTED = 16
+"""Events that are written at a time, behind the last one too."""
 CPU = torch.device("cpu")
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
@@ -246,8 +248,7 @@ def _source(projection: Projection, block: int, group: int, kept: _Kept) -> nati
     values = rows.values.movedim(1, -1).contiguous()
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
     steps, kernel = len(rows.place), synapses.kernel
-    room = projection.moving * width * channels
-    event = 2 * kernel.itemsize  # a place and a change, of a number's size
+    room = projection.moving * width * channels + LISTED
     assert rows.scale is not None
     return native.Synapses(
         values=kept.pointer(values),
@@ -263,7 +264,7 @@ def _source(projection: Projection, block: int, group: int, kept: _Kept) -> nati
         py=synapses.padding[0],
         px=synapses.padding[1],
         weights=kept.pointer(synapses.packed(block)),
-        events=kept.pointer(torch.empty(group * height * room * event, dtype=torch.uint8, device=CPU)),
+        events=kept.pointer(torch.empty(group * height * room, dtype=torch.int32, device=CPU)),
         offsets=kept.pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32, device=CPU)),
         room=room,
     )

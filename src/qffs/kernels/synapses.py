@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,11 +29,15 @@ class Synapses:
     _packed: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def packed(self, block: int) -> Tensor:
-        """In blocks of so many neurons, the last one filled up with zeros: ``[blocks, kh, kw, C_in, block]``."""
+        """Those of spikes, and negated those of negative spikes, ``[blocks, 2, kh, kw, C_in, block]``.
+
+        In blocks of so many neurons, the last one filled up with zeros.
+        """
         if block not in self._packed:
             outputs = math.ceil(len(self.kernel) / block) * block
             kernel = F.pad(self.kernel.detach(), (0, 0, 0, 0, 0, 0, 0, outputs - len(self.kernel)))
-            self._packed[block] = kernel.unflatten(0, (-1, block)).permute(0, 3, 4, 2, 1).contiguous()
+            blocks = kernel.unflatten(0, (-1, block)).permute(0, 3, 4, 2, 1)
+            self._packed[block] = torch.stack([blocks, -blocks], 1)
         return self._packed[block]
 
 
