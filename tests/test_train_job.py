@@ -18,12 +18,12 @@ import torch
 
 from problems import instead_of_data
 from qffs import jobs, models
-from qffs import measure as measurement
 from qffs.data import load
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
 from qffs.jobs import start
 from qffs.jobs.log import Log
 from qffs.jobs.provenance import command, commit
+from qffs.measure import batches
 from qffs.recipe import Recipe
 from qffs.recipes import read, to_yaml
 
@@ -192,7 +192,7 @@ def test_damaged_results_are_one_sentence(content: str, tmp_path: Path) -> None:
 
 def test_fewer_images_are_verified_where_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(tmp_path / "usual")["verified"]["images"] == 32
-    monkeypatch.setattr(measurement, "BATCH_PIXELS", 5 * SAID["steps"] * 8 * 8)
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 5 * SAID["steps"] * 8 * 8)
     assert train(tmp_path / "large")["verified"]["images"] == 5
 
 

@@ -6,25 +6,20 @@ whole numbers, so that it is exactly what one process alone returns.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from qffs import distributed
-from qffs.data import Images, batches
-from qffs.errors import InvalidArgument, QffsError
+from qffs.data import Images
+from qffs.errors import InvalidArgument
+from qffs.measure.batches import Normalise, fitting, labelled, reference
 from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
 from qffs.progress import track
 from qffs.stream import check_margin, margins
-
-Normalise = Callable[[Tensor], Tensor]
-
-BATCH_PIXELS = 2**21
-"""The most pixels that run at a time, counted at every step: of a network's features there are many times as many."""
 
 
 @dataclass(frozen=True)
@@ -76,26 +71,6 @@ class Measurement:
 
 
 @torch.no_grad()
-def check_fit(network: nn.Module, images: Images, normalise: Normalise, classes: int, name: str) -> None:
-    """Raise `InvalidArgument` unless a network (``name`` in the message) runs on the images and has enough outputs.
-
-    Every process looks at the first image, so that all of them raise or none.
-    """
-    shape = " x ".join(map(str, images.shape))
-    try:
-        x = _inputs(network, normalise(images.read(torch.tensor([0]))))
-        with evaluating(network):
-            output = network(x, steps=network.schedule.steps)[-1] if isinstance(network, SpikingNetwork) else network(x)
-        outputs = output.shape[1:]
-    except Exception as error:  # which one depends on the operator that does not fit
-        if isinstance(error, QffsError) and not isinstance(error, InvalidArgument):
-            raise
-        raise InvalidArgument(f"{name} does not run on images of {shape}: {error}") from error
-    if len(outputs) != 1 or outputs[0] < classes:
-        raise InvalidArgument(f"{name} returns {list(outputs)} numbers an image, but the data have {classes} classes")
-
-
-@torch.no_grad()
 def accuracy(
     network: nn.Module,
     images: Images,
@@ -111,9 +86,9 @@ def accuracy(
     beside this one.
     """
     own = distributed.share(len(images))
-    right = torch.zeros((), dtype=torch.int64, device=_reference(network).device)
+    right = torch.zeros((), dtype=torch.int64, device=reference(network).device)
     with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
-        for x, labels in _batches(network, images, normalise, batch_size or fitting(images, 500), workers):
+        for x, labels in labelled(network, images, normalise, batch_size or fitting(images, 500), workers):
             right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
     return int(distributed.total(right)) / len(images)
@@ -137,7 +112,7 @@ class _Counts:
     @staticmethod
     def none(snn: SpikingNetwork, steps: int, margins: int) -> _Counts:
         """Zeros, of all layers too, for a process may have no image."""
-        zeros = torch.zeros(steps, dtype=torch.int64, device=_reference(snn).device)
+        zeros = torch.zeros(steps, dtype=torch.int64, device=reference(snn).device)
         spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
         return _Counts(zeros, zeros.clone(), zeros[0].clone(), zeros.new_zeros(margins, 2), spikes)
 
@@ -185,7 +160,7 @@ def measure(
     batch_size = batch_size or fitting(images, 32, steps)
     counts, own = _Counts.none(snn, steps, len(stop_when)), distributed.share(len(images))
     with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
-        for x, labels in _batches(snn, images, normalise, batch_size, workers):
+        for x, labels in labelled(snn, images, normalise, batch_size, workers):
             _count(counts, snn, qann, x, labels, stop_when)
             bar.advance(len(labels))
     sums, count = counts.total(), len(images)
@@ -227,31 +202,3 @@ def _count(
 
 def _shares(hits: Tensor, count: int) -> tuple[float, ...]:
     return tuple(hit / count for hit in hits.tolist())
-
-
-def fitting(images: Images, most: int, steps: int = 1) -> int:
-    """How many images to run at a time over some steps, at most ``most``."""
-    return max(1, min(most, BATCH_PIXELS // (steps * math.prod(images.shape[1:]))))
-
-
-def _batches(
-    network: nn.Module, images: Images, normalise: Normalise, batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and labels of this process's share of the images, on the network's device; none where it has no image."""
-    own = distributed.share(len(images))
-    groups = own.split(batch_size) if len(own) else ()
-    for pictures, labels in batches(images, groups, workers):
-        x = _inputs(network, normalise(pictures))
-        yield x, labels.to(x.device)
-
-
-def _inputs(network: nn.Module, x: Tensor) -> Tensor:
-    """X on the device and in the type of the network."""
-    reference = _reference(network)
-    return x.to(reference.device, reference.dtype)
-
-
-def _reference(network: nn.Module) -> Tensor:
-    """A tensor of the network that shows its device and type."""
-    tensors: Iterable[Tensor] = network.state_dict().values()
-    return next(tensor for tensor in tensors if tensor.is_floating_point())
