@@ -1,0 +1,231 @@
+"""Synaptic operations against counts by brute force: unit by unit through each operator, spike by spike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qffs.calibration import calibrate
+from qffs.convert import quantize, to_spiking
+from qffs.data import Images
+from qffs.errors import InvalidArgument
+from qffs.functional.fire import NeuronState
+from qffs.measure import Cost, Energy, cost
+from qffs.network import SpikingNetwork
+from qffs.nn.quantizer import Quantizer
+
+STEPS = 6
+CLASSES = 3
+
+
+class Branched(nn.Module):
+    """Strides, borders, groups, a shortcut, both poolings and a layer that reads averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
+        self.wide = nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
+        self.strided = nn.Conv2d(4, 2, 2, stride=2)
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.average = nn.AvgPool2d(2, 1)
+        self.head = nn.Linear(2, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.grouped(self.pool(x)) + self.wide(x) + x)
+        x = torch.relu(self.strided(self.average(nn.functional.pad(x, (0, 1, 0, 1)))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def data() -> Images:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, 1, 7, 9), generator=generator, dtype=torch.uint8)
+    return Images(images, torch.randint(0, CLASSES, (5,), generator=generator))
+
+
+def normalise(images: Tensor) -> Tensor:
+    return images.double() / 128 - 1
+
+
+@pytest.fixture
+def model() -> Branched:
+    torch.manual_seed(1)
+    model = Branched().double()
+    for parameter in model.parameters():
+        parameter.data *= 2  # so that some spikes are taken back
+    return model
+
+
+@pytest.fixture
+def snn(model: Branched, data: Images) -> SpikingNetwork:
+    x = normalise(data.images)
+    return to_spiking(calibrate(quantize(model, 2, example=x), [x]))
+
+
+@pytest.fixture
+def counted(snn: SpikingNetwork, data: Images) -> Cost:
+    return cost(snn, data, normalise, STEPS, batch_size=2, progress=False)
+
+
+def one_by_one(operator: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Outputs that each unit reaches through an operator of random weights: unit by unit."""
+    counts = torch.zeros(shape, dtype=torch.float64)
+    zero = operator(torch.zeros(1, *shape, dtype=torch.float64))
+    for unit in range(counts.numel()):
+        x = torch.zeros(1, *shape, dtype=torch.float64)
+        x.view(-1)[unit] = 1
+        counts.view(-1)[unit] = ((operator(x) - zero).abs() > 1e-9).sum()
+    return counts
+
+
+def spikes_of(snn: SpikingNetwork, x: Tensor, steps: int = STEPS) -> list[Tensor]:
+    """Of each layer, ``[T, B, ...]``."""
+    spikes: list[Tensor] = []
+
+    def see(_: str, sent: Tensor, __: NeuronState) -> None:
+        spikes.append(sent)
+
+    snn.run(x, steps=steps, observer=see)
+    return spikes
+
+
+def differences(g: Callable[[Tensor], Tensor], spikes: Tensor) -> Tensor:
+    levels = torch.stack([g(z) for z in spikes.cumsum(0)])
+    return torch.cat([levels[:1], levels[1:] - levels[:-1]])
+
+
+def operations(events: Tensor, fan_out: Tensor) -> list[float]:
+    return [float(((step != 0) * fan_out).sum()) / events.shape[1] for step in events]
+
+
+@pytest.fixture
+def read(snn: SpikingNetwork, model: Branched, data: Images) -> dict[str, tuple[Tensor, Tensor]]:
+    """By operator: what it reads at each step, ``[T, B, ...]``, and the fan-out of each unit."""
+    stem, added, last = spikes_of(snn, normalise(data.images))
+    assert any(bool((spikes == -1).any()) for spikes in (stem, added, last))
+    padded = nn.functional.pad(added, (0, 1, 0, 1))
+    averaged = differences(model.average, padded)
+    mean = differences(lambda z: z.mean((2, 3)), last)
+    return {
+        "grouped": (differences(model.pool, stem), one_by_one(model.grouped, (4, 4, 5))),
+        "wide": (stem, one_by_one(model.wide, (4, 4, 5))),
+        "add_1": (stem, torch.ones(4, 4, 5)),
+        "average": (padded, one_by_one(model.average, (4, 5, 6))),
+        "strided": (averaged, one_by_one(model.strided, (4, 4, 5))),
+        "mean": (last, torch.ones(2, 2, 2)),
+        "head": (mean, one_by_one(model.head, (2,))),
+    }
+
+
+def test_synaptic_operations_are_those_counted_spike_by_spike(
+    read: dict[str, tuple[Tensor, Tensor]], counted: Cost
+) -> None:
+    found = {each.layer: each for each in counted.synapses}
+    assert list(found) == ["stem", "grouped", "wide", "add_1", "average", "strided", "mean", "head"]
+    assert sum(found["stem"].events) == 0
+    for layer, (changes, fan_out) in read.items():
+        by_step = [float(((step.abs() > 1e-9) * fan_out).sum()) / len(step) for step in changes]
+        assert found[layer].events == pytest.approx(by_step, abs=1e-12), layer
+        assert found[layer].count == int(fan_out.sum()), layer
+
+
+def test_ends_are_those_of_levels(read: dict[str, tuple[Tensor, Tensor]], counted: Cost) -> None:
+    found = {each.layer: each for each in counted.synapses}
+    for layer in ("grouped", "wide", "add_1", "average", "mean"):
+        changes, fan_out = read[layer]
+        level, images = changes.sum(0).round().long(), changes.shape[1]
+        ones = torch.tensor([0, 1, 1, 2])[level]  # that 0, 1, 2, 3 have
+        assert found[layer].active == pytest.approx(float(((level > 0) * fan_out).sum()) / images), layer
+        assert found[layer].set_bits == pytest.approx(float((ones * fan_out).sum()) / images), layer
+
+
+def test_the_analog_input_passes_its_synapses_once(model: Branched, counted: Cost) -> None:
+    stem = counted.synapses[0]
+    assert stem.count == stem.analog == int(one_by_one(model.stem, (1, 7, 9)).sum())
+    assert [each.analog for each in counted.synapses[1:]] == [0] * 7
+    by_values = sum(sum(each.events) for each in counted.synapses if each.layer in {"strided", "head"})
+    assert counted.operations["multiply-adds"] == pytest.approx(stem.analog + by_values)
+    # Neurons that input or a bias reaches: all, three steps long, but those whose biases are none.
+    assert counted.operations["injected"] == 3 * sum(each.count for each in counted.units)
+
+
+def test_what_is_counted_does_not_depend_on_the_batch(snn: SpikingNetwork, data: Images, counted: Cost) -> None:
+    assert cost(snn, data, normalise, STEPS, batch_size=5, progress=False) == counted
+
+
+def test_energy_is_that_of_the_sums_written_out() -> None:
+    """Two inputs, three neurons, two outputs; 2 bits, D = 1, and weights that make neuron k fire k times."""
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 2)).double()
+    model[0].weight.data = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+    qann = quantize(model, 2, example=torch.ones(1, 2, dtype=torch.float64))
+    for module in qann.modules():
+        if isinstance(module, Quantizer):
+            module.set_step_size(torch.tensor(1.0))
+    images = Images(torch.ones(2, 2, 1, 1, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    found = cost(to_spiking(qann, 1), images, lambda x: x.flatten(1).double(), 4, progress=False)
+    assert found.spikes == (6, 0)
+    first, last = found.synapses
+    assert (first.count, first.analog, first.bits) == (6, 6, None)
+    assert (last.count, last.analog, last.bits) == (6, 0, 2)
+    assert last.events == (6, 4, 2, 0)  # two synapses from each neuron that fires
+    assert (last.active, last.set_bits) == (6, 2 * (1 + 1 + 2))
+    assert found.operations == {"synaptic": 12, "multiply-adds": 6, "injected": 3}
+    assert found.energy_pj == pytest.approx(
+        {
+            "full precision": 12 * 4.6,
+            "QANN": 6 * 4.6 + 6 * 2 * 0.9,
+            "QANN, zeros skipped": 6 * 4.6 + 8 * 0.9,
+            "SNN": 6 * 4.6 + 12 * 0.9 + 3 * 0.9,
+        }
+    )
+    assert found.bits_sent == {"full precision": 96, "QANN": 6, "SNN, signs": 6, "SNN, with addresses": 18}
+    other = cost(to_spiking(qann, 1), images, lambda x: x.flatten(1).double(), 4, energy=Energy(1, 0), progress=False)
+    assert other.energy_pj["SNN"] == 6
+
+
+def test_other_operators_between_neurons_are_told() -> None:
+    class Gated(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(x)
+            return torch.relu(x * torch.sigmoid(x))
+
+    example = torch.rand(2, 3, dtype=torch.float64)
+    snn = to_spiking(calibrate(quantize(Gated(), 2, example=example), [example]))
+    images = Images(torch.ones(2, 3, 1, 1, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    found = cost(snn, images, lambda x: x.flatten(1).double(), 4, progress=False)
+    assert found.uncounted == ("sigmoid at sigmoid", "mul at mul")
+
+
+@pytest.mark.parametrize("energy", [(-1, 1), (1, float("nan")), ("a", 1), (1, float("inf"))], ids=str)
+def test_energy_that_is_none_is_refused(energy: tuple[float, float]) -> None:
+    with pytest.raises(InvalidArgument, match="must be a number of pJ"):
+        Energy(*energy)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape"),
+    [
+        (nn.Linear(5, 3), (5,)),
+        (nn.Conv1d(2, 3, 3, stride=2, dilation=2), (2, 9)),
+        (nn.Conv3d(1, 2, 2, padding=1), (1, 2, 3, 2)),
+        (nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1), (2, 3, 3)),
+        (nn.AdaptiveAvgPool2d((2, 3)), (2, 5, 4)),
+        (nn.AvgPool1d(3, 2, 1), (2, 6)),
+    ],
+    ids=str,
+)
+def test_fan_out_of_operators(operator: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), operator).double()
+    example = torch.rand(2, *shape, dtype=torch.float64)
+    snn = to_spiking(calibrate(quantize(model, 2, example=example), [example]))
+    images = Images(torch.ones(1, *shape[:1], 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    found = cost(snn, images, lambda _: example[:1], 4, progress=False)
+    (spikes,) = spikes_of(snn, example[:1], 4)
+    fan_out = one_by_one(operator, shape)
+    assert found.synapses[-1].events == pytest.approx([float(((z != 0) * fan_out).sum()) for z in spikes])
