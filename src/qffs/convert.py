@@ -212,19 +212,7 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None
         raise InvalidArgument(
             "verify takes a quantised network, its spiking network, and a batch of inputs, in this order"
         )
-    levels: dict[str, Tensor] = {}
-    quantizers = _quantizers(qann)
-    hooks = [q.register_forward_pre_hook(partial(_record_level, levels, path)) for path, q in quantizers.items()]
-    try:
-        with evaluating(qann), torch.no_grad():
-            expected = qann(*inputs)
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, QffsError):
-            raise
-        raise InvalidArgument(f"the quantised network does not run on these inputs: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    expected, levels = levels_of(qann, *inputs)
     fired: dict[str, list[Tensor]] = {}
     readout, state = snn.run(*inputs, steps=steps, observer=partial(_record_activity, fired))
     layers = tuple((path, _equal_units(path, state, levels)) for path, _ in snn.neurons())
@@ -239,6 +227,27 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None
         int(active.max()) + 1 if len(active) else 0,
         max(differences),
     )
+
+
+@torch.no_grad()
+def levels_of(qann: nn.Module, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    """What a quantised network returns, and the level of every unit of its quantisers, by their paths.
+
+    Raises `InvalidArgument` where it does not run on these inputs.
+    """
+    levels: dict[str, Tensor] = {}
+    quantizers = _quantizers(qann)
+    hooks = [q.register_forward_pre_hook(partial(_record_level, levels, path)) for path, q in quantizers.items()]
+    try:
+        with evaluating(qann):
+            return qann(*inputs), levels
+    except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, QffsError):
+            raise
+        raise InvalidArgument(f"the quantised network does not run on these inputs: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _record_level(levels: dict[str, Tensor], path: str, quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -3,6 +3,7 @@
 from qffs.measure.batches import Normalise, check_fit, fitting
 from qffs.measure.classified import Activity, Measurement, Stopping, accuracy, measure
 from qffs.measure.costs import ADD_PJ, MULTIPLY_ADD_PJ, Cost, Energy, Synapses, Units, cost
+from qffs.measure.noises import LayerNoise, Noise, Remedy, noise, without
 
 __all__ = [
     "ADD_PJ",
@@ -10,8 +11,11 @@ __all__ = [
     "Activity",
     "Cost",
     "Energy",
+    "LayerNoise",
     "Measurement",
+    "Noise",
     "Normalise",
+    "Remedy",
     "Stopping",
     "Synapses",
     "Units",
@@ -20,4 +24,6 @@ __all__ = [
     "cost",
     "fitting",
     "measure",
+    "noise",
+    "without",
 ]
