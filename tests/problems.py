@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import qffs
 from qffs.data import Dataset
-from qffs.jobs import networks, start
+from qffs.jobs import start, trial
 from qffs.nn.quantizer import Quantizer
 
 
@@ -117,5 +117,5 @@ def losses_of_training(qann: nn.Module, x: Tensor, labels: Tensor) -> list[float
 
 def instead_of_data(monkeypatch: pytest.MonkeyPatch, read: Callable[..., Dataset]) -> None:
     """Let every job read these data, whatever it is told to read."""
-    for module in (start, networks):
+    for module in (start, trial):
         monkeypatch.setattr(module, "load_data", read)

@@ -27,7 +27,7 @@ from qffs.graph.trace import trace
 from qffs.recipe import Recipe
 from qffs.weights import load_weights, read_weights
 
-SUBCOMMANDS = ("demo", "quantize", "convert", "simulate")
+SUBCOMMANDS = ("demo", "quantize", "convert", "simulate", "noise", "energy")
 
 
 class Said(NamedTuple):
@@ -101,6 +101,25 @@ def test_the_single_steps_go_from_weights_to_a_table(run: Callable[..., Said], m
     told = json.loads(run("simulate", "s", "--steps", 6, *margins, "--json").out)["stopping"]
     assert [each["margin"] for each in told] == [2.0, 0.5]
     assert 1 <= told[1]["steps"] <= told[0]["steps"] <= 6
+
+
+@pytest.mark.usefixtures("few")
+def test_noises_and_cost_are_tables(run: Callable[..., Said], made: Path) -> None:
+    said = run("noise", made / "snn", "--images", 20, "--steps", 6)
+    assert said.code == 0
+    for words in ("digits_net on digits, 20 test images", "rate-coding", "without", "longer simulation", "settles at"):
+        assert words in said.out
+    told = json.loads(run("noise", made / "snn", "--qann", made / "qann", "--steps", 6, "--json").out)
+    assert (told["images"], told["steps"], len(told["noise"]), len(told["remedies"])) == (30, 6, 5, 5)
+    said = run("energy", made / "snn", "--images", 20)
+    assert said.code == 0
+    assert re.search(r"│ QANN, zeros skipped │ +[\d.]+ [nµ]J │", said.out)
+    assert "The SNN takes " in said.out
+    free = json.loads(run("energy", made / "snn", "--multiply-add-pj", 0, "--add-pj", 2, "--json").out)
+    operations = free["operations"]
+    assert free["energy_pj"]["SNN"] == pytest.approx(2 * (operations["synaptic"] + operations["injected"]))
+    some = json.loads(run("simulate", made / "snn", "--images", 20, "--steps", 3, "--json").out)
+    assert some["images"] == 20
 
 
 @pytest.mark.usefixtures("few")
@@ -417,6 +436,15 @@ CASES: dict[str, tuple[str, str]] = {
     "convert in place": ("convert {made}/qann -o {made}/qann", "would replace the quantised one"),
     "convert into its input": ("convert {made}/qann -o {made}/qann/snn", "snn lies inside the checkpoint {made}/qann"),
     "convert with weights": ("convert {made}/qann -o out --charge-steps 0.5,0.6", "charge weights must add up to 1"),
+    "noise of no network": ("noise none", "none is not a checkpoint: it has no config.json"),
+    "noise of a quantised one": ("noise {made}/qann", "run qffs convert on it first"),
+    "noise beside another": ("noise {made}/snn --qann {made}/snn", "--qann takes a quantised one"),
+    "no image": ("energy {made}/snn --images 0", "images must be from 1 to the 449 of digits, not 0"),
+    "more images than there are": ("simulate {made}/snn --images 450", "images must be from 1 to the 449 of digits"),
+    "energy below none": (
+        "energy {made}/snn --add-pj -1",
+        "the energy of an addition must be a number of pJ",
+    ),
     "simulate nothing": ("simulate none", "none is not a checkpoint: it has no config.json"),
     "simulate a quantised one": ("simulate {made}/qann", "run qffs convert on it first"),
     "simulate too short": ("simulate {made}/snn --steps 2", "at least as many steps as the 3 charge steps"),

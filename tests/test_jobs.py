@@ -25,6 +25,19 @@ from qffs.recipe import Recipe
 from qffs.report.results import Results
 
 
+def simulate(
+    checkpoint: Path,
+    data: str,
+    steps: int,
+    qann: Path | None,
+    device: str,
+    progress: bool,
+    seed: int = 0,
+    size: int | None = None,
+) -> Results:
+    return jobs.simulate(jobs.Trial(checkpoint, data, size, steps, None, qann, device, seed, progress))
+
+
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """A small network and few digits; "colour" are the same in three channels, "letters" have one class more."""
@@ -92,7 +105,7 @@ def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Pat
     folder = tmp_path / "one"
     jobs.convert(folder / "qann", tmp_path / "snn", None, "cpu")
     assert files(tmp_path / "snn") == files(folder / "snn")
-    simulated = jobs.simulate(folder / "snn", "digits", 4, folder / "qann", "cpu", False)
+    simulated = simulate(folder / "snn", "digits", 4, folder / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
     assert simulated["layers"] == results["layers"]
     assert simulated["qann"]["accuracy"] == results["qann"]["accuracy"]
@@ -109,20 +122,20 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
     assert len(results["layers"]) == 5
     told = jobs.convert(tmp_path / "one" / "qann", tmp_path / "snn", 2, "cpu")
     assert list(told["highest_level"].values()) == [1, 1, 3, 3, 7]
-    simulated = jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "one" / "qann", "cpu", False)
+    simulated = simulate(tmp_path / "snn", "digits", 4, tmp_path / "one" / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
 
 
 def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None:
     quantise(recipe(epochs=0, per_channel=True), tmp_path / "qann")
     jobs.convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
-    jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
+    simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
     other = load(tmp_path / "qann").network
     with torch.no_grad():
         next(p for name, p in other.named_parameters() if name.endswith("step_size"))[1].mul_(1.01)
     save(other, tmp_path / "other")
     with pytest.raises(CheckpointError, match="was not converted from"):
-        jobs.simulate(tmp_path / "snn", "digits", 4, tmp_path / "other", "cpu", False)
+        simulate(tmp_path / "snn", "digits", 4, tmp_path / "other", "cpu", False)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
@@ -311,7 +324,7 @@ def test_the_size_is_handed_on_and_written_down(tmp_path: Path) -> None:
     told = quantise(recipe(data="images:x", size=9, epochs=0), tmp_path / "q")
     assert (told["data"], told["size"]) == ("images:x of 9", 9)
     assert load(tmp_path / "q").about["size"] == 9
-    told = jobs.simulate(tmp_path / "d" / "snn", "images:x", 4, None, "cpu", False, size=7)
+    told = simulate(tmp_path / "d" / "snn", "images:x", 4, None, "cpu", False, size=7)
     assert told["data"] == "images:x of 7"
 
 
@@ -355,8 +368,8 @@ def test_simulate_refuses_what_does_not_belong_together(snn: Path) -> None:
         ((snn, "digits", 4, None, "cpu", False, -1), "the seed must be"),
     ):
         with pytest.raises(QffsError, match=message):
-            jobs.simulate(*arguments)
-    assert "qann" not in jobs.simulate(snn, "digits", 4, None, "cpu", False)
+            simulate(*arguments)
+    assert "qann" not in simulate(snn, "digits", 4, None, "cpu", False)
 
 
 def test_simulate_refuses_another_networks_qann(snn: Path, tmp_path: Path) -> None:
@@ -365,8 +378,8 @@ def test_simulate_refuses_another_networks_qann(snn: Path, tmp_path: Path) -> No
         next(p for name, p in other.named_parameters() if name.endswith("step_size")).mul_(1.01)
     save(other, tmp_path / "other")
     with pytest.raises(CheckpointError, match="was not converted from"):
-        jobs.simulate(snn, "digits", 4, tmp_path / "other", "cpu", False)
-    assert jobs.simulate(snn, "digits", 4, snn.parent / "qann", "cpu", False)["qann"]["accuracy"] >= 0
+        simulate(snn, "digits", 4, tmp_path / "other", "cpu", False)
+    assert simulate(snn, "digits", 4, snn.parent / "qann", "cpu", False)["qann"]["accuracy"] >= 0
 
 
 def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

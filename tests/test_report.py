@@ -31,7 +31,7 @@ MEASURED = Measurement(
 
 
 def results(**more: Any) -> dict[str, Any]:
-    rows = {"snn": by_step(MEASURED), "layers": by_layer(MEASURED), "qann": {"accuracy": 0.75}}
+    rows = {"snn": by_step(MEASURED), "layers": by_layer(MEASURED.activity), "qann": {"accuracy": 0.75}}
     return {"model": "net", "data": "pets", "images": 12345, "bits": 3} | rows | more
 
 
@@ -47,7 +47,7 @@ def test_a_measurement_becomes_rows_by_step_and_by_layer() -> None:
         {"steps": 2, "accuracy": 0.5, "spikes_per_image": 7006 / 4, "agreement": 0.5},
         {"steps": 3, "accuracy": 0.98765, "spikes_per_image": 7009 / 4, "agreement": 1.0},
     ]
-    assert by_layer(MEASURED) == [
+    assert by_layer(MEASURED.activity) == [
         {"layer": "first", "positive": [5, 0, 2], "negative": [0, 1, 0]},
         {"layer": "second", "positive": [7000, 0, 0], "negative": [0, 0, 1]},
     ]

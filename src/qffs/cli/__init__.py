@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from qffs.cli import recipes
-from qffs.cli.networks import convert, plan, simulate
+from qffs.cli.measuring import energy, noise, simulate
+from qffs.cli.networks import convert, plan
 from qffs.cli.training import demo, quantize, train
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.progress import first
@@ -45,7 +46,7 @@ def _root(
     """
 
 
-for each in (demo, train, plan, quantize, convert, simulate):
+for each in (demo, train, plan, quantize, convert, simulate, noise, energy):
     app.command()(each)
 app.add_typer(recipes.app, name="recipes")
 

@@ -12,18 +12,15 @@ import typer
 from qffs.cli.options import (
     NETWORK,
     Charge,
-    Data,
     Device,
     Json,
     Output,
     Seed,
-    Size,
-    Steps,
     Weights,
     Where,
     charge_steps_of,
 )
-from qffs.cli.printing import print_json, say, show
+from qffs.cli.printing import print_json, say
 
 
 def plan(
@@ -76,29 +73,3 @@ def convert(
         f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
         f"charged over {len(results['charge_schedule'])} steps."
     )
-
-
-def simulate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a spiking network.")],
-    data: Data = "digits",
-    size: Size = None,
-    steps: Steps = None,
-    qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
-    stop_when: Annotated[
-        list[float] | None,
-        typer.Option(
-            metavar="MARGIN",
-            help="Also stop each image once its largest output is this far above the next; may be given several times.",
-        ),
-    ] = None,
-    seed: Seed = 0,
-    device: Where = Device.AUTO,
-    json: Json = False,
-) -> None:
-    """Simulate a spiking network on all test images and show accuracy by time step.
-
-    Example: `qffs simulate runs/demo/snn --qann runs/demo/qann --data digits --steps 8`
-    """
-    from qffs import jobs
-
-    show(jobs.simulate(checkpoint, data, steps, qann, device.value, True, seed, size, stop_when or ()), json)

@@ -1,6 +1,8 @@
 """Whole jobs from files to files: what each subcommand of the command line calls."""
 
 from qffs.jobs.begin import demo, train
-from qffs.jobs.networks import convert, plan, quantise, simulate
+from qffs.jobs.measuring import energy, noise, simulate
+from qffs.jobs.networks import convert, plan, quantise
+from qffs.jobs.trial import Trial
 
-__all__ = ["convert", "demo", "plan", "quantise", "simulate", "train"]
+__all__ = ["Trial", "convert", "demo", "energy", "noise", "plan", "quantise", "simulate", "train"]

@@ -191,7 +191,7 @@ class Run:
             "qann": {"accuracy": measured.qann_accuracy, "epochs": self.histories["quantised"]},
             "charge_schedule": list(snn.schedule.weights),
             "snn": by_step(measured),
-            "layers": by_layer(measured),
+            "layers": by_layer(measured.activity),
             "verified": {
                 "dtype": "float64",
                 "images": verified.images,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qffs.errors import QffsError
 from qffs.graph.plan import Plan
-from qffs.measure import Measurement
+from qffs.measure import Activity, Cost, Measurement, Noise
 
 Results = dict[str, Any]
 
@@ -28,12 +28,39 @@ def by_step(measured: Measurement) -> list[Results]:
     return rows
 
 
-def by_layer(measured: Measurement) -> list[Results]:
+def by_layer(activity: Sequence[Activity]) -> list[Results]:
     """One entry a layer of neurons: its ``positive`` and ``negative`` spikes by step, summed over all images."""
     return [
-        {"layer": layer.layer, "positive": list(layer.positive), "negative": list(layer.negative)}
-        for layer in measured.activity
+        {"layer": layer.layer, "positive": list(layer.positive), "negative": list(layer.negative)} for layer in activity
     ]
+
+
+def of_noise(found: Noise) -> Results:
+    """``steps``, ``qann``, ``remedies`` and, by layer, ``noise``."""
+    return {
+        "steps": found.steps,
+        "qann": {"accuracy": found.qann_accuracy},
+        "remedies": [dataclasses.asdict(each) for each in found.remedies],
+        "noise": [dataclasses.asdict(each) for each in found.layers],
+    }
+
+
+def of_cost(found: Cost) -> Results:
+    """All of an image: spikes, operations, energy and bits sent; by operator, ``synapses``; by layer, ``layers``."""
+    positive, negative = found.spikes
+    return {
+        "steps": len(found.activity[0].positive),
+        "charge_steps": found.charge_steps,
+        "spikes": {"positive": positive, "negative": negative},
+        "operations": found.operations,
+        "energy_pj": found.energy_pj,
+        "constants": dataclasses.asdict(found.energy),
+        "bits_sent": found.bits_sent,
+        "synapses": [dataclasses.asdict(each) for each in found.synapses],
+        "units": [dataclasses.asdict(each) for each in found.units],
+        "layers": by_layer(found.activity),
+        "uncounted": list(found.uncounted),
+    }
 
 
 def plan_rows(plan: Plan) -> list[Results]:
