@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from qffs.cli import recipes
-from qffs.cli.measuring import energy, noise, simulate
+from qffs.cli.measuring import energy, noise, report, simulate
 from qffs.cli.networks import convert, plan
 from qffs.cli.training import demo, quantize, train
 from qffs.errors import NotConvertible, QffsError, Stopped
@@ -46,7 +46,7 @@ def _root(
     """
 
 
-for each in (demo, train, plan, quantize, convert, simulate, noise, energy):
+for each in (demo, train, plan, quantize, convert, simulate, noise, energy, report):
     app.command()(each)
 app.add_typer(recipes.app, name="recipes")
 

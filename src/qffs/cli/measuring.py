@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where
-from qffs.cli.printing import print_json, show
+from qffs.cli.printing import print_json, say, show
 
 Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network.")]
 Images = Annotated[
@@ -103,3 +103,25 @@ def energy(
         from qffs.report.analyses import show_energy
 
         show_energy(results, Console())
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as train and demo write it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; report.html in the run's folder.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Count noises and cost on N test images; 256, or all if fewer.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the images are, if no longer where the run's recipe says.")
+    ] = None,
+    device: Where = Device.AUTO,
+) -> None:
+    """Write all that is known of a run to one page that opens from disk: curves, spikes, noises, energy, the plan.
+
+    Example: `qffs report runs/demo`
+    """
+    from qffs import jobs
+
+    say(f"Wrote {jobs.report(run, output, images, data, device.value)}.")

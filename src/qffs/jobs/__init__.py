@@ -3,6 +3,7 @@
 from qffs.jobs.begin import demo, train
 from qffs.jobs.measuring import energy, noise, simulate
 from qffs.jobs.networks import convert, plan, quantise
+from qffs.jobs.reporting import report
 from qffs.jobs.trial import Trial
 
-__all__ = ["Trial", "convert", "demo", "energy", "noise", "plan", "quantise", "simulate", "train"]
+__all__ = ["Trial", "convert", "demo", "energy", "noise", "plan", "quantise", "report", "simulate", "train"]

@@ -1,0 +1,164 @@
+"""Figures that show their values under the pointer, for a page: made with plotly, which is imported here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from qffs.report.analyses import NOISES, joules
+from qffs.report.results import Results
+
+COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
+GREY = "#8a8a8a"
+LINES = (("qann", "QANN", COLOURS[1], "solid"), ("full_precision", "full precision", GREY, "dash"))
+FAINT = "rgba(128,128,128,0.25)"
+
+
+def library() -> str:
+    """The library's own script, to be written into a page."""
+    script: str = get_plotlyjs()
+    return script
+
+
+def html(figure: go.Figure, name: str) -> str:
+    """A figure as an element with this id; the page around it has the library."""
+    config = {"displayModeBar": False, "responsive": True}
+    text: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
+    return text
+
+
+def accuracy(results: Results) -> go.Figure:
+    """Accuracy and agreement by step, beside the lines of the networks that the spiking one came from."""
+    steps = [row["steps"] for row in results["snn"]]
+    figure = _figure("time steps T", "test images (%)")
+    figure.add_scatter(
+        x=steps, y=_percent(row["accuracy"] for row in results["snn"]), name="SNN", line_color=COLOURS[0],
+        mode="lines+markers", hovertemplate="%{y:.2f} %",
+    )  # fmt: skip
+    if "agreement" in results["snn"][0]:
+        figure.add_scatter(
+            x=steps, y=_percent(row["agreement"] for row in results["snn"]), name="equal to QANN", mode="lines",
+            line={"color": COLOURS[2], "dash": "dot"}, hovertemplate="%{y:.2f} %",
+        )  # fmt: skip
+    for key, name, colour, dash in (
+        ("qann", "QANN", COLOURS[1], "solid"),
+        ("full_precision", "full precision", GREY, "dash"),
+    ):
+        if key in results:
+            figure.add_scatter(
+                x=[steps[0], steps[-1]], y=_percent([results[key]["accuracy"]] * 2), name=name, mode="lines",
+                line={"color": colour, "dash": dash}, hovertemplate="%{y:.2f} %",
+            )  # fmt: skip
+    figure.update_layout(hovermode="x unified", yaxis_range=[0, 102], xaxis_dtick=1 if len(steps) <= 20 else None)
+    return figure
+
+
+def activity(results: Results, units: dict[str, int]) -> go.Figure:
+    """Spikes a neuron by layer and step: a row a layer."""
+    layers = [row["layer"] for row in results["layers"]]
+    size = [units.get(layer, 1) * results["images"] for layer in layers]
+    rows = list(zip(results["layers"], size, strict=True))
+    both = [[(up + down) / n for up, down in zip(row["positive"], row["negative"], strict=True)] for row, n in rows]
+    apart = [[(up / n, down / n) for up, down in zip(row["positive"], row["negative"], strict=True)] for row, n in rows]
+    told = "%{y}, step %{x}: %{customdata[0]:.3f} positive, %{customdata[1]:.3f} negative<extra></extra>"
+    return _heatmap(layers, both, "spikes a neuron", told, apart)
+
+
+def noise(results: Results) -> go.Figure:
+    """The share of all neurons that suffer each noise, step by step."""
+    neurons = sum(layer["neurons"] for layer in results["noise"])
+    steps = list(range(1, results["steps"] + 1))
+    figure = _figure("time steps T", "neurons (%)")
+    for (name, shown), colour in zip(NOISES.items(), COLOURS, strict=True):
+        share = [100 * sum(layer[name][t - 1] for layer in results["noise"]) / neurons for t in steps]
+        figure.add_bar(x=steps, y=share, name=shown, marker_color=colour, hovertemplate="%{y:.3f} %")
+    figure.update_layout(barmode="stack", hovermode="x unified", xaxis_dtick=1 if len(steps) <= 20 else None)
+    return figure
+
+
+def noise_by_layer(results: Results) -> go.Figure:
+    """The share of each layer's neurons that suffer any noise, step by step."""
+    layers = [layer["layer"] for layer in results["noise"]]
+    shares = [
+        [100 * sum(layer[name][t] for name in NOISES) / layer["neurons"] for t in range(results["steps"])]
+        for layer in results["noise"]
+    ]
+    apart = [
+        [tuple(100 * layer[name][t] / layer["neurons"] for name in NOISES) for t in range(results["steps"])]
+        for layer in results["noise"]
+    ]
+    each = "<br>".join(f"{shown}: %{{customdata[{i}]:.2f}} %" for i, shown in enumerate(NOISES.values()))
+    told = "%{y}, step %{x}: %{z:.2f} %<br>" + each + "<extra></extra>"
+    return _heatmap(layers, shares, "neurons (%)", told, apart)
+
+
+def energy(results: Results) -> go.Figure:
+    """The energy of the arithmetic of an inference, network by network."""
+    names, values = list(results["energy_pj"]), list(results["energy_pj"].values())
+    figure = _figure("energy an image (µJ)", "")
+    figure.add_bar(
+        x=[value / 1e6 for value in values], y=names, orientation="h", text=[joules(value) for value in values],
+        marker_color=[COLOURS[0] if name == "SNN" else GREY for name in names],
+        hovertemplate="%{y}: %{text}<extra></extra>", textposition="outside", cliponaxis=False,
+    )  # fmt: skip
+    figure.update_layout(yaxis_autorange="reversed", height=260, margin_r=70)
+    return figure
+
+
+def operations(results: Results) -> go.Figure:
+    """Synaptic operations by step, an operator a colour."""
+    figure = _figure("time steps T", "synaptic operations an image")
+    for each in results["synapses"]:
+        if any(each["events"]):
+            figure.add_bar(
+                x=list(range(1, results["steps"] + 1)), y=each["events"], name=each["layer"],
+                hovertemplate=f"{each['layer']}, step %{{x}}: %{{y:,.0f}}<extra></extra>",
+            )  # fmt: skip
+    figure.update_layout(barmode="stack", showlegend=False, xaxis_dtick=1 if results["steps"] <= 20 else None)
+    return figure
+
+
+def _percent(shares: Any) -> list[float]:
+    return [100 * share for share in shares]
+
+
+def _heatmap(
+    layers: Sequence[str], rows: Sequence[Sequence[float]], what: str, told: str, apart: Sequence[Sequence[Any]]
+) -> go.Figure:
+    figure = _figure("time steps T", "")
+    steps = list(range(1, len(rows[0]) + 1))
+    figure.add_heatmap(
+        x=steps, y=list(layers), z=[list(row) for row in rows], customdata=[list(row) for row in apart], zmin=0,
+        colorscale="Viridis", hovertemplate=told,
+        colorbar={"title": {"text": what, "side": "top"}, "orientation": "h", "y": 1.02, "yanchor": "bottom",
+                  "thickness": 10, "len": 0.6, "x": 0, "xanchor": "left"},
+    )  # fmt: skip
+    figure.update_layout(
+        yaxis={"autorange": "reversed", "type": "category"},
+        xaxis_dtick=1 if len(steps) <= 20 else None,
+        height=max(260, 150 + 22 * len(layers)),
+    )
+    return figure
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    """Axes on no ground of their own, so that they suit a light and a dark page."""
+    figure = go.Figure()
+    axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True}
+    figure.update_layout(
+        template="none",
+        colorway=COLOURS,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        height=380,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        xaxis=axis | {"title": x},
+        yaxis=axis | {"title": y},
+        hoverlabel={"bgcolor": "#ffffff", "font": {"color": "#1b1b1b"}},
+    )
+    return figure

@@ -1,0 +1,239 @@
+"""A run as one page that opens from disk: figures, tables, the plan, and where everything comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+from qffs.errors import InvalidArgument
+from qffs.graph.plan import Plan
+from qffs.report.analyses import joules, verdict
+from qffs.report.results import Results
+from qffs.report.table import percent
+
+MISSING = "a report needs plotly and jinja2: pip install 'qffs[report]'"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a head; ``folded``: the line behind which they lie until it is clicked; ``words``: cells hold text."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    folded: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a page shows under one heading, in this order."""
+
+    id: str
+    title: str
+    notes: Sequence[str] = ()
+    figures: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    text: str = ""
+    more: tuple[str, str] | None = None  # the line behind which a text lies, and the text
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a page is made of: the files of a run, and its plan; what is not there is left out.
+
+    ``results`` and ``provenance``: results.json and run.json; ``noise`` and ``energy``: as `qffs noise` and
+    `qffs energy` print them; ``recipe``: the text of recipe.yaml; ``commands``: that make these files again.
+    """
+
+    results: Results
+    provenance: Results = field(default_factory=dict)
+    noise: Results | None = None
+    energy: Results | None = None
+    plan: Plan | None = None
+    recipe: str = ""
+    commands: Sequence[str] = ()
+
+
+def check() -> None:
+    """Raise `InvalidArgument` where the libraries that a page is made with are not installed."""
+    try:
+        import jinja2  # noqa: F401
+        import plotly  # noqa: F401
+    except ImportError as error:
+        raise InvalidArgument(MISSING) from error
+
+
+def page(of: Materials) -> str:
+    """The text of the page, in HTML, with everything in it that it shows."""
+    check()
+    import jinja2
+
+    from qffs.report import figures
+
+    source = resources.files("qffs.report").joinpath("page.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    results = of.results
+    sections = [_accuracy(of), _activity(of), _noise(of), _energy(of), _plan(of), _provenance(of)]
+    return template.render(
+        title=f"{results['model']} on {results['data']}",
+        subtitle=f"{results['images']:,} test images; spiking network of signed integrate-and-fire neurons.",
+        tiles=_tiles(of),
+        sections=[section for section in sections if section is not None],
+        library=figures.library(),
+    )
+
+
+def _tiles(of: Materials) -> list[tuple[str, str, str]]:
+    results, last = of.results, of.results["snn"][-1]
+    tiles = []
+    if "full_precision" in results:
+        tiles.append(("full precision", percent(results["full_precision"]["accuracy"]), "accuracy"))
+    if "qann" in results:
+        bits = f"{results['bits']} bit" if isinstance(results.get("bits"), int) else "quantised"
+        tiles.append((f"QANN, {bits}", percent(results["qann"]["accuracy"]), "accuracy"))
+    for row in results["snn"]:
+        if row["steps"] in {4, last["steps"]}:
+            equal = f"{percent(row['agreement'])} as the QANN" if "agreement" in row else "accuracy"
+            tiles.append((f"SNN, T = {row['steps']}", percent(row["accuracy"]), equal))
+    tiles.append(("spikes an image", f"{last['spikes_per_image']:,.0f}", f"after {last['steps']} steps"))
+    if of.energy is not None:
+        energy = of.energy["energy_pj"]
+        share = energy["SNN"] / energy["full precision"]
+        tiles.append(("energy an image", joules(energy["SNN"]), f"{share:.3f} of full precision's"))
+    return tiles
+
+
+def _accuracy(of: Materials) -> Section:
+    from qffs.report import figures
+
+    rows = of.results["snn"]
+    head = ["T", "accuracy", *(["equal to QANN"] if "agreement" in rows[0] else []), "spikes an image"]
+    cells = [
+        [str(row["steps"]), percent(row["accuracy"])]
+        + ([percent(row["agreement"])] if "agreement" in row else [])
+        + [f"{row['spikes_per_image']:,.0f}"]
+        for row in rows
+    ]
+    figure = figures.html(figures.accuracy(of.results), "figure-accuracy")
+    return Section("accuracy", "Accuracy against time steps", (), [figure], [Table(head, cells, folded="The numbers")])
+
+
+def _activity(of: Materials) -> Section:
+    from qffs.report import figures
+
+    units = {each["layer"]: each["count"] for each in of.energy["units"]} if of.energy is not None else {}
+    images = of.results["images"]
+    rows = [
+        [layer["layer"], f"{units[layer['layer']]:,}" if layer["layer"] in units else ""]
+        + [f"{sum(layer[sign]) / images:,.0f}" for sign in ("positive", "negative")]
+        + [str(max((t for t, n in enumerate(map(max, layer["positive"], layer["negative"]), 1) if n), default=0))]
+        for layer in of.results["layers"]
+    ]
+    table = Table(["layer", "neurons", "positive spikes", "negative spikes", "last at step"], rows, "an image")
+    note = "A negative spike takes back one that was sent too early."
+    figure = figures.html(figures.activity(of.results, units), "figure-activity")
+    return Section("activity", "Spikes by layer and step", [note], [figure], [table])
+
+
+def _noise(of: Materials) -> Section | None:
+    from qffs.report import figures
+
+    if of.noise is None:
+        return None
+    rows = [["QANN", percent(of.noise["qann"]["accuracy"]), "", ""]] + [
+        [
+            "all remedies" if each["off"] == "nothing" else f"without {each['off']}",
+            *(percent(each[key]) for key in ("accuracy", "agreement", "output_error")),
+        ]
+        for each in of.noise["remedies"]
+    ]
+    remedies = Table(
+        ["remedies", "accuracy", "equal to QANN", "output error"],
+        rows,
+        f"{of.noise['images']:,} test images, after {of.noise['steps']} steps; without longer simulation, after the "
+        "last charge step",
+    )
+    layers = Table(
+        ["layer", "neurons", "settles at step", "at the latest"],
+        [
+            [each["layer"], f"{each['neurons']:,}", f"{each['settled']:.2f}", str(each["settled_last"])]
+            for each in of.noise["noise"]
+        ],
+        folded="When layers settle",
+    )
+    note = (
+        "A neuron suffers occasional noise where it sent spikes too many or still owes one, supra-threshold noise "
+        "where more arrives than one spike a step carries, sub-threshold noise where it rounds otherwise than its "
+        "quantiser, and rate-coding noise where it is right about what has arrived, which is not yet all."
+    )
+    shown = [
+        figures.html(figures.noise(of.noise), "figure-noise"),
+        figures.html(figures.noise_by_layer(of.noise), "figure-noise-layers"),
+    ]
+    return Section("noise", "Noise by step and layer", [note], shown, [remedies, layers])
+
+
+def _energy(of: Materials) -> Section | None:
+    from qffs.report import figures
+
+    if of.energy is None:
+        return None
+    energy, bits, constants = of.energy["energy_pj"], of.energy["bits_sent"], of.energy["constants"]
+    networks = Table(
+        ["network", "energy", "of full precision's", "bits sent"],
+        [[name, joules(pj), f"{pj / energy['full precision']:.3f}", _sent(bits, name)] for name, pj in energy.items()],
+        f"{of.energy['images']:,} test images, {of.energy['steps']} steps; a multiply-add takes "
+        f"{constants['multiply_add_pj']} pJ, an addition {constants['add_pj']} pJ",
+    )
+    layers = Table(
+        ["operator", "kind", "synapses", "synaptic operations", "of a dense pass"],
+        [
+            [each["layer"], each["operator"], f"{each['count']:,}", f"{sum(each['events']):,.0f}", _share(each)]
+            for each in of.energy["synapses"]
+        ],
+        folded="Operator by operator",
+    )
+    notes = [
+        verdict(energy) + " Of the arithmetic alone: memory and the neurons' own work are left out everywhere.",
+        "QANN: a product with a level of b bits is b additions; zeros skipped: only additions for bits that are 1.",
+    ]
+    if of.energy["uncounted"]:
+        notes.append(f"Not counted: {', '.join(of.energy['uncounted'])}.")
+    shown = [
+        figures.html(figures.energy(of.energy), "figure-energy"),
+        figures.html(figures.operations(of.energy), "figure-operations"),
+    ]
+    return Section("energy", "What an inference costs", notes, shown, [networks, layers])
+
+
+def _sent(bits: dict[str, float], network: str) -> str:
+    key = "SNN, signs" if network == "SNN" else network
+    return f"{bits[key]:,.0f}" if key in bits else ""
+
+
+def _share(synapses: Results) -> str:
+    if synapses["analog"]:
+        return "analog, once"
+    return f"{sum(synapses['events']) / synapses['count']:.3f}" if synapses["count"] else ""
+
+
+def _plan(of: Materials) -> Section | None:
+    if of.plan is None:
+        return None
+    rows = [[row.site, row.operator, str(row.kind), row.why] for row in of.plan.rows]
+    table = Table(["call", "operator", "becomes", "why"], rows, folded="Call by call", words=True)
+    return Section("plan", "The plan of the conversion", [of.plan.summary()], (), [table])
+
+
+def _provenance(of: Materials) -> Section:
+    said = of.provenance | {"versions": of.results.get("versions", of.provenance.get("versions", {}))}
+    rows = []
+    for name, value in said.items():
+        if name != "command":
+            shown = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
+            rows.append([name, shown])
+    commands = "\n".join(filter(None, [of.provenance.get("command", ""), *of.commands]))
+    recipe = ("recipe.yaml", of.recipe) if of.recipe else None
+    return Section("origin", "Commands and versions", (), (), [Table(["", ""], rows, words=True)], commands, recipe)
