@@ -31,6 +31,7 @@ FLOORS = (
     ("measure", "sources"),
     ("report",),
     ("jobs",),
+    ("paper",),
     ("cli", "__init__"),
     ("__main__",),
 )

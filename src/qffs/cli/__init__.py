@@ -16,6 +16,7 @@ import typer
 from qffs.cli import recipes
 from qffs.cli.measuring import energy, noise, report, simulate
 from qffs.cli.networks import convert, plan
+from qffs.cli.paper import paper
 from qffs.cli.training import demo, quantize, train
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.progress import first
@@ -46,7 +47,7 @@ def _root(
     """
 
 
-for each in (demo, train, plan, quantize, convert, simulate, noise, energy, report):
+for each in (demo, train, plan, quantize, convert, simulate, noise, energy, report, paper):
     app.command()(each)
 app.add_typer(recipes.app, name="recipes")
 

@@ -70,7 +70,7 @@ def _continued(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
         state = "has ended" if ended.exists() else "can go on with --resume"
         raise InvalidArgument(f"{folder} holds a run that {state}: name another --output for a new one")
     if (folder / "recipe.yaml").exists():
-        other = differences(_placeless(recipe), _placeless(read(str(folder / "recipe.yaml"))))
+        other = differences(placeless(recipe), placeless(read(str(folder / "recipe.yaml"))))
         if other:
             raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(other)}")
     for name in ("run.json", "accuracy.png"):
@@ -90,7 +90,7 @@ def _read(path: Path) -> Results:
     return results
 
 
-def _placeless(recipe: Recipe) -> Recipe:
+def placeless(recipe: Recipe) -> Recipe:
     """The recipe without what may change before a run goes on: where its files lie, and how many processes read."""
     kind, colon, path = recipe.data.rpartition(":")
     weights = recipe.weights and Path(recipe.weights).name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from qffs.errors import InvalidArgument
 from qffs.models.digits import DigitsNet
+from qffs.models.pooling import POOLINGS
 from qffs.models.residual import Block, CifarResNet
 from qffs.models.vgg import CifarVGG
 
@@ -21,8 +23,8 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "cifar_resnet18": partial(CifarResNet, (2, 2, 2, 2), True, width=64),
     "cifar_vgg16": CifarVGG,
 }
-"""What each name builds, untrained, of any ``classes``, ``channels`` and ``width``; ``image_shape`` is that of an image
-it takes."""
+"""What each name builds, untrained, of any ``classes``, ``channels`` and ``width``, and of a ``pooling`` in `POOLINGS`
+where it pools; ``image_shape`` is that of an image it takes."""
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
@@ -35,7 +37,11 @@ def build(name: str, **arguments: Any) -> nn.Module:
     """
     if name not in MODELS:
         raise InvalidArgument(f"there is no model {name!r}; there are {', '.join(MODELS)}")
+    takes_pooling = "pooling" in inspect.signature(MODELS[name]).parameters
     for argument, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if argument == "pooling" and takes_pooling:
+            if value not in POOLINGS:
+                raise InvalidArgument(f"pooling of {name} must be one of {', '.join(POOLINGS)}, not {value!r}")
+        elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InvalidArgument(f"{argument} of {name} must be a whole number of at least 1, not {value!r}")
     return MODELS[name](**arguments)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from qffs.models.pooling import halved
 from qffs.models.residual import Block
 
 
 class DigitsNet(nn.Module):
-    """A small residual network with max pooling for 8 x 8 images: five layers of neurons."""
+    """A small residual network with pooling, "max" or "average", for 8 x 8 images: five layers of neurons."""
 
-    def __init__(self, classes: int = 10, channels: int = 1, width: int = 32) -> None:
+    def __init__(self, classes: int = 10, channels: int = 1, width: int = 32, pooling: str = "max") -> None:
         super().__init__()
         self.image_shape = (channels, 8, 8)
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU())
         self.block1 = Block(width, width, 1)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = halved(pooling)
         self.block2 = Block(width, 2 * width, 2)
         self.classify = nn.Linear(2 * width * 4, classes)
 

@@ -6,21 +6,23 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from qffs.models.pooling import halved
+
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 """How many convolutions stand before each max pooling, and their channels in units of the width."""
 
 
 class CifarVGG(nn.Module):
-    """13 convolutions with batch norm in five stages, each halved by max pooling, and one linear layer.
+    """13 convolutions with batch norm in five stages, each halved by pooling, "max" or "average", and one linear layer.
 
     Configuration D of Simonyan, Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR
     2015, as is usual on CIFAR-10: with batch norm, and without the two wide linear layers.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 3, width: int = 64) -> None:
+    def __init__(self, classes: int = 10, channels: int = 3, width: int = 64, pooling: str = "max") -> None:
         super().__init__()
         self.image_shape = (channels, 32, 32)
-        self.features = nn.Sequential(*_layers(channels, width))
+        self.features = nn.Sequential(*_layers(channels, width, pooling))
         self.classify = nn.Linear(STAGES[-1][1] * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,11 +31,11 @@ class CifarVGG(nn.Module):
         return logits
 
 
-def _layers(inputs: int, width: int) -> Iterator[nn.Module]:
+def _layers(inputs: int, width: int, pooling: str) -> Iterator[nn.Module]:
     for count, factor in STAGES:
         for _ in range(count):
             yield nn.Conv2d(inputs, factor * width, 3, 1, 1, bias=False)
             yield nn.BatchNorm2d(factor * width)
             yield nn.ReLU()
             inputs = factor * width
-        yield nn.MaxPool2d(2)
+        yield halved(pooling)

@@ -126,3 +126,22 @@ def _table(results: Results, what: str, first: str) -> Table:
 
 def _count(value: float) -> str:
     return "" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def show_rows(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str], console: Console
+) -> None:
+    """Print any rows under a head, and notes below; numbers with two decimals, to the right."""
+    if rows:
+        table = Table(title=Text(title))
+        for name, cell in zip(head, rows[0], strict=True):
+            table.add_column(Text(name), justify="left" if isinstance(cell, str) else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_shown(cell)) for cell in row))
+        console.print(table)
+    for note in notes:
+        console.print(Text(note))
+
+
+def _shown(cell: object) -> str:
+    return "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell)

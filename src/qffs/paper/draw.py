@@ -1,0 +1,69 @@
+"""Panels of curves as a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from qffs.paper.findings import Findings, Panel, Series
+
+MARKERS = "os^Dv<>Phx*"
+
+
+def draw(found: Findings, title: str, path: Path) -> None:
+    """Write the panels of findings side by side, as PNG or SVG by the path's suffix."""
+    columns = min(3, len(found.panels))
+    rows = math.ceil(len(found.panels) / columns)
+    figure = Figure(figsize=(1.0 + 4.6 * columns, 0.6 + 3.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, parse_math=False)
+    for number, panel in enumerate(found.panels):
+        _panel(figure.add_subplot(rows, columns, number + 1), panel)
+    figure.savefig(path, dpi=150, format=path.suffix.removeprefix("."))
+
+
+def _panel(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, fontsize=10, parse_math=False)
+    axes.set(xlabel=panel.x, ylabel=panel.y)
+    axes.grid(alpha=0.3)
+    for number, series in enumerate(panel.series):
+        _series(axes, series, number)
+    if panel.log:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    if panel.bits:
+        second = axes.secondary_xaxis("top", functions=(_bits, _steps))
+        second.set_xlabel("equivalent bits, log2(T + 1)")
+        second.xaxis.set_major_locator(ticker.MultipleLocator(1))
+        second.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.legend(fontsize=7)
+
+
+def _bits(steps: Any) -> Any:
+    """How many bits so many steps can tell apart, by 0 to T spikes."""
+    return np.log2(np.maximum(steps, 0) + 1)
+
+
+def _steps(bits: Any) -> Any:
+    return np.exp2(bits) - 1
+
+
+def _series(axes: Axes, series: Series, number: int) -> None:
+    colour, label = f"C{number % 10}", series.name.replace("$", r"\$")
+    marker = MARKERS[number % len(MARKERS)]
+    match series.style:
+        case "points":
+            axes.plot(series.x, series.y, marker, color=colour, label=f"{label} (published)", alpha=0.8, markersize=5)
+        case "level":
+            axes.axhline(series.y[0], color=colour, linestyle="--", label=label)
+        case "steps":
+            axes.plot(series.x, series.y, color=colour, label=label, linewidth=1.2)
+        case "line":
+            axes.plot(series.x, series.y, f"{marker}-", color=colour, label=label, markersize=3.5, linewidth=1.2)

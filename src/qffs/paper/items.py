@@ -1,0 +1,243 @@
+"""The tables and figures, each a function from trained networks to what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from qffs.convert import OFFSET
+from qffs.levels import FiringRule
+from qffs.measure import without
+from qffs.measure.noises import NEGATIVE_SPIKES
+from qffs.nn.neuron import Neuron
+from qffs.nn.quantizer import Quantizer
+from qffs.paper.findings import Cell, Findings, Panel, Series
+from qffs.paper.published import SOURCE, TABLE_3, TABLE_4
+from qffs.paper.shelf import Shelf, Trained, pooled
+
+BITS = (1, 2, 3, 4, 5)
+STEPS, PERCENT = "time steps T", "accuracy (%)"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or figure: its name, what it shows, what makes it, and what the paper found."""
+
+    name: str
+    title: str
+    find: Callable[[Shelf], Findings]
+    paper: str
+
+
+def table3(shelf: Shelf) -> Findings:
+    """Accuracy before and after conversion, ours beside the published rows."""
+    rows: list[list[Cell]] = []
+    for bits, output in ((2, 3), (2, "analog"), (3, "analog")):
+        trained = shelf.network(bits, output)
+        method = f"qffs, {bits} bit, output {output if output == 'analog' else f'{output} bit'}"
+        for steps in dict.fromkeys((4, 8, trained.settled())):
+            if trained.charge_steps <= steps <= len(trained.curve):
+                accuracy = _percent(trained.curve[steps - 1])
+                rows.append(
+                    [method, _data(trained), trained.recipe.model, _percent(trained.qann), accuracy, steps, "here"]
+                )
+    rows += [[p.method, p.data, p.network, p.ann, p.snn, p.steps, "paper"] for p in TABLE_3]
+    head = ["method", "data", "network", "before (%)", "SNN (%)", "steps", "from"]
+    return Findings(
+        head, rows, notes=["Accuracy before conversion is that of the quantised network for qffs and QFFS."]
+    )
+
+
+def table4(shelf: Shelf) -> Findings:
+    """Remedies added one by one."""
+    average, largest, wider = pooled(shelf, 2, 2, "average"), pooled(shelf, 2, 2, "max"), pooled(shelf, 2, 3, "max")
+    bare = shelf.accuracy(average, without(average.spiking(), NEGATIVE_SPIKES), average.charge_steps)
+    settled = len(average.curve)
+    ours = [
+        (bare[-1], average, average.charge_steps),
+        (average.curve[average.charge_steps - 1], average, average.charge_steps),
+        (average.curve[-1], average, settled),
+        (largest.curve[-1], largest, len(largest.curve)),
+        (wider.curve[-1], wider, len(wider.curve)),
+    ]
+    rows: list[list[Cell]] = [
+        [number, setting, _percent(accuracy), steps, _percent(trained.qann), published]
+        for number, ((setting, published), (accuracy, trained, steps)) in enumerate(zip(TABLE_4, ours, strict=True), 1)
+    ]
+    head = ["", "setting", "SNN (%)", "steps", "QANN (%)", "paper, ImageNet ResNet-50 (%)"]
+    notes = [
+        "The first two rows are read after the last charge step. Cap and pre-charge are on in all.",
+        "How much is lost without negative spikes grows with depth and shrinks with width: compare rows, not columns.",
+    ]
+    return Findings(head, rows, notes=notes)
+
+
+def figure1(shelf: Shelf) -> Findings:
+    """Accuracy against latency."""
+    panels = []
+    for data in ("CIFAR-10", "ImageNet"):
+        series = []
+        for method in dict.fromkeys(row.method for row in TABLE_3 if row.data == data):
+            found = [row for row in TABLE_3 if row.data == data and row.method == method]
+            series.append(
+                Series(method, [row.steps for row in found], [row.snn for row in found], "points", f"{SOURCE}, table 3")
+            )
+        panels.append(Panel(data, "latency, time steps (1 ms each)", PERCENT, series, log=True))
+    own = [shelf.network(2, "analog"), shelf.network(2, 3)]
+    model = own[0].recipe.model
+    measured = [_curve(each, f"qffs, {model}, 2 bit, output {each.recipe.output}", each.charge_steps) for each in own]
+    place = next((panel for panel in panels if _data(own[0]).startswith(panel.title)), None)
+    if place is not None:
+        place.series.extend(measured)
+    else:
+        panels.insert(0, Panel(_data(own[0]), "latency, time steps (1 ms each)", PERCENT, measured, log=True))
+    rows: list[list[Cell]] = [
+        [panel.title, each.name, float(y), int(x), "paper" if each.published else "here"]
+        for panel in panels
+        for each in panel.series
+        for x, y in zip(each.x, each.y, strict=True)
+    ]
+    head = ["data", "method", "SNN (%)", "steps", "from"]
+    return Findings(head, rows, panels, [f"Points are published ({SOURCE}, table 3); lines were measured here."])
+
+
+def figure3(shelf: Shelf) -> Findings:
+    """What occasional noise does where nothing is done about it."""
+    rows: list[list[Cell]] = []
+    for bits in BITS:
+        trained = shelf.network(bits, bits)
+        bare = shelf.accuracy(trained, without(trained.spiking(), NEGATIVE_SPIKES), trained.charge_steps)
+        rows.append([bits, _percent(trained.qann), _percent(bare[-1]), trained.charge_steps])
+    columns = [[float(row[index] or 0) for row in rows] for index in (1, 2)]
+    series = [
+        Series("QANN", list(BITS), columns[0]),
+        Series("SNN without negative spikes, T = 2^b - 1", list(BITS), columns[1]),
+    ]
+    panel = Panel("Occasional noise", "bits b in all layers", PERCENT, series)
+    return Findings(["bits", "QANN (%)", "SNN (%)", "steps"], rows, [panel])
+
+
+def figure4(_: Shelf) -> Findings:
+    """Response of the real neuron and quantiser, 2 bits and step size 1, to a constant input over 3 steps."""
+    x = torch.linspace(-0.5, 4.5, 501, dtype=torch.float64)
+    quantizer = Quantizer(3, OFFSET).double()
+    quantizer.set_step_size(1.0)
+    bare, precharged = (
+        Neuron.from_quantizer(quantizer, FiringRule(precharge=precharge)).double() for precharge in (0.0, None)
+    )
+    clipped = x.clamp(0, 3)
+    responses = [
+        ("A: neuron, at most 3 spikes", _response(bare, x)),
+        ("B: neuron, pre-charged", _response(precharged, x)),
+        ("C: quantiser", quantizer(x).detach()),
+    ]
+    panels = [
+        Panel(name, "input", "output", [_drawn(name[3:], x, y), _drawn("clipped ReLU", x, clipped)])
+        for name, y in responses
+    ]
+    for letter, (name, y) in zip("DEF", responses, strict=True):
+        error = [_drawn(f"{name[3:]} - clipped ReLU", x, y - clipped)]
+        panels.append(Panel(f"{letter}: error of {name[0]}", "input", "error", error))
+    equal = bool((responses[1][1] == responses[2][1]).all())
+    rows: list[list[Cell]] = [
+        [name, float((y - clipped).min()), float((y - clipped).max()), float((y - clipped).abs().mean())]
+        for name, y in responses
+    ]
+    head = ["response", "smallest error", "largest error", "mean error, absolute"]
+    notes = [
+        f"The pre-charged neuron and the quantiser are {'equal' if equal else 'not equal'} at all {len(x)} inputs."
+    ]
+    return Findings(head, rows, panels, notes)
+
+
+def _response(neuron: Neuron, x: torch.Tensor) -> torch.Tensor:
+    """What neurons send in all, of inputs that are spread over three steps, once they have settled."""
+    spikes, _ = neuron(neuron.rest(torch.zeros_like(x)), x, None, (1 / 3, 1 / 3, 1 / 3, 0.0, 0.0, 0.0))
+    total: torch.Tensor = spikes.sum(0) * neuron.threshold
+    return total
+
+
+def figure5(shelf: Shelf) -> Findings:
+    """What conversion loses, by time steps."""
+    series: list[Series] = []
+    rows: list[list[Cell]] = []
+    for bits in (2, 3):
+        trained = shelf.network(bits, "analog")
+        loss = [_percent(trained.qann - value) for value in trained.curve]
+        steps = list(range(trained.charge_steps, len(loss) + 1))
+        series.append(Series(f"{bits} bit, analog output", list(steps), [loss[t - 1] for t in steps]))
+        rows.append([bits, trained.charge_steps, trained.settled(), loss[trained.settled() - 1]])
+    panel = Panel("Loss of conversion", STEPS, "QANN - SNN (points)", series, log=True, bits=True)
+    return Findings(["bits", "charge steps", "steps to within 0.1 points", "loss there (points)"], rows, [panel])
+
+
+def figure6(shelf: Shelf) -> Findings:
+    """Bits in all layers."""
+    return _sweep("Bits in all layers", [(f"all layers {bits} bit", shelf.network(bits, bits)) for bits in BITS])
+
+
+def figure7(shelf: Shelf) -> Findings:
+    """Bits in hidden layers, analog output."""
+    networks = [(f"hidden {bits} bit, output analog", shelf.network(bits, "analog")) for bits in BITS]
+    return _sweep("Bits in hidden layers", networks)
+
+
+def figure8(shelf: Shelf) -> Findings:
+    """Bits in the output layer."""
+    networks = [(f"hidden 2 bit, output {bits} bit", shelf.network(2, bits)) for bits in BITS]
+    return _sweep("Bits in the output layer", networks)
+
+
+def figure9(shelf: Shelf) -> Findings:
+    """All three."""
+    parts = [figure6(shelf), figure7(shelf), figure8(shelf)]
+    rows = [row for part in parts for row in part.rows]
+    return Findings(parts[0].head, rows, [panel for part in parts for panel in part.panels])
+
+
+def _sweep(title: str, networks: Sequence[tuple[str, Trained]]) -> Findings:
+    rows: list[list[Cell]] = [
+        [name, _percent(each.qann), each.charge_steps, each.settled(), _percent(each.curve[-1]), len(each.curve)]
+        for name, each in networks
+    ]
+    head = ["network", "QANN (%)", "charge steps", "steps to within 0.1 points", "SNN at the end (%)", "steps"]
+    curves = [_curve(each, name) for name, each in networks]
+    return Findings(head, rows, [Panel(title, STEPS, PERCENT, curves, log=True)])
+
+
+def _curve(trained: Trained, name: str, first: int = 1) -> Series:
+    values = [_percent(value) for value in trained.curve]
+    return Series(name, list(range(first, len(values) + 1)), values[first - 1 :])
+
+
+def _drawn(name: str, x: torch.Tensor, y: torch.Tensor) -> Series:
+    return Series(name, x.tolist(), y.tolist(), "steps")
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 4)
+
+
+def _data(trained: Trained) -> str:
+    return str(trained.results["data"])
+
+
+ITEMS = {
+    item.name: item
+    for item in (
+        Item(
+            "table3", "Accuracy before and after conversion", table3, "QFFS has its QANN's accuracy in 4 to 10 steps."
+        ),
+        Item("table4", "Ablation", table4, "Negative spikes with settling time bring almost all back."),
+        Item("fig1", "Accuracy against latency", figure1, "Conversion becomes as fast as direct training."),
+        Item("fig3", "Occasional noise", figure3, "From 2 bits on the SNN is far below its QANN; at 1 bit equal."),
+        Item("fig4", "Response of neuron and quantiser", figure4, "Pre-charged, the neuron is the quantiser."),
+        Item("fig5", "Loss of conversion against time steps", figure5, "None from 13 steps, about 4 bits, on."),
+        Item("fig6", "Bits in all layers", figure6, "More bits: more accuracy, more steps."),
+        Item("fig7", "Bits in hidden layers", figure7, "An analog output layer gains accuracy and steps."),
+        Item("fig8", "Bits in the output layer", figure8, "3 bits gain most of it for one step."),
+        Item("fig9", "Bits, on another network", figure9, "The same on VGG-16."),
+    )
+}

@@ -1,0 +1,122 @@
+"""Networks trained for tables and figures: each once, in a folder named after its recipe."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qffs import jobs
+from qffs.checkpoint import load
+from qffs.data import load as load_data
+from qffs.errors import InvalidArgument
+from qffs.jobs.begin import placeless
+from qffs.jobs.start import inputs, parts
+from qffs.measure import measure
+from qffs.network import SpikingNetwork
+from qffs.recipe import Recipe
+from qffs.report.results import Results
+
+SHORTEST = 16
+"""The least steps of a run; it has at least twice as many as the finest layer's highest level, and two more."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network on the shelf: its folder, and what its run measured."""
+
+    folder: Path
+    recipe: Recipe
+    results: Results
+
+    @property
+    def qann(self) -> float:
+        """The accuracy of the quantised network."""
+        return float(self.results["qann"]["accuracy"])
+
+    @property
+    def charge_steps(self) -> int:
+        """D."""
+        return len(self.results["charge_schedule"])
+
+    @property
+    def curve(self) -> list[float]:
+        """The spiking network's accuracy after each step."""
+        return [float(row["accuracy"]) for row in self.results["snn"]]
+
+    def settled(self, within: float = 0.001) -> int:
+        """The first step from which on accuracy stays within so much of the quantised network's."""
+        late = [t for t, value in enumerate(self.curve, 1) if abs(value - self.qann) > within]
+        return (max(late) if late else 0) + 1
+
+    def spiking(self) -> SpikingNetwork:
+        """The spiking network."""
+        snn = load(self.folder / "snn").network
+        assert isinstance(snn, SpikingNetwork)
+        return snn
+
+
+class Shelf:
+    """Networks that differ from a recipe in few things, in full precision trained once for all.
+
+    All take the paper's charge schedule, D = 2^b - 1. What is on the shelf is taken from there; a run that was stopped
+    goes on.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, progress: bool = True) -> None:
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+
+    def network(self, bits: int, output: int | str, **model_arguments: Any) -> Trained:
+        """The one of these bits in hidden layers, and "analog" or bits in the output layer."""
+        highest = 2 ** max(bits, 1 if isinstance(output, str) else output) - 1
+        plain: dict[str, Any] = {"charge_steps": None, "candidates": [], "choose_at": None, "held_out": 0.0}
+        arguments = self.recipe.model_arguments | model_arguments
+        first_of_all = {"bits": 2, "output": "analog", "steps": SHORTEST, "model_arguments": arguments}
+        base = self._changed(plain | first_of_all, {"epochs": 0})
+        first = self._train(base, "full-precision")
+        changes = {
+            "bits": bits,
+            "output": output,
+            "steps": max(SHORTEST, 2 * highest + 2),
+            "model_arguments": arguments,
+            "weights": str(first / "float"),
+            "full_precision": {**self.recipe.full_precision.model_dump(), "epochs": 0, "warmup_epochs": 0},
+        }
+        made = self._changed(plain | changes, {})
+        name = f"{made.model}-{bits}bit-output-{output}"
+        folder = self._train(made, name, first.name)
+        return Trained(folder, made, jobs.train(made, folder, resume=True, progress=self.progress))
+
+    def accuracy(self, trained: Trained, snn: SpikingNetwork, steps: int) -> list[float]:
+        """The accuracy of another spiking network of the same quantised one, on the same test images, by step."""
+        device = torch.device("cuda" if trained.recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
+        data = load_data(trained.recipe.data, trained.recipe.size, progress=self.progress)
+        _, _, test = parts(trained.recipe, data)
+        return list(measure(snn.to(device), test, inputs(data, device), steps, progress=self.progress).accuracy)
+
+    def _changed(self, changes: dict[str, Any], quantised: dict[str, Any]) -> Recipe:
+        values = self.recipe.model_dump() | changes
+        values["quantised"] = values["quantised"] | quantised
+        if not values["quantised"]["epochs"]:
+            values["quantised"]["warmup_epochs"] = 0
+        return Recipe.of(values)
+
+    def _train(self, recipe: Recipe, name: str, after: str = "") -> Path:
+        """The folder of a run, which is done if it is not; after: the name of the run that its weights are from."""
+        told = placeless(recipe).model_dump_json() + after
+        folder = self.folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        jobs.train(recipe, folder, resume=True, progress=self.progress)
+        return folder
+
+
+def pooled(shelf: Shelf, bits: int, output: int | str, pooling: str) -> Trained:
+    """A network with max or average pooling; raises `InvalidArgument` where the recipe's network has none to choose."""
+    try:
+        return shelf.network(bits, output, pooling=pooling)
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"this needs a network whose pooling can be chosen, such as digits_net or cifar_vgg16: {error}"
+        ) from error
