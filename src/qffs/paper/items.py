@@ -238,6 +238,6 @@ ITEMS = {
         Item("fig6", "Bits in all layers", figure6, "More bits: more accuracy, more steps."),
         Item("fig7", "Bits in hidden layers", figure7, "An analog output layer gains accuracy and steps."),
         Item("fig8", "Bits in the output layer", figure8, "3 bits gain most of it for one step."),
-        Item("fig9", "Bits, on another network", figure9, "The same on VGG-16."),
+        Item("fig9", "Bits in all, in hidden and in output layers", figure9, "The same on VGG-16."),
     )
 }
