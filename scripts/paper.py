@@ -1,0 +1,87 @@
+"""Writes docs/paper.md from results/paper/*.json, and takes tables and figures in that `qffs paper` made.
+
+python scripts/paper.py add runs/paper table4 fig6   # results/paper/*.json, docs/paper/*.png, and the page
+python scripts/paper.py                              # the page alone
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+KEPT, PICTURES = ROOT / "results" / "paper", ROOT / "docs" / "paper"
+ORDER = ("table3", "table4", "fig1", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
+
+HEAD = """# The paper's tables and figures
+
+Every table and figure of Li, Ma and Furber, "Quantization Framework for Fast Spiking Neural Networks" (2022), that
+shows a measurement, made again by one command each from networks trained here. This page is written by
+`python scripts/paper.py` from `results/paper/*.json`, which `qffs paper` wrote.
+
+What differs from the paper in all of them: the networks and data are smaller and training is shorter (a few epochs
+instead of 40, as the commands say), because they were trained on two cores of a CPU, so that accuracies are lower and
+steps fewer; CIFAR-10 is re-encoded as JPEG; a negative spike needs a potential below 0, not at 0, and quantiser and
+pre-charge share an offset of 1/2 + 0.0001 ([why](../README.md#why-it-is-exact)). What is to be compared is the shape of
+each result, not its height. `qffs paper ITEM RECIPE` makes each from any recipe, at full length too.
+"""
+
+
+def add(folder: Path, names: list[str]) -> None:
+    """Take what `qffs paper` wrote to a folder into the repository."""
+    for path in (KEPT, PICTURES):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(folder / f"{name}.json", KEPT / f"{name}.json")
+        if (folder / f"{name}.png").exists():
+            shutil.copy(folder / f"{name}.png", PICTURES / f"{name}.png")
+
+
+def kept() -> list[dict[str, Any]]:
+    """What was made, in the order of the paper."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")}
+    return [found[name] for name in ORDER if name in found]
+
+
+def page(items: list[dict[str, Any]]) -> str:
+    """The whole page."""
+    missing = [name for name in ORDER if name not in {item["item"] for item in items}]
+    told = f"\nNot made yet: {', '.join(missing)}.\n" if missing else ""
+    return "\n".join([HEAD + told, *(section(item) for item in items)])
+
+
+def section(item: dict[str, Any]) -> str:
+    """One table or figure: what the paper found, what was found here, how."""
+    run, results = item["run"], item["recipe"]
+    number = item["item"].replace("table", "Table ").replace("fig", "Figure ")
+    parts = [f"## {number}: {item['title']}\n", f"Paper: {item['paper']}\n"]
+    if item["panels"]:
+        parts.append(f"![{item['title']}](paper/{item['item']}.png)\n")
+    if item["rows"]:
+        parts += [table(item["head"], item["rows"]), ""]
+    parts += [f"{note}\n" for note in item["notes"]]
+    where = f"{results['model']}, {run['device']}, {run['threads']} threads, commit {run['commit']}"
+    taken = f"{run['seconds'] / 60:.0f} min, with the networks that were not trained yet"
+    parts.append(f"`{run['command']}`  \n{where}; {taken}.\n")
+    return "\n".join(parts)
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """Rows as Markdown, numbers to the right."""
+    marks = ["---" if isinstance(cell, str) else "---:" for cell in rows[0]]
+    lines = [head, marks, *([shown(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(cell: object) -> str:
+    """A cell; numbers that are no whole ones with two decimals."""
+    return "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["add"]:
+        add(Path(sys.argv[2]), sys.argv[3:])
+    (ROOT / "docs" / "paper.md").write_text(page(kept()), encoding="utf-8")

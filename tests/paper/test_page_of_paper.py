@@ -1,0 +1,52 @@
+"""docs/paper.md says what results/paper holds, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qffs.paper import ITEMS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("paper_script", ROOT / "scripts" / "paper.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_that_of_what_was_made(script: Any) -> None:
+    items = script.kept()
+    assert items
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert text == script.page(items)
+    for item in items:
+        assert not item["panels"] or (script.PICTURES / f"{item['item']}.png").exists()
+        assert f"`{item['run']['command']}`" in text
+        assert not str(item["run"]["commit"]).endswith("-dirty")
+    assert tuple(ITEMS) == script.ORDER
+
+
+def test_rows_and_what_is_missing_are_told(script: Any) -> None:
+    item = {
+        "item": "fig6",
+        "title": "Bits",
+        "paper": "More.",
+        "panels": [{}],
+        "notes": ["So."],
+        "recipe": {"model": "net"},
+    }
+    run = {"seconds": 90.0, "command": "qffs paper fig6", "device": "a chip", "threads": 2, "commit": "abc"}
+    text = script.page([item | {"run": run, "head": ["a", "b"], "rows": [["x", 1.234], ["y", None]]}])
+    assert "## Figure 6: Bits" in text
+    assert "| a | b |\n| --- | ---: |\n| x | 1.23 |\n| y |  |" in text
+    assert "![Bits](paper/fig6.png)" in text
+    assert "Not made yet: table3, table4, fig1, fig3, fig4, fig5, fig7, fig8, fig9." in text
