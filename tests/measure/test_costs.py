@@ -207,9 +207,31 @@ def test_energy_that_is_none_is_refused(energy: tuple[float, float]) -> None:
         Energy(*energy)
 
 
+class OwnWeights(nn.Module):
+    """Functions with weights of the module's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(3, 1, 3, 3, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.randn(3, dtype=torch.float64))
+        self.matrix = nn.Parameter(torch.randn(4, 2, dtype=torch.float64))
+
+
+class Convolved(OwnWeights):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.kernel, self.bias, stride=2, padding=1, groups=3)
+
+
+class Multiplied(OwnWeights):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
+
+
 @pytest.mark.parametrize(
     ("operator", "shape"),
     [
+        (Convolved(), (3, 5, 4)),
+        (Multiplied(), (3, 4)),
         (nn.Linear(5, 3), (5,)),
         (nn.Conv1d(2, 3, 3, stride=2, dilation=2), (2, 9)),
         (nn.Conv3d(1, 2, 2, padding=1), (1, 2, 3, 2)),
