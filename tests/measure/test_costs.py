@@ -150,7 +150,6 @@ def test_the_analog_input_passes_its_synapses_once(model: Branched, counted: Cos
     assert [each.analog for each in counted.synapses[1:]] == [0] * 7
     by_values = sum(sum(each.events) for each in counted.synapses if each.layer in {"strided", "head"})
     assert counted.operations["multiply-adds"] == pytest.approx(stem.analog + by_values)
-    # Neurons that input or a bias reaches: all, three steps long, but those whose biases are none.
     assert counted.operations["injected"] == 3 * sum(each.count for each in counted.units)
 
 
@@ -251,3 +250,85 @@ def test_fan_out_of_operators(operator: nn.Module, shape: tuple[int, ...]) -> No
     (spikes,) = spikes_of(snn, example[:1], 4)
     fan_out = one_by_one(operator, shape)
     assert found.synapses[-1].events == pytest.approx([float(((z != 0) * fan_out).sum()) for z in spikes])
+
+
+def counted_on(model: nn.Module, example: Tensor, **options: bool) -> Cost:
+    """What a network costs on one image, of its own kind."""
+    snn = to_spiking(calibrate(quantize(model.double(), 2, example=example, **options), [example]))
+    images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    return cost(snn, images, lambda _: example[:1], 6, progress=False)
+
+
+class Joined(nn.Module):
+    """The input goes round the first neurons, as in a U-Net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.cat([x, torch.relu(self.a(x))], 1))
+
+
+def test_of_what_is_joined_only_the_input_is_analog() -> None:
+    torch.manual_seed(0)
+    found = {each.layer: each for each in counted_on(Joined(), torch.rand(2, 2, 5, 5, dtype=torch.float64)).synapses}
+    assert found["b"].count == 3 * found["b"].analog
+    assert found["b"].bits == 2
+    energy = found["b"].energy_pj(Energy(1, 0))
+    assert energy == {"full precision": found["b"].count, **dict.fromkeys(list(energy)[1:], found["b"].analog)}
+
+
+class Broadcast(nn.Module):
+    """Sums that broadcast, and neurons that nothing is injected into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)
+        return torch.relu(x + x + torch.relu(x.sum((2, 3)))[:, :, None, None])
+
+
+def test_synapses_of_sums_are_counted_where_they_are_broadcast() -> None:
+    found = counted_on(Broadcast(), torch.rand(2, 3, 4, 4, dtype=torch.float64))
+    assert {each.layer: each.count for each in found.synapses} == {"sum_1": 48, "add": 96, "add_1": 48}
+    assert [each.charged for each in found.units] == [True, False, False]
+    assert found.operations["injected"] == 3 * 48
+
+
+class Shuffled(nn.Module):
+    """Channels joined, mixed and parted, and every spike still of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([torch.relu(x), torch.relu(self.a(x))], 1)
+        x = nn.functional.interpolate(nn.functional.channel_shuffle(x, 2), scale_factor=2.0)
+        return self.b(x.chunk(2, 1)[0])
+
+
+class Pooled(nn.Module):
+    """The largest of channels, which have thresholds of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(x).amax(1).flatten(1))
+
+
+def test_events_of_one_size_are_told_from_values() -> None:
+    example = torch.rand(2, 2, 4, 4, dtype=torch.float64)
+    assert counted_on(Shuffled(), example).synapses[-1].bits == 2
+    assert counted_on(Pooled(), example).synapses[-1].bits == 2
+    assert counted_on(Pooled(), example, per_channel=True).synapses[-1].bits is None
+
+
+def test_linear_operators_that_are_no_synapses_are_told() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.interpolate(2 * torch.relu(x), scale_factor=2.0, mode="bilinear")
+
+    found = counted_on(Scaled(), torch.rand(2, 2, 4, 4, dtype=torch.float64))
+    assert found.uncounted == ("mul at mul", "interpolate at interpolate")

@@ -11,7 +11,7 @@ from qffs.convert import levels_of, quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.levels import FiringRule
-from qffs.measure import noise, without
+from qffs.measure import cost, noise, without
 from qffs.measure.noises import LONGER, NOISES, sort
 from qffs.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
@@ -141,7 +141,7 @@ def test_remedies_are_switched_off_one_by_one(data: Images, qann: nn.Module, snn
         output = outputs[remedy.off]
         assert remedy.accuracy == pytest.approx(float((output.argmax(-1) == data.labels).double().mean()))
         assert remedy.agreement == pytest.approx(float((output.argmax(-1) == expected.argmax(-1)).double().mean()))
-        error = ((output - expected).norm(dim=1) / expected.norm(dim=1)).square().mean().sqrt()
+        error = (output - expected).norm() / expected.norm()
         assert remedy.output_error == pytest.approx(float(error), abs=1e-9)
     errors = {each.off: each.output_error for each in found.remedies}
     assert errors["nothing"] < 1e-9
@@ -157,3 +157,46 @@ def test_what_does_not_fit_is_refused(data: Images, qann: nn.Module, snn: Spikin
         noise(snn, qann, data, normalise, 1, progress=False)
     with pytest.raises(InvalidArgument, match="the remedies of a neuron are"):
         without(snn, "luck")
+
+
+def test_outputs_that_are_all_0_have_no_share(data: Images) -> None:
+    torch.manual_seed(0)
+    x, layers = normalise(data.images), (nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 3))
+    qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, output=2, example=x), [x])
+    found = noise(to_spiking(qann), qann, data, normalise, 8, progress=False)
+    assert all(each.output_error is not None for each in found.remedies)
+    bias = qann.get_submodule("3").bias
+    assert isinstance(bias, Tensor)
+    bias.data.fill_(-100)
+    found = noise(to_spiking(qann), qann, data, normalise, 8, progress=False)
+    assert [each.output_error for each in found.remedies] == [None] * 5
+
+
+class Turned(nn.Module):
+    """Images in dimension 1 at its first neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.rows(x.flatten(1).unflatten(1, (5, 5)).transpose(0, 1)))
+        return self.head(x.mean(0))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_images_may_lie_in_another_dimension(batch: int, data: Images) -> None:
+    torch.manual_seed(0)
+    x = normalise(data.images)
+    qann = calibrate(quantize(Turned().double(), 2, example=x), [x])
+    (layer,) = noise(to_spiking(qann), qann, data, normalise, 8, batch_size=batch, progress=False).layers
+    assert layer.neurons == 20
+    last: list[int] = []
+    for image in x:
+        spikes: list[Tensor] = []
+        to_spiking(qann).run(image[None], steps=8, observer=lambda _, sent, __, seen=spikes: seen.append(sent))
+        last.append(max((t + 1 for t in range(8) if bool((spikes[0][t] != 0).any())), default=0))
+    assert layer.settled == pytest.approx(sum(last) / len(last))
+    found = cost(to_spiking(qann), data, normalise, 8, batch_size=batch, progress=False)
+    assert [each.count for each in found.units] == [20]
+    assert {each.layer: each.count for each in found.synapses} == {"rows": 5 * 5 * 4, "mean": 20, "head": 4 * 3}

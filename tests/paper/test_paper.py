@@ -20,12 +20,12 @@ from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.jobs import run as running
 from qffs.levels import FiringRule
-from qffs.paper import ITEMS, make
+from qffs.paper import ITEMS, items, make
 from qffs.paper import shelf as shelves
 from qffs.paper.findings import Findings
-from qffs.paper.items import BITS, figure4
+from qffs.paper.items import BITS, figure1, figure4, figure5, table3
 from qffs.paper.published import TABLE_3, TABLE_4
-from qffs.paper.shelf import Shelf
+from qffs.paper.shelf import Shelf, Trained
 from qffs.recipe import Recipe
 
 PAPER = Path(__file__).parents[3] / "shared" / "paper" / "qffs-2022.txt"
@@ -229,8 +229,6 @@ def test_networks_are_trained_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(running, "fit", trains)
     again = made("fig5", folder)
     assert again["rows"] == first["rows"]
-    moved = RECIPE.model_copy(update={"data": "digits"})
-    assert made("fig5", folder, moved)["rows"] == first["rows"]
     with pytest.raises(AssertionError, match="trained again"):
         made("fig5", folder, RECIPE.model_copy(update={"seed": 1}))
 
@@ -252,3 +250,34 @@ def test_there_are_only_these() -> None:
     with pytest.raises(InvalidArgument, match="there is no 'fig2' to make; there are table3, table4, fig1"):
         make("fig2", RECIPE, Path("none"))
     assert Findings() == Findings([], [], [], [])
+
+
+def test_data_and_weights_may_move_but_not_change(tmp_path: Path) -> None:
+    def marks(data: str, weights: str) -> str:
+        recipe = RECIPE.model_copy(update={"data": f"images:{tmp_path / data}", "weights": str(tmp_path / weights)})
+        return Shelf(recipe, tmp_path)._marks()
+
+    for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name / "float").mkdir(parents=True)
+        (tmp_path / name / "float" / "model.safetensors").write_text(content)
+        (tmp_path / name / "pets.zip").write_text(content)
+    same = marks("a/pets.zip", "a/float")
+    assert marks("b/pets.zip", "b/float") == same
+    assert len({same, marks("c/pets.zip", "a/float"), marks("a/pets.zip", "c/float")}) == 3
+
+
+def test_a_network_that_does_not_settle_has_no_step_to_show(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trained, "curve", property(lambda self: [self.qann - 0.01] * 16))
+    assert [row[2] for row in figure5(Shelf(RECIPE, folder / "networks", progress=False)).rows] == [None, None]
+    assert all(row[-1] == "paper" or row[5] in {4, 8} for row in table3(Shelf(RECIPE, folder / "networks", False)).rows)
+
+
+@pytest.mark.parametrize(
+    ("data", "panel"), [("CIFAR-10 (JPEG)", 0), ("cifar-10", 0), ("CIFAR-100", None), ("imagenet", 1)]
+)
+def test_figure_1_puts_ours_beside_the_same_data_only(
+    data: str, panel: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "_data", lambda _: data)
+    panels = figure1(Shelf(RECIPE, folder / "networks", progress=False)).panels
+    assert [any(not each.published for each in one.series) for one in panels[-2:]] == [panel == 0, panel == 1]

@@ -149,7 +149,9 @@ def _unit(node: fx.Node, rule: Rule, root: nn.Module) -> str | None:
     """What a node sends, where it sends single spikes: pooling takes the largest of a window of them."""
     read = [each.meta["unit"] for each in signals(node)]
     if rule.kind is Kind.SPIKING:
-        return "one"
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        by_channel = getattr(module, "channels", None) is not None or bool(getattr(module, "shape", ()))
+        return "channel" if by_channel else "one"
     if not read or None in read:
         return None
     name = name_of(node) or label(node, root).lower()

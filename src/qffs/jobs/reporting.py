@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from qffs.errors import CheckpointError, DataError
+from qffs.errors import CheckpointError, DataError, InvalidArgument
 from qffs.jobs.measuring import energy, noise
 from qffs.jobs.networks import plan
 from qffs.jobs.trial import Trial
@@ -31,6 +31,9 @@ def report(
     the recipe says. ``noise.json`` and ``energy.json`` are written to the run's folder too. Returned: the page's path.
     """
     check()
+    output = run / "report.html" if output is None else output
+    if output.is_dir():
+        raise InvalidArgument(f"{output} is a folder, where the page is to be written: name a file")
     results = _read(run / "results.json")
     if not isinstance(results, dict) or "snn" not in results:
         raise CheckpointError(f"{run} holds no results of a run: qffs train and qffs demo write them")
@@ -45,7 +48,9 @@ def report(
     for name, found in measured.items():
         write_text(run / f"{name}.json", to_json(found))
     planned, _ = plan(str(run / "float"), progress=progress)
-    given = f"{shlex.quote(str(run / 'snn'))} --data {shlex.quote(trial.data)} --steps {steps} --images {count}"
+    given = ["--data", trial.data, "--images", str(count)]
+    measuring = [str(run / "snn"), *given, "--steps", str(steps)]
+    measuring += ["--size", str(recipe.size)] if recipe.size is not None else []
     text = page(
         Materials(
             results,
@@ -54,10 +59,13 @@ def report(
             measured["energy"],
             planned,
             (run / "recipe.yaml").read_text(encoding="utf-8"),
-            [f"qffs noise {given}", f"qffs energy {given}", f"qffs report {shlex.quote(str(run))}"],
+            [
+                shlex.join(["qffs", *each])
+                for each in (["noise", *measuring], ["energy", *measuring], ["report", str(run), *given])
+            ],
         )
     )
-    return write_text(output or run / "report.html", text)
+    return write_text(output, text)
 
 
 def _read(path: Path) -> Results | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from qffs.graph.annotate import name_of
-from qffs.graph.rules import Kind
+from qffs.graph import images
+from qffs.graph.annotate import name_of, option, signals
+from qffs.graph.rules import MOVING, Kind
 
 
 class Work(StrEnum):
-    """What an operator does with what arrives: multiplies it by weights, adds it up, or moves or scales it."""
+    """What an operator does with what arrives: multiplies it by weights, adds it up, passes it on as it is, or else."""
 
     WEIGHTED = "weighted"
     ADDED = "added"
-    MOVED = "moved"
+    PASSED = "passed"
+    OTHER = "other"
 
 
 def _modules(*names: str) -> tuple[type[nn.Module], ...]:
@@ -30,44 +33,82 @@ def _functions(*names: str) -> frozenset[str]:
     return frozenset(f"{name}{d}d" for name in names for d in (1, 2, 3))
 
 
+JOINED = frozenset(
+    ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "unbind", "tensor_split", "pad", "repeat")
+)
+SPREAD = frozenset(
+    ("split_with_sizes", "tile", "repeat_interleave", "expand", "expand_as", "broadcast_to", "index_select", "gather")
+)
+TURNED = frozenset(
+    (
+        "t",
+        "diagonal",
+        "swapaxes",
+        "swapdims",
+        "movedim",
+        "moveaxis",
+        "adjoint",
+        "roll",
+        "flip",
+        "fliplr",
+        "flipud",
+        "rot90",
+    )
+)
+LIKEWISE = frozenset(
+    ("view_as", "reshape_as", "type_as", "to", "getattr", "take_along_dim", "diagonal", "tril", "triu")
+)
+
 MODULES: dict[type[nn.Module], Work] = {
     **dict.fromkeys((nn.Linear, *_modules("Conv", "ConvTranspose")), Work.WEIGHTED),
     **dict.fromkeys(_modules("AvgPool", "AdaptiveAvgPool"), Work.ADDED),
+    **dict.fromkeys(_modules("ZeroPad", "ConstantPad", "ReflectionPad", "ReplicationPad", "CircularPad"), Work.PASSED),
+    **dict.fromkeys((nn.Identity, nn.Flatten, nn.Unflatten, nn.UpsamplingNearest2d), Work.PASSED),
+    **dict.fromkeys((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), Work.PASSED),
 }
 FUNCTIONS: dict[str, Work] = {
     **dict.fromkeys({"linear", "matmul", "mm", "bmm", "mv", "einsum", "tensordot", "inner", "outer"}, Work.WEIGHTED),
     **dict.fromkeys(_functions("conv", "conv_transpose"), Work.WEIGHTED),
     **dict.fromkeys(_functions("avg_pool", "adaptive_avg_pool") | {"mean", "sum", "cumsum"}, Work.ADDED),
+    **dict.fromkeys(MOVING | JOINED | SPREAD | TURNED | LIKEWISE, Work.PASSED),
 }
 
 
 def work(node: fx.Node, network: nn.Module) -> Work:
-    """What a linear operator, a join or a sum does; those in neither table move or scale."""
+    """What a linear operator, a join or a sum does; what is in neither table does something else."""
     if node.meta["kind"] is Kind.SUM:
         return Work.ADDED
     if node.op == "call_module":
-        return MODULES.get(type(network.get_submodule(str(node.target))), Work.MOVED)
-    return FUNCTIONS.get(name_of(node) or "", Work.MOVED)
+        module = network.get_submodule(str(node.target))
+        nearest = isinstance(module, nn.Upsample) and module.mode == "nearest"
+        return Work.PASSED if nearest else MODULES.get(type(module), Work.OTHER)
+    name = name_of(node) or ""
+    if name == "interpolate":
+        return Work.PASSED if option(node, 3, "mode", "nearest") == "nearest" else Work.OTHER
+    return FUNCTIONS.get(name, Work.OTHER)
 
 
-def fan_out(node: fx.Node, network: nn.Module, read: Mapping[fx.Node, Any], like: Tensor) -> Tensor:
+def fan_out(node: fx.Node, read: fx.Node, network: nn.Module, others: Mapping[fx.Node, Any], like: Tensor) -> Tensor:
     """Of each unit of ``like``, one image of the signal that an operator reads, in float64, of the same shape.
 
-    At borders, and where strides leave something out, fewer synapses lead from a unit than elsewhere. read: the
+    At borders, and where strides leave something out, fewer synapses lead from a unit than elsewhere. others: the
     operator's other arguments, weights and shapes.
     """
-    if node.meta["kind"] is Kind.SUM:
-        return torch.ones_like(like, dtype=torch.float64)
-    apply = _with_ones(node, network, read)
-    return _weighted(apply, like) if work(node, network) is Work.WEIGHTED else _windows(apply, like)
+    if node.meta["kind"] is Kind.SUM:  # what is smaller is broadcast
+        times = math.prod(node.meta["shape"]) // math.prod(read.meta["shape"])
+        return torch.full_like(like, signals(node).count(read) * times, dtype=torch.float64)
+    apply = _with_ones(node, network, others)
+    if work(node, network) is Work.WEIGHTED:
+        return _weighted(apply, like)
+    return _windows(apply, like, images.dimension(read), images.dimension(node))
 
 
-def _with_ones(node: fx.Node, network: nn.Module, read: Mapping[fx.Node, Any]) -> Callable[[Tensor], Tensor]:
+def _with_ones(node: fx.Node, network: nn.Module, others: Mapping[fx.Node, Any]) -> Callable[[Tensor], Tensor]:
     """The operator with 1 for every weight and 0 for every bias."""
 
     def apply(x: Tensor) -> Tensor:
         def argument(n: fx.Node) -> Any:
-            value = read.get(n, x)
+            value = others.get(n, x)
             constant = isinstance(value, Tensor) and value is not x and value.is_floating_point()
             return torch.ones_like(value, dtype=torch.float64) if constant else value
 
@@ -98,19 +139,20 @@ def _weighted(apply: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     return counts
 
 
-def _windows(apply: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+def _windows(apply: Callable[[Tensor], Tensor], like: Tensor, d: int, out: int) -> Tensor:
     """How many windows each unit lies in: a product over the dimensions, as windows are.
 
     Where all units at one place of a dimension are 1 and the others 0, as many outputs differ from 0 as windows reach
-    that place, times the windows along all other dimensions.
+    that place, times the windows along all other dimensions. d and out: the images' dimension before and after.
     """
-    ones = torch.ones_like(like, dtype=torch.float64)
-    outputs = int(apply(ones).count_nonzero())
-    counts = ones / float(outputs) ** (like.dim() - 2)
-    for d in range(1, like.dim()):
-        size = like.shape[d]
-        shape = [size if each in {0, d} else 1 for each in range(like.dim())]
-        each_alone = torch.eye(size, dtype=torch.float64).view(shape).expand(size, *like.shape[1:])
-        reached = apply(each_alone.contiguous()).flatten(1).count_nonzero(1)
-        counts *= reached.view([size if each == d else 1 for each in range(like.dim())])
+    counts = torch.ones_like(like, dtype=torch.float64)
+    if like.shape[d] != 1:  # an image cut into rows
+        return counts
+    counts /= float(apply(counts).count_nonzero()) ** (like.dim() - 2)
+    for each in (k for k in range(like.dim()) if k != d):
+        size = like.shape[each]
+        alone = torch.eye(size, dtype=torch.float64).view([size if k in {d, each} else 1 for k in range(like.dim())])
+        reached = apply(alone.expand([size if k == d else n for k, n in enumerate(like.shape)]).contiguous())
+        found = reached.movedim(out, 0).flatten(1).count_nonzero(1)
+        counts *= found.view([size if k == each else 1 for k in range(like.dim())])
     return counts

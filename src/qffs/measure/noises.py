@@ -16,8 +16,9 @@ spikes, which an analog input does not have. What is called so here is what code
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from qffs.convert import levels_of
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.functional.fire import NeuronState
+from qffs.graph import images as of_images
 from qffs.measure.batches import Normalise, fitting, labelled
 from qffs.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
@@ -61,13 +63,14 @@ class Remedy:
     """What the network does without a remedy, ``off``, or with all of them.
 
     ``accuracy``: share of images classified rightly; ``agreement``: as the quantised network does; ``output_error``:
-    how far the outputs are from the quantised network's, as a share of its, root mean square over the images.
+    how far the outputs are from the quantised network's, root mean square over all images, as a share of its own root
+    mean square; None where all its outputs are 0.
     """
 
     off: str
     accuracy: float
     agreement: float
-    output_error: float
+    output_error: float | None
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class _Counts:
         self.settled = {path: zeros.new_zeros(2) for path in self.suffering}  # sum, largest
         self.neurons = dict.fromkeys(self.suffering, 0)
         self.hits = {name: zeros.new_zeros(2) for name in names}  # right, equal
-        self.errors = {name: torch.zeros((), dtype=torch.float64, device=zeros.device) for name in names}
+        self.errors = {name: torch.zeros(2, dtype=torch.float64, device=zeros.device) for name in names}
         self.right = zeros.new_zeros(())
 
     def look(self, snn: SpikingNetwork, qann: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
@@ -165,6 +168,7 @@ class _Counts:
             raise InvalidArgument("noise needs a network with one output of shape [B, classes]")
         self.right += (expected.argmax(-1) == labels).sum()
         networks = dict(snn.neurons())
+        places = {str(n.target): of_images.dimension(n) for n in snn.graph.graph.nodes if n.target in networks}
         step = dict.fromkeys(networks, 0)
         fired = {path: torch.zeros(len(x), dtype=torch.int64, device=x.device) for path in networks}
 
@@ -172,9 +176,9 @@ class _Counts:
             t = step[path]
             found = sort(networks[path], self.offsets[path], state, levels[path], t + 1)
             self.suffering[path][t] += torch.stack([each.sum() for each in found])
-            fires = spikes[0].flatten(1).any(1) if spikes.shape[1] == len(x) else spikes.any()
+            fires = spikes[0].movedim(places[path], 0).reshape(len(x), -1).any(1)
             fired[path] = torch.where(fires, t + 1, fired[path])
-            self.neurons[path] = state.sent[0].numel()
+            self.neurons[path] = state.sent.numel() // len(x)
             step[path] += 1
 
         snn.run(x, steps=self.steps, chunk=1, observer=see)
@@ -187,26 +191,31 @@ class _Counts:
         """Add what one variant of the network does on one batch."""
         predicted = output.argmax(-1)
         self.hits[name] += torch.stack([(predicted == labels).sum(), (predicted == expected.argmax(-1)).sum()])
-        error = (output.double() - expected.double()).square().sum(1) / expected.double().square().sum(1)
-        self.errors[name] += error.sum()
+        wanted = expected.double()
+        self.errors[name] += torch.stack([(output.double() - wanted).square().sum(), wanted.square().sum()])
 
     def total(self, images: int) -> Noise:
-        """The averages over the images."""
+        """The averages over the images of all processes."""
+        last = {path: int(distributed.gather(each[1]).max()) for path, each in self.settled.items()}
+        neurons = {path: int(distributed.gather(torch.tensor(n)).max()) for path, n in self.neurons.items()}
+        every = (self.right, *self.hits.values(), *self.settled.values(), *self.suffering.values())
+        sums: Iterator[Any] = iter([part.tolist() for part in distributed.totals(*every)])
+        right, hits = next(sums), {name: next(sums) for name in self.hits}
+        settled, suffering = ({path: next(sums) for path in each} for each in (self.settled, self.suffering))
         layers = []
-        for path, count in self.suffering.items():
-            by_noise = {
+        for path, by_step in suffering.items():
+            counts = {
                 name: tuple(each / images for each in column)
-                for name, column in zip(NOISES, count.T.tolist(), strict=True)
+                for name, column in zip(NOISES, zip(*by_step, strict=True), strict=True)
             }
-            total, last = self.settled[path].tolist()
-            layers.append(
-                LayerNoise(path, self.neurons[path], **by_noise, settled=total / images, settled_last=int(last))
-            )
+            mean = settled[path][0] / images
+            layers.append(LayerNoise(path, neurons[path], **counts, settled=mean, settled_last=last[path]))
         remedies = []
-        for name, error in self.errors.items():
-            right, equal = self.hits[name].tolist()
-            remedies.append(Remedy(name, right / images, equal / images, (float(error) / images) ** 0.5))
-        return Noise(images, self.steps, int(self.right) / images, tuple(layers), tuple(remedies))
+        for name, (accurate, equal) in hits.items():
+            wrong, own = distributed.total(self.errors[name]).tolist()
+            error = (wrong / own) ** 0.5 if own else None
+            remedies.append(Remedy(name, accurate / images, equal / images, error))
+        return Noise(images, self.steps, right / images, tuple(layers), tuple(remedies))
 
 
 def sort(neuron: Neuron, offset: float, state: NeuronState, level: Tensor, steps: int) -> tuple[Tensor, ...]:

@@ -38,7 +38,7 @@ def table3(shelf: Shelf) -> Findings:
         trained = shelf.network(bits, output)
         method = f"qffs, {bits} bit, output {output if output == 'analog' else f'{output} bit'}"
         for steps in dict.fromkeys((4, 8, trained.settled())):
-            if trained.charge_steps <= steps <= len(trained.curve):
+            if steps is not None and trained.charge_steps <= steps <= len(trained.curve):
                 accuracy = _percent(trained.curve[steps - 1])
                 rows.append(
                     [method, _data(trained), trained.recipe.model, _percent(trained.qann), accuracy, steps, "here"]
@@ -88,7 +88,9 @@ def figure1(shelf: Shelf) -> Findings:
     own = [shelf.network(2, "analog"), shelf.network(2, 3)]
     model = own[0].recipe.model
     measured = [_curve(each, f"qffs, {model}, 2 bit, output {each.recipe.output}", each.charge_steps) for each in own]
-    place = next((panel for panel in panels if _data(own[0]).startswith(panel.title)), None)
+    place = next(
+        (panel for panel in panels if _data(own[0]).removesuffix(" (JPEG)").lower() == panel.title.lower()), None
+    )
     if place is not None:
         place.series.extend(measured)
     else:
@@ -168,9 +170,9 @@ def figure5(shelf: Shelf) -> Findings:
         loss = [_percent(trained.qann - value) for value in trained.curve]
         steps = list(range(trained.charge_steps, len(loss) + 1))
         series.append(Series(f"{bits} bit, analog output", list(steps), [loss[t - 1] for t in steps]))
-        rows.append([bits, trained.charge_steps, trained.settled(), loss[trained.settled() - 1]])
+        rows.append([bits, trained.charge_steps, trained.settled(), loss[-1], len(loss)])
     panel = Panel("Loss of conversion", STEPS, "QANN - SNN (points)", series, log=True, bits=True)
-    return Findings(["bits", "charge steps", "steps to within 0.1 points", "loss there (points)"], rows, [panel])
+    return Findings(["bits", "charge steps", "steps to within 0.1 points", "loss at the end", "steps"], rows, [panel])
 
 
 def figure6(shelf: Shelf) -> Findings:

@@ -20,6 +20,8 @@ from qffs.network import SpikingNetwork
 from qffs.recipe import Recipe
 from qffs.report.results import Results
 
+SMALL = 8
+"""Files in a folder that are read whole to tell it from another."""
 SHORTEST = 16
 """The least steps of a run; it has at least twice as many as the finest layer's highest level, and two more."""
 
@@ -47,10 +49,11 @@ class Trained:
         """The spiking network's accuracy after each step."""
         return [float(row["accuracy"]) for row in self.results["snn"]]
 
-    def settled(self, within: float = 0.001) -> int:
-        """The first step from which on accuracy stays within so much of the quantised network's."""
+    def settled(self, within: float = 0.001) -> int | None:
+        """The first step from which on accuracy stays so near the quantised network's; None where it ends elsewhere."""
         late = [t for t, value in enumerate(self.curve, 1) if abs(value - self.qann) > within]
-        return (max(late) if late else 0) + 1
+        first = max(late, default=0) + 1
+        return first if first <= len(self.curve) else None
 
     def spiking(self) -> SpikingNetwork:
         """The spiking network."""
@@ -97,6 +100,10 @@ class Shelf:
         _, _, test = parts(trained.recipe, data)
         return list(measure(snn.to(device), test, inputs(data, device), steps, progress=self.progress).accuracy)
 
+    def _marks(self) -> str:
+        """What tells data and weights apart, wherever they lie."""
+        return "".join(mark(Path(path)) for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or ""))
+
     def _changed(self, changes: dict[str, Any], quantised: dict[str, Any]) -> Recipe:
         values = self.recipe.model_dump() | changes
         values["quantised"] = values["quantised"] | quantised
@@ -106,10 +113,27 @@ class Shelf:
 
     def _train(self, recipe: Recipe, name: str, after: str = "") -> Path:
         """The folder of a run, which is done if it is not; after: the name of the run that its weights are from."""
-        told = placeless(recipe).model_dump_json() + after
+        told = placeless(recipe).model_dump_json() + self._marks() + after
         folder = self.folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         jobs.train(recipe, folder, resume=True, progress=self.progress)
         return folder
+
+
+def mark(path: Path) -> str:
+    """A hash of a file, or of the names and sizes of all files in a folder; nothing where there is neither.
+
+    >>> mark(Path("nowhere"))
+    ''
+    """
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if not path.is_dir() or path == Path():
+        return ""
+    listed = sorted((str(each.relative_to(path)), each.stat().st_size) for each in path.rglob("*") if each.is_file())
+    if len(listed) <= SMALL:  # a checkpoint: its weights may differ where nothing else does
+        return "".join(mark(path / name) for name, _ in listed)
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 def pooled(shelf: Shelf, bits: int, output: int | str, pooling: str) -> Trained:

@@ -97,7 +97,7 @@ def verdict(energy: dict[str, float]) -> str:
     more = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio >= 1)
     told = [f"less than {less}"] if less else []
     told += [f"but not less than {more}" if less else f"not less than {more}"] if more else []
-    return f"The SNN takes {', '.join(told)}."
+    return f"The SNN takes {', '.join(told)}." if told else "No operation takes energy."
 
 
 def _uncounted(results: Results) -> Sequence[str]:

@@ -109,16 +109,11 @@ def energy(results: Results) -> go.Figure:
 
 
 def operations(results: Results) -> go.Figure:
-    """Synaptic operations by step, an operator a colour."""
-    figure = _figure("time steps T", "synaptic operations an image")
-    for each in results["synapses"]:
-        if any(each["events"]):
-            figure.add_bar(
-                x=list(range(1, results["steps"] + 1)), y=each["events"], name=each["layer"],
-                hovertemplate=f"{each['layer']}, step %{{x}}: %{{y:,.0f}}<extra></extra>",
-            )  # fmt: skip
-    figure.update_layout(barmode="stack", showlegend=False, xaxis_dtick=1 if results["steps"] <= 20 else None)
-    return figure
+    """Synaptic operations by step: a row an operator."""
+    busy = [each for each in results["synapses"] if any(each["events"])]
+    told = "%{y}, step %{x}: %{z:,.0f} of %{customdata:,} synapses<extra></extra>"
+    rows, counts = [each["events"] for each in busy], [[each["count"]] * results["steps"] for each in busy]
+    return _heatmap([each["layer"] for each in busy], rows, "synaptic operations", told, counts)
 
 
 def _percent(shares: Any) -> list[float]:
@@ -129,7 +124,7 @@ def _heatmap(
     layers: Sequence[str], rows: Sequence[Sequence[float]], what: str, told: str, apart: Sequence[Sequence[Any]]
 ) -> go.Figure:
     figure = _figure("time steps T", "")
-    steps = list(range(1, len(rows[0]) + 1))
+    steps = list(range(1, len(rows[0]) + 1 if rows else 1))
     figure.add_heatmap(
         x=steps, y=list(layers), z=[list(row) for row in rows], customdata=[list(row) for row in apart], zmin=0,
         colorscale="Viridis", hovertemplate=told,

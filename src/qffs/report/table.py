@@ -45,13 +45,13 @@ def _bits(bits: int | dict[str, int | str]) -> str:
     return f"{bits} bit" if isinstance(bits, int) else "mixed precision"
 
 
-def percent(share: float) -> str:
-    """A share as a percentage with two decimals.
+def percent(share: float | None) -> str:
+    """A share as a percentage with two decimals; nothing where there is none.
 
     >>> percent(0.98765)
     '98.77 %'
     """
-    return f"{100 * share:.2f} %"
+    return "" if share is None else f"{100 * share:.2f} %"
 
 
 WIDE = 120
