@@ -87,10 +87,12 @@ def test_the_gradient_of_a_step_size_is_scaled_by_the_activations_of_one_image(p
 def test_a_measurement_is_that_of_one_process(pair: Any, alone: Any) -> None:
     for found in pair:
         assert found["measured"] == alone["measured"]
-    (many, of_many), (one, _) = alone["measured"]
+    (many, of_many, noises, costs), (one, *_) = alone["measured"]
     assert (many.images, one.images) == (11, 1)
     assert many.qann_accuracy == of_many
     assert sum(map(sum, (layer.positive for layer in many.activity))) > 0
+    assert noises.qann_accuracy == of_many
+    assert costs.activity == many.activity
 
 
 def test_training_ends_with_the_weights_of_one_process(pair: Any, alone: Any) -> None:

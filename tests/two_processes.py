@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from qffs import distributed, quantize, to_spiking
 from qffs.calibration import calibrate
 from qffs.data import Images, load
 from qffs.graph.trace import trace
-from qffs.measure import Measurement, accuracy, check_fit, measure
+from qffs.measure import Cost, Measurement, Noise, accuracy, check_fit, cost, measure, noise
 from qffs.models import DigitsNet
 from qffs.nn.quantizer import Quantizer
 from qffs.recipe import Training
@@ -159,7 +160,7 @@ def normalise(images: Tensor) -> Tensor:
     return images.double() / 128 - 1
 
 
-def measured(count: int) -> tuple[Measurement, float]:
+def measured(count: int) -> tuple[Measurement, float, Noise, Cost]:
     """A spiking network beside its quantised one on some images, more or fewer than processes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (11, 1, 4, 4), generator=generator, dtype=torch.uint8)
@@ -170,7 +171,11 @@ def measured(count: int) -> tuple[Measurement, float]:
     snn, few = to_spiking(qann), data.select(torch.arange(count))
     check_fit(snn, few, normalise, 3, "it")
     found = measure(snn, few, normalise, STEPS, qann=qann, stop_when=(0.1, 0.5), batch_size=2, progress=False)
-    return found, accuracy(qann, few, normalise, batch_size=2, progress=False)
+    noises = noise(snn, qann, few, normalise, STEPS, batch_size=2, progress=False)
+    rounded = tuple(replace(each, output_error=round(each.output_error or 0, 9)) for each in noises.remedies)
+    costs = cost(snn, few, normalise, STEPS, batch_size=2, progress=False)
+    own = accuracy(qann, few, normalise, batch_size=2, progress=False)
+    return found, own, replace(noises, remedies=rounded), costs
 
 
 def messages() -> dict[str, Any]:

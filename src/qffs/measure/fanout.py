@@ -40,20 +40,7 @@ SPREAD = frozenset(
     ("split_with_sizes", "tile", "repeat_interleave", "expand", "expand_as", "broadcast_to", "index_select", "gather")
 )
 TURNED = frozenset(
-    (
-        "t",
-        "diagonal",
-        "swapaxes",
-        "swapdims",
-        "movedim",
-        "moveaxis",
-        "adjoint",
-        "roll",
-        "flip",
-        "fliplr",
-        "flipud",
-        "rot90",
-    )
+    ("t", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint", "roll", "flip", "fliplr", "flipud", "rot90")
 )
 LIKEWISE = frozenset(
     ("view_as", "reshape_as", "type_as", "to", "getattr", "take_along_dim", "diagonal", "tril", "triu")
