@@ -64,8 +64,9 @@ def section(item: dict[str, Any]) -> str:
         parts += [table(item["head"], item["rows"]), ""]
     parts += [f"{note}\n" for note in item["notes"]]
     where = f"{results['model']}, {run['device']}, {run['threads']} threads, commit {run['commit']}"
-    taken = f"{run['seconds'] / 60:.0f} min, with the networks that were not trained yet"
-    parts.append(f"`{run['command']}`  \n{where}; {taken}.\n")
+    seconds = run["seconds"]
+    taken = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    parts.append(f"`{run['command']}`  \n{where}; {taken}, training what was not on the shelf yet.\n")
     return "\n".join(parts)
 
 

@@ -37,8 +37,8 @@ def table3(shelf: Shelf) -> Findings:
     for bits, output in ((2, 3), (2, "analog"), (3, "analog")):
         trained = shelf.network(bits, output)
         method = f"qffs, {bits} bit, output {output if output == 'analog' else f'{output} bit'}"
-        for steps in dict.fromkeys((4, 8, trained.settled())):
-            if steps is not None and trained.charge_steps <= steps <= len(trained.curve):
+        for steps in sorted({4, 8, trained.settled() or 8}):
+            if trained.charge_steps <= steps <= len(trained.curve):
                 accuracy = _percent(trained.curve[steps - 1])
                 rows.append(
                     [method, _data(trained), trained.recipe.model, _percent(trained.qann), accuracy, steps, "here"]
