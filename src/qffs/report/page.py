@@ -131,7 +131,11 @@ def _activity(of: Materials) -> Section:
         + [str(max((t for t, n in enumerate(map(max, layer["positive"], layer["negative"]), 1) if n), default=0))]
         for layer in of.results["layers"]
     ]
-    table = Table(["layer", "neurons", "positive spikes", "negative spikes", "last at step"], rows, "an image")
+    table = Table(
+        ["layer", "neurons", "positive spikes", "negative spikes", "last at step"],
+        rows,
+        "spikes an image, over all test images",
+    )
     note = "A negative spike takes back one that was sent too early."
     figure = figures.html(figures.activity(of.results, units), "figure-activity")
     return Section("activity", "Spikes by layer and step", [note], [figure], [table])
