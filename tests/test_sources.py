@@ -207,7 +207,7 @@ def test_arguments_reach_the_networks_of_others(name: str, arguments: dict[str, 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("digits_net", {"clases": 3}, "digits_net takes no argument 'clases'; it takes classes, channels, pooling, width"),
+        ("digits_net", {"clases": 3}, "digits_net takes no argument 'clases'; it takes classes, channels, pooling, "),
         ("cifar_resnet20", {"wide": 3}, "cifar_resnet20 takes no argument 'wide'; it takes width, "),
         ("cifar_resnet20", {"blocks": 3}, "cifar_resnet20 takes no argument 'blocks'; it takes "),
         ("cifar_resnet18", {"projection": 0}, "cifar_resnet18 takes no argument 'projection'; it takes "),
