@@ -2,7 +2,8 @@
 
 from qffs.measure.batches import Normalise, check_fit, fitting
 from qffs.measure.classified import Activity, Measurement, Stopping, accuracy, measure
-from qffs.measure.costs import ADD_PJ, MULTIPLY_ADD_PJ, Cost, Energy, Synapses, Units, cost
+from qffs.measure.costs import ADD_PJ, MULTIPLY_ADD_PJ, Cost, Energy, Synapses, Units
+from qffs.measure.counting import cost
 from qffs.measure.noises import LayerNoise, Noise, Remedy, noise, without
 
 __all__ = [
