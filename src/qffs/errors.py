@@ -16,6 +16,8 @@ Each message is one sentence a user can act on. The command line prints it and e
 fault, with 0.
 """
 
+from __future__ import annotations
+
 from signal import Signals
 
 
@@ -65,3 +67,7 @@ class Stopped(QffsError):
     def __init__(self, signal: Signals, message: str) -> None:
         super().__init__(message)
         self.signal = signal
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[Signals, str]]:
+        """How it comes from another process."""
+        return Stopped, (self.signal, str(self))

@@ -269,7 +269,10 @@ def test_data_and_weights_may_move_but_not_change(tmp_path: Path) -> None:
 def test_a_network_that_does_not_settle_has_no_step_to_show(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trained, "curve", property(lambda self: [self.qann - 0.01] * 16))
     assert [row[2] for row in figure5(Shelf(RECIPE, folder / "networks", progress=False)).rows] == [None, None]
-    assert all(row[-1] == "paper" or row[5] in {4, 8} for row in table3(Shelf(RECIPE, folder / "networks", False)).rows)
+    assert all(
+        row[-1] == "paper" or row[5] in {4, 8}
+        for row in table3(Shelf(RECIPE, folder / "networks", progress=False)).rows
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ def paper(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=1")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/paper"),
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", help="Networks to train at once.", show_default="1 for every 4 cores; 1 on a GPU"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a table or figure of the paper again, from networks trained here: JSON, a table, PNG and SVG.
@@ -31,7 +35,7 @@ def paper(
     from qffs.paper import make
     from qffs.recipes import read
 
-    results = make(item, read(recipe, changes or ()), output)
+    results = make(item, read(recipe, changes or ()), output, jobs=jobs)
     if json:
         print_json(results)
         return

@@ -4,6 +4,19 @@ from qffs.jobs.begin import demo, train
 from qffs.jobs.measuring import energy, noise, simulate
 from qffs.jobs.networks import convert, plan, quantise
 from qffs.jobs.reporting import report
+from qffs.jobs.several import train_all
 from qffs.jobs.trial import Trial
 
-__all__ = ["Trial", "convert", "demo", "energy", "noise", "plan", "quantise", "report", "simulate", "train"]
+__all__ = [
+    "Trial",
+    "convert",
+    "demo",
+    "energy",
+    "noise",
+    "plan",
+    "quantise",
+    "report",
+    "simulate",
+    "train",
+    "train_all",
+]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from qffs.convert import OFFSET
+from qffs.errors import InvalidArgument
 from qffs.levels import FiringRule
 from qffs.measure import without
 from qffs.measure.noises import NEGATIVE_SPIKES
@@ -15,7 +16,7 @@ from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.paper.findings import Cell, Findings, Panel, Series
 from qffs.paper.published import SOURCE, TABLE_3, TABLE_4
-from qffs.paper.shelf import Shelf, Trained, pooled
+from qffs.paper.shelf import Shelf, Trained, Variant
 
 BITS = (1, 2, 3, 4, 5)
 STEPS, PERCENT = "time steps T", "accuracy (%)"
@@ -34,9 +35,9 @@ class Item:
 def table3(shelf: Shelf) -> Findings:
     """Accuracy before and after conversion, ours beside the published rows."""
     rows: list[list[Cell]] = []
-    for bits, output in ((2, 3), (2, "analog"), (3, "analog")):
-        trained = shelf.network(bits, output)
-        method = f"qffs, {bits} bit, output {output if output == 'analog' else f'{output} bit'}"
+    for trained in shelf.networks(Variant(2, 3), Variant(2, "analog"), Variant(3, "analog")):
+        output = trained.recipe.output
+        method = f"qffs, {trained.recipe.bits} bit, output {output if output == 'analog' else f'{output} bit'}"
         for steps in sorted({4, 8, trained.settled() or 8}):
             if trained.charge_steps <= steps <= len(trained.curve):
                 accuracy = _percent(trained.curve[steps - 1])
@@ -52,7 +53,12 @@ def table3(shelf: Shelf) -> Findings:
 
 def table4(shelf: Shelf) -> Findings:
     """Remedies added one by one."""
-    average, largest, wider = pooled(shelf, 2, 2, "average"), pooled(shelf, 2, 2, "max"), pooled(shelf, 2, 3, "max")
+    try:
+        average, largest, wider = shelf.networks(Variant(2, 2, "average"), Variant(2, 2, "max"), Variant(2, 3, "max"))
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"this needs a network whose pooling can be chosen, such as digits_net or cifar_vgg16: {error}"
+        ) from error
     bare = shelf.accuracy(average, without(average.spiking(), NEGATIVE_SPIKES), average.charge_steps)
     settled = len(average.curve)
     ours = [
@@ -85,7 +91,7 @@ def figure1(shelf: Shelf) -> Findings:
                 Series(method, [row.steps for row in found], [row.snn for row in found], "points", f"{SOURCE}, table 3")
             )
         panels.append(Panel(data, "latency, time steps (1 ms each)", PERCENT, series, log=True))
-    own = [shelf.network(2, "analog"), shelf.network(2, 3)]
+    own = shelf.networks(Variant(2, "analog"), Variant(2, 3))
     model = own[0].recipe.model
     measured = [_curve(each, f"qffs, {model}, 2 bit, output {each.recipe.output}", each.charge_steps) for each in own]
     place = next(
@@ -108,8 +114,7 @@ def figure1(shelf: Shelf) -> Findings:
 def figure3(shelf: Shelf) -> Findings:
     """What occasional noise does where nothing is done about it."""
     rows: list[list[Cell]] = []
-    for bits in BITS:
-        trained = shelf.network(bits, bits)
+    for bits, trained in zip(BITS, shelf.networks(*(Variant(bits, bits) for bits in BITS)), strict=True):
         bare = shelf.accuracy(trained, without(trained.spiking(), NEGATIVE_SPIKES), trained.charge_steps)
         rows.append([bits, _percent(trained.qann), _percent(bare[-1]), trained.charge_steps])
     columns = [[float(row[index] or 0) for row in rows] for index in (1, 2)]
@@ -165,8 +170,7 @@ def figure5(shelf: Shelf) -> Findings:
     """What conversion loses, by time steps."""
     series: list[Series] = []
     rows: list[list[Cell]] = []
-    for bits in (2, 3):
-        trained = shelf.network(bits, "analog")
+    for bits, trained in zip((2, 3), shelf.networks(Variant(2, "analog"), Variant(3, "analog")), strict=True):
         loss = [_percent(trained.qann - value) for value in trained.curve]
         steps = list(range(trained.charge_steps, len(loss) + 1))
         series.append(Series(f"{bits} bit, analog output", list(steps), [loss[t - 1] for t in steps]))
@@ -177,19 +181,19 @@ def figure5(shelf: Shelf) -> Findings:
 
 def figure6(shelf: Shelf) -> Findings:
     """Bits in all layers."""
-    return _sweep("Bits in all layers", [(f"all layers {bits} bit", shelf.network(bits, bits)) for bits in BITS])
+    return _sweep(shelf, "Bits in all layers", {f"all layers {bits} bit": Variant(bits, bits) for bits in BITS})
 
 
 def figure7(shelf: Shelf) -> Findings:
     """Bits in hidden layers, analog output."""
-    networks = [(f"hidden {bits} bit, output analog", shelf.network(bits, "analog")) for bits in BITS]
-    return _sweep("Bits in hidden layers", networks)
+    variants = {f"hidden {bits} bit, output analog": Variant(bits, "analog") for bits in BITS}
+    return _sweep(shelf, "Bits in hidden layers", variants)
 
 
 def figure8(shelf: Shelf) -> Findings:
     """Bits in the output layer."""
-    networks = [(f"hidden 2 bit, output {bits} bit", shelf.network(2, bits)) for bits in BITS]
-    return _sweep("Bits in the output layer", networks)
+    variants = {f"hidden 2 bit, output {bits} bit": Variant(2, bits) for bits in BITS}
+    return _sweep(shelf, "Bits in the output layer", variants)
 
 
 def figure9(shelf: Shelf) -> Findings:
@@ -199,13 +203,14 @@ def figure9(shelf: Shelf) -> Findings:
     return Findings(parts[0].head, rows, [panel for part in parts for panel in part.panels])
 
 
-def _sweep(title: str, networks: Sequence[tuple[str, Trained]]) -> Findings:
+def _sweep(shelf: Shelf, title: str, variants: dict[str, Variant]) -> Findings:
+    networks = dict(zip(variants, shelf.networks(*variants.values()), strict=True))
     rows: list[list[Cell]] = [
         [name, _percent(each.qann), each.charge_steps, each.settled(), _percent(each.curve[-1]), len(each.curve)]
-        for name, each in networks
+        for name, each in networks.items()
     ]
     head = ["network", "QANN (%)", "charge steps", "steps to within 0.1 points", "SNN at the end (%)", "steps"]
-    curves = [_curve(each, name) for name, each in networks]
+    curves = [_curve(each, name) for name, each in networks.items()]
     return Findings(head, rows, [Panel(title, STEPS, PERCENT, curves, log=True)])
 
 

@@ -17,16 +17,17 @@ from qffs.recipe import Recipe
 from qffs.report.results import Results, to_json, write, write_text
 
 
-def make(name: str, recipe: Recipe, folder: Path, progress: bool = True) -> Results:
+def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, progress: bool = True) -> Results:
     """Make a table or figure of `ITEMS` from networks of a recipe, trained where they are not on the shelf yet.
 
     Writes ``NAME.json`` to ``folder`` and, where there is something to draw, ``NAME.png`` and ``NAME.svg``; networks
-    go to ``folder/networks``. Returned: what the JSON holds. Raises `InvalidArgument` where there is no such item.
+    go to ``folder/networks``. ``jobs``: how many are trained at once, as `qffs.jobs.train_all` takes it. Returned: what
+    the JSON holds. Raises `InvalidArgument` where there is no such item.
     """
     if name not in ITEMS:
         raise InvalidArgument(f"there is no {name!r} to make; there are {', '.join(ITEMS)}")
     item, began = ITEMS[name], time.monotonic()
-    found = item.find(Shelf(recipe, folder / "networks", progress))
+    found = item.find(Shelf(recipe, folder / "networks", jobs=jobs, progress=progress))
     results: dict[str, Any] = {"item": name, "title": item.title, "paper": item.paper}
     results |= {"recipe": recipe.model_dump(mode="json"), **dataclasses.asdict(found)}
     results["run"] = provenance(device_of(recipe.device), time.monotonic() - began)

@@ -12,7 +12,6 @@ import torch
 from qffs import jobs
 from qffs.checkpoint import load
 from qffs.data import load as load_data
-from qffs.errors import InvalidArgument
 from qffs.jobs.begin import placeless
 from qffs.jobs.start import inputs, parts
 from qffs.measure import measure
@@ -62,36 +61,58 @@ class Trained:
         return snn
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What a network on the shelf has of its own: bits in hidden layers, "analog" or bits in the output layer, pooling.
+
+    pooling: None leaves what the recipe says.
+    """
+
+    bits: int
+    output: int | str
+    pooling: str | None = None
+
+
 class Shelf:
     """Networks that differ from a recipe in few things, in full precision trained once for all.
 
     All take the paper's charge schedule, D = 2^b - 1. What is on the shelf is taken from there; a run that was stopped
-    goes on.
+    goes on. ``jobs``: how many are trained at once, as `qffs.jobs.train_all` takes it.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, progress: bool = True) -> None:
-        self.recipe, self.folder, self.progress = recipe, folder, progress
+    def __init__(self, recipe: Recipe, folder: Path, *, jobs: int | None = None, progress: bool = True) -> None:
+        self.recipe, self.folder, self.jobs, self.progress = recipe, folder, jobs, progress
 
-    def network(self, bits: int, output: int | str, **model_arguments: Any) -> Trained:
+    def networks(self, *variants: Variant) -> list[Trained]:
+        """The networks of these variants, in their order."""
+        bases = [self._base(variant) for variant in variants]
+        jobs.train_all(dict(bases), jobs=self.jobs, progress=self.progress)
+        made = [self._made(variant, folder) for variant, (folder, _) in zip(variants, bases, strict=True)]
+        jobs.train_all(dict(made), jobs=self.jobs, progress=self.progress)
+        return [Trained(folder, recipe, jobs.train(recipe, folder, resume=True)) for folder, recipe in made]
+
+    def network(self, bits: int, output: int | str) -> Trained:
         """The one of these bits in hidden layers, and "analog" or bits in the output layer."""
+        return self.networks(Variant(bits, output))[0]
+
+    def _base(self, variant: Variant) -> tuple[Path, Recipe]:
+        """The run whose network in full precision is the variant's."""
+        changes = {"bits": 2, "output": "analog", "steps": SHORTEST}
+        return self._run("full-precision", self._recipe(variant, changes, {"epochs": 0}))
+
+    def _made(self, variant: Variant, base: Path) -> tuple[Path, Recipe]:
+        """The run that quantises the variant."""
+        bits, output = variant.bits, variant.output
         highest = 2 ** max(bits, 1 if isinstance(output, str) else output) - 1
-        plain: dict[str, Any] = {"charge_steps": None, "candidates": [], "choose_at": None, "held_out": 0.0}
-        arguments = self.recipe.model_arguments | model_arguments
-        first_of_all = {"bits": 2, "output": "analog", "steps": SHORTEST, "model_arguments": arguments}
-        base = self._changed(plain | first_of_all, {"epochs": 0})
-        first = self._train(base, "full-precision")
-        changes = {
+        changes: dict[str, Any] = {
             "bits": bits,
             "output": output,
             "steps": max(SHORTEST, 2 * highest + 2),
-            "model_arguments": arguments,
-            "weights": str(first / "float"),
+            "weights": str(base / "float"),
             "full_precision": {**self.recipe.full_precision.model_dump(), "epochs": 0, "warmup_epochs": 0},
         }
-        made = self._changed(plain | changes, {})
-        name = f"{made.model}-{bits}bit-output-{output}"
-        folder = self._train(made, name, first.name)
-        return Trained(folder, made, jobs.train(made, folder, resume=True, progress=self.progress))
+        recipe = self._recipe(variant, changes, {})
+        return self._run(f"{recipe.model}-{bits}bit-output-{output}", recipe, base.name)
 
     def accuracy(self, trained: Trained, snn: SpikingNetwork, steps: int) -> list[float]:
         """The accuracy of another spiking network of the same quantised one, on the same test images, by step."""
@@ -104,19 +125,20 @@ class Shelf:
         """What tells data and weights apart, wherever they lie."""
         return "".join(mark(Path(path)) for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or ""))
 
-    def _changed(self, changes: dict[str, Any], quantised: dict[str, Any]) -> Recipe:
-        values = self.recipe.model_dump() | changes
+    def _recipe(self, variant: Variant, changes: dict[str, Any], quantised: dict[str, Any]) -> Recipe:
+        plain: dict[str, Any] = {"charge_steps": None, "candidates": [], "choose_at": None, "held_out": 0.0}
+        values = self.recipe.model_dump() | plain | changes
+        if variant.pooling is not None:
+            values["model_arguments"] = values["model_arguments"] | {"pooling": variant.pooling}
         values["quantised"] = values["quantised"] | quantised
         if not values["quantised"]["epochs"]:
             values["quantised"]["warmup_epochs"] = 0
         return Recipe.of(values)
 
-    def _train(self, recipe: Recipe, name: str, after: str = "") -> Path:
-        """The folder of a run, which is done if it is not; after: the name of the run that its weights are from."""
+    def _run(self, name: str, recipe: Recipe, after: str = "") -> tuple[Path, Recipe]:
+        """A recipe and the folder of its run; after: the name of the run that its weights are from."""
         told = placeless(recipe).model_dump_json() + self._marks() + after
-        folder = self.folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
-        jobs.train(recipe, folder, resume=True, progress=self.progress)
-        return folder
+        return self.folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}", recipe
 
 
 def mark(path: Path) -> str:
@@ -134,13 +156,3 @@ def mark(path: Path) -> str:
     if len(listed) <= SMALL:  # a checkpoint: its weights may differ where nothing else does
         return "".join(mark(path / name) for name, _ in listed)
     return hashlib.sha256(repr(listed).encode()).hexdigest()
-
-
-def pooled(shelf: Shelf, bits: int, output: int | str, pooling: str) -> Trained:
-    """A network with max or average pooling; raises `InvalidArgument` where the recipe's network has none to choose."""
-    try:
-        return shelf.network(bits, output, pooling=pooling)
-    except InvalidArgument as error:
-        raise InvalidArgument(
-            f"this needs a network whose pooling can be chosen, such as digits_net or cifar_vgg16: {error}"
-        ) from error
