@@ -64,9 +64,10 @@ def section(item: dict[str, Any]) -> str:
         parts += [table(item["head"], item["rows"]), ""]
     parts += [f"{note}\n" for note in item["notes"]]
     where = f"{results['model']}, {run['device']}, {run['threads']} threads, commit {run['commit']}"
-    seconds = run["seconds"]
+    seconds = run["training_seconds"]
     taken = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    parts.append(f"`{run['command']}`  \n{where}; {taken}, training what was not on the shelf yet.\n")
+    trained = f"; its networks took {taken} to train and measure" if seconds else ""
+    parts.append(f"`{run['command']}`  \n{where}{trained}.\n")
     return "\n".join(parts)
 
 

@@ -44,9 +44,10 @@ def test_rows_and_what_is_missing_are_told(script: Any) -> None:
         "notes": ["So."],
         "recipe": {"model": "net"},
     }
-    run = {"seconds": 90.0, "command": "qffs paper fig6", "device": "a chip", "threads": 2, "commit": "abc"}
+    run = {"training_seconds": 90.0, "command": "qffs paper fig6", "device": "a chip", "threads": 2, "commit": "abc"}
     text = script.page([item | {"run": run, "head": ["a", "b"], "rows": [["x", 1.234], ["y", None]]}])
     assert "## Figure 6: Bits" in text
     assert "| a | b |\n| --- | ---: |\n| x | 1.23 |\n| y |  |" in text
     assert "![Bits](paper/fig6.png)" in text
+    assert "`qffs paper fig6`  \nnet, a chip, 2 threads, commit abc; its networks took 90 s to train" in text
     assert "Not made yet: table3, table4, fig1, fig3, fig4, fig5, fig7, fig8, fig9." in text

@@ -24,9 +24,10 @@ from qffs.paper import ITEMS, items, make
 from qffs.paper import shelf as shelves
 from qffs.paper.findings import Findings
 from qffs.paper.items import BITS, figure1, figure4, figure5, table3
-from qffs.paper.published import TABLE_3, TABLE_4
+from qffs.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
 from qffs.paper.shelf import Shelf, Trained
 from qffs.recipe import Recipe
+from qffs.recipes import read
 
 PAPER = Path(__file__).parents[3] / "shared" / "paper" / "qffs-2022.txt"
 EPOCH = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
@@ -188,6 +189,13 @@ def test_ours_stand_beside_what_is_published(folder: Path) -> None:
         bool(each["published"]) == (panel["title"] != "digits") for panel in found["panels"] for each in panel["series"]
     )
     assert all(panel["log"] for panel in found["panels"])
+    shown = {(row[0], row[2], row[3], row[4]) for row in found["rows"] if row[4] != "here"}
+    wanted = {(row.data, row.snn, row.steps, f"{SOURCE}, table 3") for row in TABLE_3}
+    assert shown == wanted | {(row.data, row.snn, row.steps, row.source) for row in DIRECT}
+    lines = {(row[1], row[3]) for row in found["rows"] if row[4] == "here"}
+    assert {steps for _, steps in lines} == {3, 4, 8, 16}
+    (_, second) = found["panels"][0]["series"]
+    assert all([second["name"], steps] in [row[1:4:2] for row in found["rows"]] for steps in (3, 4, 8, 16))
 
 
 @pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not there")
@@ -273,6 +281,24 @@ def test_a_network_that_does_not_settle_has_no_step_to_show(folder: Path, monkey
         row[-1] == "paper" or row[5] in {4, 8}
         for row in table3(Shelf(RECIPE, folder / "networks", progress=False)).rows
     )
+
+
+@pytest.mark.parametrize(("ends", "step"), [(0.442, 1), (0.440, 1), (0.4425, None)])
+def test_a_tenth_of_a_point_is_within_a_tenth(ends: float, step: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trained, "curve", property(lambda _: [ends] * 16))
+    assert Trained(Path(), RECIPE, {"qann": {"accuracy": 0.441}}).settled() == step
+
+
+def test_what_the_networks_took_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made("fig5", folder)
+    monkeypatch.setattr(running, "fit", lambda *_, **__: pytest.fail("trained again"))
+    networks = [run_of(folder, bits, "analog") for bits in (2, 3)]
+    bases = {results_of(path)["weights"] for path in networks}
+    assert bases == {"float"}
+    (base,) = {Path(read(str(path / "recipe.yaml")).weights or "").parent for path in networks}
+    seconds = [json.loads((path / "run.json").read_text())["seconds"] for path in (base, *networks)]
+    assert made("fig5", folder)["run"]["training_seconds"] == pytest.approx(sum(seconds), abs=0.06)
+    assert made("fig4", folder)["run"]["training_seconds"] == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from qffs.measure.noises import NEGATIVE_SPIKES
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.paper.findings import Cell, Findings, Panel, Series
-from qffs.paper.published import SOURCE, TABLE_3, TABLE_4
+from qffs.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
 from qffs.paper.shelf import Shelf, Trained, Variant
 
 BITS = (1, 2, 3, 4, 5)
@@ -82,15 +83,15 @@ def table4(shelf: Shelf) -> Findings:
 
 def figure1(shelf: Shelf) -> Findings:
     """Accuracy against latency."""
-    panels = []
-    for data in ("CIFAR-10", "ImageNet"):
-        series = []
-        for method in dict.fromkeys(row.method for row in TABLE_3 if row.data == data):
-            found = [row for row in TABLE_3 if row.data == data and row.method == method]
-            series.append(
-                Series(method, [row.steps for row in found], [row.snn for row in found], "points", f"{SOURCE}, table 3")
-            )
-        panels.append(Panel(data, "latency, time steps (1 ms each)", PERCENT, series, log=True))
+    conversion, latency = f"{SOURCE}, table 3", "latency, time steps (1 ms each)"
+    published = [(row.data, row.method, row.steps, row.snn, conversion) for row in TABLE_3]
+    published += [(row.data, f"{row.method}, trained directly", row.steps, row.snn, row.source) for row in DIRECT]
+    panels = [Panel(data, latency, PERCENT, [], log=True) for data in ("CIFAR-10", "ImageNet")]
+    for panel in panels:
+        found = [row for row in published if row[0] == panel.title]
+        for method, source in dict.fromkeys((row[1], row[4]) for row in found):
+            points = [(steps, snn) for _, each, steps, snn, _ in found if each == method]
+            panel.series.append(Series(method, [x for x, _ in points], [y for _, y in points], "points", source))
     own = shelf.networks(Variant(2, "analog"), Variant(2, 3))
     model = own[0].recipe.model
     measured = [_curve(each, f"qffs, {model}, 2 bit, output {each.recipe.output}", each.charge_steps) for each in own]
@@ -100,15 +101,18 @@ def figure1(shelf: Shelf) -> Findings:
     if place is not None:
         place.series.extend(measured)
     else:
-        panels.insert(0, Panel(_data(own[0]), "latency, time steps (1 ms each)", PERCENT, measured, log=True))
+        panels.insert(0, Panel(_data(own[0]), latency, PERCENT, measured, log=True))
     rows: list[list[Cell]] = [
-        [panel.title, each.name, float(y), int(x), "paper" if each.published else "here"]
+        [panel.title, each.name, float(y), int(x), each.published or "here"]
         for panel in panels
         for each in panel.series
         for x, y in zip(each.x, each.y, strict=True)
+        if each.published or x in {each.x[0], each.x[-1]} or math.log2(x).is_integer()
     ]
     head = ["data", "method", "SNN (%)", "steps", "from"]
-    return Findings(head, rows, panels, [f"Points are published ({SOURCE}, table 3); lines were measured here."])
+    return Findings(
+        head, rows, panels, ["Points are published, as their authors or the paper say; lines were measured here."]
+    )
 
 
 def figure3(shelf: Shelf) -> Findings:

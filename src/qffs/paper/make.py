@@ -27,10 +27,12 @@ def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, pr
     if name not in ITEMS:
         raise InvalidArgument(f"there is no {name!r} to make; there are {', '.join(ITEMS)}")
     item, began = ITEMS[name], time.monotonic()
-    found = item.find(Shelf(recipe, folder / "networks", jobs=jobs, progress=progress))
+    shelf = Shelf(recipe, folder / "networks", jobs=jobs, progress=progress)
+    found = item.find(shelf)
     results: dict[str, Any] = {"item": name, "title": item.title, "paper": item.paper}
     results |= {"recipe": recipe.model_dump(mode="json"), **dataclasses.asdict(found)}
     results["run"] = provenance(device_of(recipe.device), time.monotonic() - began)
+    results["run"]["training_seconds"] = round(shelf.training_seconds, 1)
     write_text(folder / f"{name}.json", to_json(results))
     if found.panels:
         for suffix in ("png", "svg"):

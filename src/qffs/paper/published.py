@@ -48,6 +48,28 @@ TABLE_3 = (
 )
 """In the paper QFFS' accuracy before conversion is that of the quantised network."""
 
+
+class Direct(NamedTuple):
+    """A network trained as a spiking one: figure 1 shows its method, but the paper prints no number of it."""
+
+    method: str
+    data: str
+    snn: float
+    steps: int
+    source: str
+
+
+DIRECT = (
+    Direct("Dspike", "CIFAR-10", 93.66, 4, "Li et al. 2021"),
+    Direct("Dspike", "CIFAR-10", 94.25, 6, "Li et al. 2021"),
+    Direct("SEW", "ImageNet", 67.04, 4, "Fang et al. 2021"),
+    Direct("SEW", "ImageNet", 67.78, 4, "Fang et al. 2021"),
+    Direct("SEW", "ImageNet", 68.76, 4, "Fang et al. 2021"),
+    Direct("SEW", "ImageNet", 69.26, 4, "Fang et al. 2021"),
+    Direct("DIET-SNN", "ImageNet", 69.0, 5, "Rathi, Roy 2020"),
+)
+"""Dspike: ResNet-18; SEW: ResNet-34, 50, 101 and 152."""
+
 TABLE_4 = (
     ("converted, 2 bits in all layers", 0.01),
     ("+ negative spikes", 10.64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class Trained:
 
     def settled(self, within: float = 0.001) -> int | None:
         """The first step from which on accuracy stays so near the quantised network's; None where it ends elsewhere."""
-        late = [t for t, value in enumerate(self.curve, 1) if abs(value - self.qann) > within]
+        # Two accuracies so far apart differ by a little more or less in binary.
+        late = [t for t, value in enumerate(self.curve, 1) if abs(value - self.qann) > within + 1e-9]
         first = max(late, default=0) + 1
         return first if first <= len(self.curve) else None
 
@@ -82,6 +84,7 @@ class Shelf:
 
     def __init__(self, recipe: Recipe, folder: Path, *, jobs: int | None = None, progress: bool = True) -> None:
         self.recipe, self.folder, self.jobs, self.progress = recipe, folder, jobs, progress
+        self.used: set[Path] = set()
 
     def networks(self, *variants: Variant) -> list[Trained]:
         """The networks of these variants, in their order."""
@@ -89,7 +92,14 @@ class Shelf:
         jobs.train_all(dict(bases), jobs=self.jobs, progress=self.progress)
         made = [self._made(variant, folder) for variant, (folder, _) in zip(variants, bases, strict=True)]
         jobs.train_all(dict(made), jobs=self.jobs, progress=self.progress)
+        self.used.update(folder for folder, _ in (*bases, *made))
         return [Trained(folder, recipe, jobs.train(recipe, folder, resume=True)) for folder, recipe in made]
+
+    @property
+    def training_seconds(self) -> float:
+        """What the runs of the networks took that were asked for."""
+        runs = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in self.used]
+        return float(sum(run["seconds"] for run in runs))
 
     def network(self, bits: int, output: int | str) -> Trained:
         """The one of these bits in hidden layers, and "analog" or bits in the output layer."""
