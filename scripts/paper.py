@@ -26,7 +26,8 @@ What differs from the paper in all of them: the networks and data are smaller an
 instead of 40, as the commands say), because they were trained on two cores of a CPU, so that accuracies are lower and
 steps fewer; CIFAR-10 is re-encoded as JPEG; a negative spike needs a potential below 0, not at 0, and quantiser and
 pre-charge share an offset of 1/2 + 0.0001 ([why](../README.md#why-it-is-exact)). What is to be compared is the shape of
-each result, not its height. `qffs paper ITEM RECIPE` makes each from any recipe, at full length too.
+each result, not its height. `qffs paper ITEM RECIPE` makes each from any recipe, at full length too; `--jobs N` trains
+N networks at once.
 """
 
 

@@ -239,16 +239,55 @@ ITEMS = {
     item.name: item
     for item in (
         Item(
-            "table3", "Accuracy before and after conversion", table3, "QFFS has its QANN's accuracy in 4 to 10 steps."
+            "table3",
+            "Accuracy before and after conversion",
+            table3,
+            "QFFS has its QANN's accuracy after 4 to 10 steps, other conversions need more.",
         ),
-        Item("table4", "Ablation", table4, "Negative spikes with settling time bring almost all back."),
-        Item("fig1", "Accuracy against latency", figure1, "Conversion becomes as fast as direct training."),
-        Item("fig3", "Occasional noise", figure3, "From 2 bits on the SNN is far below its QANN; at 1 bit equal."),
-        Item("fig4", "Response of neuron and quantiser", figure4, "Pre-charged, the neuron is the quantiser."),
-        Item("fig5", "Loss of conversion against time steps", figure5, "None from 13 steps, about 4 bits, on."),
-        Item("fig6", "Bits in all layers", figure6, "More bits: more accuracy, more steps."),
-        Item("fig7", "Bits in hidden layers", figure7, "An analog output layer gains accuracy and steps."),
-        Item("fig8", "Bits in the output layer", figure8, "3 bits gain most of it for one step."),
-        Item("fig9", "Bits in all, in hidden and in output layers", figure9, "The same on VGG-16."),
+        Item(
+            "table4",
+            "Ablation",
+            table4,
+            "bare conversion is at chance; negative spikes with time to settle bring almost all back.",
+        ),
+        Item("fig1", "Accuracy against latency", figure1, "conversion becomes as fast as direct training."),
+        Item(
+            "fig3",
+            "Occasional noise",
+            figure3,
+            "at 1 bit the SNN equals its QANN, from 2 bits on it is far below (ImageNet, VGG-16).",
+        ),
+        Item(
+            "fig4",
+            "Response of neuron and quantiser",
+            figure4,
+            "cap and pre-charge make the neuron's response the quantiser's.",
+        ),
+        Item(
+            "fig5",
+            "Loss of conversion against time steps",
+            figure5,
+            "no loss from 13 steps on, about 4 bits; other methods need 500 steps, 9 bits (ImageNet).",
+        ),
+        Item(
+            "fig6",
+            "Bits in all layers",
+            figure6,
+            "more bits give more accuracy and take more steps, about 7 at 2 bits (ImageNet, ResNet-50).",
+        ),
+        Item(
+            "fig7",
+            "Bits in hidden layers",
+            figure7,
+            "an analog output gains 4 points over one of 2 bits: 72.91 % after 5 steps with 2 bits, 74.36 % after 10 "
+            "with 3 (ImageNet, ResNet-50).",
+        ),
+        Item(
+            "fig8",
+            "Bits in the output layer",
+            figure8,
+            "3 bits gain 1.49 points over 2 for one step more, 4 bits take twice the steps of 3 (ImageNet, ResNet-50).",
+        ),
+        Item("fig9", "Bits in all, in hidden and in output layers", figure9, "the same on VGG-16 (ImageNet)."),
     )
 }
