@@ -13,9 +13,12 @@ import qffs
 from networks import NETWORKS
 from qffs import backends
 from qffs.backends import BACKENDS, COMPILED, PYTORCH, REFERENCE
+from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.kernels import native
+from qffs.measure import measure
 from qffs.network import SpikingNetwork
+from qffs.nn.like import like
 from test_networks import spiking
 
 STEPS = 8
@@ -64,6 +67,32 @@ def test_exact_is_what_the_network_in_float64_does(snn: SpikingNetwork, x: Tenso
     doubled = copy.deepcopy(changed).double()
     after = changed.readout(x, steps=STEPS, precision="exact")
     torch.testing.assert_close(after, doubled(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
+
+
+class WithConstant(nn.Sequential):
+    """Adds a number on the way, which the graph holds in float64, before its first weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x + 0.25)
+        return out
+
+
+def test_a_network_is_of_the_type_of_its_weights_and_not_of_its_constants(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = WithConstant(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3))
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    snn = qffs.to_spiking(qann)
+    assert torch.float64 in {tensor.dtype for tensor in snn.state_dict().values()}
+    assert snn.like.dtype == like(qann).dtype == torch.float32
+    exact = copy.deepcopy(snn).double()
+    found = snn.readout(x, steps=STEPS, precision="exact")
+    torch.testing.assert_close(found, exact(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
+    images = Images((40 * x + 128).clamp(0, 255).to(torch.uint8), torch.zeros(len(x), dtype=torch.int64))
+    for normalise in (lambda y: y / 40, lambda y: y.double() / 40):
+        with torch.no_grad():
+            last = float((snn(images.images.float() / 40, steps=STEPS)[-1].argmax(-1) == 0).float().mean())
+        measured = measure(snn, images, normalise, STEPS, qann=qann, progress=False)
+        assert measured.accuracy[-1] == pytest.approx(last, abs=0.01)
 
 
 def test_images_go_through_some_at_a_time(snn: SpikingNetwork, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ FLOORS = (
     ("convert", "calibration", "checkpoint", "train"),
     ("measure", "sources"),
     ("report",),
+    ("export",),
     ("jobs",),
     ("paper",),
     ("cli", "__init__"),

@@ -21,6 +21,7 @@ from qffs.graph.describe import Description, describe, rebuild
 from qffs.graph.nesting import joined
 from qffs.graph.rules import Kind
 from qffs.levels import Schedule
+from qffs.nn.like import like
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Observer, advance, summed
 from qffs.state import State
@@ -88,9 +89,8 @@ class SpikingNetwork(nn.Module):
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the network's type, on its device."""
-        floating = (tensor for tensor in self.state_dict().values() if tensor.is_floating_point())
-        return next(floating, torch.zeros(()))
+        """An empty tensor of the network's type, on its device."""
+        return like(self)
 
     def _in(self, precision: str, inputs: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
         """The network and its inputs, in the type that sums are to be done in."""

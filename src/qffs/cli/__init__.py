@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from qffs.cli import recipes
+from qffs.cli.exporting import export, pull, push
 from qffs.cli.measuring import energy, noise, report, simulate
 from qffs.cli.networks import convert, plan
 from qffs.cli.paper import paper
@@ -47,7 +48,7 @@ def _root(
     """
 
 
-for each in (demo, train, plan, quantize, convert, simulate, noise, energy, report, paper):
+for each in (demo, train, plan, quantize, convert, simulate, noise, energy, report, paper, export, push, pull):
     app.command()(each)
 app.add_typer(recipes.app, name="recipes")
 

@@ -85,10 +85,10 @@ def difference(
 def held(last: Tensor, values: Tensor) -> Tensor:
     """The values over time ``[T, ...]``, those that are not finite replaced by the last that was."""
     finite = values.isfinite()
-    if bool(finite.all()):
+    if not torch.compiler.is_exporting() and bool(finite.all()):  # an exported program cannot look
         return values
     held = []
-    for value, known in zip(values, finite, strict=True):
+    for value, known in zip(values.unbind(), finite.unbind(), strict=True):
         last = torch.where(known, value, last)
         held.append(last)
     return torch.stack(held)

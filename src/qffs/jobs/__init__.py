@@ -1,6 +1,7 @@
 """Whole jobs from files to files: what each subcommand of the command line calls."""
 
 from qffs.jobs.begin import demo, train
+from qffs.jobs.exporting import export
 from qffs.jobs.measuring import energy, noise, simulate
 from qffs.jobs.networks import convert, plan, quantise
 from qffs.jobs.reporting import report
@@ -12,6 +13,7 @@ __all__ = [
     "convert",
     "demo",
     "energy",
+    "export",
     "noise",
     "plan",
     "quantise",

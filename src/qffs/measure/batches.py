@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from qffs import distributed
 from qffs.data import Images, batches
 from qffs.errors import InvalidArgument, QffsError
 from qffs.network import SpikingNetwork
+from qffs.nn.like import like
 from qffs.nn.modes import evaluating
 
 Normalise = Callable[[Tensor], Tensor]
@@ -58,11 +59,5 @@ def labelled(
 
 def inputs(network: nn.Module, x: Tensor) -> Tensor:
     """X on the device and in the type of the network."""
-    like = reference(network)
-    return x.to(like.device, like.dtype)
-
-
-def reference(network: nn.Module) -> Tensor:
-    """A tensor of the network that shows its device and type."""
-    tensors: Iterable[Tensor] = network.state_dict().values()
-    return next(tensor for tensor in tensors if tensor.is_floating_point())
+    own = like(network)
+    return x.to(own.device, own.dtype)

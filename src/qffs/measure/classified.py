@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from qffs import distributed
 from qffs.data import Images
 from qffs.errors import InvalidArgument
-from qffs.measure.batches import Normalise, fitting, labelled, reference
+from qffs.measure.batches import Normalise, fitting, labelled
 from qffs.network import SpikingNetwork
+from qffs.nn.like import like
 from qffs.nn.modes import evaluating
 from qffs.progress import track
 from qffs.stream import check_margin, margins
@@ -86,7 +87,7 @@ def accuracy(
     beside this one.
     """
     own = distributed.share(len(images))
-    right = torch.zeros((), dtype=torch.int64, device=reference(network).device)
+    right = torch.zeros((), dtype=torch.int64, device=like(network).device)
     with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
         for x, labels in labelled(network, images, normalise, batch_size or fitting(images, 500), workers):
             right += (network(x).argmax(-1) == labels).sum()
@@ -112,7 +113,7 @@ class _Counts:
     @staticmethod
     def none(snn: SpikingNetwork, steps: int, margins: int) -> _Counts:
         """Zeros, of all layers too, for a process may have no image."""
-        zeros = torch.zeros(steps, dtype=torch.int64, device=reference(snn).device)
+        zeros = torch.zeros(steps, dtype=torch.int64, device=snn.like.device)
         spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
         return _Counts(zeros, zeros.clone(), zeros[0].clone(), zeros.new_zeros(margins, 2), spikes)
 

@@ -1,0 +1,115 @@
+"""What every target has in common: what it needs, what it is given, what it says of what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.checkpoint import kind_of
+from qffs.errors import InvalidArgument, NotConvertible
+from qffs.network import SpikingNetwork
+from qffs.nn.like import like
+
+Network = fx.GraphModule | SpikingNetwork
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the ``path``, the ``steps`` T of a spiking network, and what was found on reading it back.
+
+    ``deviation``: the largest difference of its outputs from the network's own, on inputs of another batch than it was
+    written with; None where nothing here can run it.
+    """
+
+    path: Path
+    kind: str
+    steps: int | None = None
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A form that a network can be written in.
+
+    ``kinds``: of which networks, as `qffs.checkpoint.kind_of` tells them apart; ``modules`` are imported, and come with
+    the ``extra`` of that name; ``write``: takes network, path and the steps T of a spiking network; ``folder``: whether
+    it writes a folder.
+    """
+
+    name: str
+    gives: str
+    kinds: tuple[str, ...]
+    write: Callable[[Network, Path, int | None], Written]
+    extra: str = ""
+    modules: tuple[str, ...] = ()
+    folder: bool = False
+
+    def check(self, network: nn.Module) -> str:
+        """The kind of a network; raises `InvalidArgument` where the target takes none of it, or lacks its library."""
+        if not isinstance(network, SpikingNetwork | fx.GraphModule):
+            raise InvalidArgument(
+                f"{self.name} takes what qffs.quantize or qffs.to_spiking returned, not a {type(network).__name__}"
+            )
+        kind = kind_of(network)
+        if kind not in self.kinds:
+            raise InvalidArgument(f"{self.name} takes a network of kind {' or '.join(self.kinds)}, not {kind}")
+        for module in self.modules:
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise InvalidArgument(
+                    f"{self.name} needs {module}, which is not installed: pip install 'qffs[{self.extra}]'"
+                ) from error
+        return kind
+
+
+LEAST_STEPS = 8
+
+
+def steps_of(network: nn.Module, steps: int | None) -> int | None:
+    """T of a spiking network: as asked for, else 8 and at least 2 D; None for others, which have no steps.
+
+    Raises `InvalidArgument` where T < D, or steps are asked of a network that has none.
+    """
+    if not isinstance(network, SpikingNetwork):
+        if steps is not None:
+            raise InvalidArgument("a quantised network has no time steps: convert it with qffs.to_spiking first")
+        return None
+    return len(network.schedule.over(max(LEAST_STEPS, 2 * network.schedule.steps) if steps is None else steps))
+
+
+def examples(network: nn.Module, batch: int, inputs: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    """Inputs ``[batch, ...]`` that a network can take: random ones of its example's shape, or the given ones, repeated.
+
+    Raises `NotConvertible` where the network has lost the shapes of its example.
+    """
+    if inputs:
+        return tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in inputs)
+    graph = network.graph if isinstance(network, SpikingNetwork) else network
+    assert isinstance(graph, fx.GraphModule)
+    own = like(graph)
+    found: list[Tensor] = []
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if "shape" not in node.meta:
+            raise NotConvertible(f"the network has lost the shape of its input {node.name}: quantise it again")
+        generator = torch.Generator().manual_seed(len(found))
+        x = torch.randn((batch, *node.meta["shape"][1:]), generator=generator, dtype=torch.float64)
+        found.append(x.to(own))
+    return tuple(found)
+
+
+def apart(found: Any, expected: Any) -> float:
+    """The largest absolute difference of outputs, in any nesting."""
+    pairs = zip(_leaves(found), _leaves(expected), strict=True)
+    return max(float((one.double() - other.double()).abs().max()) for one, other in pairs)
+
+
+def _leaves(nested: Any) -> list[Tensor]:
+    leaves: list[Tensor] = [leaf for leaf in torch.utils._pytree.tree_leaves(nested) if isinstance(leaf, Tensor)]
+    return leaves

@@ -1,0 +1,82 @@
+"""`qffs export`, and what it refuses before it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import qffs
+from qffs import jobs
+from qffs.cli.exporting import TARGETS as NAMED
+from qffs.errors import InvalidArgument
+from qffs.export import TARGETS
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run, as far as exports read it."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 3)
+    qann = qffs.calibrate(qffs.quantize(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), 2, example=x), [x])
+    qffs.save(qann, tmp_path / "run" / "qann", {"model": "small"})
+    qffs.save(qffs.to_spiking(qann), tmp_path / "run" / "snn", {"model": "small"})
+    results = {"data": "noise", "images": 8, "full_precision": {"accuracy": 0.5}, "qann": {"accuracy": 0.25}}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results | {"snn": [{"steps": 1, "accuracy": 0.125}]}))
+    return tmp_path / "run"
+
+
+def test_a_checkpoint_is_written_for_every_target(run: Path, tmp_path: Path) -> None:
+    for name, target in TARGETS.items():
+        for kind in ("snn", "qann"):
+            output = tmp_path / "out" / f"{kind}.{name}"
+            said = jobs.export(run / kind, name, output, progress=False)
+            assert output.is_dir() == target.folder
+            assert output.exists()
+            assert said["path"] == str(output)
+            assert said["kind"] == kind
+            assert said["steps"] == (None if kind == "qann" or target.folder else 8)
+            json.dumps(said)
+    card = (tmp_path / "out" / "snn.hub" / "README.md").read_text()
+    assert "| spiking | 1 | 12.50 |" in card
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=f"there is no target 'caffe'; there are {', '.join(TARGETS)}"):
+        jobs.export(run / "snn", "caffe", tmp_path / "out")
+    with pytest.raises(InvalidArgument, match="whatever its number of steps: leave --steps out"):
+        jobs.export(run / "snn", "hub", tmp_path / "out", 8)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidArgument, match=r"onnx writes a file, and .*folder is none"):
+        jobs.export(run / "snn", "onnx", tmp_path / "folder")
+    with pytest.raises(InvalidArgument, match=r"hub writes a folder, and .*file is none"):
+        jobs.export(run / "snn", "hub", tmp_path / "file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_names_every_target() -> None:
+    assert re.findall(r"\w+", NAMED.replace(" or ", ", ")) == list(TARGETS)
+
+
+def test_on_the_command_line(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "qffs", "export", str(run / "snn"), "--to", "onnx", "-o", "a.onnx", "--steps", "6"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert re.fullmatch(
+        r"Wrote the snn, 6 steps to a\.onnx; read again and run, its outputs differ by \S+ at most\.\n", found.stdout
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape[0] == 6
+    found = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert json.loads(found.stdout)["steps"] == 6
+    found = subprocess.run([*command[:-1], "2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr == ("qffs: a run needs at least as many steps as the 3 charge steps of its schedule, not 2\n")
