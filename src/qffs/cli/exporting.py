@@ -10,7 +10,7 @@ import typer
 from qffs.cli.options import Json
 from qffs.cli.printing import print_json, say
 
-TARGETS = "pt2, onnx or hub"
+TARGETS = "spikingjelly, snntorch, pt2, onnx or hub"
 
 
 def export(

@@ -8,8 +8,10 @@ install it.
 from qffs.export.hub_folder import HUB, hub, pull, push
 from qffs.export.onnx_file import ONNX, onnx
 from qffs.export.pt2_archive import PT2, pt2
+from qffs.export.snntorch_module import SNNTORCH, snntorch
+from qffs.export.spikingjelly_module import SPIKINGJELLY, spikingjelly
 from qffs.export.target import Target
 
-TARGETS = {each.name: each for each in (PT2, ONNX, HUB)}
+TARGETS = {each.name: each for each in (SPIKINGJELLY, SNNTORCH, PT2, ONNX, HUB)}
 
-__all__ = ["HUB", "TARGETS", "Target", "hub", "onnx", "pt2", "pull", "push"]
+__all__ = ["HUB", "TARGETS", "Target", "hub", "onnx", "pt2", "pull", "push", "snntorch", "spikingjelly"]

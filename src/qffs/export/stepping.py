@@ -1,0 +1,245 @@
+"""A spiking network as a plain module that takes one step a call: what networks of other simulators are made from.
+
+An edge carries at step t what neurons sent and ``charge[t]`` times what comes from the input and the biases, in one
+tensor. So linear operators stay as they are, and three parts have a state: charges, neurons, and operators that are
+neither linear nor neurons. Each is a `Part`, a pure step that a simulator's own module holds the state of.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.errors import InvalidArgument, NotConvertible
+from qffs.export.target import Network, Written
+from qffs.functional import fire
+from qffs.graph import images
+from qffs.graph.annotate import arguments, choosing, label, signals
+from qffs.graph.paths import free_path
+from qffs.graph.rules import Kind
+from qffs.network import SpikingNetwork
+from qffs.nn.neuron import Neuron
+from qffs.report.results import write
+
+State = tuple[Any, ...]
+
+
+class Part(nn.Module):
+    """A part of a network that carries something from step to step; ``names`` says what, in the order of its state."""
+
+    names: tuple[str, ...] = ()
+
+    def rest(self, *inputs: Any) -> State:
+        """The state before the first step, for inputs like these."""
+        raise NotImplementedError
+
+    def step(self, state: State, *inputs: Any) -> tuple[Any, State]:
+        """What is sent at a step, and the state after it."""
+        raise NotImplementedError
+
+
+class Charge(Part):
+    """``charge[t] * x``: how much of the input, or of a bias, comes at step t."""
+
+    names = ("t",)
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.weights = tuple(weights)
+
+    def rest(self, *_: Any) -> State:
+        """No step yet."""
+        return (0,)
+
+    def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
+        """The charge of a step."""
+        (t,), (x,) = state, inputs
+        weight = self.weights[t] if t < len(self.weights) else 0.0
+        return weight * x, (t + 1,)
+
+
+class Fire(Part):
+    """The neurons of a layer: see `qffs.functional.fire.step`. They send spikes times their threshold."""
+
+    names = ("v", "sent")
+
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def rest(self, *inputs: Any) -> State:
+        """The pre-charge."""
+        return tuple(self.neuron.rest(torch.zeros_like(inputs[0])))
+
+    def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
+        """The spikes of a step, in the units of the threshold."""
+        threshold = self.neuron.threshold.to(state[0].dtype)
+        before = fire.NeuronState(*state)
+        spikes, after = fire.step(
+            before, inputs[0].to(state[0].dtype), threshold, self.neuron.highest, self.neuron.rule
+        )
+        sent: Tensor = (spikes * threshold).to(self.neuron.threshold.dtype)
+        return sent, tuple(after)
+
+
+class Difference(Part):
+    """``g(X_t) - g(X_{t-1})`` of the accumulated inputs X: see `qffs.functional.difference`."""
+
+    names = ("accumulated", "value")
+
+    def __init__(self, operator: nn.Module, count: int) -> None:
+        super().__init__()
+        self.operator, self.count = operator, count
+
+    def rest(self, *inputs: Any) -> State:
+        """Nothing has arrived."""
+        return tuple(torch.zeros_like(x) for x in inputs[: self.count]), None
+
+    def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
+        """What is new of g."""
+        accumulated, before = state
+        total = tuple(sum_ + x for sum_, x in zip(accumulated, inputs[: self.count], strict=True))
+        value = self.operator(*total, *inputs[self.count :])
+        before = torch.zeros_like(value) if before is None else before
+        value = torch.where(value.isfinite(), value, before)
+        return value - before, (total, value)
+
+
+class Operator(nn.Module):
+    """A function, a method or a module with all its arguments but those that are given at each call."""
+
+    def __init__(self, call: Callable[..., Any] | str | nn.Module, args: Any, kwargs: Any) -> None:
+        super().__init__()
+        self.call, self.args, self.kwargs = call, args, kwargs
+
+    def forward(self, *given: Any) -> Any:
+        """Apply it."""
+        args, kwargs = fx.node.map_aggregate(
+            (self.args, self.kwargs), lambda each: given[each.number] if isinstance(each, _Given) else each
+        )
+        if isinstance(self.call, str):
+            return getattr(args[0], self.call)(*args[1:], **kwargs)
+        return self.call(*args, **kwargs)
+
+
+class _Given:
+    """Stands for an argument that is given at each call."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def saving(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[Network, Path, int | None], Written]:
+    """What writes a module of a simulator to a file, by `torch.save`."""
+
+    def save(network: Network, path: Path, steps: int | None) -> Written:
+        if steps is not None:
+            raise InvalidArgument(f"{name} takes as many steps as it is called: leave the steps out")
+        assert isinstance(network, SpikingNetwork)
+        write(path, partial(torch.save, make(network)))
+        return Written(path, "snn")
+
+    return save
+
+
+def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.GraphModule:
+    """The network as a module that takes its inputs at every step and returns what is read out new at this step.
+
+    hold: makes a module of a simulator of a part. Neurons keep their paths. Raises `NotConvertible` where an operator
+    is none that can be taken step by step so, with the name of each.
+    """
+    network = copy.deepcopy(snn.graph)
+    refused = [
+        f"{node.name} ({label(node, network)}): {why}" for node in network.graph.nodes if (why := _refusal(node))
+    ]
+    if refused:
+        raise NotConvertible("these cannot be taken step by step by a module:\n" + "\n".join(refused))
+    for node in list(network.graph.nodes):
+        match node.meta["kind"]:
+            case Kind.INPUT:
+                _charge(network, node, None, hold, snn.schedule.weights)
+            case Kind.SUM:
+                for constant in dict.fromkeys(_constants(node)):
+                    _charge(network, constant, node, hold, snn.schedule.weights)
+            case Kind.SPIKING:
+                path = str(node.target)
+                neuron = network.get_submodule(path)
+                assert isinstance(neuron, Neuron)
+                network.set_submodule(path, hold(Fire(neuron)))
+            case Kind.DIFFERENCED:
+                _difference(network, node, hold)
+    network.delete_all_unused_submodules()
+    network.graph.lint()
+    network.recompile()
+    return network.eval().requires_grad_(False)
+
+
+def _refusal(node: fx.Node) -> str | None:
+    """Why a node cannot be taken step by step; None where it can."""
+    kind = node.meta["kind"]
+    if kind is Kind.PLAIN:
+        return None
+    if any(place != (0, 1) for place in images.places(node)):
+        return "it turns or cuts the images of a batch"
+    if kind is Kind.DIFFERENCED and node.meta["analog"]:
+        return "it is computed of the whole input, before the first step"
+    if kind is Kind.DIFFERENCED and not isinstance(node.meta.get("batch"), tuple):
+        return "it returns several tensors"
+    numbers = [each for each in arguments(node) if isinstance(each, int | float) and not isinstance(each, bool)]
+    if kind is Kind.SUM and any(numbers):
+        return "it adds a number that the schedule does not charge"
+    if kind is Kind.JOIN and (_constants(node) or choosing(node)):
+        return "it joins a signal and a constant"
+    return None
+
+
+def _constants(node: fx.Node) -> list[fx.Node]:
+    """What a sum or a join reads that is no signal, but a tensor."""
+    chooses = choosing(node)
+    return [read for read in node.all_input_nodes if not read.meta["signal"] and read not in chooses]
+
+
+def _charge(
+    network: fx.GraphModule,
+    value: fx.Node,
+    reader: fx.Node | None,
+    hold: Callable[[Part], nn.Module],
+    weights: Sequence[float],
+) -> None:
+    """Let what a node reads of another, or what all do, be charged."""
+    path = free_path(network, f"{value.name}_charge")
+    network.add_submodule(path, hold(Charge(weights)))
+    readers = list(value.users) if reader is None else [reader]
+    with network.graph.inserting_after(value):
+        charged = network.graph.call_module(path, (value,))
+    charged.meta = value.meta | {"signal": True}
+    for each in readers:
+        each.replace_input_with(value, charged)
+
+
+def _difference(network: fx.GraphModule, node: fx.Node, hold: Callable[[Part], nn.Module]) -> None:
+    """Replace a call by one of a difference, its signals first, then what else changes from call to call."""
+    read = list(dict.fromkeys(signals(node)))
+    others = [each for each in node.all_input_nodes if each not in read]
+    given: dict[fx.Node, Any] = {each: _Given(number) for number, each in enumerate((*read, *others))}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), given.__getitem__)
+    call = network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+    path = str(node.target) if node.op == "call_module" else free_path(network, node.name)
+    if node.op == "call_module" and sum(n.target == node.target for n in network.graph.nodes) > 1:
+        path = free_path(network, node.name)  # each call has a state of its own
+    part = hold(Difference(Operator(call, args, kwargs), len(read)))
+    if path == node.target:
+        network.set_submodule(path, part)
+    else:
+        network.add_submodule(path, part)
+    with network.graph.inserting_before(node):
+        new = network.graph.call_module(path, tuple(given))
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    network.graph.erase_node(node)

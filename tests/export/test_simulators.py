@@ -1,0 +1,214 @@
+"""Networks of other simulators' modules, run by those simulators, spike for spike beside ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, monitor
+from torch import Tensor, nn
+
+import qffs
+from problems import IMAGE, Residual, randomise
+from qffs import export, models
+from qffs.data import load as load_data
+from qffs.errors import InvalidArgument, NotConvertible
+from qffs.export.spikingjelly_parts import SignedIFNode
+from qffs.export.stepping import Fire
+from qffs.network import SpikingNetwork
+from test_backends import WithConstant
+
+STEPS = 9
+
+
+def spiking(model: nn.Module, x: Tensor, **options: Any) -> SpikingNetwork:
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2], **options), [x]))
+
+
+def random(count: int, *shape: int) -> Tensor:
+    return torch.randn((count, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def residual(**options: Any) -> tuple[SpikingNetwork, Tensor]:
+    x = random(6, *IMAGE)
+    return spiking(randomise(Residual(), 3).double(), x, **options), x
+
+
+def resnet20() -> tuple[SpikingNetwork, Tensor]:
+    x = random(3, 3, 32, 32)
+    return spiking(randomise(models.MODELS["cifar_resnet20"](width=8), 0).double(), x), x
+
+
+def vgg16() -> tuple[SpikingNetwork, Tensor]:
+    x = random(3, 3, 32, 32)
+    return spiking(randomise(models.MODELS["cifar_vgg16"](width=8), 0).double(), x), x
+
+
+def joined() -> tuple[SpikingNetwork, Tensor]:
+    """Concatenation, an operator of the batch's size, a product of two signals, a constant, a method that differs."""
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.head = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 2, 3), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.cat([torch.relu(self.one(x)), torch.relu(self.other(x + 0.5))], 1)
+            h = torch.relu(0.5 * h.flatten(2).amax(2) * h.mean((2, 3)) - 0.1)
+            return self.head(h.view(x.shape[0], -1)).softmax(-1)
+
+    x = random(6, *IMAGE)
+    return spiking(randomise(Joined(), 2).double(), x), x
+
+
+NETWORKS: dict[str, Callable[[], tuple[SpikingNetwork, Tensor]]] = {
+    "residual": residual,
+    "residual, by channel": lambda: residual(per_channel=True),
+    "residual, spiking output": lambda: residual(output=2),
+    "ResNet-20": resnet20,
+    "VGG-16 with max pooling": vgg16,
+    "joined": joined,
+}
+
+
+def reference(snn: SpikingNetwork, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The read-out by step and the spikes by layer, ``[T, B, ...]`` both."""
+    spikes: dict[str, Tensor] = {}
+    readout, _ = snn.run(x, steps=STEPS, observer=lambda path, sent, _: spikes.update({path: sent}))
+    return readout, spikes
+
+
+def watched(network: nn.Module, snn: SpikingNetwork) -> dict[str, list[Tensor]]:
+    """What the layers of neurons of a network send from now on."""
+    sent: dict[str, list[Tensor]] = {path: [] for path, _ in snn.neurons()}
+    for path, layer in sent.items():
+        layers = layer
+        network.get_submodule(f"network.{path}").register_forward_hook(lambda *a, layers=layers: layers.append(a[-1]))
+    return sent
+
+
+def equal_spikes(sent: dict[str, list[Tensor]], snn: SpikingNetwork, expected: dict[str, Tensor]) -> None:
+    for path, neuron in snn.neurons():
+        assert torch.equal(torch.stack(sent[path]), expected[path] * neuron.threshold), path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_spikes_are_taken_back_in_these_networks(name: str) -> None:
+    _, spikes = reference(*NETWORKS[name]())
+    assert name == "joined" or any(bool((each < 0).any()) for each in spikes.values())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_spikingjelly_sends_the_same_spikes(name: str) -> None:
+    snn, x = NETWORKS[name]()
+    readout, expected = reference(snn, x)
+    network = export.spikingjelly(snn)
+    for _ in range(2):  # the second time from the beginning
+        sent = watched(network, snn)
+        functional.reset_net(network)
+        by_step = torch.stack([network(x) for _ in range(STEPS)])
+        equal_spikes(sent, snn, expected)
+        torch.testing.assert_close(by_step.cumsum(0), readout, rtol=1e-12, atol=1e-12)
+    functional.reset_net(network)
+    functional.set_step_mode(network, "m")
+    assert torch.equal(network(x.expand(STEPS, *x.shape)), by_step)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_snntorch_sends_the_same_spikes(name: str) -> None:
+    snn, x = NETWORKS[name]()
+    readout, expected = reference(snn, x)
+    network = export.snntorch(snn)
+    for _ in range(2):
+        sent = watched(network, snn)
+        network.reset()
+        by_step = torch.stack([network(x) for _ in range(STEPS)])
+        equal_spikes(sent, snn, expected)
+        torch.testing.assert_close(by_step.cumsum(0), readout, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
+def test_predictions_on_the_digits_are_the_same(make: Callable[[SpikingNetwork], Any], tmp_path: Path) -> None:
+    digits = load_data("digits")
+    x = digits.normalise(digits.test.images)
+    torch.manual_seed(0)
+    snn = spiking(models.DigitsNet().eval(), x)
+    network = make(snn)
+    found = sum(network(x) for _ in range(8))
+    assert torch.equal(found.argmax(-1), snn(x, steps=8)[-1].argmax(-1))
+    torch.save(network, tmp_path / "network.pt")
+    again = torch.load(tmp_path / "network.pt", weights_only=False)
+    for module in again.modules():
+        if hasattr(module, "reset"):
+            module.reset()
+    assert torch.equal(sum(again(x) for _ in range(8)), found)
+
+
+def test_neurons_are_those_of_the_simulator() -> None:
+    import snntorch
+    from spikingjelly.activation_based.base import MemoryModule
+
+    snn, x = residual()
+    jelly, torch_ = export.spikingjelly(snn), export.snntorch(snn)
+    watching = monitor.AttributeMonitor("v", False, jelly, instance=SignedIFNode)
+    jelly(x)
+    torch_(x)
+    _, state = snn.run(x, steps=3, chunk=1)
+    for path, neuron in snn.neurons():
+        part = jelly.get_submodule(f"network.{path}")
+        assert isinstance(part, MemoryModule)
+        assert isinstance(part.part, Fire)
+        layer = torch_.get_submodule(f"network.{path}")
+        assert isinstance(layer, snntorch.SpikingNeuron)
+        assert torch.equal(layer.threshold, neuron.threshold)
+        assert torch.equal(layer.mem, part.v)
+        assert torch.equal(layer.sent, part.sent)
+        assert f"network.{path}" in watching.monitored_layers
+    for _ in range(2):
+        jelly(x)
+    for path, _ in snn.neurons():
+        torch.testing.assert_close(jelly.get_submodule(f"network.{path}").v, state.neurons[path].potential)
+
+
+def test_the_network_stays_as_it_was() -> None:
+    snn, x = residual()
+    before = snn(x, steps=STEPS)
+    export.spikingjelly(snn)(x)
+    export.snntorch(snn)(x)
+    assert torch.equal(snn(x, steps=STEPS), before)
+
+
+def test_what_cannot_be_taken_step_by_step_is_named(tmp_path: Path) -> None:
+    x = random(4, *IMAGE)
+
+    class Before(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x / x.abs().amax((1, 2, 3), keepdim=True))
+            return out
+
+    torch.manual_seed(0)
+    snn = spiking(Before(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)).double(), x)
+    for make in (export.spikingjelly, export.snntorch):
+        with pytest.raises(NotConvertible, match=r"(?s)step by step.*\(truediv\): it is computed of the whole input"):
+            make(snn)
+
+
+def test_without_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    snn, _ = residual()
+    for name in ("spikingjelly", "snntorch"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(InvalidArgument, match=rf"{name} needs {name}, .*pip install 'qffs\[{name}\]'"):
+            getattr(export, name)(snn)
+
+
+def test_a_constant_is_charged() -> None:
+    x = random(5, 2, 8, 8)
+    torch.manual_seed(0)
+    snn = spiking(WithConstant(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)).double(), x)
+    network = export.snntorch(snn)
+    found = torch.stack([network(x) for _ in range(STEPS)]).cumsum(0)
+    torch.testing.assert_close(found, snn(x, steps=STEPS), rtol=1e-12, atol=1e-12)
