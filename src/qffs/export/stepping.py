@@ -1,8 +1,9 @@
 """A spiking network as a plain module that takes one step a call: what networks of other simulators are made from.
 
-An edge carries at step t what neurons sent and ``charge[t]`` times what comes from the input and the biases, in one
-tensor. So linear operators stay as they are, and three parts have a state: charges, neurons, and operators that are
-neither linear nor neurons. Each is a `Part`, a pure step that a simulator's own module holds the state of.
+What lies before the first neurons is computed of the input at every step, and charged where it goes on. Behind, an edge
+carries at step t what neurons sent and ``charge[t]`` times what comes from the input and the biases, in one tensor. So
+linear operators stay as they are, and three parts have a state: charges, neurons, and operators that are neither linear
+nor neurons. Each is a `Part`, a pure step that a simulator's own module holds the state of.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Written
 from qffs.functional import fire
-from qffs.graph import images
 from qffs.graph.annotate import arguments, choosing, label, signals
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
@@ -101,14 +102,16 @@ class Difference(Part):
         """Nothing has arrived."""
         return tuple(torch.zeros_like(x) for x in inputs[: self.count]), None
 
-    def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
+    def step(self, state: State, *inputs: Any) -> tuple[Any, State]:
         """What is new of g."""
         accumulated, before = state
         total = tuple(sum_ + x for sum_, x in zip(accumulated, inputs[: self.count], strict=True))
-        value = self.operator(*total, *inputs[self.count :])
-        before = torch.zeros_like(value) if before is None else before
-        value = torch.where(value.isfinite(), value, before)
-        return value - before, (total, value)
+        leaves, form = pytree.tree_flatten(self.operator(*total, *inputs[self.count :]))
+        present = [leaf for leaf in leaves if leaf is not None]
+        before = [torch.zeros_like(leaf) for leaf in present] if before is None else before
+        values = [torch.where(leaf.isfinite(), leaf, last) for leaf, last in zip(present, before, strict=True)]
+        new = iter([value - last for value, last in zip(values, before, strict=True)])
+        return pytree.tree_unflatten([leaf if leaf is None else next(new) for leaf in leaves], form), (total, values)
 
 
 class Operator(nn.Module):
@@ -161,19 +164,17 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
     if refused:
         raise NotConvertible("these cannot be taken step by step by a module:\n" + "\n".join(refused))
     for node in list(network.graph.nodes):
-        match node.meta["kind"]:
-            case Kind.INPUT:
-                _charge(network, node, None, hold, snn.schedule.weights)
-            case Kind.SUM:
-                for constant in dict.fromkeys(_constants(node)):
-                    _charge(network, constant, node, hold, snn.schedule.weights)
-            case Kind.SPIKING:
-                path = str(node.target)
-                neuron = network.get_submodule(path)
-                assert isinstance(neuron, Neuron)
-                network.set_submodule(path, hold(Fire(neuron)))
-            case Kind.DIFFERENCED:
-                _difference(network, node, hold)
+        if node.meta["analog"] and node.meta["kind"] is not Kind.OUTPUT:
+            continue
+        for value in dict.fromkeys(_charged(node)):
+            _charge(network, value, node, hold, snn.schedule.weights)
+        if node.meta["kind"] is Kind.SPIKING:
+            path = str(node.target)
+            neuron = network.get_submodule(path)
+            assert isinstance(neuron, Neuron)
+            network.set_submodule(path, hold(Fire(neuron)))
+        elif node.meta["kind"] is Kind.DIFFERENCED:
+            _difference(network, node, hold)
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
@@ -183,20 +184,18 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
 def _refusal(node: fx.Node) -> str | None:
     """Why a node cannot be taken step by step; None where it can."""
     kind = node.meta["kind"]
-    if kind is Kind.PLAIN:
+    if kind not in {Kind.SUM, Kind.JOIN} or node.meta["analog"]:
         return None
-    if any(place != (0, 1) for place in images.places(node)):
-        return "it turns or cuts the images of a batch"
-    if kind is Kind.DIFFERENCED and node.meta["analog"]:
-        return "it is computed of the whole input, before the first step"
-    if kind is Kind.DIFFERENCED and not isinstance(node.meta.get("batch"), tuple):
-        return "it returns several tensors"
-    numbers = [each for each in arguments(node) if isinstance(each, int | float) and not isinstance(each, bool)]
-    if kind is Kind.SUM and any(numbers):
-        return "it adds a number that the schedule does not charge"
-    if kind is Kind.JOIN and (_constants(node) or choosing(node)):
+    if kind is Kind.JOIN and (_constants(node) or any(read.meta["analog"] for read in choosing(node))):
         return "it joins a signal and a constant"
-    return None
+    numbers = [each for each in arguments(node) if isinstance(each, int | float) and not isinstance(each, bool)]
+    return "it adds a number that the schedule does not charge" if kind is Kind.SUM and any(numbers) else None
+
+
+def _charged(node: fx.Node) -> list[fx.Node]:
+    """What comes to a node behind the first neurons, or to the output, from before them or as a bias."""
+    analog = [read for read in signals(node) if read.meta["analog"]]
+    return analog + (_constants(node) if node.meta["kind"] is Kind.SUM else [])
 
 
 def _constants(node: fx.Node) -> list[fx.Node]:
@@ -208,19 +207,17 @@ def _constants(node: fx.Node) -> list[fx.Node]:
 def _charge(
     network: fx.GraphModule,
     value: fx.Node,
-    reader: fx.Node | None,
+    reader: fx.Node,
     hold: Callable[[Part], nn.Module],
     weights: Sequence[float],
 ) -> None:
-    """Let what a node reads of another, or what all do, be charged."""
+    """Let what a node reads of another be charged."""
     path = free_path(network, f"{value.name}_charge")
     network.add_submodule(path, hold(Charge(weights)))
-    readers = list(value.users) if reader is None else [reader]
     with network.graph.inserting_after(value):
         charged = network.graph.call_module(path, (value,))
-    charged.meta = value.meta | {"signal": True}
-    for each in readers:
-        each.replace_input_with(value, charged)
+    charged.meta = value.meta | {"signal": True, "analog": False}
+    reader.replace_input_with(value, charged)
 
 
 def _difference(network: fx.GraphModule, node: fx.Node, hold: Callable[[Part], nn.Module]) -> None:
