@@ -197,6 +197,25 @@ def test_without_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
             getattr(export, name)(snn)
 
 
+def test_a_quotient_waits_for_its_divisor() -> None:
+    class Quotient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 4, bias=False), nn.Linear(4, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.one(x))
+            return h / torch.relu(self.other(h))
+
+    torch.manual_seed(0)
+    model, x = Quotient().double(), random(5, 3)
+    nn.init.constant_(model.other.weight, 0.3)
+    snn = spiking(model, x)
+    network, readout = export.snntorch(snn), snn(x, steps=STEPS)
+    found = torch.stack([network(x) for _ in range(STEPS)]).cumsum(0)
+    torch.testing.assert_close(found, readout, rtol=1e-12, atol=1e-12)
+
+
 def test_a_constant_is_charged() -> None:
     x = random(5, 2, 8, 8)
     torch.manual_seed(0)
