@@ -207,6 +207,8 @@ def test_other_things_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InvalidArgument, match=r"pt2 takes what qffs\.quantize or qffs\.to_spiking returned, not a Lin"):
         export.pt2(nn.Linear(1, 1), tmp_path / "a.pt2")  # type: ignore[arg-type]
     traced = torch.fx.symbolic_trace(nn.Linear(1, 1))
+    with pytest.raises(InvalidArgument, match=r"name a file that ends in \.pt2, not a\.onnx"):
+        export.pt2(residual(bits=2)[0], tmp_path / "a.onnx")
     with pytest.raises(InvalidArgument, match="onnx takes a network of kind snn or qann, not float"):
         export.onnx(traced, tmp_path / "a.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qffs.errors import Mismatch
+from qffs.errors import InvalidArgument, Mismatch
 from qffs.export.program import plain, program
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
 from qffs.report.results import write
@@ -23,10 +23,13 @@ def pt2(network: Network, path: str | Path, steps: int | None = None, example: S
     example: one input, or several, where they are not floating-point numbers.
 
     Returned: what was written, after it was read again and run beside the network. Raises `NotConvertible` where
-    PyTorch cannot export the network, `Mismatch` where what was read again computes something else.
+    PyTorch cannot export the network, `Mismatch` where what was read again computes something else, `InvalidArgument`
+    where the path does not end in ".pt2".
     """
     kind = PT2.check(network)
     path, steps = Path(path), steps_of(network, steps)
+    if path.suffix != ".pt2":
+        raise InvalidArgument(f"PyTorch loads archives by their suffix: name a file that ends in .pt2, not {path.name}")
     module = plain(network, steps)
     exported = program(module, examples(network, 2, example))
     write(path, partial(_save, exported))
