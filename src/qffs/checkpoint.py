@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,14 +91,17 @@ def _within(name: str, modules: Mapping[str, Any]) -> bool:
     return parent in modules or whole.get("type") == nn.MultiheadAttention.__name__
 
 
-def check_folder(folder: str | Path) -> None:
-    """Raise `CheckpointError` where `save` cannot write: beside this folder, or over what it holds."""
+def check_folder(folder: str | Path, others: frozenset[str] = frozenset()) -> None:
+    """Raise `CheckpointError` where `save` cannot write: beside this folder, or over what it holds.
+
+    others: what may lie there beside a checkpoint, and be replaced with it.
+    """
     folder = path_of(folder)
     try:
         above = next(parent for parent in folder.absolute().parents if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise CheckpointError(f"{folder} cannot be written: {above} is no folder that may be written to")
-        if folder.exists() and (not folder.is_dir() or not _replaceable(folder)):
+        if folder.exists() and (not folder.is_dir() or not _replaceable(folder, others)):
             raise CheckpointError(
                 f"{folder} exists and holds something else than a checkpoint of qffs: nothing was written; "
                 "name another folder"
@@ -107,10 +110,10 @@ def check_folder(folder: str | Path) -> None:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
-def _replaceable(folder: Path) -> bool:
-    """Whether a folder is empty or holds a checkpoint of this library, of any format, and nothing more."""
+def _replaceable(folder: Path, others: frozenset[str] = frozenset()) -> bool:
+    """Whether a folder is empty or holds a checkpoint of this library, of any format, and nothing more but others."""
     names = {path.name for path in folder.iterdir()}
-    if not names or not names <= {CONFIG, WEIGHTS}:
+    if not names or not names <= {CONFIG, WEIGHTS, *others}:
         return not names
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -121,14 +124,23 @@ def _replaceable(folder: Path) -> bool:
 
 def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
     """Write both files beside the folder, then put them in its place."""
+
+    def fill(fresh: Path) -> None:
+        (fresh / CONFIG).write_text(text, encoding="utf-8")
+        save_file(tensors, fresh / WEIGHTS)
+
+    put(folder, fill)
+
+
+def put(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Let ``fill`` fill a folder beside another one, then put it in its place, whole; raises `CheckpointError`."""
     fresh, old = _beside(folder, "new"), _beside(folder, "old")
     new_parents = [parent for parent in folder.parents if not parent.exists()]
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        (fresh / CONFIG).write_text(text, encoding="utf-8")
-        save_file(tensors, fresh / WEIGHTS)
-        for path in (fresh / CONFIG, fresh / WEIGHTS):
+        fill(fresh)
+        for path in fresh.iterdir():
             with path.open("r+b") as stream:
                 os.fsync(stream.fileno())
         _swap(fresh, folder, old)

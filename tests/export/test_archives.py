@@ -124,13 +124,14 @@ def test_quantisers_are_quantize_clip_dequantize(tmp_path: Path) -> None:
 
 
 def test_rounding_is_the_quantisers(tmp_path: Path) -> None:
-    """At the ties of rounding to the nearest level, which the offset moves, and far outside of the levels."""
+    """Beside the edges of the levels, which the offset moves from where QuantizeLinear has them, and far outside."""
     model = nn.Sequential(nn.Identity(), nn.ReLU())
     qann = qffs.quantize(model, 2, example=torch.zeros(2, 5))
     for module in qann.modules():
         if isinstance(module, Quantizer):
             module.set_step_size(0.5)
-    x = torch.cat([torch.linspace(-3, 3, 4801), torch.tensor([0.25, 0.75, 1.25, -0.25, 1e6, -1e6])])
+    edges = torch.tensor([0.5 * (level - 0.5001) for level in range(-1, 6)])
+    x = torch.cat([torch.linspace(-3, 3, 4801), edges - 2e-6, edges + 2e-6, torch.tensor([0.25, 0.75, 1e6, -1e6])])
     x = torch.cat([x, x[-1:].expand(-len(x) % 5)]).view(-1, 5)
     export.onnx(qann, tmp_path / "qann.onnx")
     assert torch.equal(run_onnx(tmp_path / "qann.onnx", x), expected(qann, x, None))
@@ -194,13 +195,63 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     with torch.no_grad():
         found, wanted = torch.export.load(tmp_path / "snn.pt2").module()(*given), snn(*given, steps=8)
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
-    assert (export.onnx(snn, tmp_path / "snn.onnx").deviation or 0) < 1e-5
+    deviation = export.onnx(snn, tmp_path / "snn.onnx").deviation
+    assert deviation is not None
+    assert deviation < 1e-5
 
 
 def test_what_is_read_again_must_be_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pt2_archive, "apart", lambda *_: 0.5)
+    (tmp_path / "qann.pt2").write_text("an earlier one")
     with pytest.raises(Mismatch, match=r"differs from the network by 0\.5"):
         export.pt2(residual(bits=2)[0], tmp_path / "qann.pt2")
+    assert (tmp_path / "qann.pt2").read_text() == "an earlier one"
+    assert [path.name for path in tmp_path.iterdir()] == ["qann.pt2"]
+
+
+def test_an_infinite_output_is_no_difference(tmp_path: Path) -> None:
+    class Masked(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x)
+            return out + torch.tensor([0.0, -torch.inf])
+
+    torch.manual_seed(0)
+    x = torch.randn(4, 3)
+    qann = qffs.calibrate(qffs.quantize(Masked(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), 2, example=x), [x])
+    assert export.pt2(qann, tmp_path / "qann.pt2").deviation == 0
+    assert export.pt2(qffs.to_spiking(qann), tmp_path / "snn.pt2").deviation == 0
+
+
+def test_an_operator_without_a_counterpart_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 2, 7, 7)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), nn.Flatten(), nn.Linear(18, 3))
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    with pytest.raises(NotConvertible, match=r"ONNX has no counterpart of an operator.*adaptive_max_pool2d"):
+        export.onnx(qann, tmp_path / "qann.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_onnx_is_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    qann, _ = residual(bits=2)
+    assert isinstance(qann, torch.fx.GraphModule)
+    with pytest.raises(InvalidArgument, match=f"onnx takes a network in float32 on the CPU, not {dtype} on cpu"):
+        export.onnx(qann.to(dtype), tmp_path / "qann.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples_are_as_the_network_takes_them(tmp_path: Path) -> None:
+    qann, _ = residual(bits=2)
+    assert export.pt2(qann, tmp_path / "qann.pt2", example=images(1)).deviation == 0
+    for wrong in ((images(2), images(2)), images(0), (torch.tensor(1.0),)):
+        with pytest.raises(
+            InvalidArgument, match="takes 1 inputs with a batch in dimension 0: give an example of each"
+        ):
+            export.pt2(qann, tmp_path / "other.pt2", example=wrong)
+    with pytest.raises(NotConvertible, match="PyTorch cannot export this network: "):
+        export.pt2(qann, tmp_path / "other.pt2", example=torch.zeros(2, 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["qann.pt2"]
 
 
 def test_other_things_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

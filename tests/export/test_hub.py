@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.errors
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 import qffs
 from qffs import export
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
+from qffs.export import hub_folder
 from qffs.export.target import Network
 
 ABOUT = {"model": "digits_net", "data": "digits", "bits": 2, "output": "analog", "versions": {"qffs": "1.2"}}
@@ -120,15 +122,86 @@ def test_the_card_shows_what_was_measured(networks: tuple[Network, Network], tmp
 
 
 def test_nothing_else_is_written_over(networks: tuple[Network, Network], there: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    export.hub(networks[0], tmp_path / "made")
+    contents = {
+        "notes": {"notes.txt": "kept"},
+        "bert": {"config.json": json.dumps({"model_type": "bert"}), "model.safetensors": "", "README.md": "# BERT"},
+        "card": {"README.md": "# Mine"},
+        "beside": {name: (tmp_path / "made" / name).read_bytes() for name in names(tmp_path / "made")} | {"a.txt": "a"},
+        "edited": {"config.json": (tmp_path / "made" / "config.json").read_text(), "README.md": "# Mine"},
+    }
+    for folder, files in contents.items():
+        (tmp_path / folder).mkdir()
+        for name, content in files.items():
+            (tmp_path / folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (tmp_path / "file").write_text("kept")
-    for name in ("mine", "file"):
+    qffs.save(networks[0], tmp_path / "checkpoint")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in (*contents, "file", "checkpoint"):
         with pytest.raises(CheckpointError, match=f"{name} exists and holds something else"):
             export.hub(networks[0], tmp_path / name)
         with pytest.raises(CheckpointError, match=f"{name} exists and holds something else"):
             export.pull("me/net", tmp_path / name)
-    assert names(tmp_path / "mine") == {"notes.txt"}
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_interrupted_leaves_the_earlier_one(
+    networks: tuple[Network, Network], there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export.hub(networks[0], tmp_path / "made", ABOUT)
+    export.push(tmp_path / "made", "me/net")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hub_folder, "card", full)
+    with pytest.raises(CheckpointError, match=r"could not be written to .*made: .*No space left"):
+        export.hub(networks[1], tmp_path / "made", ABOUT)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(QffsError, match=r"me/net: .*No space left"):
+        export.pull("me/net", tmp_path / "made")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == before
+    assert names(tmp_path) == {"there", "made"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, OSError, huggingface_hub.errors.HFValidationError])
+def test_what_the_hub_says_is_told(
+    error: type[Exception], networks: tuple[Network, Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error("All connection\nattempts failed")
+
+    monkeypatch.setattr(huggingface_hub, "create_repo", fails)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    export.hub(networks[0], tmp_path / "made")
+    for act in (lambda: export.push(tmp_path / "made", "me/net"), lambda: export.pull("me/net", tmp_path / "got")):
+        with pytest.raises(QffsError, match=r"^me/net: All connection attempts failed$"):
+            act()
+    assert names(tmp_path) == {"made"}
+
+
+def test_links_and_other_files_are_not_taken(networks: tuple[Network, Network], there: Path, tmp_path: Path) -> None:
+    export.hub(networks[0], tmp_path / "made")
+    export.push(tmp_path / "made", "me/net")
+    (tmp_path / "secret").write_text("secret")
+
+    def linked(repo_id: str, *, local_dir: Path, **_: object) -> None:
+        (Path(local_dir) / "README.md").symlink_to(tmp_path / "secret")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub, "snapshot_download", linked)
+        with pytest.raises(CheckpointError, match=r"me/net holds README\.md, which is no file of a checkpoint"):
+            export.pull("me/net", tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+
+
+def test_names_are_words_on_the_card(networks: tuple[Network, Network], tmp_path: Path) -> None:
+    evil = {"model": "net\n# Free\n<script>alert(1)</script>[a](http://b)", "versions": None, "output": "analog"}
+    export.hub(networks[0], tmp_path / "made", evil)
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "# net  Free scriptalert1/script[a]http://b, quantised neural network\n" in card
+    assert not set("<>#") & set(card.split("# net", 1)[1].split(", quantised")[0])
 
 
 def test_what_is_no_network_is_neither_shared_nor_kept(there: Path, tmp_path: Path) -> None:

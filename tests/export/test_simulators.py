@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from networks import NETWORKS
 from problems import IMAGE, Residual, randomise
 from qffs import export, models
 from qffs.data import load as load_data
-from qffs.errors import InvalidArgument, NotConvertible
+from qffs.errors import CheckpointError, InvalidArgument, NotConvertible
 from qffs.export.spikingjelly_parts import SignedIFNode
 from qffs.export.stepping import Fire
 from qffs.graph.nesting import tensors
@@ -195,6 +197,107 @@ def test_without_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(InvalidArgument, match=rf"{name} needs {name}, .*pip install 'qffs\[{name}\]'"):
             getattr(export, name)(snn)
+
+
+@pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
+@every_network
+def test_ordinary_networks_are_saved_and_copied(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> None:
+    if name in REFUSED:
+        return
+    network, inputs, stream = make(converted(name)), NETWORKS[name].inputs(), io.BytesIO()
+    if name == "normalising":
+        with pytest.raises(CheckpointError, match=r"channels_last cannot be saved"):  # nor in a checkpoint
+            torch.save(network, stream)
+        return
+    torch.save(network, stream)
+    stream.seek(0)
+    again, copied = torch.load(stream, weights_only=False), copy.deepcopy(network)
+    for _ in range(4):
+        found = [tensors(each(*inputs)) for each in (network, again, copied)]
+        assert all(torch.equal(one, two) and torch.equal(one, three) for one, two, three in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rule", "schedule"),
+    [
+        (qffs.FiringRule(negative_spikes=False), 3),
+        (qffs.FiringRule(cap=False), 3),
+        (qffs.FiringRule(precharge=0.0), 3),
+        (None, 7),
+        (None, (0.75, -0.25, 0.0, 0.5)),
+    ],
+)
+def test_rules_and_schedules_are_those_of_the_network(rule: Any, schedule: Any) -> None:
+    x = random(6, *IMAGE)
+    qann = qffs.calibrate(qffs.quantize(randomise(Residual(), 3).double(), 2, example=x[:2]), [x])
+    snn = qffs.to_spiking(qann, schedule, rule)
+    readout, expected = reference(snn, x)
+    for make in (export.spikingjelly, export.snntorch):
+        network = make(snn)
+        sent = watched(network, snn)
+        found = torch.stack([network(x) for _ in range(STEPS)]).cumsum(0)
+        equal_spikes(sent, snn, expected)
+        torch.testing.assert_close(found, readout, rtol=1e-12, atol=1e-12)
+
+
+def test_masks_come_whole_and_infinities_as_they_are() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 4), nn.Linear(4, 4)
+            self.register_buffer("seen", torch.tensor([0.0, -torch.inf, 0.0, 0.0], dtype=torch.float64))
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            h = torch.relu(self.other(torch.relu(self.one(x)) * mask))
+            return (h + self.seen).softmax(-1)
+
+    torch.manual_seed(0)
+    given = random(5, 3), torch.rand(5, 4) > 0.3
+    qann = qffs.calibrate(qffs.quantize(Masked().double(), 2, example=given), [given])
+    snn = qffs.to_spiking(qann)
+    for make in (export.spikingjelly, export.snntorch):
+        network = make(snn)
+        found = torch.stack([network(*given) for _ in range(STEPS)]).cumsum(0)
+        torch.testing.assert_close(found, snn(*given, steps=STEPS), rtol=1e-12, atol=1e-12)
+
+
+def test_several_outputs_in_one_call() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            h = torch.relu(self.one(x))
+            return {"h": h, "sums": [h.sum(1)]}
+
+    torch.manual_seed(0)
+    x = random(5, 3)
+    snn = spiking(Two().double(), x)
+    network = export.spikingjelly(snn)
+    functional.set_step_mode(network, "m")
+    found, wanted = network(x.expand(STEPS, *x.shape)), snn(x, steps=STEPS)
+    assert found.keys() == wanted.keys()
+    torch.testing.assert_close(found["h"].cumsum(0), wanted["h"])
+    torch.testing.assert_close(found["sums"][0].cumsum(0), wanted["sums"][0])
+
+
+@pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
+def test_other_inputs_begin_with_a_reset_and_another_type_goes_on(make: Callable[[SpikingNetwork], Any]) -> None:
+    snn, x = residual()
+    network = make(snn.float())
+    network(x.float())
+    for count in (1, 3):
+        with pytest.raises(InvalidArgument, match=r"on inputs of another shape before .*: reset it first"):
+            network(x[:count].float())
+    network = make(snn)
+    first = network(x.float())
+    network.double()
+    assert network(x).dtype == torch.float64
+    assert first.dtype == torch.float32
+    assert not network.training
+    with pytest.raises(InvalidArgument, match=r"a network in torch\.bfloat16 would send other spikes"):
+        make(copy.deepcopy(snn).bfloat16())
 
 
 def test_a_quotient_waits_for_its_divisor() -> None:

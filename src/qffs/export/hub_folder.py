@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qffs.checkpoint import CONFIG, Checkpoint, load, save
+from qffs.checkpoint import CONFIG, Checkpoint, check_folder, kind_of, load, put, save
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.export.target import Network, Target, Written
 from qffs.network import SpikingNetwork
-from qffs.report.results import write_text
 from qffs.weights import WEIGHTS
 
 CARD = "README.md"
+NAMES = {
+    "snn": "spiking neural network",
+    "qann": "quantised neural network",
+    "float": "neural network in full precision",
+}
+TAGS = {"snn": "spiking-neural-network", "qann": "quantized", "float": "full-precision"}
 FILES = (CONFIG, WEIGHTS, CARD)
 MODULE = "huggingface_hub"
+MARK = "library_name: qffs"
+"""What a model card of this library says, for the Hub, of where it comes from."""
 
 
 def hub(
@@ -33,13 +41,16 @@ def hub(
     holds anything else is not touched. Raises `CheckpointError`.
     """
     kind, folder = HUB.check(network), Path(folder)
-    _refuse_others(folder)
-    with tempfile.TemporaryDirectory(dir=_existing(folder.absolute().parent)) as beside:
-        made = save(network, Path(beside) / "made", about)
-        write_text(made / CARD, card(network, about or {}, results))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (CARD, WEIGHTS, CONFIG):
-            (made / name).replace(folder / name)
+    _check(folder)
+
+    def fill(fresh: Path) -> None:
+        save(network, fresh / "made", about)
+        for name in (CONFIG, WEIGHTS):
+            (fresh / "made" / name).rename(fresh / name)
+        (fresh / "made").rmdir()
+        (fresh / CARD).write_text(card(network, about or {}, results), encoding="utf-8")
+
+    put(folder.resolve(), fill)
     return Written(folder, kind)
 
 
@@ -51,11 +62,9 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
     """
     library = _library()
     load(folder)  # what could not be loaded is not shared
-    try:
+    with _telling(repository):
         made = library.create_repo(repository, private=private, exist_ok=True)
         library.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(FILES))
-    except (library.errors.HfHubHTTPError, library.errors.HFValidationError, OSError) as error:
-        raise _said(repository, error) from error
     return str(made)
 
 
@@ -66,51 +75,53 @@ def pull(repository: str, folder: str | Path, revision: str | None = None) -> Ch
     Raises `CheckpointError` where the repository holds no checkpoint of qffs, and `QffsError` with what the Hub says.
     """
     library, folder = _library(), Path(folder)
-    _refuse_others(folder)
-    with tempfile.TemporaryDirectory(dir=_existing(folder.absolute().parent)) as beside:
+    _check(folder)
+    loaded: list[Checkpoint] = []
+
+    def fill(fresh: Path) -> None:
+        with _telling(repository):
+            library.snapshot_download(repository, revision=revision, local_dir=fresh, allow_patterns=list(FILES))
+        shutil.rmtree(fresh / ".cache", ignore_errors=True)
+        for path in fresh.iterdir():
+            if path.name not in FILES or not path.is_file() or path.is_symlink():
+                raise CheckpointError(f"{repository} holds {path.name}, which is no file of a checkpoint")
         try:
-            found = library.snapshot_download(
-                repository, revision=revision, local_dir=beside, allow_patterns=list(FILES)
-            )
-        except (library.errors.HfHubHTTPError, library.errors.HFValidationError, OSError) as error:
-            raise _said(repository, error) from error
-        try:
-            loaded = load(found)
+            loaded.append(load(fresh))
         except CheckpointError as error:
-            raise CheckpointError(str(error).replace(str(found), repository)) from error
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (CARD, WEIGHTS, CONFIG):
-            if (Path(found) / name).exists():
-                shutil.move(Path(found) / name, folder / name)
-    return loaded
+            raise CheckpointError(str(error).replace(str(fresh), repository)) from error
+
+    put(folder.resolve(), fill)
+    return loaded[0]
 
 
 def card(network: Network, about: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
     """The model card, in Markdown, with what the Hub reads of it first."""
-    spiking = isinstance(network, SpikingNetwork)
-    name = str(about.get("model", "network"))
-    what = "spiking neural network" if spiking else "quantised neural network"
-    parts = [
-        "---\nlibrary_name: qffs\npipeline_tag: image-classification\ntags:\n- qffs\n"
-        + ("- spiking-neural-network\n" if spiking else "- quantized\n")
-        + "---\n",
-        f"# {name}, {what}\n",
-        f"Made with qffs {about.get('versions', {}).get('qffs', '')}".rstrip()
-        + (f" on {about['data']}" if "data" in about else "")
-        + (f": {about['bits']} bits in hidden layers, output {about['output']}" if "output" in about else "")
-        + ".\n",
-    ]
+    kind, told = kind_of(network), {key: _plain(value) for key, value in about.items()}
+    versions = about.get("versions")
+    version = _plain(versions.get("qffs", "")) if isinstance(versions, Mapping) else ""
+    head = [MARK, "tags:", "- qffs", f"- {TAGS[kind]}"]
+    head += ["pipeline_tag: image-classification"] if "data" in told else []
+    made = f"Made with qffs {version}".rstrip() + (f" on {told['data']}" if "data" in told else "")
+    made += (
+        f": {told['bits']} bits in hidden layers, output {told['output']}" if {"bits", "output"} <= told.keys() else ""
+    )
+    parts = ["\n".join(["---", *head, "---", ""]), f"# {told.get('model', 'network')}, {NAMES[kind]}\n", f"{made}.\n"]
     if isinstance(network, SpikingNetwork):
         weights = ", ".join(f"{weight:g}" for weight in network.schedule.weights)
         parts.append(f"Charge schedule: {weights}. Layers of neurons: {len(list(network.neurons()))}.\n")
     if results is not None:
         parts.append(_measured(results))
-    steps = ", steps=8" if spiking else ""
+    steps = ", steps=8" if kind == "snn" else ""
     parts.append(
         "```python\nimport qffs.export\n\n"
         f'network = qffs.export.pull("USER/NAME", "FOLDER").network\nnetwork(x{steps})\n```\n'
     )
     return "\n".join(parts)
+
+
+def _plain(value: object) -> str:
+    """A value as words that no Markdown or HTML is made of."""
+    return re.sub(r"[^\w .,:+/\[\]{}'=*-]", "", " ".join(str(value).split()))[:100]
 
 
 def _measured(results: Mapping[str, Any]) -> str:
@@ -122,36 +133,40 @@ def _measured(results: Mapping[str, Any]) -> str:
     shown = [row for row in steps if row["steps"] in {1, 2, 4, 8, 16, 32, 64} or row is steps[-1]]
     rows += [("spiking", str(row["steps"]), row["accuracy"]) for row in shown]
     lines = [f"| {kind} | {step} | {100 * accuracy:.2f} |" for kind, step, accuracy in rows]
-    head = f"Measured on {results['images']:,} test images of {results['data']}:\n"
+    head = f"Measured on {results['images']:,} test images of {_plain(results['data'])}:\n"
     return "\n".join([head, "| network | time steps | accuracy (%) |", "| --- | ---: | ---: |", *lines, ""])
 
 
-def _refuse_others(folder: Path) -> None:
-    """Raise where a folder holds anything else than what `hub` writes."""
-    if folder.exists() and (not folder.is_dir() or not {path.name for path in folder.iterdir()} <= {*FILES, ".cache"}):
-        raise CheckpointError(f"{folder} exists and holds something else: nothing was written; name another folder")
+def _check(folder: Path) -> None:
+    """Raise where a folder cannot be written, or holds anything else than what `hub` or `pull` wrote."""
+    check_folder(folder, frozenset({CARD}))
+    if folder.exists() and any(folder.iterdir()) and MARK not in _text(folder / CARD):
+        raise CheckpointError(f"{folder} exists and holds something else than `hub` writes: name another folder")
 
 
-def _existing(folder: Path) -> Path:
-    """A folder that is made where it is not there: what is written beside is on the same disk."""
+def _text(path: Path) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
-    return folder
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _library() -> Any:
     try:
         import huggingface_hub
-        import huggingface_hub.errors
     except ImportError as error:
         raise InvalidArgument(f"this needs {MODULE}, which is not installed: pip install 'qffs[hub]'") from error
     return huggingface_hub
 
 
-def _said(repository: str, error: Exception) -> QffsError:
-    return QffsError(f"{repository}: {' '.join(str(error).split())}")
+@contextmanager
+def _telling(repository: str) -> Iterator[None]:
+    """Say in a sentence what the Hub, its library or the network's failure says; their errors are of many kinds."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise QffsError(f"{repository}: {said}") from error
 
 
 HUB = Target(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import NotConvertible
+from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.program import plain, program
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
 from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE
+from qffs.nn.like import like
 from qffs.nn.quantizer import Quantizer
 from qffs.report.results import write
 
@@ -55,7 +56,9 @@ def _operator(name: str, inputs: tuple[Any, ...], dtype: torch.dtype, like: Tens
     return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=dtype, shape=like.shape, version=OPSET)
 
 
-def onnx(network: Network, path: str | Path, steps: int | None = None, example: Sequence[Tensor] = ()) -> Written:
+def onnx(
+    network: Network, path: str | Path, steps: int | None = None, example: Tensor | Sequence[Tensor] = ()
+) -> Written:
     """Write a quantised network, or T steps of a spiking one, as ONNX (opset 20), for any batch.
 
     A quantised network has QuantizeLinear, Clip and DequantizeLinear in place of its quantisers; a spiking one returns
@@ -63,10 +66,16 @@ def onnx(network: Network, path: str | Path, steps: int | None = None, example: 
     several, where they are not floating-point numbers.
 
     Returned: what was written; with onnxruntime it is run beside the network, and ``deviation`` says by how much its
-    outputs differ. Raises `NotConvertible` where an operator has no counterpart, with its name.
+    outputs differ. Raises `NotConvertible` where an operator has no counterpart, with its name, and
+    `InvalidArgument` where the network is not in float32 on the CPU.
     """
     kind = ONNX.check(network)
     path, steps = Path(path), steps_of(network, steps)
+    own = like(network)
+    if own.dtype != torch.float32 or own.device.type != "cpu":
+        raise InvalidArgument(
+            f"onnx takes a network in float32 on the CPU, not {own.dtype} on {own.device}: give a copy"
+        )
     module = plain(network, steps)
     written = module if steps is not None else _with_operators(plain(network, None))
     exported = program(written, examples(network, 2, example))
@@ -77,23 +86,30 @@ def onnx(network: Network, path: str | Path, steps: int | None = None, example: 
     except torch.onnx.OnnxExporterError as error:
         raise NotConvertible(f"ONNX has no counterpart of an operator of this network: {_cause(error)}") from error
     assert found is not None
-    write(path, lambda fresh: found.save(fresh, external_data=False))
-    return Written(path, kind, steps, _deviation(path, module, examples(network, 3, example)))
+    deviation: float | None = None
+
+    def save(fresh: Path) -> None:
+        nonlocal deviation
+        found.save(fresh, external_data=False)
+        deviation = _deviation(fresh, module, examples(network, 3, example))
+
+    write(path, save)
+    return Written(path, kind, steps, deviation)
 
 
 def _with_operators(qann: nn.Module) -> nn.Module:
     assert isinstance(qann, fx.GraphModule)
-    for name, module in list(qann.named_modules()):
+    for name, module in list(qann.named_modules(remove_duplicate=False)):
         if isinstance(module, Quantizer):
             qann.set_submodule(name, QuantizeClipDequantize(module))
     return qann
 
 
 def _cause(error: BaseException) -> str:
-    """The last sentence of why an export failed, which names the operator."""
+    """Why an export failed first, which names the operator."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().splitlines()[0]
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _deviation(path: Path, module: nn.Module, inputs: Sequence[Tensor]) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +14,9 @@ from qffs.export.target import Network, Target, Written, apart, examples, steps_
 from qffs.report.results import write
 
 
-def pt2(network: Network, path: str | Path, steps: int | None = None, example: Sequence[Tensor] = ()) -> Written:
+def pt2(
+    network: Network, path: str | Path, steps: int | None = None, example: Tensor | Sequence[Tensor] = ()
+) -> Written:
     """Write a quantised network, or T steps of a spiking one, as an archive of `torch.export`.
 
     It needs no qffs where it is loaded: ``torch.export.load(path).module()(x)`` takes ``[B, ...]`` and returns what the
@@ -31,19 +32,18 @@ def pt2(network: Network, path: str | Path, steps: int | None = None, example: S
     if path.suffix != ".pt2":
         raise InvalidArgument(f"PyTorch loads archives by their suffix: name a file that ends in .pt2, not {path.name}")
     module = plain(network, steps)
-    exported = program(module, examples(network, 2, example))
-    write(path, partial(_save, exported))
-    given = examples(network, 3, example)
-    with torch.no_grad():
-        deviation = apart(torch.export.load(path).module()(*given), module(*given))
-    if deviation:
-        raise Mismatch(f"what was written to {path} differs from the network by {deviation:.3g}")
-    return Written(path, kind, steps, deviation)
+    exported, given = program(module, examples(network, 2, example)), examples(network, 3, example)
 
+    def written(fresh: Path) -> None:
+        with fresh.open("wb") as stream:  # to a path that cannot be written PyTorch raises no OSError
+            torch.export.save(exported, stream)
+        with torch.no_grad():
+            deviation = apart(torch.export.load(fresh).module()(*given), module(*given))
+        if deviation:
+            raise Mismatch(f"what would be written to {path} differs from the network by {deviation:.3g}")
 
-def _save(exported: torch.export.ExportedProgram, path: Path) -> None:
-    with path.open("wb") as stream:  # by a path it insists on its own suffix
-        torch.export.save(exported, stream)
+    write(path, written)
+    return Written(path, kind, steps, 0.0)
 
 
 PT2 = Target("pt2", "an archive of torch.export, which PyTorch loads without qffs", ("snn", "qann"), pt2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from qffs.export.stepping import saving, stepping
+from qffs.export.stepping import Again, saving, stepping
 from qffs.export.target import Target
 from qffs.network import SpikingNetwork
 
@@ -23,7 +23,7 @@ def snntorch(snn: SpikingNetwork) -> nn.Module:
     SNNTORCH.check(snn)
     from qffs.export.snntorch_parts import Stepping, holding
 
-    return Stepping(stepping(snn, holding))
+    return Stepping(stepping(snn, holding), Again(snntorch, snn)).eval()
 
 
 SNNTORCH = Target(

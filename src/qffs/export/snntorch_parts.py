@@ -7,7 +7,7 @@ from typing import Any
 from snntorch import SpikingNeuron
 from torch import Tensor, fx, nn
 
-from qffs.export.stepping import Fire, Part, State
+from qffs.export.stepping import Again, Fire, Part, State
 
 
 class Holding(nn.Module):
@@ -64,9 +64,12 @@ def holding(part: Part) -> nn.Module:
 class Stepping(nn.Module):
     """A network that takes one step a call."""
 
-    def __init__(self, network: fx.GraphModule) -> None:
+    def __init__(self, network: fx.GraphModule, again: Again) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._again = network, again
+
+    def __reduce__(self) -> Any:
+        return self._again, (self.state_dict(),)
 
     def forward(self, *inputs: Tensor) -> Any:
         """What is read out new at this step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qffs.export.stepping import saving, stepping
+from qffs.export.stepping import Again, saving, stepping
 from qffs.export.target import Target
 from qffs.network import SpikingNetwork
 
@@ -26,7 +26,7 @@ def spikingjelly(snn: SpikingNetwork) -> MemoryModule:
     SPIKINGJELLY.check(snn)
     from qffs.export.spikingjelly_parts import Stepping, holding
 
-    made: MemoryModule = Stepping(stepping(snn, holding))
+    made: MemoryModule = Stepping(stepping(snn, holding), Again(spikingjelly, snn)).eval()
     return made
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from qffs.export.stepping import Fire, Part
+from qffs.export.stepping import Again, Fire, Part
+from qffs.graph.nesting import joined
 
 
 class Holding(MemoryModule):
@@ -45,13 +47,19 @@ def holding(part: Part) -> Holding:
 class Stepping(MemoryModule):
     """A network that takes one step a call, or in step mode "m" as many as its inputs ``[T, B, ...]`` have."""
 
-    def __init__(self, network: fx.GraphModule) -> None:
+    def __init__(self, network: fx.GraphModule, again: Again) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._again = network, again
 
-    def single_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **_: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """One step; the states are those of the parts, each with itself."""
-        sent = self.network(*inputs)
-        return (sent if isinstance(sent, tuple) else (sent,)), states
+    def single_step_forward(self, *inputs: Tensor) -> Any:
+        """What is read out new at this step."""
+        return self.network(*inputs)
+
+    def multi_step_forward(self, *inputs: Tensor) -> Any:
+        """What is read out new at each step, ``[T, B, ...]`` in the network's own nesting."""
+        return joined(
+            [pytree.tree_map(lambda y: y.unsqueeze(0), self.network(*x)) for x in zip(*inputs, strict=True)], 0
+        )
+
+    def __reduce__(self) -> Any:
+        return self._again, (self.state_dict(),)

@@ -62,7 +62,11 @@ class Charge(Part):
         """The charge of a step."""
         (t,), (x,) = state, inputs
         weight = self.weights[t] if t < len(self.weights) else 0.0
-        return weight * x, (t + 1,)
+        if not x.is_floating_point():  # names of things, a mask: there in full from the first step on
+            weight = 1.0 if t == 0 else 0.0
+        # Where nothing is charged it is 0, and not 0 times a mask's infinity.
+        charged = x if weight == 1.0 else weight * x if weight else torch.zeros_like(x)
+        return charged, (t + 1,)
 
 
 class Fire(Part):
@@ -80,13 +84,15 @@ class Fire(Part):
 
     def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
         """The spikes of a step, in the units of the threshold."""
-        threshold = self.neuron.threshold.to(state[0].dtype)
-        before = fire.NeuronState(*state)
-        spikes, after = fire.step(
-            before, inputs[0].to(state[0].dtype), threshold, self.neuron.highest, self.neuron.rule
-        )
-        sent: Tensor = (spikes * threshold).to(self.neuron.threshold.dtype)
-        return sent, tuple(after)
+        if state[0].shape != inputs[0].shape:
+            raise InvalidArgument(
+                f"this network was called on inputs of another shape before ({list(state[0].shape)} here, now "
+                f"{list(inputs[0].shape)}): reset it first"
+            )
+        threshold = self.neuron.threshold
+        before = fire.NeuronState(*(each.to(threshold) for each in state))
+        spikes, after = fire.step(before, inputs[0], threshold, self.neuron.highest, self.neuron.rule)
+        return spikes * threshold, tuple(after)
 
 
 class Difference(Part):
@@ -105,13 +111,27 @@ class Difference(Part):
     def step(self, state: State, *inputs: Any) -> tuple[Any, State]:
         """What is new of g."""
         accumulated, before = state
-        total = tuple(sum_ + x for sum_, x in zip(accumulated, inputs[: self.count], strict=True))
+        total = tuple(sum_.to(x) + x for sum_, x in zip(accumulated, inputs[: self.count], strict=True))
         leaves, form = pytree.tree_flatten(self.operator(*total, *inputs[self.count :]))
         present = [leaf for leaf in leaves if leaf is not None]
-        before = [torch.zeros_like(leaf) for leaf in present] if before is None else before
+        before = [torch.zeros_like(leaf) if last is None else last.to(leaf)
+                  for leaf, last in zip(present, before or [None] * len(present), strict=True)]  # fmt: skip
         values = [torch.where(leaf.isfinite(), leaf, last) for leaf, last in zip(present, before, strict=True)]
         new = iter([value - last for value, last in zip(values, before, strict=True)])
         return pytree.tree_unflatten([leaf if leaf is None else next(new) for leaf in leaves], form), (total, values)
+
+
+class Again:
+    """Makes a network that is read from a file as it was made: a generated module would be traced anew, and lost."""
+
+    def __init__(self, make: Callable[[SpikingNetwork], nn.Module], snn: SpikingNetwork) -> None:
+        self.make, self.snn = make, snn
+
+    def __call__(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """The network, with these weights, before its first step."""
+        made = self.make(self.snn)
+        made.load_state_dict({name: tensors[name] for name in made.state_dict()}, assign=True)  # what it calls
+        return made
 
 
 class Operator(nn.Module):
@@ -145,18 +165,27 @@ def saving(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[
         if steps is not None:
             raise InvalidArgument(f"{name} takes as many steps as it is called: leave the steps out")
         assert isinstance(network, SpikingNetwork)
-        write(path, partial(torch.save, make(network)))
+        module = make(network)
+        write(path, partial(_save, module))
         return Written(path, "snn")
 
     return save
+
+
+def _save(module: nn.Module, path: Path) -> None:
+    with path.open("wb") as stream:  # to a path that cannot be written PyTorch raises no OSError
+        torch.save(module, stream)
 
 
 def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.GraphModule:
     """The network as a module that takes its inputs at every step and returns what is read out new at this step.
 
     hold: makes a module of a simulator of a part. Neurons keep their paths. Raises `NotConvertible` where an operator
-    is none that can be taken step by step so, with the name of each.
+    is none that can be taken step by step so, with the name of each, and `InvalidArgument` on a network in 16 bits,
+    where sums would be rounded otherwise than in `SpikingNetwork`.
     """
+    if snn.like.dtype not in {torch.float32, torch.float64}:
+        raise InvalidArgument(f"a network in {snn.like.dtype} would send other spikes: give snn.float()")
     network = copy.deepcopy(snn.graph)
     refused = [
         f"{node.name} ({label(node, network)}): {why}" for node in network.graph.nodes if (why := _refusal(node))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qffs.checkpoint import kind_of
 from qffs.errors import InvalidArgument, NotConvertible
@@ -84,15 +86,22 @@ def steps_of(network: nn.Module, steps: int | None) -> int | None:
     return len(network.schedule.over(max(LEAST_STEPS, 2 * network.schedule.steps) if steps is None else steps))
 
 
-def examples(network: nn.Module, batch: int, inputs: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
     """Inputs ``[batch, ...]`` that a network can take: random ones of its example's shape, or the given ones, repeated.
 
-    Raises `NotConvertible` where the network has lost the shapes of its example.
+    Raises `InvalidArgument` where the given ones are not as many as the network takes, or empty, and `NotConvertible`
+    where the network has lost the shapes of its example.
     """
-    if inputs:
-        return tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in inputs)
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     graph = network.graph if isinstance(network, SpikingNetwork) else network
     assert isinstance(graph, fx.GraphModule)
+    count = len(graph.graph.find_nodes(op="placeholder"))
+    if inputs:
+        if len(inputs) != count or not all(x.dim() and len(x) for x in inputs):
+            raise InvalidArgument(
+                f"the network takes {count} inputs with a batch in dimension 0: give an example of each"
+            )
+        return tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in inputs)
     own = like(graph)
     found: list[Tensor] = []
     for node in graph.graph.find_nodes(op="placeholder"):
@@ -105,11 +114,23 @@ def examples(network: nn.Module, batch: int, inputs: Sequence[Tensor] = ()) -> t
 
 
 def apart(found: Any, expected: Any) -> float:
-    """The largest absolute difference of outputs, in any nesting."""
-    pairs = zip(_leaves(found), _leaves(expected), strict=True)
-    return max(float((one.double() - other.double()).abs().max()) for one, other in pairs)
+    """The largest absolute difference of outputs, in any nesting; infinite where shapes or infinities differ.
+
+    >>> apart([torch.tensor([1.0, torch.inf])], torch.tensor([1.5, torch.inf]))
+    0.5
+    >>> apart(torch.tensor([torch.nan]), torch.tensor([0.0])), apart(torch.zeros(1), torch.zeros(2))
+    (inf, inf)
+    """
+    differences = [0.0]
+    for one, other in zip(_leaves(found), _leaves(expected), strict=True):
+        if one.shape != other.shape:
+            return math.inf
+        one, other = one.double(), other.double()
+        same = (one == other) | (one.isnan() & other.isnan())
+        differences.append(float(torch.where(same, 0.0, (one - other).abs().nan_to_num(math.inf)).max()))
+    return max(differences)
 
 
 def _leaves(nested: Any) -> list[Tensor]:
-    leaves: list[Tensor] = [leaf for leaf in torch.utils._pytree.tree_leaves(nested) if isinstance(leaf, Tensor)]
+    leaves: list[Tensor] = [leaf for leaf in pytree.tree_leaves(nested) if isinstance(leaf, Tensor)]
     return leaves

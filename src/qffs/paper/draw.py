@@ -23,7 +23,8 @@ def draw(found: Findings, title: str, path: Path) -> None:
     rows = math.ceil(len(found.panels) / columns)
     figure = Figure(figsize=(1.0 + 4.6 * columns, 0.6 + 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, parse_math=False)
+    if len(found.panels) > 1:  # else the panel says what it shows
+        figure.suptitle(title, parse_math=False)
     for number, panel in enumerate(found.panels):
         _panel(figure.add_subplot(rows, columns, number + 1), panel)
     figure.savefig(path, dpi=150, format=path.suffix.removeprefix("."))

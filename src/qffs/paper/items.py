@@ -37,8 +37,7 @@ def table3(shelf: Shelf) -> Findings:
     """Accuracy before and after conversion, ours beside the published rows."""
     rows: list[list[Cell]] = []
     for trained in shelf.networks(Variant(2, 3), Variant(2, "analog"), Variant(3, "analog")):
-        output = trained.recipe.output
-        method = f"qffs, {trained.recipe.bits} bit, output {output if output == 'analog' else f'{output} bit'}"
+        method = f"qffs, {trained.recipe.bits} bit, output {_output(trained)}"
         for steps in sorted({4, 8, trained.settled() or 8}):
             if trained.charge_steps <= steps <= len(trained.curve):
                 accuracy = _percent(trained.curve[steps - 1])
@@ -94,7 +93,7 @@ def figure1(shelf: Shelf) -> Findings:
             panel.series.append(Series(method, [x for x, _ in points], [y for _, y in points], "points", source))
     own = shelf.networks(Variant(2, "analog"), Variant(2, 3))
     model = own[0].recipe.model
-    measured = [_curve(each, f"qffs, {model}, 2 bit, output {each.recipe.output}", each.charge_steps) for each in own]
+    measured = [_curve(each, f"qffs, {model}, 2 bit, output {_output(each)}", each.charge_steps) for each in own]
     place = next(
         (panel for panel in panels if _data(own[0]).removesuffix(" (JPEG)").lower() == panel.title.lower()), None
     )
@@ -229,6 +228,11 @@ def _drawn(name: str, x: torch.Tensor, y: torch.Tensor) -> Series:
 
 def _percent(share: float) -> float:
     return round(100 * share, 4)
+
+
+def _output(trained: Trained) -> str:
+    output = trained.recipe.output
+    return output if isinstance(output, str) else f"{output} bit"
 
 
 def _data(trained: Trained) -> str:
