@@ -29,7 +29,8 @@ def run(tmp_path: Path) -> Path:
     qffs.save(qann, tmp_path / "run" / "qann", {"model": "small"})
     qffs.save(qffs.to_spiking(qann), tmp_path / "run" / "snn", {"model": "small"})
     results = {"data": "noise", "images": 8, "full_precision": {"accuracy": 0.5}, "qann": {"accuracy": 0.25}}
-    (tmp_path / "run" / "results.json").write_text(json.dumps(results | {"snn": [{"steps": 1, "accuracy": 0.125}]}))
+    results |= {"snn": [{"steps": 1, "accuracy": 0.125}], "charge_schedule": [1 / 3] * 3}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     return tmp_path / "run"
 
 
@@ -52,6 +53,21 @@ def test_a_checkpoint_is_written_for_every_target(run: Path, tmp_path: Path) -> 
     assert "| spiking | 1 | 12.50 |" in card
 
 
+@pytest.mark.parametrize("damage", ["other schedule", "another name", "no accuracy", "no JSON"])
+def test_the_card_shows_no_results_of_others(damage: str, run: Path, tmp_path: Path) -> None:
+    path = run / "results.json"
+    results, checkpoint = json.loads(path.read_text()), run / "snn"
+    if damage == "other schedule":
+        results["charge_schedule"] = [1.0]
+    if damage == "no accuracy":
+        results["qann"] = {}
+    path.write_text("{" if damage == "no JSON" else json.dumps(results))
+    if damage == "another name":
+        checkpoint = checkpoint.rename(run / "other")
+    jobs.export(checkpoint, "hub", tmp_path / "hub", progress=False)
+    assert "Measured" not in (tmp_path / "hub" / "README.md").read_text()
+
+
 def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=f"there is no target 'caffe'; there are {', '.join(TARGETS)}"):
         jobs.export(run / "snn", "caffe", tmp_path / "out")
@@ -63,6 +79,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_pat
         jobs.export(run / "snn", "onnx", tmp_path / "folder")
     with pytest.raises(InvalidArgument, match=r"hub writes a folder, and .*file is none"):
         jobs.export(run / "snn", "hub", tmp_path / "file")
+    with pytest.raises(InvalidArgument, match="snn is the checkpoint itself: name another output"):
+        jobs.export(run / "snn", "hub", run / "snn")
     assert not (tmp_path / "out").exists()
 
 
