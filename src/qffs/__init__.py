@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qffs.version import __version__
 
 if TYPE_CHECKING:
+    from qffs import export
     from qffs.calibration import calibrate
     from qffs.checkpoint import load, save
     from qffs.convert import plan, quantize, to_spiking, verify
@@ -39,6 +40,7 @@ __all__ = [
     "QffsError",
     "__version__",
     "calibrate",
+    "export",
     "load",
     "plan",
     "quantize",
@@ -54,6 +56,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":
+        return import_module("qffs.export")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
