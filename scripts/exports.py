@@ -1,7 +1,8 @@
 """Writes docs/exports.md: every ordinary network of the tests in every form that there is, run beside itself.
 
-python scripts/exports.py measure   # results/exports.json, in some minutes on one core, and the page
-python scripts/exports.py           # the page alone
+python scripts/exports.py measure          # results/exports.json, in some minutes on one core, and the page
+python scripts/exports.py measure vit mlp   # of these networks only, beside what is known of the others
+python scripts/exports.py                  # the page alone
 """
 
 from __future__ import annotations
@@ -71,15 +72,17 @@ else all outputs, bit for bit (`pt2` and `onnx` in float32). Numbers: the larges
 """
 
 
-def measure() -> dict[str, dict[str, str]]:
-    """What becomes of every network in every form."""
+def measure(names: list[str]) -> dict[str, dict[str, str]]:
+    """What becomes of every network in every form; of those named only, beside what is known of the others."""
     sys.path.insert(0, str(ROOT / "tests"))
     from rich.progress import track
 
     from networks import NETWORKS
 
     torch.set_num_threads(1)
-    return {name: one(name) for name in track(NETWORKS, "networks")}
+    known = json.loads(KEPT.read_text(encoding="utf-8")) if names else {}
+    found = known | {name: one(name) for name in track(names or list(NETWORKS), "networks")}
+    return {name: found[name] for name in NETWORKS}
 
 
 def one(name: str) -> dict[str, str]:
@@ -88,6 +91,7 @@ def one(name: str) -> dict[str, str]:
     from networks import NETWORKS
     from qffs import export
     from qffs.checkpoint import load
+    from qffs.export.target import apart
     from test_networks import quantised, spiking
 
     inputs, qann, snn = NETWORKS[name].inputs(), quantised(name), spiking(name)
@@ -105,7 +109,7 @@ def one(name: str) -> dict[str, str]:
         def through_a_folder() -> str:
             export.hub(snn, path.with_name("folder"))
             again = load(path.with_name("folder")).network
-            return "equal" if equal(again(*inputs, steps=STEPS), snn(*inputs, steps=STEPS)) else "differs"
+            return shown(apart(again(*inputs, steps=STEPS), snn(*inputs, steps=STEPS)))
 
         found["hub"] = tried(through_a_folder)
     return found
@@ -145,13 +149,6 @@ def simulated(name: str, network: Any) -> str:
     return "equal" if all(same) else "differs"
 
 
-def equal(found: Any, expected: Any) -> bool:
-    """Whether outputs are equal, in any nesting."""
-    from qffs.graph.nesting import tensors
-
-    return all(torch.equal(one, other) for one, other in zip(tensors(found), tensors(expected), strict=True))
-
-
 def shown(deviation: float | None) -> str:
     """A largest difference."""
     return "not run" if deviation is None else "equal" if deviation == 0 else f"{deviation:.0e}"
@@ -172,6 +169,6 @@ def page(found: dict[str, dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["measure"]:
-        KEPT.write_text(json.dumps(measure(), indent=1) + "\n", encoding="utf-8")
+    if sys.argv[1:2] == ["measure"]:
+        KEPT.write_text(json.dumps(measure(sys.argv[2:]), indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")
