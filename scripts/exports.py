@@ -50,11 +50,11 @@ import qffs.export
 from spikingjelly.activation_based import functional
 
 network = qffs.export.spikingjelly(snn)
-readout = sum(network(x) for _ in range(8))          # what snn(x, steps=8)[-1] is
+readout = sum(network(x) for _ in range(8))  # what snn(x, steps=8)[-1] is
 functional.reset_net(network)
 
 functional.set_step_mode(network, "m")
-increments = network(x.expand(8, *x.shape))          # [T, B, ...]: what is read out new at each step
+increments = network(x.expand(8, *x.shape))  # [T, B, ...]: what is read out new at each step
 ```
 
 The network takes its input at every step and charges it by its own schedule; what it returns adds up to the read-out.

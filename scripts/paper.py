@@ -43,7 +43,7 @@ quantised.ema=0.99 quantised.distillation=0 quantised.temperature=1 candidates=[
 charge_steps=null steps=16 test_images=2000 -o runs/cifar10_resnet56`, then `qffs noise runs/cifar10_resnet56/snn
 --data cifar10:../shared/data/cifar10-jpeg.zip --images 500 --steps 16`). There negative spikes need their time too:
 read after 3 steps it has 40.0 %, after 16 all 77.8 %.""",
-    "fig1": "the curves of an hour's training end lower than what was trained for days, and as early.",
+    "fig1": "ours, after one epoch with quantised activations, end lower than what is published, and as early.",
     "fig3": """the same, from 2 bits on some 20 points below. At 1 bit 2 of 2,000 images differ, because sums are
 rounded otherwise once batch norm is folded.""",
     "fig4": "the same.",

@@ -39,6 +39,8 @@ def _panel(axes: Axes, panel: Panel) -> None:
     if panel.log:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    elif all(isinstance(x, int) for series in panel.series for x in series.x):
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     if panel.bits:
         second = axes.secondary_xaxis("top", functions=(_bits, _steps))
         second.set_xlabel("equivalent bits, log2(T + 1)")
