@@ -1,6 +1,6 @@
 """Writes docs/exports.md: every ordinary network of the tests in every form that there is, run beside itself.
 
-python scripts/exports.py measure          # results/exports.json, in some minutes on one core, and the page
+python scripts/exports.py measure          # results/exports/networks.json, in some minutes on one core, and the page
 python scripts/exports.py measure vit mlp   # of these networks only, beside what is known of the others
 python scripts/exports.py                  # the page alone
 """
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-KEPT, PAGE = ROOT / "results" / "exports.json", ROOT / "docs" / "exports.md"
+KEPT, PAGE = ROOT / "results" / "exports" / "networks.json", ROOT / "docs" / "exports.md"
 STEPS = 9
 COLUMNS = ("spikingjelly", "snntorch", "pt2, SNN", "pt2, QANN", "onnx, SNN", "onnx, QANN", "hub")
 
