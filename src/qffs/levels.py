@@ -119,6 +119,11 @@ class Schedule:
         """The number of charge steps D."""
         return len(self.weights)
 
+    @property
+    def usual_steps(self) -> int:
+        """How many steps a run takes where nobody says: 8, and at least 2 D, for the network to settle."""
+        return max(8, 2 * self.steps)
+
     def over(self, steps: int) -> tuple[float, ...]:
         """The weights of a run of ``steps`` steps, zero after step D; `InvalidArgument` if steps < D or > 2^20."""
         if not isinstance(steps, int) or isinstance(steps, bool):

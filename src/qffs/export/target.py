@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from qffs.checkpoint import kind_of
 from qffs.errors import InvalidArgument, NotConvertible
+from qffs.graph.nesting import tensors
 from qffs.network import SpikingNetwork
 from qffs.nn.like import like
 
@@ -71,9 +71,6 @@ class Target:
         return kind
 
 
-LEAST_STEPS = 8
-
-
 def steps_of(network: nn.Module, steps: int | None) -> int | None:
     """T of a spiking network: as asked for, else 8 and at least 2 D; None for others, which have no steps.
 
@@ -83,7 +80,7 @@ def steps_of(network: nn.Module, steps: int | None) -> int | None:
         if steps is not None:
             raise InvalidArgument("a quantised network has no time steps: convert it with qffs.to_spiking first")
         return None
-    return len(network.schedule.over(max(LEAST_STEPS, 2 * network.schedule.steps) if steps is None else steps))
+    return len(network.schedule.over(network.schedule.usual_steps if steps is None else steps))
 
 
 def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
@@ -122,15 +119,10 @@ def apart(found: Any, expected: Any) -> float:
     (inf, inf)
     """
     differences = [0.0]
-    for one, other in zip(_leaves(found), _leaves(expected), strict=True):
+    for one, other in zip(tensors(found), tensors(expected), strict=True):
         if one.shape != other.shape:
             return math.inf
         one, other = one.double(), other.double()
         same = (one == other) | (one.isnan() & other.isnan())
         differences.append(float(torch.where(same, 0.0, (one - other).abs().nan_to_num(math.inf)).max()))
     return max(differences)
-
-
-def _leaves(nested: Any) -> list[Tensor]:
-    leaves: list[Tensor] = [leaf for leaf in pytree.tree_leaves(nested) if isinstance(leaf, Tensor)]
-    return leaves

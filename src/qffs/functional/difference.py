@@ -85,7 +85,7 @@ def difference(
 def held(last: Tensor, values: Tensor) -> Tensor:
     """The values over time ``[T, ...]``, those that are not finite replaced by the last that was."""
     finite = values.isfinite()
-    if not torch.compiler.is_exporting() and bool(finite.all()):  # an exported program cannot look
+    if not torch.compiler.is_compiling() and bool(finite.all()):  # an exported program cannot look
         return values
     held = []
     for value, known in zip(values.unbind(), finite.unbind(), strict=True):

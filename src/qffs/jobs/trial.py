@@ -50,7 +50,7 @@ class Trial:
         loaded = load_kind("snn", self.checkpoint, "run qffs convert on it first")
         snn = loaded.network.to(where)
         assert isinstance(snn, SpikingNetwork)
-        steps = max(8, 2 * snn.schedule.steps) if self.steps is None else self.steps
+        steps = snn.schedule.usual_steps if self.steps is None else self.steps
         snn.schedule.over(steps)
         qann = None if self.qann is None else self._qann(self.qann, snn).to(where)
         dataset = load_data(self.data, self.size, progress=self.progress)
