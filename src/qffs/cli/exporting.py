@@ -7,17 +7,29 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import Json
+from qffs.cli.options import Json, Size
 from qffs.cli.printing import print_json, say
 
-TARGETS = "spikingjelly, snntorch, pt2, onnx or hub"
+TARGETS = "spikingjelly, snntorch, brian2, pynn, nir, nir-exact, pt2, onnx or hub"
+PROFILES = "nir, spikingjelly, snntorch, norse or sinabs"
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a network, as train, quantize and convert write it.")],
     to: Annotated[str, typer.Option("--to", help=f"{TARGETS}.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, or for hub a folder.")],
-    steps: Annotated[int | None, typer.Option(help="Time steps T of a spiking network; 8, at least 2 D.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; for brian2, pynn and hub a folder.")],
+    steps: Annotated[
+        int | None, typer.Option(help="Time steps T of a spiking network; 8, at least 2 D, and 32 for nir.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help=f"For nir, the tool that will read it: {PROFILES}.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Test images for brian2, pynn, nir and nir-exact to try, as for simulate; else random ones."),
+    ] = None,
+    size: Size = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Only N of the test images, spread evenly over them; 100.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a network in the form of another tool.
@@ -26,7 +38,7 @@ def export(
     """
     from qffs import jobs
 
-    written = jobs.export(checkpoint, to, output, steps)
+    written = jobs.export(checkpoint, to, output, steps, profile, data, size, images)
     if json:
         print_json(written)
         return
@@ -34,6 +46,8 @@ def export(
     apart = written["deviation"]
     checked = "" if apart is None else f"; read again and run, its outputs differ by {apart:.1g} at most"
     say(f"Wrote the {written['kind']}{lasting} to {output}{checked}.")
+    if written["note"]:
+        say(written["note"])
 
 
 def push(

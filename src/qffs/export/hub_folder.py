@@ -173,6 +173,7 @@ HUB = Target(
     "hub",
     "the folder layout of the Hugging Face Hub, with a model card: qffs push uploads it",
     ("snn", "qann", "float"),
-    lambda network, path, _: hub(network, path),
+    hub,
+    frozenset({"about", "results"}),
     folder=True,
 )

@@ -128,6 +128,7 @@ ONNX = Target(
     "a graph of ONNX's operators: the quantised network in QCDQ form, or T steps of the spiking one",
     ("snn", "qann"),
     onnx,
+    frozenset({"steps"}),
     "onnx",
     ("onnx", "onnxscript"),
 )

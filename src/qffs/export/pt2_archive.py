@@ -46,4 +46,6 @@ def pt2(
     return Written(path, kind, steps, 0.0)
 
 
-PT2 = Target("pt2", "an archive of torch.export, which PyTorch loads without qffs", ("snn", "qann"), pt2)
+PT2 = Target(
+    "pt2", "an archive of torch.export, which PyTorch loads without qffs", ("snn", "qann"), pt2, frozenset({"steps"})
+)

@@ -30,7 +30,7 @@ SNNTORCH = Target(
     "snntorch",
     "a module with snnTorch's SpikingNeuron, with the same spikes: torch.load(FILE, weights_only=False)",
     ("snn",),
-    saving("snntorch", snntorch),
-    "snntorch",
-    ("snntorch",),
+    saving(snntorch),
+    extra="snntorch",
+    modules=("snntorch",),
 )

@@ -34,7 +34,7 @@ SPIKINGJELLY = Target(
     "spikingjelly",
     "a module of SpikingJelly 2, with the same spikes: torch.load(FILE, weights_only=False)",
     ("snn",),
-    saving("spikingjelly", spikingjelly),
-    "spikingjelly",
-    ("spikingjelly",),
+    saving(spikingjelly),
+    extra="spikingjelly",
+    modules=("spikingjelly",),
 )

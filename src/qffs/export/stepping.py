@@ -158,12 +158,10 @@ class _Given:
         self.number = number
 
 
-def saving(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[Network, Path, int | None], Written]:
+def saving(make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[Network, Path], Written]:
     """What writes a module of a simulator to a file, by `torch.save`."""
 
-    def save(network: Network, path: Path, steps: int | None) -> Written:
-        if steps is not None:
-            raise InvalidArgument(f"{name} takes as many steps as it is called: leave the steps out")
+    def save(network: Network, path: Path) -> Written:
         assert isinstance(network, SpikingNetwork)
         module = make(network)
         write(path, partial(_save, module))

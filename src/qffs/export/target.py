@@ -26,28 +26,30 @@ class Written:
     """What was written: the ``path``, the ``steps`` T of a spiking network, and what was found on reading it back.
 
     ``deviation``: the largest difference of its outputs from the network's own, on inputs of another batch than it was
-    written with; None where nothing here can run it.
+    written with; None where nothing here can run it. ``note``: what else there is to know, in a sentence.
     """
 
     path: Path
     kind: str
     steps: int | None = None
     deviation: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Target:
     """A form that a network can be written in.
 
-    ``kinds``: of which networks, as `qffs.checkpoint.kind_of` tells them apart; ``modules`` are imported, and come with
-    the ``extra`` of that name; ``write``: takes network, path and the steps T of a spiking network; ``folder``: whether
-    it writes a folder.
+    ``kinds``: of which networks, as `qffs.checkpoint.kind_of` tells them apart; ``write``: takes network and path, and
+    by name what ``takes`` lists; ``modules`` are imported, and come with the ``extra`` of that name; ``folder``:
+    whether it writes a folder.
     """
 
     name: str
     gives: str
     kinds: tuple[str, ...]
-    write: Callable[[Network, Path, int | None], Written]
+    write: Callable[..., Written]
+    takes: frozenset[str] = frozenset()
     extra: str = ""
     modules: tuple[str, ...] = ()
     folder: bool = False
@@ -61,6 +63,11 @@ class Target:
         kind = kind_of(network)
         if kind not in self.kinds:
             raise InvalidArgument(f"{self.name} takes a network of kind {' or '.join(self.kinds)}, not {kind}")
+        self.installed()
+        return kind
+
+    def installed(self) -> None:
+        """Raise `InvalidArgument` where its library is not installed."""
         for module in self.modules:
             try:
                 import_module(module)
@@ -68,7 +75,6 @@ class Target:
                 raise InvalidArgument(
                     f"{self.name} needs {module}, which is not installed: pip install 'qffs[{self.extra}]'"
                 ) from error
-        return kind
 
 
 def steps_of(network: nn.Module, steps: int | None) -> int | None:

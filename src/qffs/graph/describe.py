@@ -26,6 +26,10 @@ _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 """The types of numbers, as checkpoints name them."""
 
+MEMORY_FORMATS = {
+    str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.memory_format)
+}
+
 Description = dict[str, Any]
 
 READ = SHAPES + TURNED
@@ -138,6 +142,8 @@ def _encode(value: Any) -> Any:
             return {"ellipsis": True}
         case torch.dtype():
             return {"dtype": str(value).removeprefix("torch.")}
+        case torch.memory_format():
+            return {"memory_format": str(value).removeprefix("torch.")}
         case None | bool() | int() | float() | str():
             return value
         case _:
@@ -281,6 +287,8 @@ def _decode(value: Any, built: Mapping[str, fx.Node]) -> Any:
             return ...
         case {"dtype": name}:
             return _named(DTYPES, name, "type")
+        case {"memory_format": name}:
+            return _named(MEMORY_FORMATS, name, "memory format")
         case list():
             return [_decode(each, built) for each in value]
         case None | bool() | int() | float() | str():

@@ -1,0 +1,103 @@
+"""A folder with a circuit, examples of what it sends, and a script that runs it in a simulator without qffs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qffs.checkpoint import put
+from qffs.errors import InvalidArgument, Mismatch
+from qffs.export.circuit import Circuit, simulate
+from qffs.export.probing import circuit
+from qffs.export.target import Target, Written, examples, steps_of
+from qffs.graph import images
+from qffs.graph.rules import Kind
+from qffs.network import SpikingNetwork
+
+SCRIPTS = Path(__file__).parent / "scripts"
+NETWORK, READER, SCRIPT = FILES = ("network.npz", "network.py", "run.py")
+SHOWN = 4
+"""How many random examples are kept where none are given."""
+
+
+def write(
+    target: Target,
+    snn: SpikingNetwork,
+    folder: str | Path,
+    steps: int | None = None,
+    inputs: Tensor | Sequence[Tensor] = (),
+    progress: bool = False,
+) -> Written:
+    """Write the circuit of a network, T steps of what it sends for the inputs, and the target's script.
+
+    An earlier export in the folder is replaced when the new one is complete; a folder that holds anything else is not
+    touched. Raises `NotConvertible` where there is no circuit of the network, and `Mismatch` where it sends other
+    spikes than the network in float64.
+    """
+    kind, folder = target.check(snn), Path(folder)
+    if folder.is_dir() and (other := {each.name for each in folder.iterdir()} - {*FILES, "__pycache__"}):
+        raise InvalidArgument(f"{folder} holds {min(other)}, which is no file of such an export: name another folder")
+    length, own = steps_of(snn, steps), (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    assert length is not None
+    given = [x.to("cpu", torch.float64) for x in examples(snn, len(own[0]) if own else SHOWN, own)]
+    found = circuit(snn, progress)
+    sent = simulate(found, given, length)
+    _compare(snn, given, sent, length)
+
+    def fill(fresh: Path) -> None:
+        np.savez_compressed(fresh / NETWORK, **_arrays(found, given, sent))
+        shutil.copyfile(SCRIPTS / READER, fresh / READER)
+        shutil.copyfile(SCRIPTS / f"run_{target.name}.py", fresh / SCRIPT)
+
+    put(folder.resolve(), fill)
+    note = f"Its spikes are the network's own; `python {folder / SCRIPT}` sends them again."
+    return Written(folder, kind, length, note=note)
+
+
+def _compare(snn: SpikingNetwork, given: Sequence[Tensor], sent: dict[str, Tensor], steps: int) -> None:
+    """Raise `Mismatch` where a layer of neurons sends other spikes than the circuit's population of its name."""
+    layers = {str(n.target): images.dimension(n) for n in snn.graph.graph.nodes if n.meta["kind"] is Kind.SPIKING}
+
+    def observer(path: str, spikes: Tensor, _: Any) -> None:
+        own = spikes.movedim(layers[path] + 1, 1).reshape(sent[path].shape).to(sent[path])
+        if not torch.equal(own, sent[path]):
+            step = int((own != sent[path]).flatten(1).any(1).nonzero()[0])
+            raise Mismatch(f"as a circuit, {path} would send other spikes than in the network, from step {step + 1} on")
+
+    copy.deepcopy(snn).cpu().double().run(*given, steps=steps, observer=observer)
+
+
+def _arrays(found: Circuit, given: Sequence[Tensor], sent: dict[str, Tensor]) -> dict[str, Any]:
+    """What network.npz holds: arrays by name, and in JSON how they belong together."""
+    fields = {
+        **{f"examples/{name}": x for name, x in zip(found.inputs, given, strict=True)},
+        **{
+            f"{p.name}/{field}": getattr(p, field)
+            for p in found.populations
+            for field in ("threshold", "initial", "bias")
+        },
+        **{
+            f"{k}/{field}": getattr(s, field)
+            for k, s in enumerate(found.synapses)
+            for field in ("pre", "post", "weight")
+        },
+        **{f"expected/{p.name}": sent[p.name].to(torch.int8 if p.fires else torch.float64) for p in found.populations},
+    }
+    structure = {
+        "inputs": found.inputs,
+        "populations": [
+            {"name": p.name, "shape": p.shape, "depth": p.depth, "highest": str(p.highest), "negative": p.negative}
+            for p in found.populations
+        ],
+        "synapses": [{"source": s.source, "target": s.target} for s in found.synapses],
+        "charge": found.charge,
+    }
+    return {"structure": np.array(json.dumps(structure))} | {name: x.numpy() for name, x in fields.items()}

@@ -1,0 +1,114 @@
+"""A walk over a spiking network on which its neurons send what they are told: what arrives where of a single unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.graph import images
+from qffs.graph.annotate import choosing, name_of
+from qffs.graph.rules import Kind
+from qffs.simulate import Pair, Walk
+from qffs.state import State
+
+
+def refusal(node: fx.Node) -> str | None:
+    """Why spikes do not pass a node as synapses; None where they do."""
+    if node.meta["kind"] is Kind.DIFFERENCED and not pools(node):
+        return f"it is not linear in {'the input' if node.meta['analog'] else 'what neurons send'}"
+    if any(isinstance(each, fx.Node) and each.meta["signal"] for each in choosing(node)):
+        return "the input decides where its operands go"
+    return None
+
+
+def pools(node: fx.Node) -> bool:
+    """Whether a node takes the largest of counts: of single spikes, and of nothing that the input decides."""
+    largest = node.meta["kind"] is Kind.DIFFERENCED and bool(node.meta["unit"]) and not node.meta["analog"]
+    alone = len(node.all_input_nodes) == 1 and node.meta["shape"] is not None  # and no tuple of values and places
+    return largest and alone and name_of(node) not in {"amin", "min"}
+
+
+def flat(value: Tensor, node: fx.Node, batch: int) -> Tensor:
+    """What a node holds, as ``[B, N]``."""
+    return value.movedim(images.dimension(node), 0).reshape(batch, -1)
+
+
+def spread(value: Tensor, node: fx.Node) -> Tensor:
+    """The inverse of `_flat`."""
+    d = images.dimension(node)
+    rest = [size for k, size in enumerate(node.meta["shape"]) if k != d]
+    return value.reshape(-1, *rest).movedim(0, d)
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """The shape of what one image has at a node, its rows first where it has several."""
+    rest = [size for k, size in enumerate(node.meta["shape"]) if k != images.dimension(node)]
+    return (images.rows(node), *rest) if images.rows(node) > 1 else tuple(rest)
+
+
+class Probe(Walk):
+    """A walk on which neurons send what they are told, and what would arrive at them is kept.
+
+    The network is one in float64, on the CPU.
+    """
+
+    def __init__(self, network: fx.GraphModule, inputs: tuple[Tensor, ...], sent: dict[str, Tensor] | None) -> None:
+        # Of a walk that has begun the constants are known, and here there are none: only what neurons send arrives.
+        super().__init__(network, State(inputs, begun=sent is not None), (1.0,), None)
+        self.sent, self.part = sent or {}, 0 if sent is None else 1
+        self.arrived: dict[str, Tensor] = {}
+
+    def arrivals(self) -> dict[str, Tensor]:
+        """What arrives at each population ``[B, N]``."""
+        self.run()
+        return self.arrived
+
+    def applied(self, node: fx.Node, value: Tensor) -> Tensor:
+        """A node of one argument, of this value."""
+        result: Tensor = self._apply(node, lambda _: value)
+        return result
+
+    def through(self, path: Sequence[fx.Node], read: fx.Node, value: Tensor) -> Any:
+        """What the last node of a path makes of ``value`` ``[B, ...]`` as the one signal that is read; others are 0."""
+        for node in self.network.graph.nodes:
+            self.values[node] = Pair(None, None)
+            if node is read:
+                self.values[node] = Pair(None, value.movedim(0, images.dimension(read)))
+            elif node.meta["kind"] is Kind.PLAIN:
+                self.values[node] = self._plain(node)
+            elif node in path:
+                self.values[node] = Pair(None, self._call(node, 1))
+            if node is path[-1]:
+                break
+        return self.values[path[-1]].increments
+
+    def _spiking(self, node: fx.Node) -> Any:
+        return self._passed(node, str(node.target))
+
+    def _differenced(self, node: fx.Node) -> Pair:
+        return Pair(None, self._passed(node, node.name))
+
+    def _passed(self, node: fx.Node, name: str) -> Tensor | None:
+        self._arrives(name, node.all_input_nodes[0])
+        return spread(self.sent[name], node) if name in self.sent else None
+
+    def _read_out(self, node: fx.Node) -> Any:
+        number = sum(name.startswith("output") for name in self.arrived)
+        self._arrives("output" if not number else f"output_{number}", node)
+
+    def _arrives(self, name: str, node: fx.Node) -> None:
+        value = self._value(node, self.part)
+        value = self._zeros(node, self.part) if value is None else images.whole(value, node, self.batch)
+        self.arrived[name] = flat(value, node, self.batch)
+
+    def _adds_nothing(self, *_: Any) -> bool:
+        return False  # it would ask for the other part, which is not there
+
+    def _zeros(self, read: fx.Node, part: int) -> Tensor:
+        del part  # the other is not there to be asked for its shape
+        d = images.dimension(read)
+        shape = [self.batch * images.rows(read) if k == d else size for k, size in enumerate(read.meta["shape"])]
+        return torch.zeros((), dtype=torch.float64).expand(shape)
