@@ -170,17 +170,10 @@ def test_the_network_stays_as_it_was() -> None:
     assert torch.equal(snn(x, steps=STEPS), before)
 
 
-REFUSED = {"decoder": r"\nmasked_fill_1 \(where\): it joins a signal and a constant$"}
-
-
 @pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
 @every_network
 def test_ordinary_networks_send_the_same_spikes(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> None:
     snn, inputs = converted(name), NETWORKS[name].inputs()
-    if name in REFUSED:
-        with pytest.raises(NotConvertible, match=REFUSED[name]):
-            make(snn)
-        return
     network = make(snn)
     sent = watched(network, snn)
     readout, expected = run(name, STEPS, None)
@@ -202,8 +195,6 @@ def test_without_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
 @every_network
 def test_ordinary_networks_are_saved_and_copied(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> None:
-    if name in REFUSED:
-        return
     network, inputs, stream = make(converted(name)), NETWORKS[name].inputs(), io.BytesIO()
     torch.save(network, stream)
     stream.seek(0)
@@ -255,6 +246,53 @@ def test_masks_come_whole_and_infinities_as_they_are() -> None:
         network = make(snn)
         found = torch.stack([network(*given) for _ in range(STEPS)]).cumsum(0)
         torch.testing.assert_close(found, snn(*given, steps=STEPS), rtol=1e-12, atol=1e-12)
+
+
+class Joining(nn.Module):
+    """Joins and sums of signals with numbers, constants of any type, and by a mask of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.register_buffer("yes", torch.tensor([True, False, True, True]))
+        self.register_buffer("gone", torch.tensor([0.0, -torch.inf, 0.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.one(x))
+        h = torch.where(self.yes, h, -0.25) + self.yes
+        h = torch.where(x[:, :1] > 0, h, 1 - h) - 0.5 * h.new_ones(4)
+        h = torch.cat([torch.relu(self.other(h)), torch.ones_like(h)], 1)
+        h[:, 2] = x[:, 0]
+        return (h[:, :4] + self.gone).softmax(1) + torch.add(h[:, 4:], 3, alpha=2)
+
+
+@pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
+def test_constants_and_numbers_are_charged_whatever_joins_them(make: Callable[[SpikingNetwork], nn.Module]) -> None:
+    torch.manual_seed(0)
+    x = random(9, 3)
+    snn = spiking(Joining().double(), x)
+    network = make(snn)
+    readout, expected = reference(snn, x)
+    sent = watched(network, snn)
+    found = torch.stack([network(x) for _ in range(STEPS)]).cumsum(0)
+    equal_spikes(sent, snn, expected)
+    torch.testing.assert_close(found, readout, rtol=1e-12, atol=1e-12)
+
+
+def test_what_decides_and_is_joined_is_refused() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return torch.where(mask, mask, torch.relu(self.one(x)))
+
+    torch.manual_seed(0)
+    given = random(5, 3), torch.rand(5, 4) > 0.3
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Both().double(), 2, example=given), [given]))
+    with pytest.raises(NotConvertible, match=r"\nwhere \(where\): it joins what decides where its operands go$"):
+        export.snntorch(snn)
 
 
 def test_several_outputs_in_one_call() -> None:

@@ -31,6 +31,7 @@ Bundle = dict[str, Tensor]
 """What a signal is the sum of: nodes of NIR by name, each times a factor, one for all ``[]`` or one a unit."""
 
 ONE = torch.ones((), dtype=torch.float64)
+KEPT = nir.Input, nir.Output
 NEVER = 1e300
 """A threshold that nothing reaches."""
 
@@ -45,26 +46,32 @@ class Graph:
         self.bundles: dict[fx.Node, Bundle] = {}
         self.units: dict[fx.Node, tuple[Tensor, int]] = {}
         """Of what holds single spikes: how much each unit's is, and how many it has sent at the most."""
-        placeholders = self.network.graph.find_nodes(op="placeholder")
-        resting = tuple(torch.zeros((1, *node.meta["shape"][1:]), dtype=torch.float64) for node in placeholders)
-        self.constants = Probe(self.network, resting, None).arrivals()
+        self.constants: dict[str, Tensor] = {}
         self.outputs = 0
 
     def build(self) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
         """All nodes and edges; raises `NotConvertible` with the name of each operator that has no form in NIR."""
-        refused = []
-        for node in self.network.graph.nodes:
-            if why := self.refusal(node):
-                refused.append(f"{node.name} ({label(node, self.network)}): {why}")
-            if refused:
-                continue
-            try:
-                self._visit(node)
-            except NotConvertible as error:
-                refused += str(error).splitlines()
+        nodes = self.network.graph.nodes
+        refused = [f"{n.name} ({label(n, self.network)}): {why}" for n in nodes if (why := self.refusal(n))]
         if refused:
             raise NotConvertible("these have no form in NIR:\n" + "\n".join(refused))
+        placeholders = self.network.graph.find_nodes(op="placeholder")
+        resting = tuple(torch.zeros((1, *node.meta["shape"][1:]), dtype=torch.float64) for node in placeholders)
+        self.constants = Probe(self.network, resting, None).arrivals()
+        for node in nodes:
+            self._visit(node)
+        self._drop_unread()
         return self.nodes, self.edges
+
+    def _drop_unread(self) -> None:
+        """Leave out what leads nowhere: to each such node NIR would give an output."""
+        while True:
+            read = {source for source, _ in self.edges}
+            unread = {name for name, node in self.nodes.items() if name not in read and not isinstance(node, KEPT)}
+            if not unread:
+                return
+            self.nodes = {name: node for name, node in self.nodes.items() if name not in unread}
+            self.edges = [edge for edge in self.edges if edge[1] not in unread]
 
     def refusal(self, node: fx.Node) -> str | None:
         """Why a node has no form, where that is seen at once."""
@@ -80,15 +87,16 @@ class Graph:
         self.edges.extend((source, name) for source in sources)
         return name
 
+    def without_form(self, node: fx.Node, why: str) -> NotConvertible:
+        """The error that names a node."""
+        return NotConvertible(f"these have no form in NIR:\n{node.name} ({label(node, self.network)}): {why}")
+
     def read(self, node: fx.Node) -> Bundle:
         """What a signal is the sum of."""
         if node not in self.bundles:
             while before := [each for each in signals(node) if each not in self.bundles]:
                 node = before[0]
-            raise NotConvertible(
-                f"{node.name} ({label(node, self.network)}): it is neither a convolution of one or two dimensions nor "
-                "a matrix"
-            )
+            raise self.without_form(node, "it is neither a convolution of one or two dimensions nor a matrix")
         return self.bundles[node]
 
     def _visit(self, node: fx.Node) -> None:
@@ -106,9 +114,9 @@ class Graph:
                 self.units[node] = neuron.threshold.expand((1, *self.shape(node)))[0], neuron.highest
             case Kind.DIFFERENCED:
                 (read,) = node.all_input_nodes
-                θ, highest = self.units[read]
+                bundle, (θ, highest) = self.read(read), self.units[read]
                 self.units[node] = Probe(self.network, (θ[None],), {}).applied(node, θ[None])[0], highest
-                self.bundles[node] = self.pool(node, self.read(node.all_input_nodes[0]))
+                self.bundles[node] = self.pool(node, bundle)
             case Kind.LINEAR | Kind.SUM | Kind.JOIN:
                 self._linear(node)
 
@@ -310,7 +318,7 @@ class Exact(Graph):
         forms = linear_form(lambda x: Probe(self.network, (x,), {}).applied(node, x), into,
                             _windows(node, self.network), pools=True)  # fmt: skip
         if forms is None:
-            raise NotConvertible(f"{node.name} ({label(node, self.network)}): its windows are those of no convolution")
+            raise self.without_form(node, "its windows are those of no convolution")
         counts = {source: factor / torch.where(θ > 0, θ, 1.0) for source, factor in bundle.items()}
         arriving = self.scaled(node.name, counts, into)
         one, pooled = torch.ones(into, dtype=torch.float64), torch.ones(out, dtype=torch.float64)
@@ -364,7 +372,7 @@ class Approximate(Graph):
             return self.matrix(torch.diag(factor.expand(shape)))
         channels = factor.expand(shape).flatten(1)
         if not bool((channels == channels[:, :1]).all()):
-            raise NotConvertible("a factor differs from place to place")
+            raise NotConvertible("these have no form in NIR:\na factor that differs from place to place")
         one, none = (1,) * (len(shape) - 1), (0,) * (len(shape) - 1)
         weight = torch.diag(channels[:, 0]).reshape(shape[0], shape[0], *one)
         return convolution(Convolution(weight, one, none, one, shape[1:]), weight)
@@ -374,7 +382,7 @@ class Approximate(Graph):
         super().build()
         for name, shape in self.biased.items():
             constant = self.constant(name, shape)
-            if bool(constant.any()):
+            if name in self.nodes and bool(constant.any()):
                 self._bias(name, shape, constant)
         return self.nodes, self.edges
 
@@ -385,6 +393,8 @@ class Approximate(Graph):
         sources = [source for source, target in self.edges if target == name]
         readers = Counter(source for source, _ in self.edges)
         own = [each for each in sources if hasattr(self.nodes[each], "bias") and readers[each] == 1]
+        if not sources:
+            raise NotConvertible(f"these have no form in NIR:\n{name}: nothing but a bias arrives there")
         if not own:
             own = [self.add(f"{name}_biased", self.scale(ONE, shape), sources[0])]
             self.edges[self.edges.index((sources[0], name))] = (own[0], name)
@@ -393,7 +403,7 @@ class Approximate(Graph):
     def neuron(self, name: str, node: fx.Node, neuron: Neuron, bundle: Bundle) -> Bundle:
         """A layer of neurons: rate times n θ."""
         if not neuron.cap:
-            raise NotConvertible(f"{name}: without a cap it has no highest rate")
+            raise NotConvertible(f"these have no form in NIR:\n{name}: without a cap it has no highest rate")
         shape = self.shape(node)
         highest = neuron.highest * neuron.threshold
         made = nir.IF(

@@ -106,7 +106,9 @@ class _Probes:
         size = math.prod(self.sources[source])
         found: dict[str, list[Tensor]] = {}
         for start in range(0, size, TOGETHER):
-            units = torch.eye(size, dtype=torch.float64)[start : start + TOGETHER]
+            count = min(TOGETHER, size - start)
+            units = torch.zeros((count, size), dtype=torch.float64)
+            units.diagonal(start).fill_(1.0)
             for target, weights in self._of(source, units).items():
                 pre, post = weights.nonzero(as_tuple=True)
                 found.setdefault(target, []).append(torch.stack([pre + start, post, weights[pre, post]]))

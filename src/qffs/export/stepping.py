@@ -46,13 +46,16 @@ class Part(nn.Module):
 
 
 class Charge(Part):
-    """``charge[t] * x``: how much of the input, or of a bias, comes at step t."""
+    """``charge[t] * x``: how much of the input, or of a bias, comes at step t.
+
+    dtype: of what is added up, whatever type it has; otherwise what is no floating-point number comes whole.
+    """
 
     names = ("t",)
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.weights = tuple(weights)
+        self.weights, self.dtype = tuple(weights), dtype
 
     def rest(self, *_: Any) -> State:
         """No step yet."""
@@ -62,6 +65,7 @@ class Charge(Part):
         """The charge of a step."""
         (t,), (x,) = state, inputs
         weight = self.weights[t] if t < len(self.weights) else 0.0
+        x = x if self.dtype is None else torch.as_tensor(x, dtype=self.dtype)
         if not x.is_floating_point():  # names of things, a mask: there in full from the first step on
             weight = 1.0 if t == 0 else 0.0
         # Where nothing is charged it is 0, and not 0 times a mask's infinity.
@@ -194,7 +198,8 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
         if node.meta["analog"] and node.meta["kind"] is not Kind.OUTPUT:
             continue
         for value in dict.fromkeys(_charged(node)):
-            _charge(network, value, node, hold, snn.schedule.weights)
+            constant = snn.like.dtype if not value.meta["signal"] else None
+            _charge(network, value, node, hold(Charge(snn.schedule.weights, constant)))
         if node.meta["kind"] is Kind.SPIKING:
             path = str(node.target)
             neuron = network.get_submodule(path)
@@ -210,37 +215,24 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
 
 def _refusal(node: fx.Node) -> str | None:
     """Why a node cannot be taken step by step; None where it can."""
-    kind = node.meta["kind"]
-    if kind not in {Kind.SUM, Kind.JOIN} or node.meta["analog"]:
-        return None
-    if kind is Kind.JOIN and (_constants(node) or any(read.meta["analog"] for read in choosing(node))):
-        return "it joins a signal and a constant"
-    numbers = [each for each in arguments(node) if isinstance(each, int | float) and not isinstance(each, bool)]
-    return "it adds a number that the schedule does not charge" if kind is Kind.SUM and any(numbers) else None
+    chooses = [each for each in choosing(node) if isinstance(each, fx.Node)]
+    if not node.meta["analog"] and any(arguments(node).count(each) > chooses.count(each) for each in chooses):
+        return "it joins what decides where its operands go"
+    return None
 
 
 def _charged(node: fx.Node) -> list[fx.Node]:
     """What comes to a node behind the first neurons, or to the output, from before them or as a bias."""
-    analog = [read for read in signals(node) if read.meta["analog"]]
-    return analog + (_constants(node) if node.meta["kind"] is Kind.SUM else [])
+    chooses = choosing(node)  # these are there at every step
+    constant = node.meta["kind"] in {Kind.SUM, Kind.JOIN}
+    return [read for read in node.all_input_nodes if read not in chooses and
+            (read.meta["analog"] if read.meta["signal"] else constant)]  # fmt: skip
 
 
-def _constants(node: fx.Node) -> list[fx.Node]:
-    """What a sum or a join reads that is no signal, but a tensor."""
-    chooses = choosing(node)
-    return [read for read in node.all_input_nodes if not read.meta["signal"] and read not in chooses]
-
-
-def _charge(
-    network: fx.GraphModule,
-    value: fx.Node,
-    reader: fx.Node,
-    hold: Callable[[Part], nn.Module],
-    weights: Sequence[float],
-) -> None:
+def _charge(network: fx.GraphModule, value: fx.Node, reader: fx.Node, held: nn.Module) -> None:
     """Let what a node reads of another be charged."""
     path = free_path(network, f"{value.name}_charge")
-    network.add_submodule(path, hold(Charge(weights)))
+    network.add_submodule(path, held)
     with network.graph.inserting_after(value):
         charged = network.graph.call_module(path, (value,))
     charged.meta = value.meta | {"signal": True, "analog": False}
