@@ -38,6 +38,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
         raise InvalidArgument("example must be a tensor, or a tuple of tensors, one for each input of the network")
     refuse_inputs(inputs)
     _refuse_hooks(model)
+    _refuse_spiking(model)
     model = copy.deepcopy(model)
     training = {path: module.training for path, module in model.named_modules()}
     with evaluating(model), torch.no_grad():
@@ -74,6 +75,25 @@ def _refuse_hooks(model: nn.Module) -> None:
             "hooks, which a graph cannot hold; remove them first (prune.remove, remove_weight_norm, hook.remove())"
             + _beside(model)
         )
+
+
+STATEFUL = {
+    "norse": {"SNN", "SNNCell", "SNNRecurrent"},
+    "sinabs": {"StatefulLayer"},
+    "snntorch": {"SpikingNeuron"},
+    "spikingjelly": {"BaseNode", "STBIFNode"},
+}
+"""By library, the classes from which its neurons derive."""
+
+
+def _refuse_spiking(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        for kind in type(module).__mro__:
+            if kind.__name__ in STATEFUL.get(kind.__module__.partition(".")[0], ()):
+                raise NotConvertible(
+                    f"this network spikes already: {path or 'the model'} is a {type(module).__name__} of "
+                    f"{kind.__module__.partition('.')[0]}, with a state from step to step; give it with ReLUs there"
+                )
 
 
 def _has_hooks(module: nn.Module) -> bool:
