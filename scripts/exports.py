@@ -2,74 +2,36 @@
 
 python scripts/exports.py measure          # results/exports/networks.json, in some minutes on one core, and the page
 python scripts/exports.py measure vit mlp   # of these networks only, beside what is known of the others
-python scripts/exports.py                  # the page alone
+python scripts/exports.py                  # the page alone, with what exports_of_digits and exports_of_operators gave
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
-KEPT, PAGE = ROOT / "results" / "exports" / "networks.json", ROOT / "docs" / "exports.md"
-STEPS = 9
-COLUMNS = ("spikingjelly", "snntorch", "pt2, SNN", "pt2, QANN", "onnx, SNN", "onnx, QANN", "hub")
+RESULTS, PAGE = ROOT / "results" / "exports", ROOT / "docs" / "exports.md"
+KEPT = RESULTS / "networks.json"
+STEPS, RATES = 9, 32
+COLUMNS = (
+    "spikingjelly", "snntorch", "brian2", "pynn", "nir-exact", "nir", "pt2, SNN", "pt2, QANN", "onnx, SNN",
+    "onnx, QANN", "hub",
+)  # fmt: skip
+SLOW = 20_000
+"""More synapses than these take PyNN minutes: such networks are run in Brian 2 alone."""
 
-HEAD = """# Networks for other tools
-
-```sh
-qffs export runs/demo/snn --to onnx -o demo.onnx --steps 8
-```
-
-or `qffs.export.onnx(snn, "demo.onnx", steps=8)`, and likewise for each target:
-
-| target | of | what it writes | what is lost |
-|---|---|---|---|
-| `spikingjelly` | SNN | a module of SpikingJelly 2, single- and multi-step, with the network's spikes | nothing |
-| `snntorch` | SNN | a module with snnTorch's `SpikingNeuron`, with the network's spikes | nothing |
-| `pt2` | QANN, SNN | an archive of `torch.export`, which PyTorch loads without qffs | T is fixed |
-| `onnx` | QANN | ONNX, opset 20: QuantizeLinear, Clip, DequantizeLinear for quantisers | sums are rounded otherwise |
-| `onnx` | SNN | the same, T steps unrolled | T is fixed, sums are rounded otherwise |
-| `hub` | all | the folder of the Hugging Face Hub, with a model card; `qffs push`, `qffs pull` | nothing |
-
-`pip install 'qffs[onnx]'` installs what a target needs; so with `spikingjelly`, `snntorch` and `hub`. Any batch can be
-given to what was written. A file is whole or not there; what a target cannot take is refused first, by name. `pt2`
-and `onnx` read again what they wrote and run it beside the network (ONNX with onnxruntime), on another batch than it
-was written with.
-
-## In a simulator
-
-```python
-import qffs.export
-from spikingjelly.activation_based import functional
-
-network = qffs.export.spikingjelly(snn)
-readout = sum(network(x) for _ in range(8))  # what snn(x, steps=8)[-1] is
-functional.reset_net(network)
-
-functional.set_step_mode(network, "m")
-increments = network(x.expand(8, *x.shape))  # [T, B, ...]: what is read out new at each step
-```
-
-The network takes its input at every step and charges it by its own schedule; what it returns adds up to the read-out.
-Layers of neurons keep their names (`network.layer1.0.relu`), so that monitors and hooks find them; they hold potential
-and count as `v` and `sent` in SpikingJelly, `mem` and `sent` in snnTorch. In snnTorch `network.reset()` begins anew,
-because `snntorch.utils.reset` knows snnTorch's own neurons alone. In float64 their spikes are the network's own, all of
-them; in float32 sums are rounded in another order, as they are by any other way of running the network. `qffs export`
-saves the module with `torch.save`; `torch.load(FILE, weights_only=False)` needs qffs and the simulator.
-
-## Every network
-
-Ordinary networks, small, with random weights, as the tests have them (`tests/networks`); of each kind the first was
-written as `pt2` and `onnx`, which takes long. Equal: in the simulators all spikes of all layers and steps, in float64;
-else all outputs, bit for bit (`pt2` and `onnx` in float32). Numbers: the largest difference of an output.
-"""
+HEAD = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
+"""The page without what is measured: the words in capitals stand for that."""
 
 
 def measure(names: list[str]) -> dict[str, dict[str, str]]:
@@ -97,6 +59,12 @@ def one(name: str) -> dict[str, str]:
     inputs, qann, snn = NETWORKS[name].inputs(), quantised(name), spiking(name)
     found = {each: tried(lambda each=each: simulated(name, getattr(export, each)(snn))) for each in COLUMNS[:2]}
     with tempfile.TemporaryDirectory() as folder:
+        for each in ("brian2", "pynn"):
+            cell = tried(lambda each=each: scripted(getattr(export, each), snn, inputs, Path(folder) / each))
+            found |= {each: cell} if cell else {}
+        path = Path(folder) / "network.nir"
+        found["nir-exact"] = tried(lambda: exact(export.nir_exact(snn, path, STEPS, inputs)))
+        found["nir"] = tried(lambda: lossy(export.nir(snn, path, RATES, "nir", inputs)))
         path = Path(folder) / "network.pt2"
         single = copy.deepcopy(qann).float()
         given = [x.float() if x.is_floating_point() else x for x in inputs]
@@ -115,6 +83,36 @@ def one(name: str) -> dict[str, str]:
     return found
 
 
+def scripted(write: Any, snn: Any, inputs: Any, folder: Path) -> str:
+    """Whether a simulator of neurons sends the network's spikes; nothing where PyNN would take too long."""
+    write(snn, folder, STEPS, inputs)
+    with np.load(folder / "network.npz") as file:
+        known = json.loads(str(file["structure"]))
+        count = sum(
+            len(file[f"{k}/weight"]) for k, s in enumerate(known["synapses"]) if s["source"] not in known["inputs"]
+        )
+    if write.__name__ == "pynn" and count > SLOW:
+        return ""
+    command = [sys.executable, "-W", "ignore", "run.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return "equal" if done.returncode == 0 and "all spikes are those of qffs" in done.stdout else "differs"
+
+
+def exact(written: Any) -> str:
+    """What `nir_exact` says, which compares every spike."""
+    assert written.deviation is not None
+    return "equal"
+
+
+def lossy(written: Any) -> str:
+    """What an approximation loses, and what it would if thresholds were subtracted."""
+    import nir
+
+    known = json.loads(nir.read(written.path, type_check=False).metadata["qffs"])
+    errors = (known[key][-1]["error"] for key in ("measured", "measured if thresholds were subtracted"))
+    return "{:.0%} ({:.0%})".format(*errors)
+
+
 def first_of_kinds() -> set[str]:
     """The first network of each file of `tests/networks`."""
     import networks
@@ -130,8 +128,9 @@ def tried(form: Any) -> str:
     try:
         return str(form())
     except QffsError as error:
-        first, *others = str(error).splitlines()
-        return f"refused: {'; '.join(others) or first}"
+        said, *named = str(error).splitlines()
+        more = f", and {len(named) - 1} more" if len(named) > 1 else ""
+        return f"refused: {(named or [said])[0]}{more}"
 
 
 def simulated(name: str, network: Any) -> str:
@@ -154,21 +153,84 @@ def shown(deviation: float | None) -> str:
     return "not run" if deviation is None else "equal" if deviation == 0 else f"{deviation:.0e}"
 
 
-def page(found: dict[str, dict[str, str]]) -> str:
+def page(found: dict[str, dict[str, str]], operators: dict[str, dict[str, str]], digits: dict[str, Any]) -> str:
     """The whole page."""
-    notes = {why: number for number, why in enumerate(dict.fromkeys(
-        cell for row in found.values() for cell in row.values() if cell.startswith("refused")), 1)}  # fmt: skip
+    notes: dict[str, int] = {}
     lines = [f"| network | {' | '.join(COLUMNS)} |", f"|---{'|---' * len(COLUMNS)}|"]
     for name, row in found.items():
-        shown = [row.get(each, "") for each in COLUMNS]
-        cells = [f"refused ({notes[cell]})" if cell in notes else cell for cell in shown]
+        cells = [row.get(each, "") for each in COLUMNS]
+        for k, cell in enumerate(cells):
+            if cell.startswith("refused: "):
+                cells[k] = f"refused ({notes.setdefault(reason(cell), len(notes) + 1)})"
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    told = [f"{number}. {why.removeprefix('refused: ')}" for why, number in notes.items()]
-    source = "Written by `python scripts/exports.py measure`, on a CPU."
-    return "\n".join([HEAD, *lines, "", *told, "", source, ""])
+    told = [f"{number}. {why}" for why, number in notes.items()]
+    itself = digits["average pooling, width 8"]["nir"]["nir"]["network itself"]["accuracy"]
+    head = HEAD.replace("SIMULATORS", "\n".join(by_simulator(digits))).replace(
+        "OPERATORS", "\n".join(by_row(operators))
+    )
+    head = head.replace("APPROXIMATIONS", "\n".join(by_profile(digits))).replace("RATES", str(RATES))
+    head = head.replace("NETWORK", f"{itself:.1%}".replace("%", " %"))
+    source = (
+        "Written by `python scripts/exports.py`, on 2 CPU cores, from what `python scripts/exports.py measure`, "
+        "`python scripts/exports_of_operators.py`\nand `python scripts/exports_of_digits.py` measured."
+    )
+    return "\n".join([head, *lines, "", *told, "", source, ""])
+
+
+def reason(cell: str) -> str:
+    """Why a network is refused: the first operator without its name, and not how many more there are."""
+    why = re.sub(r", and \d+ more$", "", cell.removeprefix("refused: "))
+    return re.sub(r"^\w+ \((.+?)\): ", r"`\1`: ", why)
+
+
+def by_simulator(digits: dict[str, Any]) -> list[str]:
+    """How long the simulators take."""
+    lines = [
+        "| network of the digits | units | synapses | Brian 2, ten images | PyNN, ten images |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in digits.items():
+        brian, pynn = row["simulators"]
+        times = [f"{each['run_s']:.1f} s" if each.get("equal") else "not run" for each in (brian, pynn)]
+        lines.append(f"| {name} | {brian['units']:,} | {brian['synapses']:,} | {' | '.join(times)} |")
+    return [*lines, "", "(8 steps; building the network included, all spikes equal.)"]
+
+
+def by_profile(digits: dict[str, Any]) -> list[str]:
+    """Accuracy by step of each approximation."""
+    known = digits["average pooling, width 8"]["nir"]
+    steps = [row["steps"] for row in known["nir"]["measured"]]
+    lines = [f"| profile | {' | '.join(f'T = {t}' for t in steps)} |", f"|---{'|---:' * len(steps)}|"]
+    for profile, each in known.items():
+        for key, name in (("measured", f"`{profile}`"), (SUBTRACTED, f"`{profile}`, thresholds subtracted")):
+            if key in each and (key == "measured" or profile == "spikingjelly"):
+                cells = [f"{row['accuracy']:.1%}".replace("%", " %") for row in each[key]]
+                lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+SUBTRACTED = "measured if thresholds were subtracted"
+SHOWN = {"equal": "equal", "lossy": "rates", "some": "some", "differs": "differs", "refused": "", None: ""}
+
+
+def by_row(operators: dict[str, dict[str, str]]) -> list[str]:
+    """Operators by what becomes of them."""
+    targets = ("spikingjelly", "snntorch", "brian2, pynn", "nir-exact", "nir", "pt2", "onnx")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, row in operators.items():
+        alike.setdefault(tuple(SHOWN[row.get(target)] for target in targets), []).append(f"`{name}`")
+    lines = [f"| operators | {' | '.join(targets)} |", f"|---{'|---' * len(targets)}|"]
+    for row, names in sorted(alike.items(), key=lambda item: (item[0].count(""), -len(item[1]))):
+        lines.append(f"| {', '.join(names)} | {' | '.join(row)} |")
+    return lines
+
+
+def read(name: str) -> Any:
+    """Results that are kept."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         KEPT.write_text(json.dumps(measure(sys.argv[2:]), indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")
+    PAGE.write_text(page(read("networks"), read("operators"), read("digits")), encoding="utf-8")

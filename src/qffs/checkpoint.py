@@ -132,7 +132,7 @@ def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
     put(folder, fill)
 
 
-def put(folder: Path, fill: Callable[[Path], object]) -> None:
+def put(folder: Path, fill: Callable[[Path], object], what: str = "the checkpoint") -> None:
     """Let ``fill`` fill a folder beside another one, then put it in its place, whole; raises `CheckpointError`."""
     fresh, old = _beside(folder, "new"), _beside(folder, "old")
     new_parents = [parent for parent in folder.parents if not parent.exists()]
@@ -145,7 +145,7 @@ def put(folder: Path, fill: Callable[[Path], object]) -> None:
                 os.fsync(stream.fileno())
         _swap(fresh, folder, old)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint could not be written to {folder}: {error}") from error
+        raise CheckpointError(f"{what} could not be written to {folder}: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         for parent in new_parents:

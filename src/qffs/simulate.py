@@ -142,7 +142,8 @@ class Walk:
         if present != [node.args[0]] or name_of(node) == "rsub":
             return False
         shape = self._value(present[0], 1).shape
-        others = [n for n in node.all_input_nodes if n is not present[0]]
+        added = (n for n in node.all_input_nodes if n is not present[0])
+        others = [n for n in added if n.meta["signal"] or isinstance(self._value(n, 1), Tensor)]  # and no factor
         return all(torch.broadcast_shapes(shape, self._call_shape(other)) == shape for other in others)
 
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:

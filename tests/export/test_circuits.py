@@ -161,7 +161,7 @@ def small(tmp_path: Path) -> Path:
 def test_spikes_that_differ_are_told(small: Path) -> None:
     with np.load(small / "network.npz") as file:
         arrays = dict(file)
-    arrays["expected/1"][2, 1, 3] += 1
+    arrays["population 0/expected"][2, 1, 3] += 1
     np.savez(small / "network.npz", **arrays)
     code, said, _ = script(small)
     assert code == 1
@@ -172,6 +172,10 @@ def test_other_inputs_and_likely_mistakes(small: Path) -> None:
     x = np.random.default_rng(0).normal(size=(3, 5))
     np.save(small / "x.npy", x)
     np.save(small / "wrong.npy", x[:, :4])
+    np.save(small / "text.npy", np.full((2, 5), "a"))
+    np.save(small / "empty.npy", x[:0])
+    np.save(small / "infinite.npy", np.where(x > 0, np.inf, x))
+    np.savez(small / "several.npz", x=x)
     code, said, _ = script(small, "x.npy", "--steps", "12")
     assert code == 0
     assert said.startswith("3 inputs, 12 steps, ")
@@ -179,8 +183,13 @@ def test_other_inputs_and_likely_mistakes(small: Path) -> None:
     for arguments, sentence in (
         (["x.npy", "x.npy"], "the network takes 1 inputs: input_1"),
         (["x.npy", "--steps", "2"], "a run needs at least the 3 steps in which the input is charged"),
-        (["wrong.npy"], r"input_1 must be \[B, 5\], not \[3, 4\]"),
+        (["wrong.npy"], r"input_1 must be numbers \[B, 5\], not float64 \[3, 4\]"),
         (["none.npy"], "No such file or directory: 'none.npy'"),
+        (["text.npy"], r"input_1 must be numbers \[B, 5\], not <U1 \[2, 5\]"),
+        (["empty.npy"], r"input_1 must be numbers \[B, 5\], not float64 \[0, 5\]"),
+        (["several.npz"], r"input_1 must be numbers \[B, 5\], not "),
+        (["infinite.npy"], "input_1 holds NaN or infinity"),
+        (["x.npy", "-o", "nowhere/spikes.npz"], "there is no folder .*nowhere to write to"),
     ):
         code, _, errors = script(small, *arguments)
         assert code == 2
@@ -243,3 +252,79 @@ def test_what_the_input_decides_is_refused() -> None:
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Chosen().double(), 2, example=given), [given]))
     with pytest.raises(NotConvertible, match=r"where \(where\): the input decides where its operands go"):
         circuit(snn)
+
+
+class Named(nn.Module):
+    """Layers, an input and a pooling that are called as one another, or as files call things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.output, self.file = nn.ReLU(), nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), nn.ReLU()
+        self.max_pool2d = nn.Module()
+        self.max_pool2d.levels = nn.ReLU()
+        self.end = nn.Linear(18, 3)
+
+    def forward(self, x: Tensor, output: Tensor) -> Any:
+        y = self.max_pool2d.levels(self.x(x) - 0.5 * x)
+        y = nn.functional.max_pool2d(self.output(y), 2, 1) + output
+        return self.end(self.file(y).flatten(1)), y.mean((2, 3))
+
+
+def test_things_may_be_called_alike(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    given = torch.randn(6, 2, 4, 4, dtype=torch.float64), torch.randn(6, 2, 3, 3, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(Named().double(), 2, example=given), [given])
+    snn = qffs.to_spiking(qann)
+    found = circuit(snn)
+    names = [*found.inputs, *(each.name for each in found.populations)]
+    assert len(set(names)) == len(names)
+    layers = [path for path, _ in snn.neurons()]
+    assert layers == ["x", "max_pool2d.levels", "output.1", "file"]
+    assert set(layers) < set(names)
+    export.brian2(snn, tmp_path / "made", 9, given)
+    code, said, errors = script(tmp_path / "made", "-o", "spikes.npz")
+    assert (code, errors) == (0, "")
+    assert "all spikes are those of qffs" in said
+    with np.load(tmp_path / "made" / "spikes.npz") as file:
+        assert set(file) == {each.name for each in found.populations}
+    written = export.nir_exact(snn, tmp_path / "a.nir", 9, given)
+    assert written.deviation is not None
+    for one, other in zip(export.read_nir(tmp_path / "a.nir")(*given, steps=9), snn(*given, steps=9), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_several_inputs_have_one_batch(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(5, 4), nn.Linear(3, 4)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.relu(self.one(a) + self.other(b))
+
+    given = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Two().double(), 2, example=given), [given]))
+    export.brian2(snn, tmp_path / "made", inputs=given)
+    np.save(tmp_path / "a.npy", given[0][:3].numpy())
+    np.save(tmp_path / "b.npy", given[1].numpy())
+    code, _, errors = script(tmp_path / "made", "../a.npy", "../b.npy")
+    assert code == 2
+    assert "all inputs must have the same batch, not [3, 6]" in errors
+    for wrong in ((given[0],), (given[0], given[1][:3]), (given[0][:, :2], given[1]), (torch.tensor(1.0), given[1])):
+        for make in (export.brian2, export.nir_exact, export.nir):
+            with pytest.raises(InvalidArgument, match=r"the network takes inputs of \[B, 5\], \[B, 3\], not \["):
+                make(snn, tmp_path / "other", inputs=wrong)
+    export.brian2(snn, tmp_path / "made", inputs=[x.clone().requires_grad_() for x in given])
+
+
+def test_a_file_and_a_script_of_ones_own_stay(tmp_path: Path) -> None:
+    x = torch.randn(6, 5, dtype=torch.float64)
+    snn = spiking(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), x)
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "run.py").write_text("mine")
+    for path in ("thesis.txt", "own"):
+        with pytest.raises(InvalidArgument, match="which is no file of such an export: name another folder"):
+            export.brian2(snn, tmp_path / path)
+    assert (tmp_path / "thesis.txt").read_text() == (tmp_path / "own" / "run.py").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2

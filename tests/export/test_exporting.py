@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nir
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -15,9 +17,12 @@ from torch import nn
 
 import qffs
 from qffs import jobs
+from qffs.cli.exporting import PROFILES as PROFILED
 from qffs.cli.exporting import TARGETS as NAMED
+from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.export import TARGETS
+from qffs.export.nir_file import PROFILES
 
 
 @pytest.fixture
@@ -47,7 +52,8 @@ def test_a_checkpoint_is_written_for_every_target(run: Path, tmp_path: Path) -> 
             assert output.exists()
             assert said["path"] == str(output)
             assert said["kind"] == kind
-            assert said["steps"] == (8 if kind == "snn" and name in {"pt2", "onnx"} else None)
+            steps = {"nir": 32} | dict.fromkeys(("brian2", "pynn", "nir-exact", "pt2", "onnx"), 8)
+            assert said["steps"] == (steps.get(name) if kind == "snn" else None)
             json.dumps(said)
     card = (tmp_path / "out" / "snn.hub" / "README.md").read_text()
     assert "| spiking | 1 | 12.50 |" in card
@@ -71,8 +77,11 @@ def test_the_card_shows_no_results_of_others(damage: str, run: Path, tmp_path: P
 def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=f"there is no target 'caffe'; there are {', '.join(TARGETS)}"):
         jobs.export(run / "snn", "caffe", tmp_path / "out")
-    with pytest.raises(InvalidArgument, match="whatever its number of steps: leave --steps out"):
-        jobs.export(run / "snn", "hub", tmp_path / "out", 8)
+    for name, option in (("hub", "steps"), ("spikingjelly", "steps"), ("brian2", "profile"), ("onnx", "data")):
+        with pytest.raises(InvalidArgument, match=f"{name} takes no --{option}: leave it out"):
+            jobs.export(run / "snn", name, tmp_path / "out", **{option: 8 if option == "steps" else "digits"})
+    with pytest.raises(InvalidArgument, match="--size and --images say which of the --data: name these too"):
+        jobs.export(run / "snn", "nir", tmp_path / "out", images=3)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidArgument, match=r"onnx writes a file, and .*folder is none"):
@@ -85,7 +94,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_pat
 
 
 def test_the_command_line_names_every_target() -> None:
-    assert re.findall(r"\w+", NAMED.replace(" or ", ", ")) == list(TARGETS)
+    assert re.findall(r"[\w-]+", NAMED.replace(" or ", ", ")) == list(TARGETS)
+    assert re.findall(r"\w+", PROFILED.replace(" or ", ", ")) == list(PROFILES)
 
 
 def test_on_the_command_line(run: Path, tmp_path: Path) -> None:
@@ -102,3 +112,23 @@ def test_on_the_command_line(run: Path, tmp_path: Path) -> None:
     found = subprocess.run([*command[:-1], "2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stderr == ("qffs: a run needs at least as many steps as the 3 charge steps of its schedule, not 2\n")
+
+
+def test_images_are_what_is_tried(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    digits = load_data("digits")
+    x = digits.normalise(digits.test.images)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
+    qffs.save(qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x])), tmp_path / "snn")
+    jobs.export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)
+    with np.load(tmp_path / "brian2" / "network.npz") as file:
+        assert np.array_equal(file["input 0/examples"], x[[0, 112, 224, 336, 448]].double().numpy())
+    said = jobs.export(tmp_path / "snn", "nir", tmp_path / "a.nir", 4, "norse", "digits", progress=False)
+    known = json.loads(nir.read(tmp_path / "a.nir").metadata["qffs"])
+    assert (known["inputs"], known["profile"]) == (100, "norse")
+    assert known["measured"][-1].keys() == {"steps", "error", "agreement", "accuracy"}
+    assert said["note"].startswith("An approximation: of 100 inputs ")
+    command = [sys.executable, "-m", "qffs", "export", "snn", "--to", "nir", "-o", "b.nir", "--data", "digits"]
+    found = subprocess.run([*command, "--images", "7"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0
+    assert found.stdout.startswith("Wrote the snn, 32 steps to b.nir.\nAn approximation: of 7 inputs ")

@@ -20,6 +20,7 @@ from qffs import export
 from qffs.errors import CheckpointError, InvalidArgument, Mismatch, NotConvertible
 from qffs.export import nir_file
 from qffs.export.linear_form import Convolution, Flatten, Matrix, linear_form
+from qffs.export.nir_exact import Exact
 from qffs.export.nir_file import PROFILES
 from qffs.export.nir_network import ExactNirNetwork, Firing, NirNetwork
 from qffs.graph.nesting import tensors
@@ -33,11 +34,11 @@ EXACT = {
     "resnet18", "resnet50", "resnext", "preactivation_resnet", "repvgg", "weight_standardised", "shared_block", "vgg16",
     "vgg16_bn", "functional", "conv1d", "convmixer", "mobilenet_v2", "shufflenet", "ghostnet", "squeezenet", "densenet",
     "googlenet", "csp", "spatial_pyramid_pooling", "checked", "normalising", "mlp", "siamese", "many_outputs",
-    "dueling",
+    "dueling", "weight_norm",
 }  # fmt: skip
 APPROXIMATE = {
     "preactivation_resnet", "repvgg", "weight_standardised", "shared_block", "mobilenet_v2", "shufflenet", "ghostnet",
-    "densenet", "checked", "mlp", "many_outputs", "dueling",
+    "densenet", "checked", "mlp", "many_outputs", "dueling", "weight_norm",
 }  # fmt: skip
 
 
@@ -365,7 +366,12 @@ def test_the_forms_of_operators() -> None:
     assert mean == Flatten((4, 2, 2))
     assert isinstance(matrix, Matrix)
     assert torch.equal(matrix.weight, torch.eye(4, dtype=torch.float64).repeat_interleave(4, 1) / 4)
-    assert linear_form(lambda x: x.roll(1, -1), (4, 5, 5), []) is None  # comes in again at the other side
+    with pytest.raises(NotConvertible, match="it is neither a convolution"):
+        linear_form(lambda x: x.roll(1, -1), (4, 5, 5), [])  # what leaves comes in again at the other side
+    with pytest.raises(NotConvertible, match="as a matrix of 81,920 x 1,024 it is too large"):
+        linear_form(lambda x: x.flatten(1)[:, :1024], (20, 64, 64), [])
+    with pytest.raises(NotConvertible, match="it is neither a convolution"):
+        linear_form(nn.AdaptiveMaxPool2d(3), (1, 19, 19), [], pools=True)
     (pooled,) = linear_form(nn.MaxPool2d(3, 2, 1), (2, 8, 8), [window], pools=True) or []
     assert isinstance(pooled, Convolution)
     assert torch.equal(pooled.weight, torch.eye(2, dtype=torch.float64)[:, :, None, None].expand(2, 2, 3, 3))
@@ -391,3 +397,84 @@ def test_every_profile_is_described() -> None:
     text = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in PROFILES)
     assert nir_file.NIR.takes == {"steps", "profile", "inputs", "labels"}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_pooling_of_uneven_windows_is_refused(channels: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 1, 19, 19, dtype=torch.float64)
+    pool, out = nn.AdaptiveMaxPool2d(3), nn.Linear(9 * channels, 3)
+    snn = spiking(nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), out), x)
+    with pytest.raises(NotConvertible, match=r"_2 \(AdaptiveMaxPool2d\): its windows are those of no convolution"):
+        export.nir_exact(snn, tmp_path / "a.nir", inputs=x)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snn, x = chain()
+    honest = ExactNirNetwork.run
+
+    def altered(self: Any, *inputs: Any, **options: Any) -> Any:
+        readout, sent = honest(self, *inputs, **options)
+        return readout + 1e-6, sent
+
+    monkeypatch.setattr(ExactNirNetwork, "run", altered)
+    with pytest.raises(Mismatch, match="in NIR, an output would differ by 1e-06"):
+        export.nir_exact(snn, tmp_path / "a.nir", inputs=x)
+
+
+@pytest.mark.parametrize("named", ["a spiking output", "a layer called output"])
+def test_outputs_that_are_layers(named: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, dtype=torch.float64)
+    model: nn.Module = nn.Sequential()
+    model.add_module("one", nn.Linear(5, 8))
+    model.add_module("output", nn.ReLU())
+    model.add_module("two", nn.Linear(8, 3))
+    snn = spiking(model, x, output=3) if named == "a spiking output" else spiking(model, x)
+    export.nir_exact(snn, tmp_path / "a.nir", STEPS, x)
+    torch.testing.assert_close(export.read_nir(tmp_path / "a.nir")(x, steps=STEPS), snn(x, steps=STEPS))
+    export.nir(snn, tmp_path / "b.nir", 4, inputs=x)
+
+
+@pytest.mark.parametrize(
+    "convolve",
+    [
+        nn.Conv2d(2, 3, 4, padding="valid"),
+        nn.Conv2d(2, 3, 3, padding="same", dilation=2),
+        nn.Conv2d(2, 3, 5, stride=2),
+        nn.Conv2d(2, 3, (5, 3), padding=(4, 0)),
+    ],
+)
+def test_convolutions_as_they_are_called(convolve: nn.Conv2d) -> None:
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.first = convolve.weight, nn.Conv2d(1, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.first(x))
+            h = nn.functional.conv2d(h, self.weight, None, convolve.stride, convolve.padding, convolve.dilation)
+            return torch.relu(h)
+
+    x = torch.randn(4, 1, 16, 16, dtype=torch.float64)
+    for model in (nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), copy.deepcopy(convolve), nn.ReLU()), Called()):
+        nodes, _ = Exact(spiking(model, x)).build()
+        assert sum(isinstance(node, nir.Conv2d) for node in nodes.values()) == 2
+
+
+def test_metadata_and_inputs_that_do_not_fit(tmp_path: Path) -> None:
+    snn, x = chain()
+    export.nir_exact(snn, tmp_path / "a.nir", inputs=x)
+    graph = nir.read(tmp_path / "a.nir")
+    with pytest.raises(InvalidArgument, match=r"input_1 must be \[8, 2, 6, 6\], not \[8, 2, 6, 5\]"):
+        export.read_nir(tmp_path / "a.nir")(x[..., :5], steps=8)
+    known = json.loads(graph.metadata["qffs"])
+    graph.metadata["qffs"] = json.dumps(known | {"outputs": ["zz"]})
+    nir.write(tmp_path / "b.nir", graph)
+    with pytest.raises(CheckpointError, match="this graph of NIR was not written by"):
+        export.read_nir(tmp_path / "b.nir")
+    with pytest.raises(InvalidArgument, match=r"there must be a label an input, 8, not \[3\]"):
+        export.nir(snn, tmp_path / "c.nir", inputs=x, labels=torch.zeros(3))
+    with pytest.raises(InvalidArgument, match="the number of steps must be a whole number of at least 1, not True"):
+        export.nir(snn, tmp_path / "c.nir", True)

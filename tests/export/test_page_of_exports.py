@@ -1,10 +1,11 @@
-"""docs/exports.md is the page of what was measured, of every network of the tests."""
+"""docs/exports.md is the page of what was measured, of every operator and every network of the tests."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 
 from networks import NETWORKS
 from qffs.export import TARGETS
+from qffs.graph.rules import MODULES, OPERATORS, Kind
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("page_of_exports", ROOT / "scripts" / "exports.py")
+def script(name: str) -> Any:
+    sys.path.insert(0, str(ROOT / "tests" / "graph"))
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,29 +28,52 @@ def script() -> Any:
     return module
 
 
-def test_the_page_is_that_of_what_was_measured(script: Any) -> None:
-    found = json.loads(script.KEPT.read_text(encoding="utf-8"))
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(found)
+PAGE, BY_OPERATOR = script("exports"), script("exports_of_operators")
+ROWS = PAGE.read("operators")
+
+
+def test_the_page_is_that_of_what_was_measured() -> None:
+    found = PAGE.read("networks")
+    assert PAGE.PAGE.read_text(encoding="utf-8") == PAGE.page(found, ROWS, PAGE.read("digits"))
     assert list(found) == list(NETWORKS)
-    assert {name.split(",")[0] for name in script.COLUMNS} == set(TARGETS)
+    assert {name.split(",")[0] for name in PAGE.COLUMNS} == set(TARGETS)
     for row in found.values():
-        assert set(row) <= set(script.COLUMNS)
+        assert set(row) <= set(PAGE.COLUMNS)
         for cell in row.values():
-            assert re.fullmatch(r"equal|refused: .+|\de-(0[6-9]|1\d)", cell), row
+            assert re.fullmatch(r"equal|refused: .+|\de-(0[6-9]|1\d)|\d+% \(\d+%\)", cell), row
 
 
-def test_rows_and_refusals_are_told(script: Any) -> None:
-    text = script.page({"a": {"hub": "equal", "spikingjelly": "refused: too old"}, "b": {"hub": "refused: too old"}})
-    assert "| a | refused (1) |  |  |  |  |  | equal |\n| b |  |  |  |  |  |  | refused (1) |" in text
+def test_every_operator_has_a_row() -> None:
+    """Those that are converted, each with what the tests know of it."""
+    apart = {"ReLU", "FullPrecision", "Quantizer", "Neuron"}
+    kept = {kind.__name__ for kind, rule in MODULES.items() if rule.kind is not Kind.REFUSED} - apart
+    assert list(ROWS) == list(BY_OPERATOR.forms())
+    assert kept <= set(ROWS)
+    spiking = {name for name, rule in OPERATORS.items() if rule.kind not in {Kind.REFUSED, Kind.PLAIN, Kind.FOLDED}}
+    assert spiking - set(ROWS) == set()
+    for row in ROWS.values():
+        assert set(row.values()) <= BY_OPERATOR.KNOWN
+
+
+@pytest.mark.parametrize("name", ["Conv2d", "MaxPool2d", "Linear", "add", "cat", "softmax", "mean", "where"])
+def test_an_operator_reaches_what_its_row_says(name: str) -> None:
+    found = BY_OPERATOR.row(BY_OPERATOR.forms()[name], slow=False)
+    assert found == {target: cell for target, cell in ROWS[name].items() if target not in {"pt2", "onnx"}}
+
+
+def test_rows_and_refusals_are_told() -> None:
+    networks = {"a": {"hub": "equal", "spikingjelly": "refused: too old"}, "b": {"hub": "refused: too old"}}
+    text = PAGE.page(networks, ROWS, PAGE.read("digits"))
+    assert f"| a | refused (1) |{'  |' * 9} equal |\n| b |{'  |' * 10} refused (1) |" in text
     assert "\n1. too old\n" in text
 
 
-def test_the_page_describes_every_target(script: Any) -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", script.HEAD, re.M)) == set(TARGETS)
+def test_the_page_describes_every_target() -> None:
+    assert set(re.findall(r"^\| `([\w-]+)` \| (?:SNN|QANN|all)", PAGE.HEAD, re.M)) == set(TARGETS)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet"])
-def test_a_network_is_measured(name: str, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "first_of_kinds", set)
-    kept = json.loads(script.KEPT.read_text(encoding="utf-8"))[name]
-    assert script.one(name) == {column: kept[column] for column in ("spikingjelly", "snntorch", "hub")}
+def test_a_network_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PAGE, "first_of_kinds", set)
+    kept = json.loads(PAGE.KEPT.read_text(encoding="utf-8"))[name]
+    assert PAGE.one(name) == {column: cell for column, cell in kept.items() if not column.startswith(("pt2", "onnx"))}

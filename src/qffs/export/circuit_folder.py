@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from qffs.checkpoint import put
 from qffs.errors import InvalidArgument, Mismatch
 from qffs.export.circuit import Circuit, simulate
+from qffs.export.probe import names_of
 from qffs.export.probing import circuit
-from qffs.export.target import Target, Written, examples, steps_of
+from qffs.export.target import Target, Written, close, steps_of, tried
 from qffs.graph import images
+from qffs.graph.nesting import tensors
 from qffs.graph.rules import Kind
 from qffs.network import SpikingNetwork
 
@@ -43,11 +45,15 @@ def write(
     spikes than the network in float64.
     """
     kind, folder = target.check(snn), Path(folder)
-    if folder.is_dir() and (other := {each.name for each in folder.iterdir()} - {*FILES, "__pycache__"}):
-        raise InvalidArgument(f"{folder} holds {min(other)}, which is no file of such an export: name another folder")
-    length, own = steps_of(snn, steps), (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if folder.exists():
+        other = {each.name for each in folder.iterdir()} - {*FILES, "__pycache__"} if folder.is_dir() else {folder.name}
+        if other or (any(folder.iterdir()) and not (folder / NETWORK).is_file()):
+            raise InvalidArgument(
+                f"{folder} holds {min(other, default=SCRIPT)}, which is no file of such an export: name another folder"
+            )
+    length = steps_of(snn, steps)
     assert length is not None
-    given = [x.to("cpu", torch.float64) for x in examples(snn, len(own[0]) if own else SHOWN, own)]
+    given = tried(snn, inputs, SHOWN)
     found = circuit(snn, progress)
     sent = simulate(found, given, length)
     _compare(snn, given, sent, length)
@@ -57,39 +63,46 @@ def write(
         shutil.copyfile(SCRIPTS / READER, fresh / READER)
         shutil.copyfile(SCRIPTS / f"run_{target.name}.py", fresh / SCRIPT)
 
-    put(folder.resolve(), fill)
+    put(folder.resolve(), fill, "the export")
     note = f"Its spikes are the network's own; `python {folder / SCRIPT}` sends them again."
     return Written(folder, kind, length, note=note)
 
 
 def _compare(snn: SpikingNetwork, given: Sequence[Tensor], sent: dict[str, Tensor], steps: int) -> None:
-    """Raise `Mismatch` where a layer of neurons sends other spikes than the circuit's population of its name."""
-    layers = {str(n.target): images.dimension(n) for n in snn.graph.graph.nodes if n.meta["kind"] is Kind.SPIKING}
+    """Raise `Mismatch` where a layer of neurons sends other spikes than its population, or an output differs."""
+    names = names_of(snn.graph)
+    layers = {str(n.target): n for n in names if isinstance(n, fx.Node) and n.meta["kind"] is Kind.SPIKING}
 
     def observer(path: str, spikes: Tensor, _: Any) -> None:
-        own = spikes.movedim(layers[path] + 1, 1).reshape(sent[path].shape).to(sent[path])
-        if not torch.equal(own, sent[path]):
-            step = int((own != sent[path]).flatten(1).any(1).nonzero()[0])
+        found = sent[names[layers[path]]]
+        own = spikes.movedim(images.dimension(layers[path]) + 1, 1).reshape(found.shape).to(found)
+        if not torch.equal(own, found):
+            step = int((own != found).flatten(1).any(1).nonzero()[0])
             raise Mismatch(f"as a circuit, {path} would send other spikes than in the network, from step {step + 1} on")
 
-    copy.deepcopy(snn).cpu().double().run(*given, steps=steps, observer=observer)
+    readout, _ = copy.deepcopy(snn).cpu().double().run(*given, steps=steps, observer=observer)
+    expected = tensors(readout)
+    close([sent[names[k]].view(each.shape) for k, each in enumerate(expected)], expected, "as a circuit")
 
 
 def _arrays(found: Circuit, given: Sequence[Tensor], sent: dict[str, Tensor]) -> dict[str, Any]:
     """What network.npz holds: arrays by name, and in JSON how they belong together."""
     fields = {
-        **{f"examples/{name}": x for name, x in zip(found.inputs, given, strict=True)},
+        **{f"input {k}/examples": x for k, x in enumerate(given)},
         **{
-            f"{p.name}/{field}": getattr(p, field)
-            for p in found.populations
+            f"population {k}/{field}": getattr(p, field)
+            for k, p in enumerate(found.populations)
             for field in ("threshold", "initial", "bias")
         },
         **{
-            f"{k}/{field}": getattr(s, field)
+            f"synapses {k}/{field}": getattr(s, field)
             for k, s in enumerate(found.synapses)
             for field in ("pre", "post", "weight")
         },
-        **{f"expected/{p.name}": sent[p.name].to(torch.int8 if p.fires else torch.float64) for p in found.populations},
+        **{
+            f"population {k}/expected": sent[p.name].to(torch.int8 if p.fires else torch.float64)
+            for k, p in enumerate(found.populations)
+        },
     }
     structure = {
         "inputs": found.inputs,

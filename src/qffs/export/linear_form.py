@@ -12,12 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qffs.errors import NotConvertible
+
 Apply = Callable[[Tensor], Tensor]
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Kernel, stride, padding and dilation, by dimension."""
 
-UNITS = 1 << 14
-"""The most units that a matrix is written for: it has as many numbers as the square of this, or fewer."""
+NUMBERS = 1 << 26
+"""The most numbers that a matrix is written with."""
+
+TOGETHER = 1 << 21
+"""About how many numbers are tried at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,39 +59,54 @@ class Convolution:
 Form = Flatten | Matrix | Convolution
 
 
-def linear_form(apply: Apply, shape: tuple[int, ...], windows: list[Window], pools: bool = False) -> list[Form] | None:
-    """A linear operator on ``[B, *shape]`` as forms one after the other, none for the identity; None where it has none.
+def linear_form(apply: Apply, shape: tuple[int, ...], windows: list[Window], pools: bool = False) -> list[Form]:
+    """A linear operator on ``[B, *shape]`` as forms one after the other, none for the identity.
 
     windows: those to be tried first. pools: the operator takes the largest in windows, and what is looked for is the
-    one that adds up instead.
+    one that adds up instead. Raises `NotConvertible` where it has none of these forms.
     """
     x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = (x > 0.8).double() if pools else x - 0.5
+    x = x if pools else x - 0.5
     y = apply(x)
-    if y.shape == x.shape and torch.equal(y, x) and not pools:
-        return []
     if y.dim() == 2:
         before: list[Form] = [Flatten(shape)] if len(shape) > 1 else []
-        if math.prod(shape) > UNITS:
-            return None
-        matrix = Matrix(_matrix(apply, shape))
-        return before if torch.equal(matrix.weight, torch.eye(matrix.weight.shape[1])) else [*before, matrix]
-    if y.dim() != x.dim() or x.dim() not in {3, 4}:
-        return None
-    into, out = tuple(shape[1:]), tuple(y.shape[2:])
-    for window in (*windows, *_guesses(into, out)):
-        if all(map(_fits, into, out, *window)):
-            found = Convolution(_kernel(apply, shape, out, window), *window[1:], into)
-            again = (found(x) > 0).double() if pools else found(x)
-            if torch.allclose(again, y, rtol=1e-9, atol=1e-12):
-                return [found]
-    return None
+        return before if torch.equal(y, x.flatten(1)) else [*before, _matrix(apply, shape, y.shape[1])]
+    if torch.equal(y, x):
+        return []
+    if y.dim() == x.dim() and x.dim() in {3, 4}:
+        into, out = tuple(shape[1:]), tuple(y.shape[2:])
+        for window in (*windows, *_guesses(into, out)):
+            if all(map(_fits, into, out, *window)):
+                found = Convolution(_kernel(apply, shape, out, window), *window[1:], into)
+                if _pools_alike(found, apply, shape) if pools else torch.allclose(found(x), y, rtol=1e-9, atol=1e-12):
+                    return [found]
+    raise NotConvertible("it is neither a convolution of one or two dimensions nor a matrix")
 
 
-def _matrix(apply: Apply, shape: tuple[int, ...]) -> Tensor:
+def _matrix(apply: Apply, shape: tuple[int, ...], out: int) -> Matrix:
     count = math.prod(shape)
-    rows = [apply(part.reshape(-1, *shape)) for part in torch.eye(count, dtype=torch.float64).split(64)]
-    return torch.cat(rows).t().contiguous()
+    if count * out > NUMBERS:
+        raise NotConvertible(f"as a matrix of {count:,} x {out:,} it is too large, with more than {NUMBERS:,} numbers")
+    return Matrix(torch.cat([apply(units.view(-1, *shape)) for units in _single(count)]).t().contiguous())
+
+
+def _single(count: int) -> Iterator[Tensor]:
+    """Every unit alone, ``[B, N]``, some at a time."""
+    step = max(1, TOGETHER // count)
+    for start in range(0, count, step):
+        units = torch.zeros((min(step, count - start), count), dtype=torch.float64)
+        units.diagonal(start).fill_(1.0)
+        yield units
+
+
+def _pools_alike(found: Convolution, apply: Apply, shape: tuple[int, ...]) -> bool:
+    """Whether a sum and a largest are of the same windows: each place reaches the same of them, of all channels."""
+    for units in _single(math.prod(shape[1:])):
+        x = units.view(len(units), 1, *shape[1:]).expand(len(units), *shape)
+        for part in x.split(max(1, TOGETHER // math.prod(shape))):
+            if not torch.equal((found(part) > 0).double(), apply(part.contiguous())):
+                return False
+    return True
 
 
 def _guesses(into: tuple[int, ...], out: tuple[int, ...]) -> Iterator[Window]:

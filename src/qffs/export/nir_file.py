@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
-from qffs.export.target import Network, Target, Written, apart, examples, steps_of
+from qffs.export.target import Network, Target, Written, close, steps_of, tried
 from qffs.graph.nesting import tensors
 from qffs.network import SpikingNetwork
 from qffs.report.results import write
@@ -81,29 +81,32 @@ def nir(
     if profile not in PROFILES:
         raise InvalidArgument(f"there is no profile {profile!r} of NIR; there are {', '.join(PROFILES)}")
     chosen, steps = PROFILES[profile], 32 if steps is None else steps
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InvalidArgument(f"the number of steps must be a whole number of at least 1, not {steps!r}")
     if not chosen.by_unit and any(bool(neuron.threshold.dim()) for _, neuron in network.neurons()):
         raise NotConvertible(f"{profile} keeps one threshold a layer, and this network has one a channel")
-    from qffs.export.nir_graph import Approximate
     from qffs.export.nir_network import Firing, NirNetwork
+    from qffs.export.nir_rates import Rates
 
-    nodes, edges = Approximate(network, chosen.r).build()
+    given = tried(network, inputs, SHOWN)
+    if labels is not None and labels.shape != given[0].shape[:1]:
+        raise InvalidArgument(f"there must be a label an input, {len(given[0])}, not {list(labels.shape)}")
+    made = Rates(network, chosen.r)
+    nodes, edges = made.build()
     for node in nodes.values():  # tools compute in float32, and some read no other numbers
         for name in ("weight", "bias", "r", "v_threshold", "v_reset"):
             if hasattr(node, name):
                 setattr(node, name, getattr(node, name).astype("float32"))
-    given = _given(network, inputs)
-    graph, own = _graph(nodes, edges, {}), _Own(network, given, labels)
+    graph, own = _graph(nodes, edges, {}), _Own(network, made.inputs, given, labels)
     firing = Firing(chosen.at, chosen.subtract, chosen.several, chosen.floor)
-    measured = {"measured": own.beside(NirNetwork(graph, firing), steps)}
+    measured = {"measured": own.beside(NirNetwork(graph, firing), made.outputs, steps)}
     if not chosen.subtract:
         measured["measured if thresholds were subtracted"] = own.beside(
-            NirNetwork(graph, replace(firing, subtract=True)), steps
+            NirNetwork(graph, replace(firing, subtract=True)), made.outputs, steps
         )
     known: dict[str, Any] = {
         "form": "approximation", "truth": TRUTH, "profile": profile, **asdict(chosen), "read-out": "mean over steps",
-        "inputs": len(given[0]), "network itself": own.said(), **measured,
+        "outputs": made.outputs, "inputs": len(given[0]), "network itself": own.said(), **measured,
     }  # fmt: skip
     _write(Path(path), nodes, edges, known, chosen.without_reset)
     last = measured["measured"][-1]
@@ -131,15 +134,14 @@ def nir_exact(
     kind, length = NIR_EXACT.check(network), steps_of(network, steps)
     assert isinstance(network, SpikingNetwork)
     assert length is not None
-    from qffs.export.nir_graph import Exact
+    from qffs.export.nir_exact import Exact
     from qffs.export.nir_network import FORM, ExactNirNetwork, read
 
     made = Exact(network)
     nodes, edges = made.build()
-    inputs_of = [name for name, node in nodes.items() if type(node).__name__ == "Input" and name not in made.charges]
-    known = {"form": FORM, "charge": made.charge, "inputs": inputs_of, "charges": made.charges,
-             "populations": made.populations}  # fmt: skip
-    given, wide, spikes = _given(network, inputs), copy.deepcopy(network).cpu().double(), {}
+    known = {"form": FORM, "charge": made.charge, "inputs": made.inputs, "outputs": made.outputs,
+             "charges": made.charges, "populations": made.populations}  # fmt: skip
+    given, wide, spikes = tried(network, inputs, SHOWN), copy.deepcopy(network).cpu().double(), {}
     readout, _ = wide.run(*given, steps=length, observer=lambda layer, sent, _: spikes.update({layer: sent}))
     deviation = 0.0
 
@@ -149,7 +151,7 @@ def nir_exact(
         wrong = [layer for layer, own in spikes.items() if not torch.equal(own, sent[layer])]
         if wrong:
             raise Mismatch(f"in NIR, {wrong[0]} would send other spikes than in the network")
-        deviation = apart(tensors(found), tensors(readout))
+        deviation = close(tensors(found), tensors(readout), "in NIR")
 
     _write(Path(path), nodes, edges, known, check=compared)
     return Written(Path(path), kind, length, deviation)
@@ -164,12 +166,6 @@ def read_nir(path: str | Path) -> ExactNirNetwork:
     from qffs.export.nir_network import ExactNirNetwork, read
 
     return ExactNirNetwork(read(path))
-
-
-def _given(network: SpikingNetwork, inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    own = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    found = examples(network, len(own[0]) if own else SHOWN, own)
-    return tuple(x.detach().to("cpu", torch.float64) for x in found)
 
 
 def _graph(nodes: dict[str, Any], edges: list[tuple[str, str]], known: dict[str, Any]) -> Any:
@@ -207,11 +203,12 @@ def _write(
 class _Own:
     """What the network itself reads out of some inputs, beside what an approximation does."""
 
-    def __init__(self, network: SpikingNetwork, inputs: Sequence[Tensor], labels: Tensor | None) -> None:
+    def __init__(
+        self, network: SpikingNetwork, names: Sequence[str], inputs: Sequence[Tensor], labels: Tensor | None
+    ) -> None:
         wide = copy.deepcopy(network).cpu().double()
         self.steps = wide.schedule.usual_steps
         self.outputs = [leaf[-1] for leaf in tensors(wide(*inputs, steps=self.steps))]
-        names = [node.name for node in wide.graph.graph.find_nodes(op="placeholder")]
         self.inputs = dict(zip(names, inputs, strict=True))
         self.classes = self.outputs[0].argmax(1) if self.outputs[0].dim() == 2 else None
         self.labels = None if labels is None or self.classes is None else labels.cpu()
@@ -223,12 +220,12 @@ class _Own:
             return known
         return known | {"accuracy": _share(self.classes, self.labels)}
 
-    def beside(self, ran: Any, steps: int) -> list[dict[str, float]]:
+    def beside(self, ran: Any, outputs: Sequence[str], steps: int) -> list[dict[str, float]]:
         """What an approximation gives at 1, 2, 4, ... steps and the last."""
         total = [torch.zeros_like(each) for each in self.outputs]
         rows = []
         for step, sent in enumerate(ran.steps([self.inputs] * steps), 1):
-            total = [sum_ + sent[name] for sum_, name in zip(total, ran.outputs, strict=True)]
+            total = [sum_ + sent[name] for sum_, name in zip(total, outputs, strict=True)]
             if step & (step - 1) == 0 or step == steps:
                 rows.append({"steps": step, **self._row([each / step for each in total])})
         return rows

@@ -1,16 +1,14 @@
 """A spiking network as a graph of NIR: its linear operators as convolutions and matrices, its neurons as asked for.
 
-Two ways to write neurons share the walk (`Graph`). In `Exact` a neuron is composed of what NIR has, and nothing is
-lost. In `Approximate` it is one integrate-and-fire node, as other tools can run it.
+Two ways to write neurons derive from the walk here: `nir_exact` and `nir_rates`.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import nir
@@ -20,7 +18,7 @@ from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
 from qffs.export.linear_form import Convolution, Flatten, Form, Matrix, Window, linear_form
-from qffs.export.probe import Probe, pools, refusal
+from qffs.export.probe import Probe, names_of, refusal
 from qffs.graph import images
 from qffs.graph.annotate import label, option, signals
 from qffs.graph.rules import Kind
@@ -32,8 +30,6 @@ Bundle = dict[str, Tensor]
 
 ONE = torch.ones((), dtype=torch.float64)
 KEPT = nir.Input, nir.Output
-NEVER = 1e300
-"""A threshold that nothing reaches."""
 
 
 class Graph:
@@ -47,7 +43,11 @@ class Graph:
         self.units: dict[fx.Node, tuple[Tensor, int]] = {}
         """Of what holds single spikes: how much each unit's is, and how many it has sent at the most."""
         self.constants: dict[str, Tensor] = {}
-        self.outputs = 0
+        self.names = names_of(self.network)
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        """Nodes by name, in the network's own order."""
+        self.reasons: dict[fx.Node, str] = {}
 
     def build(self) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
         """All nodes and edges; raises `NotConvertible` with the name of each operator that has no form in NIR."""
@@ -78,6 +78,8 @@ class Graph:
         held = [place for place in images.places(node) if node.meta["signal"]]
         if any(place != (0, 1) for place in held):
             return "it does not hold one image a row of dimension 0"
+        if held and isinstance(node.meta["shape"], tuple) and len(node.meta["shape"]) == 1:
+            return "it is a single number an image, for which NIR has no shape"
         return refusal(node)
 
     def add(self, name: str, node: nir.NIRNode, *sources: str) -> str:
@@ -96,21 +98,23 @@ class Graph:
         if node not in self.bundles:
             while before := [each for each in signals(node) if each not in self.bundles]:
                 node = before[0]
-            raise self.without_form(node, "it is neither a convolution of one or two dimensions nor a matrix")
+            raise self.without_form(node, self.reasons[node])
         return self.bundles[node]
 
     def _visit(self, node: fx.Node) -> None:
         match node.meta["kind"]:
             case Kind.INPUT:
                 shape = np.array(node.meta["shape"][1:])
-                self.bundles[node] = {self.add(node.name, nir.Input(input_type={"input": shape})): ONE}
+                self.inputs.append(self.add(self.names[node], nir.Input(input_type={"input": shape})))
+                self.bundles[node] = {self.inputs[-1]: ONE}
             case Kind.OUTPUT:
                 fx.node.map_arg(node.args, self._output)
             case Kind.SPIKING:
                 neuron = self.network.get_submodule(str(node.target))
                 assert isinstance(neuron, Neuron)
                 bundle = self.read(node.all_input_nodes[0])
-                self.bundles[node] = self.neuron(str(node.target), node, neuron, bundle)
+                constant = self.constants[self.names[node]][0].view(self.shape(node))
+                self.bundles[node] = self.neuron(self.names[node], neuron, bundle, constant)
                 self.units[node] = neuron.threshold.expand((1, *self.shape(node)))[0], neuron.highest
             case Kind.DIFFERENCED:
                 (read,) = node.all_input_nodes
@@ -121,17 +125,12 @@ class Graph:
                 self._linear(node)
 
     def _output(self, node: fx.Node) -> None:
-        name = "output" if not self.outputs else f"output_{self.outputs}"
-        self.outputs += 1
-        self.output(name, self.shape(node), self.read(node))
+        name, shape = self.names[len(self.outputs)], self.shape(node)
+        self.outputs.append(self.output(name, shape, self.read(node), self.constants[name][0].view(shape)))
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a signal, an image."""
         return tuple(node.meta["shape"][1:])
-
-    def constant(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """What arrives at a population of the biases."""
-        return self.constants[name][0].view(shape)
 
     # --- linear operators -------------------------------------------------------------------------------------------
 
@@ -150,9 +149,12 @@ class Graph:
                 result: Tensor = Probe(self.network, (x,), {}).through(path, start, x)
                 return result
 
-            single = isinstance(node.meta["shape"], tuple)
-            forms = linear_form(apply, self.shape(start), _windows(node, self.network)) if single else None
-            if forms is None:
+            try:
+                if not isinstance(node.meta["shape"], tuple):
+                    raise NotConvertible("it gives several values")
+                forms = linear_form(apply, self.shape(start), windows_of(node, self.network))
+            except NotConvertible as error:
+                self.reasons[node] = str(error)
                 return
             found.append((start, forms))
             if start in self.units:
@@ -204,16 +206,16 @@ class Graph:
         """What multiplies a signal."""
         return nir.Scale(scale=factor.expand(shape).numpy().copy())
 
-    def neuron(self, name: str, node: fx.Node, neuron: Neuron, bundle: Bundle) -> Bundle:
-        """A layer of neurons, and what it sends."""
+    def neuron(self, name: str, neuron: Neuron, bundle: Bundle, constant: Tensor) -> Bundle:
+        """A layer of neurons, and what it sends; constant: what arrives of the biases."""
         raise NotImplementedError
 
     def pool(self, node: fx.Node, bundle: Bundle) -> Bundle:
         """A layer that takes the largest of counts."""
         raise NotImplementedError
 
-    def output(self, name: str, shape: tuple[int, ...], bundle: Bundle) -> None:
-        """What is read out."""
+    def output(self, name: str, shape: tuple[int, ...], bundle: Bundle, constant: Tensor) -> str:
+        """What is read out; its node."""
         raise NotImplementedError
 
 
@@ -229,195 +231,26 @@ def convolution(form: Convolution, weight: Tensor) -> nir.NIRNode:
     )  # fmt: skip
 
 
-def _windows(node: fx.Node, network: fx.GraphModule) -> list[Window]:
-    """What a module of windows, or a call of a pooling, says of itself."""
-    dimensions = len(node.all_input_nodes[0].meta["shape"] or ()) - 2
-    said: Any = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-    names = ("kernel_size", "stride", "padding", "dilation")
-    if said is None:
-        if "pool" not in str(getattr(node.target, "__name__", "")) or "adaptive" in str(node.target):
-            return []
-        found = [option(node, k + 1, name) for k, name in enumerate(names)]
+def windows_of(node: fx.Node, network: fx.GraphModule) -> list[Window]:
+    """What a module of windows, or a call of a convolution or a pooling, says of itself."""
+    (read, *others), names = node.all_input_nodes, ("kernel_size", "stride", "padding", "dilation")
+    dimensions = len(read.meta["shape"] or ()) - 2
+    called = str(getattr(node.target, "__name__", node.target))
+    if node.op == "call_module":
+        kernel, *rest = (getattr(network.get_submodule(str(node.target)), name, None) for name in names)
+    elif called.startswith("conv") and others and others[0].op == "get_attr":
+        kernel = tuple(attrgetter(str(others[0].target))(network).shape[2:])
+        rest = [
+            option(node, k + 3, name) or default
+            for k, (name, default) in enumerate(zip(names[1:], (1, 0, 1), strict=True))
+        ]
+    elif "pool" in called and "adaptive" not in called:
+        kernel, *rest = (option(node, k + 1, name) for k, name in enumerate(names))
     else:
-        found = [getattr(said, name, None) for name in names]
-    kernel, stride, padding, dilation = found
-    if padding == "same":
-        padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True))
-    values = (kernel, stride or kernel, padding or 0, 1 if dilation is None else dilation)
-    whole: Any = tuple(tuple(each) if isinstance(each, tuple | list) else (each,) * dimensions for each in values)
-    return [whole] if all(len(e) == dimensions and all(isinstance(k, int) for k in e) for e in whole) else []
-
-
-class Exact(Graph):
-    """Neurons composed of integrators, thresholds and scales: every spike is the network's own.
-
-    With ``I`` the integrator, ``[x > a]`` a threshold and u counted from the potential before the first step::
-
-        u = I(arriving - θ z of the step before),  Z = I(z of the step before)
-        z = [-([-u > u_0 - θ] + [Z > n - 1/2]) > -1/2] - [[-u > u_0] + [Z > 1/2] > 3/2]
-
-    u < θ and u < 0 are tested as -u > -θ and -u > 0, because a threshold of NIR fires above it, not at it. Biases are
-    charged by inputs of their own, ``NAME.charge``, that carry ``charge[t]``.
-    """
-
-    def __init__(self, snn: SpikingNetwork) -> None:
-        super().__init__(snn)
-        self.populations: dict[str, tuple[str, str]] = {}
-        """By layer of neurons: the nodes that send 1 for a positive and a negative spike."""
-        self.charges: list[str] = []
-
-    def composed(
-        self, name: str, θ: Tensor, first: Tensor, highest: float, negative: bool, sources: Sequence[str]
-    ) -> tuple[str, str]:
-        """Neurons of thresholds θ, potentials ``first`` before the first step, and at most n spikes; their z."""
-        shape, add = tuple(θ.shape), self.add
-
-        def threshold(value: Tensor | float) -> nir.NIRNode:
-            return nir.Threshold(threshold=torch.as_tensor(value, dtype=torch.float64).expand(shape).numpy().copy())
-
-        def scale(value: Tensor | float) -> nir.NIRNode:
-            return self.scale(torch.as_tensor(value, dtype=torch.float64), shape)
-
-        u = add(f"{name}.u", nir.I(r=np.ones(shape)), *sources)
-        down = add(f"{name}.u_negated", scale(-1.0), u)
-        balance = add(f"{name}.count", nir.I(r=np.ones(shape)))
-        below = add(f"{name}.below_threshold", threshold(first - θ), down)
-        full = add(f"{name}.full", threshold(min(highest - 0.5, NEVER)), balance)
-        hindered = add(f"{name}.hindered", scale(-1.0), below, full)
-        positive = add(f"{name}.positive", threshold(-0.5), hindered)
-        under = add(f"{name}.below_zero", threshold(first), down)
-        some = add(f"{name}.some", threshold(0.5 if negative else NEVER), balance)
-        negative_ = add(f"{name}.negative", threshold(1.5), under, some)
-        taken = add(f"{name}.taken_back", scale(-1.0), negative_)
-        back = add(f"{name}.reset", scale(-θ), positive, taken)
-        self.edges += [(back, u), (positive, balance), (taken, balance)]
-        return positive, taken
-
-    def neuron(self, name: str, node: fx.Node, neuron: Neuron, bundle: Bundle) -> Bundle:
-        """A layer of neurons, and what it sends: spikes times θ."""
-        shape = self.shape(node)
-        θ = neuron.threshold.expand((1, *shape))[0]
-        sources = self.scaled(name, bundle, shape) + self._bias(name, shape)
-        highest = neuron.highest if neuron.cap else math.inf
-        sent = self.composed(name, θ, neuron.precharge * θ, highest, neuron.negative_spikes, sources)
-        self.populations[name] = (f"{name}.positive", f"{name}.negative")
-        return {self.add(f"{name}.sent", self.scale(θ, shape), *sent): ONE}
-
-    def _bias(self, name: str, shape: tuple[int, ...]) -> list[str]:
-        constant = self.constant(name, shape)
-        if not bool(constant.any()):
-            return []
-        charge = self.add(f"{name}.charge", nir.Input(input_type={"input": np.array(shape)}))
-        self.charges.append(charge)
-        return [self.add(f"{name}.bias", self.scale(constant, shape), charge)]
-
-    def pool(self, node: fx.Node, bundle: Bundle) -> Bundle:
-        """Max pooling, level by level: see `qffs.export.probing`."""
-        (read,) = node.all_input_nodes
-        (θ, highest), into, out = self.units[read], self.shape(read), self.shape(node)
-        forms = linear_form(lambda x: Probe(self.network, (x,), {}).applied(node, x), into,
-                            _windows(node, self.network), pools=True)  # fmt: skip
-        if forms is None:
-            raise self.without_form(node, "its windows are those of no convolution")
-        counts = {source: factor / torch.where(θ > 0, θ, 1.0) for source, factor in bundle.items()}
-        arriving = self.scaled(node.name, counts, into)
-        one, pooled = torch.ones(into, dtype=torch.float64), torch.ones(out, dtype=torch.float64)
-        sent: list[str] = []
-        for level in range(1, highest + 1):
-            name = f"{node.name}.level_{level}"
-            reached = self.composed(name, one, one * (1.5 - level), 1, True, arriving)
-            summed = self.joined(f"{name}.sum", reached, into)
-            for form in forms:
-                summed, _ = self._form(form, f"{name}.{type(form).__name__.lower()}", summed, ONE)
-            sent += self.composed(f"{node.name}.largest_{level}", pooled, 0.5 * pooled, 1, True, (summed,))
-        largest, highest = self.units[node]
-        return {self.add(f"{node.name}.sent", self.scale(largest, out), *sent): ONE}
-
-    def joined(self, name: str, sources: Sequence[str], shape: tuple[int, ...]) -> str:
-        """One node that is the sum of others."""
-        return self.add(name, self.scale(ONE, shape), *sources)
-
-    def output(self, name: str, shape: tuple[int, ...], bundle: Bundle) -> None:
-        """What is read out new at each step."""
-        sources = self.scaled(name, bundle, shape) + self._bias(name, shape)
-        self.add(name, nir.Output(output_type={"output": np.array(shape)}), *sources)
-
-
-class Approximate(Graph):
-    """Neurons as NIR's integrate-and-fire nodes, which any tool can run: rates stand for activations.
-
-    The input and the biases stay on, the read-out is a mean over time. A neuron has the threshold n θ, which is what it
-    sends at the most, and so its rate is what it rounds: without a potential before the first step, without spikes
-    that take others back, without a cap.
-    """
-
-    def __init__(self, snn: SpikingNetwork, r: float) -> None:
-        super().__init__(snn)
-        self.r = r
-        self.biased: dict[str, tuple[int, ...]] = {}
-        """What may have a bias, with its shape."""
-
-    def refusal(self, node: fx.Node) -> str | None:
-        """Max pooling needs signed spikes."""
-        largest = "rates have no maximum in NIR: nir-exact has one" if pools(node) else None
-        return largest or super().refusal(node)
-
-    def matrix(self, weight: Tensor) -> nir.NIRNode:
-        """Not every tool reads a matrix without a bias."""
-        return nir.Affine(weight=weight.numpy().copy(), bias=np.zeros(len(weight)))
-
-    def scale(self, factor: Tensor, shape: tuple[int, ...]) -> nir.NIRNode:
-        """Not every tool reads a scale: a convolution by single places, or a matrix, of one dimension."""
-        if len(shape) == 1:
-            return self.matrix(torch.diag(factor.expand(shape)))
-        channels = factor.expand(shape).flatten(1)
-        if not bool((channels == channels[:, :1]).all()):
-            raise NotConvertible("these have no form in NIR:\na factor that differs from place to place")
-        one, none = (1,) * (len(shape) - 1), (0,) * (len(shape) - 1)
-        weight = torch.diag(channels[:, 0]).reshape(shape[0], shape[0], *one)
-        return convolution(Convolution(weight, one, none, one, shape[1:]), weight)
-
-    def build(self) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
-        """All nodes and edges, with each bias in a node that nothing else reads."""
-        super().build()
-        for name, shape in self.biased.items():
-            constant = self.constant(name, shape)
-            if name in self.nodes and bool(constant.any()):
-                self._bias(name, shape, constant)
-        return self.nodes, self.edges
-
-    def _bias(self, name: str, shape: tuple[int, ...], constant: Tensor) -> None:
-        by_channel = constant.flatten(1) if len(shape) > 1 else constant[:, None]
-        if not torch.allclose(by_channel, by_channel[:, :1].expand_as(by_channel), rtol=1e-12, atol=1e-12):
-            raise NotConvertible(f"these have no form in NIR:\n{name}: its bias differs from place to place")
-        sources = [source for source, target in self.edges if target == name]
-        readers = Counter(source for source, _ in self.edges)
-        own = [each for each in sources if hasattr(self.nodes[each], "bias") and readers[each] == 1]
-        if not sources:
-            raise NotConvertible(f"these have no form in NIR:\n{name}: nothing but a bias arrives there")
-        if not own:
-            own = [self.add(f"{name}_biased", self.scale(ONE, shape), sources[0])]
-            self.edges[self.edges.index((sources[0], name))] = (own[0], name)
-        self.nodes[own[0]].bias = by_channel[:, 0].numpy().copy()
-
-    def neuron(self, name: str, node: fx.Node, neuron: Neuron, bundle: Bundle) -> Bundle:
-        """A layer of neurons: rate times n θ."""
-        if not neuron.cap:
-            raise NotConvertible(f"these have no form in NIR:\n{name}: without a cap it has no highest rate")
-        shape = self.shape(node)
-        highest = neuron.highest * neuron.threshold
-        made = nir.IF(
-            r=np.full(shape, self.r),
-            v_threshold=highest.expand((1, *shape))[0].numpy().copy(),
-            v_reset=np.zeros(shape),
-        )
-        self.biased[name] = shape
-        return {self.add(name, made, *self.scaled(name, bundle, shape)): highest}
-
-    def output(self, name: str, shape: tuple[int, ...], bundle: Bundle) -> None:
-        """What is read out, on average."""
-        sources = self.scaled(name, bundle, shape)
-        self.biased[name] = shape
-        if len(sources) > 1:  # not every tool adds up what an output reads
-            sources = [self.add(f"{name}_sum", self.scale(ONE, shape), *sources)]
-        self.add(name, nir.Output(output_type={"output": np.array(shape)}), *sources)
+        return []
+    stride, padding, dilation = rest
+    values: list[Any] = [kernel, stride or kernel, padding or 0, dilation or 1]
+    whole: Any = [tuple(each) if isinstance(each, tuple | list) else (each,) * dimensions for each in values]
+    if padding in {"same", "valid"}:
+        whole[2] = tuple((k - 1) * d // 2 * (padding == "same") for k, d in zip(whole[0], whole[3], strict=True))
+    return [tuple(whole)] if all(len(e) == dimensions and all(isinstance(k, int) for k in e) for e in whole) else []

@@ -6,6 +6,7 @@ import graphlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,11 @@ class ExactNirNetwork:
             if known["form"] != FORM:
                 raise KeyError(known["form"])
             self.schedule = Schedule(tuple(known["charge"]))
-            self.charges, self.inputs, self.populations = known["charges"], known["inputs"], known["populations"]
+            self.charges, self.populations = known["charges"], known["populations"]
+            self.inputs, self.outputs = known["inputs"], known["outputs"]
+            named = {*self.inputs, *self.outputs, *self.charges, *chain(*self.populations.values())}
+            if not named <= set(graph.nodes):
+                raise KeyError(*(named - set(graph.nodes)))
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError("this graph of NIR was not written by qffs.export.nir_exact") from error
         self.network = NirNetwork(graph)
@@ -161,6 +166,10 @@ class ExactNirNetwork:
         """The read-out, and by layer of neurons the spikes ``[T, B, ...]`` in {-1, 0, 1}."""
         if len(inputs) != len(self.inputs):
             raise InvalidArgument(f"the network takes {len(self.inputs)} inputs, not {len(inputs)}")
+        for name, x in zip(self.inputs, inputs, strict=True):
+            wanted = [len(inputs[0]), *map(int, self.network.nodes[name].input_type["input"])]
+            if list(x.shape) != wanted:
+                raise InvalidArgument(f"{name} must be {wanted}, not {list(x.shape)}")
         one = torch.ones((len(inputs[0]),), dtype=torch.float64)
         given = []
         for weight in self.schedule.over(steps):
@@ -169,23 +178,18 @@ class ExactNirNetwork:
                 shape = tuple(self.network.nodes[name].input_type["input"])
                 here[name] = (weight * one).view(-1, *(1,) * len(shape)).expand(-1, *map(int, shape))
             given.append(here)
-        read: dict[str, list[Tensor]] = {name: [] for name in self.network.outputs}
+        read: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
         spikes: dict[str, list[Tensor]] = {path: [] for path in self.populations}
         for sent in self.network.steps(given):
             for name, values in read.items():
                 values.append(sent[name])
             for path, (positive, negative) in self.populations.items():
                 spikes[path].append(sent[positive] - sent[negative])
-        accumulated = tuple(torch.stack(values).cumsum(0) for _, values in sorted(read.items(), key=_number))
+        accumulated = tuple(torch.stack(values).cumsum(0) for values in read.values())
         return (
             accumulated[0] if len(accumulated) == 1 else accumulated,
             {path: torch.stack(each) for path, each in spikes.items()},
         )
-
-
-def _number(item: tuple[str, Any]) -> int:
-    """The number of an output, by its name."""
-    return int(item[0].removeprefix("output").removeprefix("_") or 0)
 
 
 def read(path: str | Path) -> nir.NIRGraph:

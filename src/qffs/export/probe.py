@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from qffs.graph import images
-from qffs.graph.annotate import choosing, name_of
+from qffs.graph.annotate import arguments, choosing, name_of
 from qffs.graph.rules import Kind
 from qffs.simulate import Pair, Walk
 from qffs.state import State
@@ -37,7 +38,7 @@ def flat(value: Tensor, node: fx.Node, batch: int) -> Tensor:
 
 
 def spread(value: Tensor, node: fx.Node) -> Tensor:
-    """The inverse of `_flat`."""
+    """The inverse of `flat`."""
     d = images.dimension(node)
     rest = [size for k, size in enumerate(node.meta["shape"]) if k != d]
     return value.reshape(-1, *rest).movedim(0, d)
@@ -49,16 +50,38 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return (images.rows(node), *rest) if images.rows(node) > 1 else tuple(rest)
 
 
+def names_of(network: fx.GraphModule) -> dict[fx.Node | int, str]:
+    """What inputs, layers of neurons, poolings and outputs (by their number) are called, each otherwise than the rest.
+
+    Layers of neurons by their paths; of others that would be called as something before them, there is a number behind
+    the name. ``NAME.levels`` belongs to a pooling too.
+    """
+    nodes, (end,) = network.graph.nodes, network.graph.find_nodes(op="output")
+    outputs = sum(isinstance(each, fx.Node) for each in arguments(end))
+    wanted: list[tuple[fx.Node | int, str]] = [(n, str(n.target)) for n in nodes if n.meta["kind"] is Kind.SPIKING]
+    wanted += [(node, node.name) for node in nodes if node.op == "placeholder"]
+    wanted += [(node, node.name) for node in nodes if pools(node)]
+    wanted += [(k, f"output_{k}" if k else "output") for k in range(outputs)]
+    taken: set[str] = set()
+    found: dict[fx.Node | int, str] = {}
+    for key, name in wanted:
+        numbered = chain([name], (f"{name}_{k}" for k in count(2)))
+        found[key] = next(each for each in numbered if not taken & {each, f"{each}.levels"})
+        taken |= {found[key], f"{found[key]}.levels"} if isinstance(key, fx.Node) and pools(key) else {found[key]}
+    return found
+
+
 class Probe(Walk):
     """A walk on which neurons send what they are told, and what would arrive at them is kept.
 
-    The network is one in float64, on the CPU.
+    The network is one in float64, on the CPU. Populations are called as `names_of` says.
     """
 
     def __init__(self, network: fx.GraphModule, inputs: tuple[Tensor, ...], sent: dict[str, Tensor] | None) -> None:
         # Of a walk that has begun the constants are known, and here there are none: only what neurons send arrives.
         super().__init__(network, State(inputs, begun=sent is not None), (1.0,), None)
-        self.sent, self.part = sent or {}, 0 if sent is None else 1
+        self.sent, self.part, self.outputs = sent or {}, 0 if sent is None else 1, 0
+        self.names = names_of(network)
         self.arrived: dict[str, Tensor] = {}
 
     def arrivals(self) -> dict[str, Tensor]:
@@ -86,18 +109,16 @@ class Probe(Walk):
         return self.values[path[-1]].increments
 
     def _spiking(self, node: fx.Node) -> Any:
-        return self._passed(node, str(node.target))
-
-    def _differenced(self, node: fx.Node) -> Pair:
-        return Pair(None, self._passed(node, node.name))
-
-    def _passed(self, node: fx.Node, name: str) -> Tensor | None:
+        name = self.names[node]
         self._arrives(name, node.all_input_nodes[0])
         return spread(self.sent[name], node) if name in self.sent else None
 
+    def _differenced(self, node: fx.Node) -> Pair:
+        return Pair(None, self._spiking(node))
+
     def _read_out(self, node: fx.Node) -> Any:
-        number = sum(name.startswith("output") for name in self.arrived)
-        self._arrives("output" if not number else f"output_{number}", node)
+        self._arrives(self.names[self.outputs], node)
+        self.outputs += 1
 
     def _arrives(self, name: str, node: fx.Node) -> None:
         value = self._value(node, self.part)

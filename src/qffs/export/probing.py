@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
 from qffs.export.circuit import Circuit, Population, Synapses
-from qffs.export.probe import Probe, flat, pools, refusal, shape_of, spread
+from qffs.export.probe import Probe, flat, names_of, pools, refusal, shape_of, spread
 from qffs.graph import images
 from qffs.graph.annotate import label
 from qffs.graph.rules import Kind
@@ -31,7 +31,7 @@ from qffs.nn.neuron import Neuron
 from qffs.progress import track
 
 UNITS = 100_000
-"""The most units of inputs, neurons and pooling: each is one pass of an image through the network."""
+"""The most units of inputs, neurons and poolings, with those of all levels."""
 
 TOGETHER = 64
 """How many units are looked at in one pass."""
@@ -39,7 +39,7 @@ TOGETHER = 64
 
 @torch.no_grad()
 def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
-    """The circuit of a spiking network; its layers of neurons keep their names, its outputs are called ``output``.
+    """The circuit of a spiking network; its populations are called as `probe.names_of` says.
 
     Raises `NotConvertible` with the name of each operator that neither is linear nor takes the largest of counts, and
     on more than `UNITS` units.
@@ -49,10 +49,10 @@ def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
     if refused:
         raise NotConvertible("these are no synapses between neurons:\n" + "\n".join(refused))
     probes = _Probes(snn)
-    units = sum(map(math.prod, probes.sources.values()))
+    units = probes.count()
     if units > UNITS:
         raise NotConvertible(f"this network has {units:,} units, and at most {UNITS:,} are written unit by unit")
-    with track("synapses", units, "units", show=progress) as bar:
+    with track("synapses", sum(map(math.prod, probes.sources.values())), "units", show=progress) as bar:
         for source in probes.sources:
             probes.look(source, bar.advance)
     synapses = tuple(probes.synapses())
@@ -65,6 +65,14 @@ def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
     return Circuit(probes.inputs, placed, synapses, snn.schedule.weights)
 
 
+def _single(size: int) -> Iterator[tuple[int, Tensor]]:
+    """All units of a population, each alone, ``[B, N]``, some at a time; with the number of the first."""
+    for start in range(0, size, TOGETHER):
+        units = torch.zeros((min(TOGETHER, size - start), size), dtype=torch.float64)
+        units.diagonal(start).fill_(1.0)
+        yield start, units
+
+
 Raw = dict[str, Tensor]
 """By target, ``[3, K]``: from which unit, to which, and how much arrives."""
 
@@ -74,12 +82,14 @@ class _Probes:
 
     def __init__(self, snn: SpikingNetwork) -> None:
         self.network = copy.deepcopy(snn.graph).cpu().double()
-        nodes = self.network.graph.nodes
-        self.inputs = {node.name: tuple(node.meta["shape"][1:]) for node in nodes if node.op == "placeholder"}
-        self.neurons = {str(node.target): node for node in nodes if node.meta["kind"] is Kind.SPIKING}
-        self.pools = {node.name: node for node in nodes if pools(node)}
-        senders = {**{node: path for path, node in self.neurons.items()}, **{node: n for n, node in self.pools.items()}}
-        self.sources = self.inputs | {senders[node]: shape_of(node) for node in nodes if node in senders}
+        named = names_of(self.network)
+        nodes = {name: node for node, name in named.items() if isinstance(node, fx.Node)}
+        self.inputs = {name: tuple(node.meta["shape"][1:]) for name, node in nodes.items() if node.op == "placeholder"}
+        self.neurons = {name: node for name, node in nodes.items() if node.meta["kind"] is Kind.SPIKING}
+        self.pools = {name: node for name, node in nodes.items() if pools(node)}
+        order = {node: number for number, node in enumerate(self.network.graph.nodes)}
+        senders = sorted({**self.neurons, **self.pools}.items(), key=lambda item: order[item[1]])
+        self.sources = self.inputs | {name: shape_of(node) for name, node in senders}
         self.raw: dict[str, Raw] = {}
         self.θ = {path: self._threshold(path) for path in self.neurons}
         self.highest = {path: self._neuron(path).highest for path in self.neurons}
@@ -87,8 +97,8 @@ class _Probes:
         resting = self._arrivals({name: torch.zeros((1, *shape)) for name, shape in self.inputs.items()})
         self.targets, self.bias = list(resting), {name: each[0] for name, each in resting.items()}
 
-    def _neuron(self, path: str) -> Neuron:
-        neuron = self.network.get_submodule(path)
+    def _neuron(self, name: str) -> Neuron:
+        neuron = self.network.get_submodule(str(self.neurons[name].target))
         assert isinstance(neuron, Neuron)
         return neuron
 
@@ -99,16 +109,19 @@ class _Probes:
         one = [images.rows(node) if k == d else size for k, size in enumerate(node.meta["shape"])]
         return flat(self._neuron(path).threshold.expand(one), node, 1)[0]
 
+    def count(self) -> int:
+        """How many units there are, of inputs, neurons and poolings; of the latter at the most."""
+        levels = max(self.highest.values(), default=1)
+        pooled = sum(math.prod(shape_of(n)) + math.prod(shape_of(n.all_input_nodes[0])) for n in self.pools.values())
+        return int(sum(math.prod(self.sources[name]) for name in (*self.inputs, *self.neurons)) + levels * pooled)
+
     def look(self, source: str, advance: Callable[[int], object]) -> None:
         """Find what arrives of each unit of a source; sources are looked at in the order of computation."""
         if source in self.pools:
             self._pool(source)
         size = math.prod(self.sources[source])
         found: dict[str, list[Tensor]] = {}
-        for start in range(0, size, TOGETHER):
-            count = min(TOGETHER, size - start)
-            units = torch.zeros((count, size), dtype=torch.float64)
-            units.diagonal(start).fill_(1.0)
+        for start, units in _single(size):
             for target, weights in self._of(source, units).items():
                 pre, post = weights.nonzero(as_tuple=True)
                 found.setdefault(target, []).append(torch.stack([pre + start, post, weights[pre, post]]))
@@ -133,15 +146,18 @@ class _Probes:
         """What a pooling takes the largest of, once all that leads to it is known."""
         node = self.pools[name]
         (read,) = node.all_input_nodes
-        count = math.prod(shape_of(read))
-        units = torch.eye(count, dtype=torch.float64)
-        pooled = flat(Probe(self.network, (units,), {}).applied(node, spread(units, read)), node, count)
         before = {source: raw[name] for source, raw in self.raw.items() if name in raw}
         self.highest[name] = max((self.highest[source] for source in before), default=1)
-        θ = torch.zeros(count, dtype=torch.float64)
+        θ = torch.zeros(math.prod(shape_of(read)), dtype=torch.float64)
         for _, post, weight in before.values():
             θ[post.long()] = weight
-        within, of = (pooled * θ[:, None]).nonzero(as_tuple=True)  # what neurons send to: zeros pad the rest
+        found = []
+        for start, units in _single(len(θ)):
+            pooled = flat(Probe(self.network, (units,), {}).applied(node, spread(units, read)), node, len(units))
+            within, of = pooled.nonzero(as_tuple=True)
+            found.append(torch.stack([within + start, of]))
+        within, of = torch.cat(found, 1)
+        within, of = within[θ[within] > 0], of[θ[within] > 0]  # what neurons send to: zeros pad the rest
         self.windows[name] = torch.stack([within, of])
         self.θ[name] = torch.zeros(pooled.shape[1], dtype=torch.float64).index_copy(0, of, θ[within])
         if not torch.equal(self.θ[name][of], θ[within]):

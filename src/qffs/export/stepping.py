@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Written
 from qffs.functional import fire
-from qffs.graph.annotate import arguments, choosing, label, signals
+from qffs.graph.annotate import arguments, choosing, label, name_of, option, signals
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
 from qffs.network import SpikingNetwork
@@ -224,9 +224,21 @@ def _refusal(node: fx.Node) -> str | None:
 def _charged(node: fx.Node) -> list[fx.Node]:
     """What comes to a node behind the first neurons, or to the output, from before them or as a bias."""
     chooses = choosing(node)  # these are there at every step
-    constant = node.meta["kind"] in {Kind.SUM, Kind.JOIN}
+    constant = _operands(node) if node.meta["kind"] in {Kind.SUM, Kind.JOIN} else []
     return [read for read in node.all_input_nodes if read not in chooses and
-            (read.meta["analog"] if read.meta["signal"] else constant)]  # fmt: skip
+            (read.meta["analog"] if read.meta["signal"] else read in constant)]  # fmt: skip
+
+
+def _operands(node: fx.Node) -> list[Any]:
+    """What a sum adds up, or a join joins, without its options: a dimension, a factor."""
+    match name_of(node):
+        case "where":
+            return list(node.args[1:])
+        case "write":
+            return list(node.args[:2])
+        case _ if node.meta["kind"] is Kind.SUM:
+            return [*node.args[:2], node.kwargs.get("input"), node.kwargs.get("other")]
+    return list(option(node, 0, "tensors"))
 
 
 def _charge(network: fx.GraphModule, value: fx.Node, reader: fx.Node, held: nn.Module) -> None:

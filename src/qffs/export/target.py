@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.checkpoint import kind_of
-from qffs.errors import InvalidArgument, NotConvertible
+from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.graph.nesting import tensors
 from qffs.network import SpikingNetwork
 from qffs.nn.like import like
@@ -114,6 +114,37 @@ def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] =
         x = torch.randn((batch, *node.meta["shape"][1:]), generator=generator, dtype=torch.float64)
         found.append(x.to(own))
     return tuple(found)
+
+
+def tried(snn: SpikingNetwork, inputs: Tensor | Sequence[Tensor], shown: int) -> tuple[Tensor, ...]:
+    """Inputs ``[B, ...]`` in float64 on the CPU: the given ones, or so many random ones.
+
+    Raises `InvalidArgument` where they are not those of the network.
+    """
+    own = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    nodes = snn.graph.graph.find_nodes(op="placeholder")
+    if own:
+        wanted = [tuple(node.meta["shape"][1:]) for node in nodes]
+        fit = len(own) == len(wanted) and all(
+            x.dim() and tuple(x.shape[1:]) == w for x, w in zip(own, wanted, strict=True)
+        )
+        if not fit or len({len(x) for x in own}) != 1 or not len(own[0]):
+            shapes = ", ".join(f"[B, {', '.join(map(str, each))}]" for each in wanted)
+            raise InvalidArgument(f"the network takes inputs of {shapes}, not {[list(x.shape) for x in own]}")
+    found = own or examples(snn, shown)
+    return tuple(x.detach().to("cpu", torch.float64) for x in found)
+
+
+CLOSE = 1e-9
+"""How far outputs in float64 may differ, times the largest of them or 1: sums are done in another order."""
+
+
+def close(found: Sequence[Tensor], expected: Sequence[Tensor], where: str) -> float:
+    """The largest difference of outputs; raises `Mismatch` where it is more than `CLOSE`."""
+    deviation = apart(found, expected)
+    if deviation > CLOSE * max([1.0, *(float(each.abs().max()) for each in expected if each.numel())]):
+        raise Mismatch(f"{where}, an output would differ by {deviation:.1g}")
+    return deviation
 
 
 def apart(found: Any, expected: Any) -> float:

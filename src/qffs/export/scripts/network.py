@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ class Network:
         """By population, ``[B, N]``: the current of the inputs and the biases, to be charged by the schedule."""
         found = {each.name: np.tile(each.bias, (len(inputs[0]), 1)) for each in self.populations}
         for each in self.inward:
-            values = inputs[list(self.inputs).index(each.source)].reshape(len(inputs[0]), -1)
+            values = inputs[list(self.inputs).index(each.source)]
+            values = values.reshape(len(values), -1)
             for current, value in zip(found[each.target], values, strict=True):
                 np.add.at(current, each.post, value[each.pre] * each.weight)
         return found
@@ -95,12 +97,12 @@ def read(path: Path) -> tuple[Network, list[np.ndarray], Spikes]:
         populations = tuple(
             Population(
                 each["name"], tuple(each["shape"]), each["depth"], float(each["highest"]), each["negative"],
-                **arrays(each["name"], "threshold", "initial", "bias"),
+                **arrays(f"population {number}", "threshold", "initial", "bias"),
             )
-            for each in known["populations"]
+            for number, each in enumerate(known["populations"])
         )  # fmt: skip
         synapses = [
-            Synapses(each["source"], each["target"], **arrays(f"{number}", "pre", "post", "weight"))
+            Synapses(each["source"], each["target"], **arrays(f"synapses {number}", "pre", "post", "weight"))
             for number, each in enumerate(known["synapses"])
         ]
         inputs = {name: tuple(shape) for name, shape in known["inputs"].items()}
@@ -111,9 +113,17 @@ def read(path: Path) -> tuple[Network, list[np.ndarray], Spikes]:
             tuple(each for each in synapses if each.source in inputs),
             tuple(known["charge"]),
         )
-        examples = [file[f"examples/{name}"] for name in inputs]
-        expected = {each.name: file[f"expected/{each.name}"] for each in populations}
+        examples = [file[f"input {number}/examples"] for number in range(len(inputs))]
+        expected = {each.name: file[f"population {number}/expected"] for number, each in enumerate(populations)}
         return network, examples, expected
+
+
+def write(path: Path, spikes: Spikes) -> None:
+    """An .npz file, of any names."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in spikes.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array)
 
 
 def main(simulate: Callable[[Network, dict[str, np.ndarray], int], Spikes]) -> int:
@@ -131,13 +141,21 @@ def main(simulate: Callable[[Network, dict[str, np.ndarray], int], Spikes]) -> i
         parser.error(f"the network takes {len(network.inputs)} inputs: {', '.join(network.inputs)}")
     if steps < len(network.charge):
         parser.error(f"a run needs at least the {len(network.charge)} steps in which the input is charged")
+    if given.output and not given.output.absolute().parent.is_dir():
+        parser.error(f"there is no folder {given.output.absolute().parent} to write to")
     try:
-        inputs = [np.load(path, allow_pickle=False) for path in given.inputs] or examples
+        inputs = [np.asarray(np.load(path, allow_pickle=False)) for path in given.inputs] or examples
     except (OSError, ValueError) as error:
         parser.error(str(error))
     for (name, shape), value in zip(network.inputs.items(), inputs, strict=True):
-        if value.shape[1:] != shape:
-            parser.error(f"{name} must be [B, {', '.join(map(str, shape))}], not {list(value.shape)}")
+        if value.dtype.kind not in "biuf" or value.shape[1:] != shape or not len(value):
+            parser.error(
+                f"{name} must be numbers [B, {', '.join(map(str, shape))}], not {value.dtype} {list(value.shape)}"
+            )
+        if len(value) != len(inputs[0]):
+            parser.error(f"all inputs must have the same batch, not {[len(each) for each in inputs]}")
+        if not np.isfinite(value).all():
+            parser.error(f"{name} holds NaN or infinity")
     start = time.perf_counter()
     found = simulate(network, network.currents(inputs), steps)
     seconds = time.perf_counter() - start
@@ -148,7 +166,7 @@ def main(simulate: Callable[[Network, dict[str, np.ndarray], int], Spikes]) -> i
     if outputs and len(outputs[0].shape) == 1:
         print("largest output:", *found[outputs[0].name][-1].argmax(-1))
     if given.output:
-        np.savez_compressed(given.output, **found)
+        write(given.output, found)
     if given.inputs or steps > length:
         return 0
     other = [each.name for each in neurons if not np.array_equal(found[each.name], expected[each.name][:steps])]
