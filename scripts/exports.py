@@ -89,7 +89,9 @@ def scripted(write: Any, snn: Any, inputs: Any, folder: Path) -> str:
     with np.load(folder / "network.npz") as file:
         known = json.loads(str(file["structure"]))
         count = sum(
-            len(file[f"{k}/weight"]) for k, s in enumerate(known["synapses"]) if s["source"] not in known["inputs"]
+            len(file[f"synapses {k}/weight"])
+            for k, s in enumerate(known["synapses"])
+            if s["source"] not in known["inputs"]
         )
     if write.__name__ == "pynn" and count > SLOW:
         return ""

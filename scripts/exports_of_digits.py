@@ -89,9 +89,11 @@ def simulated(snn: Any, x: Tensor, folder: Path) -> list[dict[str, Any]]:
         with np.load(folder / target / "network.npz") as file:
             known = json.loads(str(file["structure"]))
             count = sum(
-                len(file[f"{k}/weight"]) for k, s in enumerate(known["synapses"]) if s["source"] not in known["inputs"]
+                len(file[f"synapses {k}/weight"])
+                for k, s in enumerate(known["synapses"])
+                if s["source"] not in known["inputs"]
             )
-            units = sum(len(file[f"{p['name']}/bias"]) for p in known["populations"])
+            units = sum(len(file[f"population {k}/bias"]) for k in range(len(known["populations"])))
         row = {"simulator": target, "units": units, "synapses": count, "written_s": written}
         if target == "brian2" or count <= SLOW:
             command = [sys.executable, "-W", "ignore", "run.py"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import torch
 from torch import nn
 
 import qffs
-from qffs import jobs
+from qffs import export, jobs
 from qffs.cli.exporting import PROFILES as PROFILED
 from qffs.cli.exporting import TARGETS as NAMED
 from qffs.data import load as load_data
@@ -132,3 +135,10 @@ def test_images_are_what_is_tried(tmp_path: Path) -> None:
     found = subprocess.run([*command, "--images", "7"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0
     assert found.stdout.startswith("Wrote the snn, 32 steps to b.nir.\nAn approximation: of 7 inputs ")
+
+
+def test_no_module_hides_what_is_exported() -> None:
+    for module in pkgutil.iter_modules(export.__path__):
+        if module.name != "scripts":
+            importlib.import_module(f"qffs.export.{module.name}")
+    assert not [name for name in export.__all__ if inspect.ismodule(getattr(export, name))]

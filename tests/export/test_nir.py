@@ -20,7 +20,7 @@ from qffs import export
 from qffs.errors import CheckpointError, InvalidArgument, Mismatch, NotConvertible
 from qffs.export import nir_file
 from qffs.export.linear_form import Convolution, Flatten, Matrix, linear_form
-from qffs.export.nir_exact import Exact
+from qffs.export.nir_composed import Exact
 from qffs.export.nir_file import PROFILES
 from qffs.export.nir_network import ExactNirNetwork, Firing, NirNetwork
 from qffs.graph.nesting import tensors

@@ -134,7 +134,7 @@ def nir_exact(
     kind, length = NIR_EXACT.check(network), steps_of(network, steps)
     assert isinstance(network, SpikingNetwork)
     assert length is not None
-    from qffs.export.nir_exact import Exact
+    from qffs.export.nir_composed import Exact
     from qffs.export.nir_network import FORM, ExactNirNetwork, read
 
     made = Exact(network)

@@ -1,6 +1,6 @@
 """A spiking network as a graph of NIR: its linear operators as convolutions and matrices, its neurons as asked for.
 
-Two ways to write neurons derive from the walk here: `nir_exact` and `nir_rates`.
+Two ways to write neurons derive from the walk here: `nir_composed` and `nir_rates`.
 """
 
 from __future__ import annotations
