@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import operator_table
+from qffs.baselines import METHODS
 from qffs.graph.rules import MODULES, OPERATORS
 from qffs.version import __version__
+from untrained import images, network, trained
 
 ROOT = Path(__file__).parents[1]
 SHELLS = ("", "sh", "bash", "shell", "console")
@@ -114,13 +118,38 @@ def test_the_readmes_python_example_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_example_of_ones_own_operator_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.DOTALL)
     torch.manual_seed(0)
     exec(example, {"__name__": "example"})
     printed = capsys.readouterr().out
     assert re.search(r"wavelet +Wavelet +16x8x32 +linear", printed)
     assert re.search(r"median +median +16x8x1 +differenced +the median of the accumulated input", printed)
     assert "the spike counts of all 6,144 neurons of 2 layers, over 16 images, are their quantisers' levels" in printed
+
+
+def test_the_example_of_ones_own_method_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.DOTALL)
+    for method in ("qffs", "percentile"):  # so that what the example adds is gone afterwards
+        monkeypatch.setitem(METHODS, method, METHODS["qffs"])
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(example, names)
+    method, x = names["METHODS"]["percentile"], images()
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        wanted = made(x)
+    found = method.spiking(made, [x], 512)(x, steps=512)[-1]
+    assert float((found - wanted).norm() / wanted.norm()) < 0.1
+
+
+def test_the_comparisons_page_is_that_of_what_was_compared() -> None:
+    spec = importlib.util.spec_from_file_location("page_of_comparisons", ROOT / "scripts" / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(script.kept())
+    for name in script.kept():
+        assert (script.PICTURES / f"{name}.png").exists()
 
 
 def test_the_table_of_operators_is_that_of_the_rules() -> None:

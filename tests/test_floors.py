@@ -28,7 +28,7 @@ FLOORS = (
     ("backends", "stream"),
     ("network",),
     ("convert", "calibration", "checkpoint", "train"),
-    ("measure", "sources"),
+    ("measure", "sources", "baselines"),
     ("report",),
     ("export",),
     ("jobs",),

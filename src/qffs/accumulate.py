@@ -67,14 +67,19 @@ def accumulated(
 
 
 def covers(network: fx.GraphModule, steps: int) -> bool:
-    """Whether every signal has its images in dimension 0, one row each, and T is not too long.
+    """Whether every signal has its images in dimension 0, one row each, T is not too long and neurons send one spike.
 
     Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
     """
     signals_ = (node for node in network.graph.nodes if node.meta["signal"] and node.op != "output")
-    return steps <= fire.LONGEST and all(
-        set(images.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
-        for node in signals_
+    others = any(m.to_zero or m.several for m in network.modules() if isinstance(m, Neuron))
+    return (
+        steps <= fire.LONGEST
+        and not others
+        and all(
+            set(images.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
+            for node in signals_
+        )
     )
 
 

@@ -68,7 +68,7 @@ def _some(
     if backend != REFERENCE:
         levels = None if counter is None else partial(_count_levels, counter)
         return accumulated(network, State(inputs), charge, levels, compiled=backend == COMPILED)
-    spikes = None if counter is None else partial(_count_spikes, counter)
+    spikes = None if counter is None else partial(count_spikes, counter)
     increments, _ = advance(network, State(inputs), charge, spikes)
     return summed(increments)
 
@@ -83,5 +83,6 @@ def _count_levels(counter: Counter, path: str, levels: Rows) -> None:
     counter(path, fire.count(levels))
 
 
-def _count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:
-    counter(path, torch.stack([(spikes == sign).flatten(1).sum(1) for sign in (1, -1)]))
+def count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:
+    """Tell a counter how many spikes a layer sent at each step, of each sign; several at once count as many."""
+    counter(path, torch.stack([(sign * spikes).clamp_min(0).flatten(1).sum(1).long() for sign in (1, -1)]))

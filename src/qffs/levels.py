@@ -145,13 +145,21 @@ class FiringRule:
     ``cap``: never send more spikes, on balance, than the highest level.
     ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
     quantiser the neuron stands for, which is what makes the neuron round as the quantiser does.
+
+    Two more fields are other methods' (`qffs.baselines`). ``to_zero``: a spike sets the potential to zero instead of
+    taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to the level
+    of all that has arrived.
     """
 
     negative_spikes: bool = True
     cap: bool = True
     precharge: float | None = None
+    to_zero: bool = False
+    several: bool = False
 
     def __post_init__(self) -> None:
+        if self.to_zero and (self.negative_spikes or self.several):
+            raise InvalidArgument("a spike that sets the potential to zero can be neither negative nor one of several")
         try:
             finite = self.precharge is None or math.isfinite(self.precharge)
         except (TypeError, OverflowError):

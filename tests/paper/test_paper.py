@@ -22,12 +22,12 @@ from qffs.jobs import run as running
 from qffs.levels import FiringRule
 from qffs.paper import ITEMS, items, make
 from qffs.paper import shelf as shelves
-from qffs.paper.findings import Findings
 from qffs.paper.items import BITS, figure1, figure4, figure5, table3
 from qffs.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
 from qffs.paper.shelf import Shelf, Trained
 from qffs.recipe import Recipe
 from qffs.recipes import read
+from qffs.report.findings import Findings
 
 PAPER = Path(__file__).parents[3] / "shared" / "paper" / "qffs-2022.txt"
 EPOCH = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from qffs.cli import recipes
+from qffs.cli.comparing import compare, methods
 from qffs.cli.exporting import export, pull, push
 from qffs.cli.measuring import energy, noise, report, simulate
 from qffs.cli.networks import convert, plan
@@ -48,7 +49,10 @@ def _root(
     """
 
 
-for each in (demo, train, plan, quantize, convert, simulate, noise, energy, report, paper, export, push, pull):
+COMMANDS = (
+    demo, train, plan, quantize, convert, simulate, noise, energy, report, paper, compare, methods, export, push, pull,
+)  # fmt: skip
+for each in COMMANDS:
     app.command()(each)
 app.add_typer(recipes.app, name="recipes")
 

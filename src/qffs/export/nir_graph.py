@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
 from qffs.export.linear_form import Convolution, Flatten, Form, Matrix, Window, linear_form
-from qffs.export.probe import Probe, names_of, refusal
+from qffs.export.probe import Probe, names_of, refusal, refused
 from qffs.graph import images
 from qffs.graph.annotate import label, option, signals
 from qffs.graph.rules import Kind
@@ -51,14 +51,12 @@ class Graph:
 
     def build(self) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
         """All nodes and edges; raises `NotConvertible` with the name of each operator that has no form in NIR."""
-        nodes = self.network.graph.nodes
-        refused = [f"{n.name} ({label(n, self.network)}): {why}" for n in nodes if (why := self.refusal(n))]
-        if refused:
-            raise NotConvertible("these have no form in NIR:\n" + "\n".join(refused))
+        if found := refused(self.network, self.refusal):
+            raise NotConvertible("these have no form in NIR:\n" + "\n".join(found))
         placeholders = self.network.graph.find_nodes(op="placeholder")
         resting = tuple(torch.zeros((1, *node.meta["shape"][1:]), dtype=torch.float64) for node in placeholders)
         self.constants = Probe(self.network, resting, None).arrivals()
-        for node in nodes:
+        for node in self.network.graph.nodes:
             self._visit(node)
         self._drop_unread()
         return self.nodes, self.edges

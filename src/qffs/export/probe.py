@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, count
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from qffs.graph import images
-from qffs.graph.annotate import arguments, choosing, name_of
+from qffs.graph.annotate import arguments, choosing, label, name_of
 from qffs.graph.rules import Kind
+from qffs.nn.neuron import Neuron
 from qffs.simulate import Pair, Walk
 from qffs.state import State
 
@@ -23,6 +24,17 @@ def refusal(node: fx.Node) -> str | None:
     if any(isinstance(each, fx.Node) and each.meta["signal"] for each in choosing(node)):
         return "the input decides where its operands go"
     return None
+
+
+def refused(network: fx.GraphModule, why: Callable[[fx.Node], str | None]) -> list[str]:
+    """What keeps a network from a form, by name: its neurons, or nodes by ``why``."""
+    neurons = [(path, module) for path, module in network.named_modules() if isinstance(module, Neuron)]
+    found = [
+        f"{path} (Neuron): it fires by another rule" for path, neuron in neurons if neuron.to_zero or neuron.several
+    ]
+    return found + [
+        f"{node.name} ({label(node, network)}): {told}" for node in network.graph.nodes if (told := why(node))
+    ]
 
 
 def pools(node: fx.Node) -> bool:

@@ -22,9 +22,8 @@ from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
 from qffs.export.circuit import Circuit, Population, Synapses
-from qffs.export.probe import Probe, flat, names_of, pools, refusal, shape_of, spread
+from qffs.export.probe import Probe, flat, names_of, pools, refusal, refused, shape_of, spread
 from qffs.graph import images
-from qffs.graph.annotate import label
 from qffs.graph.rules import Kind
 from qffs.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
@@ -44,10 +43,8 @@ def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
     Raises `NotConvertible` with the name of each operator that neither is linear nor takes the largest of counts, and
     on more than `UNITS` units.
     """
-    nodes = snn.graph.graph.nodes
-    refused = [f"{node.name} ({label(node, snn.graph)}): {why}" for node in nodes if (why := refusal(node))]
-    if refused:
-        raise NotConvertible("these are no synapses between neurons:\n" + "\n".join(refused))
+    if found := refused(snn.graph, refusal):
+        raise NotConvertible("these are no synapses between neurons:\n" + "\n".join(found))
     probes = _Probes(snn)
     units = probes.count()
     if units > UNITS:

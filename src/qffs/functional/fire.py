@@ -55,13 +55,25 @@ def step(
     -1.0 -0.25 0.0
     """
     potential = state.potential + current
+    if rule.several:
+        return _several(NeuronState(potential, state.sent), threshold, highest, rule)
     fires = potential >= threshold
     if rule.cap:
         fires = fires & (state.sent < highest)
     spikes = fires.to(potential.dtype)
     if rule.negative_spikes:
         spikes = spikes - ((potential < 0) & (state.sent > 0)).to(potential.dtype)
-    return spikes, NeuronState(potential - threshold * spikes, state.sent + spikes)
+    left = potential.where(spikes == 0, 0.0) if rule.to_zero else potential - threshold * spikes
+    return spikes, NeuronState(left, state.sent + spikes)
+
+
+def _several(charged: NeuronState, threshold: Tensor, highest: int, rule: FiringRule) -> tuple[Tensor, NeuronState]:
+    """All spikes at once that take a neuron to the level of its charge: ``z = clip(floor(u / θ + Z), 0, n) - Z``."""
+    level = (charged.potential / threshold).floor() + charged.sent
+    level = level.clamp(0, highest) if rule.cap else level.clamp_min(0)
+    spikes = level - charged.sent
+    spikes = spikes if rule.negative_spikes else spikes.clamp_min(0)
+    return spikes, NeuronState(charged.potential - threshold * spikes, charged.sent + spikes)
 
 
 def fire(

@@ -1,6 +1,7 @@
 """Whole jobs from files to files: what each subcommand of the command line calls."""
 
 from qffs.jobs.begin import demo, train
+from qffs.jobs.comparing import compare, title
 from qffs.jobs.exporting import export
 from qffs.jobs.measuring import energy, noise, simulate
 from qffs.jobs.networks import convert, plan, quantise
@@ -10,6 +11,7 @@ from qffs.jobs.trial import Trial
 
 __all__ = [
     "Trial",
+    "compare",
     "convert",
     "demo",
     "energy",
@@ -19,6 +21,7 @@ __all__ = [
     "quantise",
     "report",
     "simulate",
+    "title",
     "train",
     "train_all",
 ]

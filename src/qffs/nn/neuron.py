@@ -27,10 +27,13 @@ class Neuron(nn.Module):
         negative_spikes: bool = True,
         cap: bool = True,
         shape: Sequence[int] = (),
+        to_zero: bool = False,
+        several: bool = False,
     ) -> None:
         super().__init__()
         self.highest = Levels(highest).highest
         self.precharge, self.negative_spikes, self.cap = float(precharge), bool(negative_spikes), bool(cap)
+        self.to_zero, self.several = bool(to_zero), bool(several)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.ones(tuple(shape)))
 
@@ -41,7 +44,7 @@ class Neuron(nn.Module):
         activations: their shape ``[B, C, ...]``, needed where each channel has a step size of its own.
         """
         precharge = quantizer.offset if rule.precharge is None else rule.precharge
-        neuron = cls(quantizer.highest, precharge, rule.negative_spikes, rule.cap)
+        neuron = cls(quantizer.highest, precharge, rule.negative_spikes, rule.cap, (), rule.to_zero, rule.several)
         step_size = along_channels(quantizer.step_size.detach(), activations)
         neuron.threshold = step_size.clone().clamp_min(SMALLEST_STEP_SIZE)
         return neuron
@@ -54,7 +57,7 @@ class Neuron(nn.Module):
     @property
     def rule(self) -> FiringRule:
         """What this neuron may do."""
-        return FiringRule(self.negative_spikes, self.cap, self.precharge)
+        return FiringRule(self.negative_spikes, self.cap, self.precharge, self.to_zero, self.several)
 
     def rest(self, like: Tensor) -> fire.NeuronState:
         """The state before the first step, of the shape of ``like`` and in the type sums are done in."""
@@ -75,4 +78,5 @@ class Neuron(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows between the parentheses."""
         rule = f"precharge={self.precharge}, negative={self.negative_spikes}, cap={self.cap}"
-        return f"highest={self.highest}, {rule}, shape={self.shape}"
+        others = "".join(f", {name}=True" for name in ("to_zero", "several") if getattr(self, name))
+        return f"highest={self.highest}, {rule}{others}, shape={self.shape}"

@@ -15,9 +15,9 @@ from qffs.measure import without
 from qffs.measure.noises import NEGATIVE_SPIKES
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
-from qffs.paper.findings import Cell, Findings, Panel, Series
 from qffs.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
 from qffs.paper.shelf import Shelf, Trained, Variant
+from qffs.report.findings import Cell, Findings, Panel, Series
 
 BITS = (1, 2, 3, 4, 5)
 STEPS, PERCENT = "time steps T", "accuracy (%)"

@@ -10,10 +10,10 @@ from typing import Any
 from qffs.errors import InvalidArgument
 from qffs.jobs.provenance import provenance
 from qffs.jobs.start import device_of
-from qffs.paper.draw import draw
 from qffs.paper.items import ITEMS
 from qffs.paper.shelf import Shelf
 from qffs.recipe import Recipe
+from qffs.report.curves import draw
 from qffs.report.results import Results, to_json, write, write_text
 
 

@@ -41,7 +41,8 @@ class Setting:
     """What a training runs in, beside what its recipe section says; ``label`` names it in bars, messages and seeds.
 
     ``teacher``: the network whose answers are distilled. ``state`` and ``interruption``: where the run's state is
-    written now and then, and what may stop it. ``beside``: what else belongs into that state.
+    written now and then, and what may stop it. ``beside``: what else belongs into that state. ``penalty``: what is
+    added to the loss at every step.
     """
 
     label: str = "training"
@@ -55,6 +56,7 @@ class Setting:
     state: RunState | None = None
     interruption: Interruption = field(default_factory=Interruption)
     beside: Callable[[], dict[str, Any]] = dict
+    penalty: Callable[[], Tensor] | None = None
 
 
 AfterEpoch = Callable[[Epoch], float | None]
@@ -211,6 +213,7 @@ class _Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
             loss = loss_of(logits, labels, training, self._taught(x))
+            loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
         sums = distributed.total(torch.stack([loss.detach() * len(x), hits]).double())
         losses, right = sums.tolist()

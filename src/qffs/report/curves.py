@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from qffs.paper.findings import Findings, Panel, Series
+from qffs.report.findings import Findings, Panel, Series
 
 MARKERS = "os^Dv<>Phx*"
 

@@ -1,0 +1,17 @@
+"""Other methods to a spiking network, each from any network that can be traced, on the same neurons and graphs.
+
+A method is one file: what it trains with in the place of ReLUs, and how thresholds come from what it trained.
+`METHODS` holds them by name.
+"""
+
+from qffs.baselines.balanced import RMP, SPIKE_NORM
+from qffs.baselines.method import Activation, Method, observed, placed, rates, started
+from qffs.baselines.prepared import COS, SRP
+from qffs.baselines.qcfs import QCFS
+from qffs.baselines.quantised import AT_ONCE, FAST_SNN, MULTI_LEVEL, QFFS
+from qffs.baselines.tcl import TCL
+from qffs.baselines.ts import TS
+
+METHODS = {each.name: each for each in (QFFS, SPIKE_NORM, RMP, TCL, TS, QCFS, SRP, COS, FAST_SNN, AT_ONCE, MULTI_LEVEL)}
+
+__all__ = ["METHODS", "Activation", "Method", "observed", "placed", "rates", "started"]

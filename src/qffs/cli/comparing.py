@@ -1,0 +1,66 @@
+"""The subcommands that show the other methods, and compare them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qffs.cli.options import Json
+from qffs.cli.printing import print_json, say
+from qffs.errors import InvalidArgument
+
+
+def methods(json: Json = False) -> None:
+    """List the methods that `qffs compare` knows, with who published them and what they do.
+
+    Example: `qffs methods`
+    """
+    from qffs.baselines import METHODS
+
+    rows = [{"name": m.name, "title": m.title, "source": m.source, "says": m.says, "notes": m.notes}
+            for m in METHODS.values()]  # fmt: skip
+    if json:
+        print_json(rows)
+        return
+    from rich.console import Console
+
+    from qffs.report.analyses import show_rows
+
+    head = ["method", "source", "what it does"]
+    show_rows("methods", head, [[row["name"], row["source"], row["says"]] for row in rows], [], Console())
+
+
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A recipe that comes with qffs, or a file.")] = "digits",
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=1")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="all, or some of those that qffs methods lists, as qcfs,tcl.")] = "all",
+    steps: Annotated[str, typer.Option(help="Latencies T.")] = "1,2,4,8,16,32,64,128",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/compare"),
+    json: Json = False,
+) -> None:
+    """Compare methods on one network: the same data, images and epochs of training for each.
+
+    Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantised.epochs=1 --methods qffs,qcfs`
+    """
+    from qffs import jobs
+    from qffs.recipes import read
+
+    try:
+        latencies = [int(each) for each in steps.split(",")]
+    except ValueError:
+        raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
+    chosen = () if methods == "all" else [each.strip() for each in methods.split(",")]
+    results = jobs.compare(read(recipe, changes or ()), output, chosen, latencies)
+    if json:
+        print_json(results)
+        return
+    from rich.console import Console
+
+    from qffs.report.analyses import show_rows
+
+    show_rows(jobs.title(results), results["head"], results["rows"], results["notes"], Console())
+    say(f"Wrote compare.json, compare.png and compare.svg to {output}.")

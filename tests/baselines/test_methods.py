@@ -1,0 +1,189 @@
+"""Each method's own law: its threshold rule on a network computed by hand, its limit, what it says of neurons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qffs
+from qffs.baselines import METHODS, placed, rates
+from qffs.baselines.balanced import BALANCED_STEPS, HARD, balanced
+from qffs.baselines.method import RATE
+from qffs.baselines.prepared import STEPS_BEFORE
+from qffs.baselines.qcfs import LEVELS, ClipFloorShift
+from qffs.baselines.tcl import Clip
+from qffs.errors import InvalidArgument
+from qffs.functional import fire
+from untrained import images, network, trained
+
+RATES = ("rmp", "tcl", "ts")
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_rates_become_the_activations(name: str) -> None:
+    method, x = METHODS[name], images()
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        wanted = made(x)
+    errors = [apart(method.spiking(made, [x], T)(x, steps=T)[-1], wanted) for T in (16, 128, 512)]
+    assert errors[0] > 2 * errors[1] > 3 * errors[2]
+    assert errors[2] < 0.02
+
+
+def test_quantised_activations_are_reached_at_as_many_steps_as_levels() -> None:
+    """And no closer later, for rates are not rounded; a first run lets SRP and COS be no farther away."""
+    method, x = METHODS["qcfs"], images()
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        wanted = made(x)
+    errors = {T: apart(method.spiking(made, [x], T)(x, steps=T)[-1], wanted) for T in (1, LEVELS, 255)}
+    assert errors[LEVELS] < errors[255] < errors[1]
+    for name in ("srp", "cos"):
+        ready = METHODS[name].spiking(made, [x], LEVELS)
+        assert apart(ready.readout(x, steps=LEVELS)[-1], wanted) < errors[255]
+
+
+def test_spike_norm_stays_behind() -> None:
+    """A spike that sets the potential to zero loses what was above the threshold, for ever."""
+    method, x = METHODS["spike-norm"], images()
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        wanted = made(x)
+    soft = apart(rates(made, balanced(made, [x], RATE), 512)(x, steps=512)[-1], wanted)
+    hard = apart(method.spiking(made, [x], 512)(x, steps=512)[-1], wanted)
+    assert soft < 0.02
+    assert hard > 0.05
+
+
+def test_thresholds_are_the_largest_currents_by_hand() -> None:
+    """Two neurons with weights 2 and 1 in a row, inputs 1 and 3: 6 arrives at once, then 1 times a spike of 6."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    for layer, weight in ((model[0], 2.0), (model[2], 1.0), (model[4], 1.0)):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.zeros_(layer.bias)
+    x = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    for rule in (RATE, HARD):
+        found = balanced(placed(model, x, METHODS["rmp"].activation), [x], rule)
+        assert found == pytest.approx({"1": 6.0, "3": 6.0})
+    assert BALANCED_STEPS > 1
+    lower = balanced(placed(model, x, METHODS["rmp"].activation), [x], RATE, 0.5)
+    assert lower == pytest.approx({"1": 3.0, "3": 1.5})
+
+
+def test_ts_takes_the_largest_activation_and_half_of_it_first() -> None:
+    x = images()
+    made = trained(METHODS["ts"], network(), x)
+    with torch.no_grad():
+        largest = float(torch.relu(made.get_submodule("0")(x)).max())
+    snn = METHODS["ts"].spiking(made, [x], 32)
+    _, neuron = next(snn.neurons())
+    assert float(neuron.threshold) * 32 == pytest.approx(largest)
+    assert neuron.rule == replace(RATE, precharge=0.5)
+
+
+def test_tcl_gives_all_of_the_gradient_to_the_clip_where_it_cuts() -> None:
+    clip = Clip(1.0)
+    x = torch.tensor([-1.0, 0.5, 2.0, 3.0], requires_grad=True)
+    clip(x).sum().backward()
+    assert clip.height.grad is not None
+    assert float(clip.height.grad) == 2.0
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 0.0, 0.0]
+    penalty = METHODS["tcl"].activation.penalty
+    assert penalty is not None
+    assert penalty([clip, Clip(2.0)]).item() == pytest.approx(5e-4 / 2 * 5)
+
+
+def test_qcfs_is_exact_at_as_many_steps_as_levels_in_one_layer() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    for layer in (model[0], model[2]):
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    x = torch.linspace(-1.013, 3.017, 301, dtype=torch.float64)[:, None]  # none of them on a tie
+    made = trained(METHODS["qcfs"], model, x)
+    with torch.no_grad():
+        wanted = made(x)
+    found = METHODS["qcfs"].spiking(made, [x], LEVELS)(x, steps=LEVELS)[-1]
+    torch.testing.assert_close(found, wanted)
+    assert len(wanted.unique()) == LEVELS + 1
+
+
+def test_qcfs_passes_the_gradient_through_the_floor() -> None:
+    layer = ClipFloorShift(4, 2.0)
+    x = torch.tensor([-1.0, 0.3, 5.0], requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 0.0]
+    assert layer.height.grad is not None
+    assert float(layer.height.grad) == pytest.approx((0.25 - 0.3 / 2) + 1.0)
+
+
+def test_srp_and_cos_begin_where_a_first_run_ended() -> None:
+    x = images()
+    made = trained(METHODS["qcfs"], network(), x)
+    for name in ("srp", "cos"):
+        snn = METHODS[name].spiking(made, [x], 8)
+        assert METHODS[name].before == STEPS_BEFORE
+        first = METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE)
+        _, after = first.run(x, steps=STEPS_BEFORE)
+        state = snn.begin(x)
+        for (path, neuron), (_, before) in zip(snn.neurons(), first.neurons(), strict=True):
+            residual = after.neurons[path].potential / before.threshold
+            raised = state.neurons[path].potential / neuron.threshold - 0.5
+            if name == "srp":
+                assert torch.equal(raised < -1, residual <= 0)
+                assert bool((residual <= 0).any())
+            else:
+                taken = (residual < 0) & (after.neurons[path].sent > 0)
+                torch.testing.assert_close(raised, (residual >= 1).double() - taken.double())
+
+
+def test_several_spikes_at_once_are_exact_in_one_step() -> None:
+    method, x = METHODS["multi-level"], images()
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        wanted = made(x)
+    readout = method.spiking(made, [x], 1)(x, steps=3)
+    for step in range(3):
+        torch.testing.assert_close(readout[step], wanted)
+
+
+@pytest.mark.parametrize("name", ["qffs", "spikezip"])
+def test_what_this_library_trained_is_reached_exactly(name: str) -> None:
+    method, x = METHODS[name], images()
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        torch.testing.assert_close(method.spiking(made, [x], 8)(x, steps=16)[-1], made(x))
+
+
+def test_rates_are_the_same_in_other_units() -> None:
+    """A T-th of everything at each step: read out at t it is what a run of t steps gives, t / T times."""
+    x = images()
+    made = trained(METHODS["tcl"], network(), x)
+    long, short = (METHODS["tcl"].spiking(made, [x], T)(x, steps=T) for T in (64, 8))
+    torch.testing.assert_close(long[7] * 64 / 8, short[7])
+
+
+def test_a_spike_sets_the_potential_to_zero() -> None:
+    rule = qffs.FiringRule(negative_spikes=False, cap=False, precharge=0.0, to_zero=True)
+    θ = torch.tensor(1.0)
+    state = fire.rest(torch.zeros(2), θ, 0.0)
+    spikes, state = fire.step(state, torch.tensor([2.5, 0.5]), θ, 3, rule)
+    assert spikes.tolist() == [1.0, 0.0]
+    assert state.potential.tolist() == [0.0, 0.5]
+    with pytest.raises(InvalidArgument, match="can be neither negative nor one of several"):
+        qffs.FiringRule(to_zero=True)
+
+
+def test_every_method_says_what_it_is() -> None:
+    for name, method in METHODS.items():
+        assert name == method.name
+        assert len(method.says) < 110
+        assert "20" in method.source  # a year

@@ -1,0 +1,106 @@
+"""`qffs compare` and `qffs methods`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qffs import export, jobs
+from qffs.baselines import METHODS
+from qffs.errors import InvalidArgument, NotConvertible
+from qffs.recipe import Recipe
+from untrained import images, network, trained
+
+RECIPE = Recipe.of(
+    {
+        "model_arguments": {"width": 8, "pooling": "average"},
+        "full_precision": {"epochs": 4, "learning_rate": 0.03, "batch_size": 64},
+        "quantised": {"epochs": 1, "learning_rate": 0.01, "batch_size": 64},
+        "test_images": 100,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("compare")
+    return jobs.compare(RECIPE, folder, ["qcfs", "qffs", "cos"], [1, 4, 8, 16], progress=False), folder
+
+
+def test_all_methods_have_the_same_network_images_and_epochs(compared: Any) -> None:
+    results, folder = compared
+    kept = json.loads((folder / "compare.json").read_text())
+    assert [row["method"] for row in kept["methods"]] == ["qffs", "qcfs", "cos"]  # in the order of the list
+    assert (kept["images"], kept["latencies"]) == (100, [1, 4, 8, 16])
+    own, qcfs, cos = kept["methods"]
+    assert qcfs["ann_accuracy"] == cos["ann_accuracy"]  # trained once
+    assert [point["latency"] for point in own["by_latency"]] == [1, 4, 8, 16]
+    assert [point["latency"] for point in cos["by_latency"]] == [8, 16]  # 4 steps come before
+    assert own["by_latency"][-1]["accuracy"] == pytest.approx(own["ann_accuracy"], abs=0.02)
+    for row in kept["methods"]:
+        spikes = [point["spikes"] for point in row["by_latency"]]
+        assert spikes == sorted(spikes)
+        assert spikes[-1] > 0
+    assert results["rows"][2][3:5] == [None, None]
+    for suffix in ("png", "svg"):
+        assert (folder / f"compare.{suffix}").stat().st_size > 10_000
+
+
+def test_the_same_seed_gives_the_same(compared: Any, tmp_path: Path) -> None:
+    results, _ = compared
+    again = jobs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], progress=False)
+    assert again["methods"] == results["methods"][:1]
+    assert again["full_precision"] == results["full_precision"]
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="there is no method 'lif'; there are qffs, spike-norm, rmp, "):
+        jobs.compare(RECIPE, tmp_path, ["lif"])
+    for steps in ([], [0], [1, 2.5]):
+        with pytest.raises(InvalidArgument, match="latencies must be whole numbers of at least 1, not "):
+            jobs.compare(RECIPE, tmp_path, [], steps)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "qffs", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, said, _ = run("methods", "--json")
+    assert code == 0
+    assert [each["name"] for each in json.loads(said)] == list(METHODS)
+    code, said, _ = run("methods")
+    assert all(name in said for name in METHODS)
+    changes = ("full_precision.epochs=1", "quantised.epochs=0", "test_images=20", "model_arguments={width: 4}")
+    code, said, _ = run("compare", "digits", *changes, "--methods", "qffs, ts", "--steps", "1,2", "-o", "out")
+    assert code == 0
+    assert said.endswith("Wrote compare.json, compare.png and compare.svg to out.\n")
+    assert (tmp_path / "out" / "compare.json").exists()
+    for arguments, sentence in (
+        (("--methods", "lif"), "qffs: there is no method 'lif'; there are "),
+        (("--steps", "1,two"), "qffs: --steps must be whole numbers such as 1,2,4, not '1,two'"),
+        (("--steps", "0"), "qffs: latencies must be whole numbers of at least 1, not [0]"),
+    ):
+        code, _, errors = run("compare", "digits", *arguments)
+        assert code == 2
+        assert errors.startswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["spike-norm", "multi-level"])
+def test_other_rules_go_where_neurons_are_ours(name: str) -> None:
+    x = images()
+    snn = METHODS[name].spiking(trained(METHODS[name], network(), x), [x], 8)
+    for make in (lambda: export.brian2(snn, "nowhere"), lambda: export.nir_exact(snn, "nowhere.nir")):
+        with pytest.raises(NotConvertible, match=r"\n1 \(Neuron\): it fires by another rule\n"):
+            make()
+    made = export.snntorch(snn)
+    found = torch.stack([made(x) for _ in range(8)]).cumsum(0)
+    torch.testing.assert_close(found, snn(x, steps=8))
