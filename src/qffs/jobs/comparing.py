@@ -139,13 +139,14 @@ def findings(results: Results) -> Findings:
     for each in results["methods"]:
         points = {point["latency"]: point for point in each["by_latency"]}
         shown = [100 * points[t]["accuracy"] if t in points else None for t in latencies]
-        rows.append([each["title"], each["activation"], 100 * each["ann_accuracy"], *shown])
+        rows.append([each["title"], 100 * each["ann_accuracy"], *shown])
         accuracies.append(Series(each["title"], list(points), [100 * p["accuracy"] for p in points.values()]))
-        spikes.append(Series(each["title"], [p["spikes"] for p in points.values()], accuracies[-1].y))
+        sent = [point for point in points.values() if point["spikes"] >= 1]  # the axis has no zero
+        spikes.append(Series(each["title"], [p["spikes"] for p in sent], [100 * p["accuracy"] for p in sent]))
     level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
     percent = "test images (%)"
     return Findings(
-        ["method", "trained with", "its ANN", *(f"T = {t}" for t in latencies)],
+        ["method", "its ANN", *(f"T = {t}" for t in latencies)],
         rows,
         [
             Panel(
