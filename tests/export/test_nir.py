@@ -393,6 +393,13 @@ def test_what_comes_back_to_an_integrator_was_sent_a_step_before() -> None:
         list(NirNetwork(nir.NIRGraph(nodes, [("input", "i"), ("i", "back"), ("back", "output")])).steps(given))
 
 
+def test_what_is_to_be_done_in_a_tool_stands_in_the_file(tmp_path: Path) -> None:
+    snn, x = chain()
+    for profile, word in (("snntorch", "init_hidden"), ("norse", "execution_order"), ("sinabs", "execution_order")):
+        export.nir(snn, tmp_path / "a.nir", 2, profile, x)
+        assert word in json.loads(nir.read(tmp_path / "a.nir").metadata["qffs"])["note"]
+
+
 def test_every_profile_is_described() -> None:
     text = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in PROFILES)

@@ -29,7 +29,8 @@ SHOWN = 16
 class Profile:
     """How a tool reads an integrate-and-fire node: the ``r`` it asks for, and the fields of `nir_network.Firing`.
 
-    ``by_unit``: whether it keeps a threshold for each unit; ``without_reset``: whether the file must not name one.
+    ``by_unit``: whether it keeps a threshold for each unit; ``without_reset``: whether the file must not name one;
+    ``note``: what is to be done once it has read the file, before it does what was measured.
     """
 
     r: float = 1.0
@@ -39,14 +40,20 @@ class Profile:
     floor: bool = False
     by_unit: bool = True
     without_reset: bool = False
+    note: str = ""
 
+
+BRANCHES = "set execution_order to a topological order of the nodes where branches run in parallel"
 
 PROFILES = {
     "nir": Profile(),
     "spikingjelly": Profile(r=1e4, at=True, by_unit=False),
-    "snntorch": Profile(by_unit=False),
-    "norse": Profile(),
-    "sinabs": Profile(at=True, subtract=True, several=True, floor=True, without_reset=True),
+    "snntorch": Profile(
+        by_unit=False,
+        note="set each Leaky's init_hidden to True, beta to 1, reset_mechanism to 'zero', and Flatten's start_dim to 1",
+    ),
+    "norse": Profile(note=f"set Flatten's start_dim to 1, and {BRANCHES}"),
+    "sinabs": Profile(at=True, subtract=True, several=True, floor=True, without_reset=True, note=BRANCHES),
 }
 """By name: NIR's own equations, and the tools as tried (SpikingJelly 2.0, snnTorch 1.0, Norse 1.1, Sinabs 2.0.3)."""
 
