@@ -17,6 +17,7 @@ from qffs.baselines.qcfs import LEVELS, ClipFloorShift
 from qffs.baselines.tcl import Clip
 from qffs.errors import InvalidArgument
 from qffs.functional import fire
+from qffs.simulate import advance
 from untrained import images, network, trained
 
 RATES = ("rmp", "tcl", "ts")
@@ -143,6 +144,21 @@ def test_srp_and_cos_begin_where_a_first_run_ended() -> None:
             else:
                 taken = (residual < 0) & (after.neurons[path].sent > 0)
                 torch.testing.assert_close(raised, (residual >= 1).double() - taken.double())
+
+
+def test_spikes_of_a_first_run_count() -> None:
+    x = images()
+    made = trained(METHODS["qcfs"], network(), x)
+    before: list[Tensor] = []
+    METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE).readout(
+        x, steps=STEPS_BEFORE, counter=lambda _, sent: before.append(sent)
+    )
+    cos, counted, own = METHODS["cos"].spiking(made, [x], 8), list[Tensor](), list[Tensor]()
+    cos.readout(x, steps=8, counter=lambda _, sent: counted.append(sent))
+    advance(cos.graph, cos.begin(x), cos.schedule.weights, lambda _, sent, __: own.append(sent))
+    for first, all_, second in zip(before, counted, own, strict=True):
+        assert int(first[0].sum()) > 0
+        assert int(all_[0].sum()) == int(first[0].sum()) + int(second.sum())
 
 
 def test_several_spikes_at_once_are_exact_in_one_step() -> None:

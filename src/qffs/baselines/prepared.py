@@ -14,7 +14,7 @@ from qffs.baselines.method import Batches, Method
 from qffs.baselines.qcfs import QCFS, spiking
 from qffs.functional.fire import NeuronState
 from qffs.network import OWN, SpikingNetwork
-from qffs.simulate import advance, summed
+from qffs.simulate import Observer, advance, summed
 from qffs.state import State
 
 Shift = Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +33,11 @@ class Prepared(SpikingNetwork):
 
     def begin(self, *inputs: Tensor) -> State:
         """The state before the first step that is read out."""
+        return self._begin(inputs, None)
+
+    def _begin(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> State:
         state = super().begin(*inputs)
-        _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights)
+        _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
         for path, neuron in self.neurons():
             potential, sent = after.neurons[path]
@@ -51,11 +54,23 @@ class Prepared(SpikingNetwork):
         backend: str | None = None,
         counter: Counter | None = None,
     ) -> Any:
-        """The accumulated read-out, by the reference, which alone begins with a state of its own."""
-        del precision, backend
+        """The accumulated read-out, by the reference, which alone begins with a state of its own.
 
-        count = None if counter is None else partial(count_spikes, counter)
-        increments, _ = advance(self.graph, self.begin(*inputs), self.schedule.over(steps), count)
+        Spikes of the first run are counted with those of the first step that is read out.
+        """
+        del precision, backend
+        before: dict[str, Tensor] = {}
+
+        def count_before(path: str, spikes: Tensor) -> None:
+            before[path] = spikes.sum(1)
+
+        def count(path: str, spikes: Tensor) -> None:
+            spikes[:, 0] += before[path]
+            if counter is not None:
+                counter(path, spikes)
+
+        state = self._begin(inputs, partial(count_spikes, count_before))
+        increments, _ = advance(self.graph, state, self.schedule.over(steps), partial(count_spikes, count))
         return summed(increments)
 
 
