@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import operator_table
 from qffs.baselines import METHODS
 from qffs.graph.rules import MODULES, OPERATORS
 from qffs.version import __version__
+from scripted import script
 from untrained import images, network, trained
 
 ROOT = Path(__file__).parents[1]
@@ -142,14 +142,10 @@ def test_the_example_of_ones_own_method_runs(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_comparisons_page_is_that_of_what_was_compared() -> None:
-    spec = importlib.util.spec_from_file_location("page_of_comparisons", ROOT / "scripts" / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(script.kept())
-    for name in script.kept():
-        assert (script.PICTURES / f"{name}.png").exists()
+    page = script("compare")
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(page.kept())
+    for name in page.kept():
+        assert (page.PICTURES / f"{name}.png").exists()
 
 
 def test_the_table_of_operators_is_that_of_the_rules() -> None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from networks import NETWORKS
 from qffs.export import TARGETS
 from qffs.graph.rules import MODULES, OPERATORS, Kind
+from scripted import script
 
 ROOT = Path(__file__).parents[2]
 
 
-def script(name: str) -> Any:
-    sys.path.insert(0, str(ROOT / "tests" / "graph"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+sys.path.insert(0, str(ROOT / "tests" / "graph"))  # whose cases are measured
 PAGE, BY_OPERATOR = script("exports"), script("exports_of_operators")
 ROWS = PAGE.read("operators")
 
