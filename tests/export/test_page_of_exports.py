@@ -40,7 +40,7 @@ def test_every_operator_has_a_row() -> None:
     assert list(ROWS) == list(BY_OPERATOR.forms())
     assert kept <= set(ROWS)
     spiking = {name for name, rule in OPERATORS.items() if rule.kind not in {Kind.REFUSED, Kind.PLAIN, Kind.FOLDED}}
-    assert spiking - set(ROWS) == set()
+    assert spiking - set(ROWS) == {"masked_fill"}  # tried as a form of where
     for row in ROWS.values():
         assert set(row.values()) <= BY_OPERATOR.KNOWN
 
