@@ -11,12 +11,14 @@ from torch import Tensor, nn
 import qffs
 from qffs.baselines import METHODS, placed, rates
 from qffs.baselines.balanced import BALANCED_STEPS, HARD, balanced
+from qffs.baselines.calibration import Shifted, best
 from qffs.baselines.method import RATE
 from qffs.baselines.prepared import STEPS_BEFORE
 from qffs.baselines.qcfs import LEVELS, ClipFloorShift
 from qffs.baselines.tcl import Clip
 from qffs.errors import InvalidArgument
 from qffs.functional import fire
+from qffs.network import SpikingNetwork
 from qffs.simulate import advance
 from untrained import images, network, trained
 
@@ -159,6 +161,31 @@ def test_spikes_of_a_first_run_count() -> None:
     for first, all_, second in zip(before, counted, own, strict=True):
         assert int(first[0].sum()) > 0
         assert int(all_[0].sum()) == int(first[0].sum()) + int(second.sum())
+
+
+def test_calibration_takes_the_best_thresholds_and_closes_gaps() -> None:
+    x = images()
+    method = METHODS["calibration"]
+    made = trained(method, network(), x)
+    with torch.no_grad():
+        wanted = made(x)
+        first = torch.relu(made.get_submodule("0")(x))
+    errors = {T: apart(method.spiking(made, [x], T)(x, steps=T)[-1], wanted) for T in (4, 16, 128)}
+    assert errors[4] > errors[16] > errors[128]
+    assert errors[128] < 0.02
+    snn = method.spiking(made, [x], 4)
+    assert isinstance(snn, Shifted)
+    _, neuron = next(snn.neurons())
+    assert float(neuron.threshold) * 4 == pytest.approx(best(first, 4))
+    assert best(first, 4) < float(first.max())
+    sent: dict[str, Tensor] = {}
+    snn.run(x, steps=4, observer=lambda path, spikes, _: sent.update({path: spikes.sum(0)}))
+    plain: dict[str, Tensor] = {}
+    SpikingNetwork(snn.graph, snn.schedule).run(
+        x, steps=4, observer=lambda path, spikes, _: plain.update({path: spikes.sum(0)})
+    )
+    gaps = [float((first - each["1"] * neuron.threshold).mean((0, 2, 3)).abs().sum()) for each in (sent, plain)]
+    assert gaps[0] < gaps[1]  # by channel, of the first layer
 
 
 def test_several_spikes_at_once_are_exact_in_one_step() -> None:

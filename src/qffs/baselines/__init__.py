@@ -5,6 +5,7 @@ A method is one file: what it trains with in the place of ReLUs, and how thresho
 """
 
 from qffs.baselines.balanced import RMP, SPIKE_NORM
+from qffs.baselines.calibration import CALIBRATION
 from qffs.baselines.method import Activation, Method, observed, placed, rates, started
 from qffs.baselines.prepared import COS, SRP
 from qffs.baselines.qcfs import QCFS
@@ -12,6 +13,9 @@ from qffs.baselines.quantised import AT_ONCE, FAST_SNN, MULTI_LEVEL, QFFS
 from qffs.baselines.tcl import TCL
 from qffs.baselines.ts import TS
 
-METHODS = {each.name: each for each in (QFFS, SPIKE_NORM, RMP, TCL, TS, QCFS, SRP, COS, FAST_SNN, AT_ONCE, MULTI_LEVEL)}
+METHODS = {
+    each.name: each
+    for each in (QFFS, SPIKE_NORM, RMP, TCL, TS, CALIBRATION, QCFS, SRP, COS, FAST_SNN, AT_ONCE, MULTI_LEVEL)
+}
 
 __all__ = ["METHODS", "Activation", "Method", "observed", "placed", "rates", "started"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from qffs.backends import Counter, count_spikes
+from qffs.baselines.begun import Begun
 from qffs.baselines.method import Batches, Method
 from qffs.baselines.qcfs import QCFS, spiking
 from qffs.functional.fire import NeuronState
-from qffs.network import OWN, SpikingNetwork
-from qffs.simulate import Observer, advance, summed
+from qffs.network import SpikingNetwork
+from qffs.simulate import Observer, advance
 from qffs.state import State
 
 Shift = Callable[[Tensor, Tensor], Tensor]
@@ -24,54 +22,24 @@ STEPS_BEFORE = 4
 SILENT = -1e6
 
 
-class Prepared(SpikingNetwork):
+class Prepared(Begun):
     """A spiking network whose neurons begin as a first run of another one says, in ``first.schedule.steps`` steps."""
 
     def __init__(self, network: SpikingNetwork, first: SpikingNetwork, shift: Shift) -> None:
         super().__init__(network.graph, network.schedule)
         self.first, self.shift = first, shift
 
-    def begin(self, *inputs: Tensor) -> State:
-        """The state before the first step that is read out."""
-        return self._begin(inputs, None)
-
-    def _begin(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> State:
-        state = super().begin(*inputs)
+    def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
+        """The neurons' states, from a first run."""
         _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
+        found = {}
         for path, neuron in self.neurons():
             potential, sent = after.neurons[path]
             rest = neuron.rest(potential)
             raised = self.shift(potential / θ[path], sent) * neuron.threshold
-            state.neurons[path] = NeuronState(rest.potential + raised, rest.sent)
-        return state
-
-    def readout(
-        self,
-        *inputs: Tensor,
-        steps: int,
-        precision: str = OWN,
-        backend: str | None = None,
-        counter: Counter | None = None,
-    ) -> Any:
-        """The accumulated read-out, by the reference, which alone begins with a state of its own.
-
-        Spikes of the first run are counted with those of the first step that is read out.
-        """
-        del precision, backend
-        before: dict[str, Tensor] = {}
-
-        def count_before(path: str, spikes: Tensor) -> None:
-            before[path] = spikes.sum(1)
-
-        def count(path: str, spikes: Tensor) -> None:
-            spikes[:, 0] += before[path]
-            if counter is not None:
-                counter(path, spikes)
-
-        state = self._begin(inputs, partial(count_spikes, count_before))
-        increments, _ = advance(self.graph, state, self.schedule.over(steps), partial(count_spikes, count))
-        return summed(increments)
+            found[path] = NeuronState(rest.potential + raised, rest.sent)
+        return found
 
 
 def _prepared(shift: Shift) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
