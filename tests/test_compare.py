@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+import qffs
 from qffs import export, jobs
 from qffs.baselines import METHODS
-from qffs.errors import InvalidArgument, NotConvertible
+from qffs.errors import CheckpointError, InvalidArgument, NotConvertible
 from qffs.recipe import Recipe
 from untrained import images, network, trained
 
@@ -104,3 +106,29 @@ def test_other_rules_go_where_neurons_are_ours(name: str) -> None:
     made = export.snntorch(snn)
     found = torch.stack([made(x) for _ in range(8)]).cumsum(0)
     torch.testing.assert_close(found, snn(x, steps=8))
+
+
+def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
+    x = images()
+    for name in ("srp", "cos", "calibration"):
+        snn = METHODS[name].spiking(trained(METHODS[name], network(), x), [x], 8)
+        for taken in (lambda s: qffs.save(s, tmp_path / "snn"), copy.deepcopy, export.snntorch, export.spikingjelly):
+            with pytest.raises(CheckpointError, match="network is more than its graph: it cannot be saved"):
+                taken(snn)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
+    other = RECIPE.model_copy(update={"bits": 3, "output": 3})
+    with pytest.raises(InvalidArgument, match=r"compared with 2 bits .* an analog output: leave out bits, output$"):
+        jobs.compare(other, tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidArgument, match="file is a file, where a folder is to be written: name another output"):
+        jobs.compare(RECIPE, tmp_path / "file")
+
+
+def test_the_network_that_was_trained_teaches(tmp_path: Path) -> None:
+    taught = RECIPE.quantised.model_copy(update={"distillation": 1.0})
+    found = [jobs.compare(RECIPE.model_copy(update={"quantised": each, "test_images": 20}), tmp_path, ["ts"], [4],
+             progress=False)["methods"] for each in (RECIPE.quantised, taught)]  # fmt: skip
+    assert found[0] != found[1]

@@ -41,8 +41,8 @@ def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) 
     if name == REFERENCE or not covers(network, steps):
         if name not in {None, REFERENCE}:
             raise InvalidArgument(
-                f"the {name} back end cannot run this: the network turns or cuts the images of a batch, or there are "
-                f"more than {fire.LONGEST} steps"
+                f"the {name} back end cannot run this: the network turns or cuts the images of a batch, its neurons "
+                f"fire by another rule, or there are more than {fire.LONGEST} steps"
             )
         return REFERENCE
     compiled = name != PYTORCH and native.available(like.dtype, like.device)

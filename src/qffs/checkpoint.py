@@ -171,8 +171,13 @@ def _beside(folder: Path, suffix: str) -> Path:
 
 
 def kind_of(network: nn.Module) -> str:
-    """What a network is: "snn", "qann" or "float"."""
+    """What a network is: "snn", "qann" or "float".
+
+    Raises `CheckpointError` on a spiking network that begins otherwise than its graph says, as other methods have it.
+    """
     if isinstance(network, SpikingNetwork):
+        if type(network) is not SpikingNetwork:
+            raise CheckpointError(f"a {type(network).__name__} network is more than its graph: it cannot be saved")
         return "snn"
     return "qann" if any(isinstance(module, Quantizer) for module in network.modules()) else "float"
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from qffs.backends import Counter, count_spikes
+from qffs.errors import CheckpointError
 from qffs.functional.fire import NeuronState
 from qffs.network import OWN, SpikingNetwork
 from qffs.simulate import Observer, advance, summed
@@ -20,6 +21,9 @@ class Begun(SpikingNetwork):
     def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
         """By layer, the state before the first step; the observer sees what is simulated to find it."""
         raise NotImplementedError
+
+    def __reduce__(self) -> Any:
+        raise CheckpointError(f"a {type(self).__name__} network is more than its graph: it cannot be saved or copied")
 
     def begin(self, *inputs: Tensor) -> State:
         """The state before the first step that is read out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import chain, count
 from typing import Any
 
@@ -93,8 +94,12 @@ class Probe(Walk):
         # Of a walk that has begun the constants are known, and here there are none: only what neurons send arrives.
         super().__init__(network, State(inputs, begun=sent is not None), (1.0,), None)
         self.sent, self.part, self.outputs = sent or {}, 0 if sent is None else 1, 0
-        self.names = names_of(network)
         self.arrived: dict[str, Tensor] = {}
+
+    @cached_property
+    def names(self) -> dict[fx.Node | int, str]:
+        """What populations are called; most walks look at one operator, and at no population."""
+        return names_of(self.network)
 
     def arrivals(self) -> dict[str, Tensor]:
         """What arrives at each population ``[B, N]``."""

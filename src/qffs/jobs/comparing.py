@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.baselines import METHODS, Activation, Method, placed, started
+from qffs.baselines.quantised import BITS
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.graph.place import activations
@@ -38,9 +39,11 @@ def compare(
     The network is trained in full precision once, as the recipe says; then each method's own activations are trained
     for the recipe's quantised epochs, once for all methods that share them, from there. steps: the latencies T that are
     measured; those before a first read-out count. Writes ``compare.json``, ``compare.png`` and ``compare.svg`` to the
-    folder. Raises `InvalidArgument` where there is no such method, or a latency is no whole number of at least 1.
+    folder. Raises `InvalidArgument` where there is no such method, a latency is no whole number of at least 1,
+    or the recipe asks for other bits or outputs than methods are compared with.
     """
     chosen, steps = _methods(methods), _latencies(steps)
+    _check(recipe, folder)
     device, began = device_of(recipe.device), time.monotonic()
     ready = materials(recipe, device, progress=progress)
     images, _, test = parts(recipe, ready.data)
@@ -59,6 +62,18 @@ def compare(
     for suffix in ("png", "svg"):
         write(folder / f"compare.{suffix}", lambda path: draw(found, title(results), path))
     return results | dataclasses.asdict(found)
+
+
+def _check(recipe: Recipe, folder: Path) -> None:
+    """Raise where a recipe asks for what methods decide, or a file stands where results are to be written."""
+    asked = {"bits": recipe.bits != BITS, "output": recipe.output != "analog", "per_channel": recipe.per_channel}
+    if others := [name for name, other in asked.items() if other]:
+        raise InvalidArgument(
+            f"methods are compared with {BITS} bits where they quantise, one step size a layer and an analog output: "
+            f"leave out {', '.join(others)}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InvalidArgument(f"{folder} is a file, where a folder is to be written: name another output")
 
 
 def _methods(names: Sequence[str]) -> list[Method]:
@@ -96,6 +111,7 @@ class _Comparison:
             penalty = lambda: added(modules)  # noqa: E731
         setting = Setting(
             label, self.recipe.precision, self.ready.augmentation, seed=self.recipe.seed,
+            teacher=None if activation is None else self.ready.network.eval(),
             workers=self.recipe.workers, progress=self.progress, penalty=penalty,
         )  # fmt: skip
         fit(network, self.images, self.ready.normalise, training, setting)
