@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import qffs
 from networks import NETWORKS
 from qffs import accumulate
-from qffs.accumulate import accumulated, covers
+from qffs.accumulate import accumulated, compiles, covers
 from qffs.backends import COMPILED, PYTORCH
 from qffs.errors import Diverged, InvalidArgument
 from qffs.functional.rows import Rows
@@ -25,7 +25,7 @@ def test_spikes_and_readouts_are_those_of_the_reference(name: str) -> None:
     found: dict[str, Tensor] = {}
     snn, inputs = spiking(name), NETWORKS[name].inputs()
     expected, _ = snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
-    for backend in (None, PYTORCH) if covers(snn.graph, STEPS) else (None,):
+    for backend in (None, PYTORCH) if covers(snn.graph) else (None,):
         counts: dict[str, Tensor] = {}
         readout = snn.readout(*inputs, steps=STEPS, backend=backend, counter=counts.__setitem__)
         torch.testing.assert_close(tensors(readout), tensors(expected), rtol=1e-9, atol=1e-9)
@@ -38,7 +38,7 @@ def test_spikes_and_readouts_are_those_of_the_reference(name: str) -> None:
 @every_network
 def test_levels_are_those_of_the_reference(name: str) -> None:
     snn, inputs = spiking(name), NETWORKS[name].inputs()
-    if not covers(snn.graph, STEPS):
+    if not covers(snn.graph):
         pytest.skip("the reference runs")
     found: dict[str, Tensor] = {}
     seen: dict[str, Rows] = {}
@@ -113,7 +113,7 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(20, 4).double()
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
-    assert covers(snn.graph, STEPS)
+    assert covers(snn.graph)
     expected = snn(x, steps=STEPS)
     assert bool((expected != 0).any())
     torch.testing.assert_close(snn.readout(x, steps=STEPS), expected)
@@ -122,10 +122,10 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
 
 
 def test_networks_that_turn_or_cut_images_and_long_runs_are_left_to_the_reference() -> None:
-    left = {name for name in NETWORKS if not covers(spiking(name).graph, STEPS)}
+    left = {name for name in NETWORKS if not covers(spiking(name).graph)}
     assert left == {"vit", "windows", "shifted_windows", "frames", "time_first"}
-    assert covers(spiking("resnet18").graph, 255)
-    assert not covers(spiking("resnet18").graph, 256)
+    assert compiles(spiking("resnet18").graph, 255)
+    assert not compiles(spiking("resnet18").graph, 256)
 
 
 def test_an_image_that_has_settled_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from qffs.backends import BACKENDS, COMPILED, PYTORCH, REFERENCE
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.kernels import native
+from qffs.levels import FiringRule
 from qffs.measure import measure
 from qffs.network import SpikingNetwork
 from qffs.nn.like import like
@@ -123,9 +124,11 @@ def test_what_cannot_be_done_is_refused(snn: SpikingNetwork, x: Tensor, monkeypa
         snn.readout(x, steps=STEPS, backend="gpu")
     with pytest.raises(InvalidArgument, match="precision must be one of own, exact, not 'fast'"):
         snn.readout(x, steps=STEPS, precision="fast")
-    with pytest.raises(InvalidArgument, match=r"the pytorch back end cannot run this: .* more than 255 steps"):
-        snn.readout(x, steps=256, backend=PYTORCH)
-    uncovered = next(name for name in NETWORKS if not backends.covers(spiking(name).graph, STEPS))
+    with pytest.raises(
+        InvalidArgument, match="the compiled back end runs at most 255 steps, and neurons that send one"
+    ):
+        snn.readout(x, steps=256, backend=COMPILED)
+    uncovered = next(name for name in NETWORKS if not backends.covers(spiking(name).graph))
     with pytest.raises(InvalidArgument, match="the compiled back end cannot run this: the network turns or cuts"):
         spiking(uncovered).readout(*NETWORKS[uncovered].inputs(), steps=STEPS, backend=COMPILED)
     monkeypatch.setattr(native, "available", lambda *_: False)
@@ -138,7 +141,7 @@ def test_the_fastest_is_chosen(snn: SpikingNetwork) -> None:
     fastest = COMPILED if native.available(torch.float32, torch.device("cpu")) else PYTORCH
     assert backends.chosen(None, snn.graph, STEPS, snn.like) == fastest
     assert backends.chosen(None, snn.graph, STEPS, snn.like.to(torch.bfloat16)) == PYTORCH
-    assert backends.chosen(None, snn.graph, 256, snn.like) == REFERENCE
+    assert backends.chosen(None, snn.graph, 256, snn.like) == PYTORCH
 
 
 class Dense(nn.Module):
@@ -225,6 +228,37 @@ def test_what_only_some_networks_do(kind: type[nn.Module], shape: tuple[int, ...
     for backend in (None, PYTORCH):
         found = snn.readout(x, steps=16, backend=backend)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+RULES = {
+    "reset": FiringRule(negative_spikes=False, cap=False, to_zero=True),
+    "leaky": FiringRule(negative_spikes=False, cap=False, leak=0.75),
+    "leaky reset": FiringRule(negative_spikes=False, cap=False, to_zero=True, leak=0.5),
+    "several": FiringRule(several=True),
+    "several, no cap": FiringRule(cap=False, several=True),
+    "rates": FiringRule(negative_spikes=False, cap=False),
+}
+
+
+@pytest.mark.parametrize("steps", [16, 260])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_any_rule_and_any_number_of_steps(rule: FiringRule, steps: int) -> None:
+    """Of rates, whose counts go on with the input: at 260 steps they are no bytes any more."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 2, 8, 8).double()
+    model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.ReLU())
+    model = model.append(nn.Flatten()).append(nn.Linear(16, 3)).double()
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    snn = qffs.to_spiking(qann, [260 / steps / 260] * steps, rule)
+    for _, neuron in snn.neurons():
+        neuron.threshold /= steps  # so that some fire at every step
+    expected, counts = snn(x, steps=steps), dict[str | None, dict[str, Tensor]]()
+    for backend in (REFERENCE, PYTORCH, None):
+        counts[backend] = {}
+        found = snn.readout(x, steps=steps, backend=backend, counter=counts[backend].__setitem__)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        assert all(map(torch.equal, counts[backend].values(), counts[REFERENCE].values()))
+    assert all(int(each.sum()) > 100 for each in counts[REFERENCE].values())
 
 
 def test_images_too_small_to_pool_are_refused() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from qffs.functional import pool
 from qffs.functional.difference import held
+from qffs.functional.fire import NeuronState
 from qffs.functional.rows import Rows, joint
 from qffs.graph import images
 from qffs.graph.annotate import choosing, name_of, option, signals
@@ -61,26 +62,27 @@ def accumulated(
 ) -> Any:
     """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting.
 
-    compiled: whether neurons may be those of a compiled function, where there is one.
+    state: of neurons that have sent nothing yet, whose potentials may be any without a leak; compiled: whether neurons
+    may be those of a compiled function, where there is one.
     """
     return _Walk(network, state, tuple(charge), observer, compiled).run()
 
 
-def covers(network: fx.GraphModule, steps: int) -> bool:
-    """Whether every signal has its images in dimension 0, one row each, T is not too long and neurons send one spike.
+def covers(network: fx.GraphModule) -> bool:
+    """Whether every signal has its images in dimension 0, one row each.
 
     Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
     """
     signals_ = (node for node in network.graph.nodes if node.meta["signal"] and node.op != "output")
-    others = any(m.to_zero or m.several for m in network.modules() if isinstance(m, Neuron))
-    return (
-        steps <= fire.LONGEST
-        and not others
-        and all(
-            set(images.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
-            for node in signals_
-        )
+    return all(
+        set(images.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
+        for node in signals_
     )
+
+
+def compiles(network: fx.GraphModule, steps: int) -> bool:
+    """Whether every layer's levels fit into a byte and change by one at most, as the compiled function has them."""
+    return steps <= fire.LONGEST and not any(m.several for m in network.modules() if isinstance(m, Neuron))
 
 
 class _Walk(Walk):
@@ -181,10 +183,18 @@ class _Walk(Walk):
         inputs = [] if received is None else _listed(received)
         if constant is not None and not (inputs and len(constant) == 1):
             constant = images.whole(constant, read, self.batch)
+        if path in self.state.neurons:
+            inputs = [*inputs, self._begun(neuron, self.state.neurons[path], inputs[0].like if inputs else constant)]
         levels = fire.fire(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule, self.compiled)
         if self.see is not None:
             self.see(path, levels)
         return levels
+
+    def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> Rows:
+        """What a potential is above that at rest, as if it had arrived before the first step."""
+        above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype)
+        above = above.expand(self.batch, *like.shape[1:])
+        return Rows(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
 
     def _differenced(self, node: fx.Node) -> Pair:
         """``g(X_t)``: what has accumulated is all that g needs to know."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qffs.accumulate import accumulated, covers
+from qffs.accumulate import accumulated, compiles, covers
 from qffs.errors import InvalidArgument
 from qffs.functional.fire import NeuronState
 from qffs.functional.rows import Rows
@@ -27,6 +27,8 @@ Counter = Callable[[str, Tensor], None]
 """Called after each layer of neurons, for some images at a time, with its path and how many positive and negative
 spikes it sent at each step: int64 ``[2, T]``."""
 
+Begin = Callable[[tuple[Tensor, ...]], State]
+
 AT_A_TIME, NUMBERS = 64, 2**21
 """The most images that run at a time, and the most numbers that they hold: memory does not grow with further images."""
 
@@ -38,38 +40,50 @@ def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) 
     """
     if name is not None and name not in BACKENDS:
         raise InvalidArgument(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
-    if name == REFERENCE or not covers(network, steps):
+    if name == REFERENCE or not covers(network):
         if name not in {None, REFERENCE}:
             raise InvalidArgument(
-                f"the {name} back end cannot run this: the network turns or cuts the images of a batch, its neurons "
-                f"fire by another rule, or there are more than {fire.LONGEST} steps"
+                f"the {name} back end cannot run this: the network turns or cuts the images of a batch"
             )
         return REFERENCE
     compiled = name != PYTORCH and native.available(like.dtype, like.device)
     if name == COMPILED and not compiled:
         raise InvalidArgument("the compiled back end needs a CPU with a C compiler, and float32 or float64")
+    if not compiles(network, steps):
+        if name == COMPILED:
+            raise InvalidArgument(
+                f"the compiled back end runs at most {fire.LONGEST} steps, and neurons that send one spike at a step"
+            )
+        return PYTORCH
     return COMPILED if compiled else PYTORCH
 
 
 def run(
-    backend: str, network: fx.GraphModule, inputs: Sequence[Tensor], charge: Sequence[float], counter: Counter | None
+    backend: str,
+    network: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    charge: Sequence[float],
+    counter: Counter | None,
+    begin: Begin = State,
 ) -> Any:
-    """What is read out up to each step, ``[T, B, ...]``, in the network's own nesting, of inputs ``[B, ...]``."""
+    """What is read out up to each step, ``[T, B, ...]``, in the network's own nesting, of inputs ``[B, ...]``.
+
+    begin: the state before the first step, in which no neuron has sent a spike, of some of the inputs.
+    """
     count = max(1, min(AT_A_TIME, NUMBERS // max([1, *(x[:1].numel() for x in inputs)])))
     if backend == REFERENCE:  # images need not be in the first dimension
         count = max(1, len(inputs[0]))
     groups = zip(*(_laid_out(backend, x).split(count) for x in inputs), strict=True)
-    return joined([_some(backend, network, group, charge, counter) for group in groups], 1)
+    return joined([_some(backend, network, begin(group), charge, counter) for group in groups], 1)
 
 
-def _some(
-    backend: str, network: fx.GraphModule, inputs: tuple[Tensor, ...], charge: Sequence[float], counter: Counter | None
-) -> Any:
+def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
+    compiled = backend == COMPILED
     if backend != REFERENCE:
-        levels = None if counter is None else partial(_count_levels, counter)
-        return accumulated(network, State(inputs), charge, levels, compiled=backend == COMPILED)
+        levels = None if counter is None else partial(_count_levels, counter, compiled)
+        return accumulated(network, state, charge, levels, compiled)
     spikes = None if counter is None else partial(count_spikes, counter)
-    increments, _ = advance(network, State(inputs), charge, spikes)
+    increments, _ = advance(network, state, charge, spikes)
     return summed(increments)
 
 
@@ -79,8 +93,8 @@ def _laid_out(backend: str, x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _count_levels(counter: Counter, path: str, levels: Rows) -> None:
-    counter(path, fire.count(levels))
+def _count_levels(counter: Counter, compiled: bool, path: str, levels: Rows) -> None:
+    counter(path, fire.count(levels, compiled))
 
 
 def count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:

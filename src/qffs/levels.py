@@ -146,9 +146,9 @@ class FiringRule:
     ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
     quantiser the neuron stands for, which is what makes the neuron round as the quantiser does.
 
-    Two more fields are other methods' (`qffs.baselines`). ``to_zero``: a spike sets the potential to zero instead of
+    Three more fields are other methods' (`qffs.baselines`). ``to_zero``: a spike sets the potential to zero instead of
     taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to the level
-    of all that has arrived.
+    of all that has arrived. ``leak``: the share of the potential that stays from one step to the next.
     """
 
     negative_spikes: bool = True
@@ -156,6 +156,7 @@ class FiringRule:
     precharge: float | None = None
     to_zero: bool = False
     several: bool = False
+    leak: float = 1.0
 
     def __post_init__(self) -> None:
         if self.to_zero and (self.negative_spikes or self.several):
@@ -166,3 +167,10 @@ class FiringRule:
             finite = False
         if not finite:
             raise InvalidArgument(f"the pre-charge must be a finite number, not {self.precharge!r}")
+        if not isinstance(self.leak, int | float) or not 0 <= self.leak < math.inf:
+            raise InvalidArgument(f"the leak must be a number of at least 0, not {self.leak!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether a spike takes a threshold off the potential, one at a time, and nothing else is lost."""
+        return not (self.to_zero or self.several) and self.leak == 1

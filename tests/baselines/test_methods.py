@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qffs
+from qffs.backends import BACKENDS
 from qffs.baselines import METHODS, placed, rates
 from qffs.baselines.balanced import BALANCED_STEPS, HARD, balanced
 from qffs.baselines.calibration import Shifted, best
@@ -151,16 +152,18 @@ def test_srp_and_cos_begin_where_a_first_run_ended() -> None:
 def test_spikes_of_a_first_run_count() -> None:
     x = images()
     made = trained(METHODS["qcfs"], network(), x)
-    before: list[Tensor] = []
-    METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE).readout(
-        x, steps=STEPS_BEFORE, counter=lambda _, sent: before.append(sent)
-    )
-    cos, counted, own = METHODS["cos"].spiking(made, [x], 8), list[Tensor](), list[Tensor]()
-    cos.readout(x, steps=8, counter=lambda _, sent: counted.append(sent))
-    advance(cos.graph, cos.begin(x), cos.schedule.weights, lambda _, sent, __: own.append(sent))
-    for first, all_, second in zip(before, counted, own, strict=True):
-        assert int(first[0].sum()) > 0
-        assert int(all_[0].sum()) == int(first[0].sum()) + int(second.sum())
+    before: dict[str, Tensor] = {}
+    METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE).readout(x, steps=STEPS_BEFORE, counter=before.__setitem__)
+    cos, own = METHODS["cos"].spiking(made, [x], 8), dict[str, Tensor]()
+    advance(cos.graph, cos.begin(x), cos.schedule.weights, lambda path, sent, _: own.update({path: sent}))
+    for backend in BACKENDS[1:]:
+        told: list[tuple[str, Tensor]] = []
+        readout = cos.readout(x, steps=8, backend=backend, counter=lambda *each, told=told: told.append(each))
+        torch.testing.assert_close(readout, cos(x, steps=8))
+        for path, first in before.items():
+            counted, each = sum(sent for layer, sent in told if layer == path)[0], own[path].flatten(1).sum(1).long()
+            assert int(first[0].sum()) > 0
+            assert counted.tolist() == [int(first[0].sum()) + int(each[0]), *each[1:].tolist()]
 
 
 def test_calibration_takes_the_best_thresholds_and_closes_gaps() -> None:

@@ -22,6 +22,9 @@ RULES = [
     FiringRule(negative_spikes=False, precharge=0.25),
     FiringRule(cap=False, precharge=0.5),
     FiringRule(precharge=0.0),
+    FiringRule(negative_spikes=False, precharge=0.25, to_zero=True),
+    FiringRule(precharge=0.5, leak=0.5),
+    FiringRule(negative_spikes=False, cap=False, precharge=0.5, to_zero=True, leak=0.5),
 ]
 
 
@@ -63,7 +66,7 @@ def expected(inputs: list[Rows], constant: Tensor | None, threshold: Tensor, hig
     return reference(state, fixed, increments, CHARGE, threshold.double(), highest, rule)[0].cumsum(0)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=["signed", "unsigned", "free", "empty"])
+@pytest.mark.parametrize("rule", RULES, ids=["signed", "unsigned", "free", "empty", "reset", "leaky", "leaky reset"])
 @pytest.mark.parametrize("shape", [(700,), (3, 16, 20), (2, 7)], ids=str)
 @pytest.mark.parametrize("given", ["constant", "numbers", "levels", "levels and numbers", "numbers, one constant"])
 def test_levels_are_those_of_the_reference(given: str, shape: tuple[int, ...], rule: FiringRule) -> None:

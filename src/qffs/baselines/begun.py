@@ -5,18 +5,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from qffs.backends import Counter, count_spikes
+from qffs import backends
+from qffs.backends import Counter
 from qffs.errors import CheckpointError
 from qffs.functional.fire import NeuronState
 from qffs.network import OWN, SpikingNetwork
-from qffs.simulate import Observer, advance, summed
+from qffs.simulate import Observer
 from qffs.state import State
 
 
 class Begun(SpikingNetwork):
-    """Neurons begin as `begun` says; it is run by the reference, which alone begins with a state of its own."""
+    """Neurons begin as `begun` says."""
 
     def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
         """By layer, the state before the first step; the observer sees what is simulated to find it."""
@@ -27,9 +29,7 @@ class Begun(SpikingNetwork):
 
     def begin(self, *inputs: Tensor) -> State:
         """The state before the first step that is read out."""
-        state = super().begin(*inputs)
-        state.neurons.update(self.begun(inputs, None))
-        return state
+        return self._begin(super().begin(*inputs), None)
 
     def readout(
         self,
@@ -40,19 +40,27 @@ class Begun(SpikingNetwork):
         counter: Counter | None = None,
     ) -> Any:
         """The accumulated read-out; spikes of steps before are counted with those of the first one."""
-        del precision, backend
-        before: dict[str, Tensor] = {}
+        del precision
 
-        def count_before(path: str, spikes: Tensor) -> None:
-            before[path] = spikes.sum(1)
+        def begin(given: tuple[Tensor, ...]) -> State:
+            return self._begin(State(given), None if counter is None else partial(_count_first, counter, steps))
 
-        def count(path: str, spikes: Tensor) -> None:
-            if path in before:
-                spikes[:, 0] += before[path]
-            if counter is not None:
-                counter(path, spikes)
+        charge = self.schedule.over(steps)
+        super().begin(*inputs)
+        found = backends.chosen(backend, self.graph, steps, self.like)
+        return self.refusing(inputs, lambda: backends.run(found, self.graph, inputs, charge, counter, begin))
 
-        state = super().begin(*inputs)
-        state.neurons.update(self.begun(inputs, partial(count_spikes, count_before)))
-        increments, _ = advance(self.graph, state, self.schedule.over(steps), partial(count_spikes, count))
-        return summed(increments)
+    def _begin(self, state: State, observer: Observer | None) -> State:
+        state.neurons.update(self.begun(state.inputs, observer))
+        return state
+
+
+def _count_first(counter: Counter, steps: int, path: str, spikes: Tensor, state: NeuronState) -> None:
+    """Tell a counter of a run before as if all of it had been at the first step."""
+
+    def count(layer: str, sent: Tensor) -> None:
+        first = torch.zeros(2, steps, dtype=sent.dtype, device=sent.device)
+        first[:, 0] = sent.sum(1)
+        counter(layer, first)
+
+    backends.count_spikes(count, path, spikes, state)

@@ -42,7 +42,7 @@ def step(
         u <- u - θ z,  Z <- Z + z
 
     current I: ``[B, ...]`` in the units of threshold θ, a scalar or one a channel, ``[C, 1, ...]``; highest: n.
-    Charge is conserved: ``u + θ Z`` grows by I.
+    Charge is conserved: ``u + θ Z`` grows by I. A rule with a leak λ begins with ``u <- λ u + I``, see `FiringRule`.
 
     >>> θ = torch.tensor(1.0)
     >>> state = rest(torch.zeros(1), θ, precharge=0.5)
@@ -54,7 +54,7 @@ def step(
     -1.0 -1.25 1.0
     -1.0 -0.25 0.0
     """
-    potential = state.potential + current
+    potential = (state.potential if rule.leak == 1 else rule.leak * state.potential) + current
     if rule.several:
         return _several(NeuronState(potential, state.sent), threshold, highest, rule)
     fires = potential >= threshold

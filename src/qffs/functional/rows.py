@@ -14,8 +14,8 @@ class Rows:
     """What T steps of B images hold, accumulated over time; what stays the same from step to step is there once.
 
     ``values``: ``[R, ...]``; ``place``: int64 ``[T, B]``, so that image b holds ``values[place[t, b]]`` after step t;
-    ``scale``: where the values are levels (uint8), the threshold that they are multiples of. Values that no place names
-    may never have been written: `kept` leaves them out.
+    ``scale``: where the values are levels, whole numbers, the threshold that they are multiples of. Values that no
+    place names may never have been written: `kept` leaves them out.
 
     >>> rows = Rows(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
     >>> rows.dense().flatten()

@@ -1,4 +1,5 @@
-// All steps of a layer of neurons in one pass: see fire.py, which compiles and calls it for one type of `real`.
+// All steps of a layer of neurons in one pass: see fire.py, which compiles and calls it for one type of `real`, and
+// again for neurons that lose more of their potential than a threshold a spike (LOSES).
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX512BW__
@@ -44,8 +45,8 @@ typedef struct {
     int64_t steps, images, height, width, channels, group, block;
     const real *threshold;
     int64_t by_neuron;
-    double precharge, highest;
-    int64_t negative_spikes, cap, threads;
+    double precharge, highest, leak;
+    int64_t negative_spikes, cap, to_zero, threads;
     uint8_t *sent;    // [steps][images][neurons], levels after each step
     uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
     uint8_t *ended;   // [images of a group][blocks of neurons], how many steps were computed
@@ -287,14 +288,15 @@ INLINE vector levels(const uint8_t *from, int64_t count)
 
 // All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
 // are at (y, x) from channel `channel` on. Returned: the step from which on they are not computed, and not written,
-// because nothing arrives from step `end` on and they have settled.
+// because nothing arrives from step `end` on and they have settled. Neurons that lose more of their potential than a
+// threshold a spike keep how much is `gone` of all that ever arrived; of others that is what they sent.
 INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_t b, int64_t image, int64_t start,
                    int64_t y, int64_t x, int64_t channel, int64_t end, uint8_t *fired)
 {
     const int64_t neurons = l->height * l->width * l->channels;
     const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
     const vector lowest = l->negative_spikes ? zero : highest; // of a neuron that never sends back: none is above it
-    vector theta[vectors], sent[vectors], arrived[vectors], base[vectors];
+    vector theta[vectors], sent[vectors], arrived[vectors], base[vectors], gone[vectors];
     int64_t rows = 0;
     for (int64_t j = 0; j < l->source_count; j++)
         rows += l->sources[j].kh;
@@ -309,13 +311,16 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
         theta[v] = add_at(at_least(zero, theta[v]), theta[v], one); // of what is no neuron, which must not fire
         base[v] = theta[v] * (real)l->precharge;
         sent[v] = arrived[v] = zero;
+        if (LOSES)
+            gone[v] = (real)(1 - l->leak) * base[v];
     }
     for (int64_t t = 0; t < l->steps; t++) {
         const int64_t events = add_events(vectors, l, lines, line_count, t, arrived);
         uint8_t *out = l->sent + (t * l->images + b) * neurons + start;
-        if (!events && !active && t >= end)
+        const int rests = !events && !active && !(LOSES && l->leak != 1);
+        if (rests && t >= end)
             return t;
-        if (!events && !active && still(l, b, t)) {
+        if (rests && still(l, b, t)) {
             memcpy(out, out - l->images * neurons, size);
             continue;
         }
@@ -337,11 +342,18 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
                 else
                     potential += numbers((const real *)in->values + from, COUNT);
             }
-            potential -= theta[v] * sent[v];
+            const vector total = potential;
+            const vector taken = theta[v] * sent[v];
+            potential -= LOSES ? gone[v] : taken;
             const lanes up = at_least(potential, theta[v]) & below(sent[v], highest);
             const lanes down = below(potential, zero) & below(lowest, sent[v]);
             sent[v] = add_at(down, add_at(up, sent[v], one), -one);
             any |= up | down;
+            if (LOSES) {
+                potential = l->to_zero ? add_at(up, potential, -potential)
+                                       : add_at(up, add_at(down, potential, theta[v]), -theta[v]);
+                gone[v] = total - (real)l->leak * potential;
+            }
             if (COUNT == LANES)
                 to_bytes(sent[v], out + v * LANES);
             else {

@@ -51,8 +51,10 @@ def fire(
     inputs: what other neurons sent, accumulated over time, each ``[R, ...]`` with its place ``[T, B]``, or through
     synapses; they are added up. constant: ``[B, ...]`` or None, and charge: the T weights that it comes with.
     threshold, highest and rule: as in `qffs.functional.fire.step`, the pre-charge of the rule included; compiled:
-    whether it may be the C function. Returned: levels in uint8, the threshold as their scale. T is at most `LONGEST`.
+    whether it may be the C function, for which T is at most `LONGEST`. Returned: levels in the smallest type that they
+    fit, with the threshold as their scale.
     """
+    compiled = compiled and not rule.several
     if not compiled or not _covered(inputs, constant, threshold):
         inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
         compiled = compiled and _covered(inputs, constant, threshold)
@@ -61,8 +63,10 @@ def fire(
     return changed(dense, changes, threshold)
 
 
-def count(levels: Rows) -> Tensor:
+def count(levels: Rows, compiled: bool = True) -> Tensor:
     """How many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
+
+    compiled: whether it may be the C function, for levels that change by one at most.
 
     >>> count(Rows(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
     tensor([[1, 1, 0],
@@ -70,15 +74,16 @@ def count(levels: Rows) -> Tensor:
     """
     steps, images = levels.place.shape
     values = levels.values.contiguous(memory_format=_format(levels.values))
-    if native.available(torch.float32, values.device):
+    if compiled and values.dtype == torch.uint8 and native.available(torch.float32, values.device):
         spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
         size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
-        compiled = native.library(torch.float32)
-        compiled.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
+        native.library(torch.float32).count(
+            values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr()
+        )
         return spikes
-    counts, before = [], torch.zeros_like(values[levels.place[0]])
-    for now in (values[row] for row in levels.place):
-        counts.append(torch.stack([(now > before).sum(), (now < before).sum()]))
+    counts, before = [], torch.zeros_like(values[levels.place[0]], dtype=torch.int32)
+    for now in (values[row].int() for row in levels.place):
+        counts.append(torch.stack([(sign * (now - before)).clamp_min(0).sum() for sign in (1, -1)]))
         before = now
     return torch.stack(counts, 1)
 
@@ -116,7 +121,16 @@ def _plain(
     theta = threshold.to(wide)
     state = reference.rest(like.to(wide), theta, rule.precharge)
     spikes, _ = reference.fire(state, constant, increments, charge, theta, highest, rule)
-    return spikes.cumsum(0).to(torch.uint8), (spikes != 0).unsqueeze(-1).flatten(2).any(-1)
+    levels = spikes.cumsum(0).to(_whole(len(charge), highest, rule))
+    return levels, (spikes != 0).unsqueeze(-1).flatten(2).any(-1)
+
+
+def _whole(steps: int, highest: int, rule: FiringRule) -> torch.dtype:
+    """The smallest type of whole numbers that holds every level of a run."""
+    largest = highest if rule.cap else steps
+    if rule.several and not rule.cap:
+        return torch.int32
+    return torch.uint8 if largest <= torch.iinfo(torch.uint8).max else torch.int32
 
 
 def _native(
@@ -169,14 +183,16 @@ def _native(
         by_neuron=by_neuron,
         precharge=rule.precharge,
         highest=highest,
+        leak=rule.leak,
         negative_spikes=rule.negative_spikes,
         cap=rule.cap,
+        to_zero=rule.to_zero,
         threads=threads,
         sent=kept.pointer(sent),
         changes=kept.pointer(changes),
         ended=kept.pointer(ended),
     )
-    native.library(dtype).fire(layer)
+    native.library(dtype, not rule.plain).fire(layer)
     return lie.given_back(sent), changes.bool()
 
 

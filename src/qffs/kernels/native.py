@@ -63,7 +63,8 @@ class Layer(ctypes.Structure):
         ("by_neuron", ctypes.c_int64),
         ("precharge", ctypes.c_double),
         ("highest", ctypes.c_double),
-        *((name, ctypes.c_int64) for name in ("negative_spikes", "cap", "threads")),
+        ("leak", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("negative_spikes", "cap", "to_zero", "threads")),
         ("sent", ctypes.c_void_p),
         ("changes", ctypes.c_void_p),
         ("ended", ctypes.c_void_p),
@@ -71,10 +72,10 @@ class Layer(ctypes.Structure):
 
 
 @cache
-def library(dtype: torch.dtype) -> Any:
+def library(dtype: torch.dtype, loses: bool = False) -> Any:
     """The functions of fire.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
 
-    It takes about two seconds.
+    loses: for neurons that lose more of their potential than a threshold a spike. It takes about three seconds.
     """
     real, mask = IN_C[dtype]
     failed = "there is no C compiler"
@@ -84,7 +85,16 @@ def library(dtype: torch.dtype) -> Any:
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "fire.so"
-            command = [*compiler, *OPTIONS, f"-DREAL={real}", f"-DMASK={mask}", str(SOURCE), "-o", str(path)]
+            command = [
+                *compiler,
+                *OPTIONS,
+                f"-DREAL={real}",
+                f"-DMASK={mask}",
+                f"-DLOSES={loses:d}",
+                str(SOURCE),
+                "-o",
+                str(path),
+            ]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
                 loaded = ctypes.CDLL(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,12 @@ class Neuron(nn.Module):
         shape: Sequence[int] = (),
         to_zero: bool = False,
         several: bool = False,
+        leak: float = 1.0,
     ) -> None:
         super().__init__()
         self.highest = Levels(highest).highest
         self.precharge, self.negative_spikes, self.cap = float(precharge), bool(negative_spikes), bool(cap)
-        self.to_zero, self.several = bool(to_zero), bool(several)
+        self.to_zero, self.several, self.leak = bool(to_zero), bool(several), float(leak)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.ones(tuple(shape)))
 
@@ -43,8 +45,8 @@ class Neuron(nn.Module):
 
         activations: their shape ``[B, C, ...]``, needed where each channel has a step size of its own.
         """
-        precharge = quantizer.offset if rule.precharge is None else rule.precharge
-        neuron = cls(quantizer.highest, precharge, rule.negative_spikes, rule.cap, (), rule.to_zero, rule.several)
+        rule = replace(rule, precharge=quantizer.offset if rule.precharge is None else rule.precharge)
+        neuron = cls(quantizer.highest, shape=(), **asdict(rule))
         step_size = along_channels(quantizer.step_size.detach(), activations)
         neuron.threshold = step_size.clone().clamp_min(SMALLEST_STEP_SIZE)
         return neuron
@@ -57,7 +59,7 @@ class Neuron(nn.Module):
     @property
     def rule(self) -> FiringRule:
         """What this neuron may do."""
-        return FiringRule(self.negative_spikes, self.cap, self.precharge, self.to_zero, self.several)
+        return FiringRule(**{each.name: getattr(self, each.name) for each in fields(FiringRule)})
 
     def rest(self, like: Tensor) -> fire.NeuronState:
         """The state before the first step, of the shape of ``like`` and in the type sums are done in."""
@@ -79,4 +81,5 @@ class Neuron(nn.Module):
         """What `print` shows between the parentheses."""
         rule = f"precharge={self.precharge}, negative={self.negative_spikes}, cap={self.cap}"
         others = "".join(f", {name}=True" for name in ("to_zero", "several") if getattr(self, name))
+        others += f", leak={self.leak}" if self.leak != 1 else ""
         return f"highest={self.highest}, {rule}{others}, shape={self.shape}"
