@@ -4,49 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 
 import torch
 from torch import Tensor, fx, nn
 
 from qffs.baselines.method import RATE, Activation, Batches, Method, rates
-from qffs.functional.fire import NeuronState
+from qffs.graph.annotate import signals
 from qffs.graph.place import activations
 from qffs.levels import FiringRule
 from qffs.network import SpikingNetwork
+from qffs.simulate import Walk
 
-BALANCED_STEPS, BATCHES = 64, 1
-NEVER = 1e30
+BALANCED_STEPS, IMAGES = 64, 64
 
 
 @torch.no_grad()
 def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule, β: float = 1.0) -> dict[str, float]:
     """By activation, the largest current that arrives in one step, those before it with their thresholds, times β.
 
-    In the units of activations: of a spike that stands for θ. Layer by layer, while none after it fires.
+    In the units of activations: of a spike that stands for θ. Of some images of the first batch.
     """
-    thresholds = dict.fromkeys(activations(network), NEVER)
-    given = list(islice(batches, BATCHES))
-    for path in thresholds:
-        snn = rates(network, thresholds, BALANCED_STEPS, rule)
-        largest = max(1e-6, *(_largest(snn, path, x) for x in given))
-        thresholds[path] = largest * β * BALANCED_STEPS
-    return thresholds
+    snn = rates(network, dict.fromkeys(activations(network), 1.0), BALANCED_STEPS, rule)
+    _Balancing(snn, next(iter(batches))[:IMAGES], β).run()
+    return {path: float(neuron.threshold) * BALANCED_STEPS for path, neuron in snn.neurons()}
 
 
-def _largest(snn: SpikingNetwork, path: str, x: Tensor) -> float:
-    """The largest current of a layer that never fires: how much its potential rises at a step."""
-    before: list[Tensor] = []
-    found: list[float] = [0.0]
+class _Balancing(Walk):
+    """The simulation, layer by layer, each of which is given its threshold when all is known that arrives at it."""
 
-    def observe(layer: str, _: Tensor, state: NeuronState) -> None:
-        if layer == path:
-            now = state.potential
-            found.append(float((now - before.pop() if before else now).max()))
-            before.append(now)
+    def __init__(self, snn: SpikingNetwork, x: Tensor, β: float) -> None:
+        super().__init__(snn.graph, snn.begin(x), snn.schedule.weights, None)
+        self.thresholds, self.β = {path: neuron.threshold for path, neuron in snn.neurons()}, β
 
-    snn.run(x, steps=BALANCED_STEPS, chunk=1, observer=observe)
-    return max(found)
+    def _spiking(self, node: fx.Node) -> Tensor:
+        (read,) = signals(node)
+        constant, increments = self._arrived(read)
+        injected = [0.0 if constant is None else weight * constant for weight in self.charge]
+        sent = [0.0] * self.steps if increments is None else list(increments)
+        largest = max(float(torch.as_tensor(one + other).max()) for one, other in zip(injected, sent, strict=True))
+        self.thresholds[str(node.target)].fill_(max(1e-6, largest) * self.β)
+        return super()._spiking(node)
 
 
 def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
@@ -55,7 +52,7 @@ def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, 
 
 RELU = Activation("ReLU", lambda clip: nn.ReLU() if clip is None else nn.Hardtanh(0.0, clip))
 HARD = replace(RATE, to_zero=True)
-NOTES = f"analog input instead of Poisson spikes; {BALANCED_STEPS} steps of one batch find each threshold"
+NOTES = f"analog input instead of Poisson spikes; {BALANCED_STEPS} steps of {IMAGES} images find thresholds"
 
 SPIKE_NORM = Method(
     "spike-norm",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -18,9 +17,10 @@ from qffs.functional.fire import NeuronState
 from qffs.graph.place import activations
 from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
-from qffs.simulate import Observer
+from qffs.nn.neuron import Neuron
+from qffs.simulate import Observer, Walk
 
-BATCHES, IMAGES, GRID = 1, 64, 100
+IMAGES, GRID = 64, 100
 
 
 class Shifted(Begun):
@@ -33,12 +33,7 @@ class Shifted(Begun):
     def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
         """At rest, and shifted."""
         del inputs, observer
-        found = {}
-        for path, neuron in self.neurons():
-            if path in self.shifts:
-                rest = neuron.rest(self.shifts[path])
-                found[path] = NeuronState(rest.potential + self.shifts[path], rest.sent)
-        return found
+        return {path: _shifted(neuron, self.shifts[path]) for path, neuron in self.neurons()}
 
 
 def best(values: Tensor, steps: int) -> float:
@@ -59,7 +54,7 @@ def best(values: Tensor, steps: int) -> float:
 @torch.no_grad()
 def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
     """Thresholds, then layer by layer the mean gap to the network's activations as a potential, by channel."""
-    given = [x[:IMAGES] for x in islice(batches, BATCHES)]
+    given = next(iter(batches))[:IMAGES]
     wanted: dict[str, Tensor] = {}
 
     def observe(path: str, _: nn.Module, __: Any, out: Tensor) -> None:
@@ -68,28 +63,37 @@ def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNet
     sites = activations(network)
     hooks = [network.get_submodule(path).register_forward_hook(partial(observe, path)) for path in sites]
     with evaluating(network):
-        network(given[0])
+        network(given)
     for hook in hooks:
         hook.remove()
     thresholds = {path: best(wanted[path], steps) for path in sites}
     snn = rates(network, thresholds, steps, replace(RATE, precharge=0.5))
-    shifts: dict[str, Tensor] = {}
-    for path in sites:
-        shifts[path] = _gap(wanted[path], _sent(Shifted(snn, shifts), path, given[0], steps))
-    return Shifted(snn, shifts)
+    calibrating = _Calibrating(snn, given, wanted)
+    calibrating.run()
+    return Shifted(snn, calibrating.shifts)
 
 
-def _sent(snn: SpikingNetwork, path: str, x: Tensor, steps: int) -> Tensor:
-    """What a layer has sent in a run."""
-    found: list[Tensor] = []
-    θ = dict(snn.neurons())[path].threshold
+class _Calibrating(Walk):
+    """The simulation, layer by layer, each run again with a potential that makes up for the gap that it left."""
 
-    def observe(layer: str, spikes: Tensor, _: NeuronState) -> None:
-        if layer == path:
-            found.append(spikes.sum(0) * θ)
+    def __init__(self, snn: SpikingNetwork, x: Tensor, wanted: Mapping[str, Tensor]) -> None:
+        super().__init__(snn.graph, snn.begin(x), snn.schedule.weights, None)
+        self.wanted, self.shifts = wanted, dict[str, Tensor]()
 
-    snn.run(x, steps=steps, observer=observe)
-    return found[0]
+    def _spiking(self, node: fx.Node) -> Tensor:
+        super()._spiking(node)
+        path = str(node.target)
+        neuron = self.network.get_submodule(path)
+        assert isinstance(neuron, Neuron)
+        sent = self.next.neurons[path].sent * neuron.threshold
+        self.shifts[path] = _gap(self.wanted[path], sent)
+        self.state.neurons[path] = _shifted(neuron, self.shifts[path])
+        return super()._spiking(node)
+
+
+def _shifted(neuron: Neuron, by: Tensor) -> NeuronState:
+    rest = neuron.rest(by)
+    return NeuronState(rest.potential + by, rest.sent)
 
 
 def _gap(wanted: Tensor, sent: Tensor) -> Tensor:

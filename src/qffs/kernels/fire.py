@@ -82,9 +82,12 @@ def count(levels: Rows, compiled: bool = True) -> Tensor:
         )
         return spikes
     counts, before = [], torch.zeros_like(values[levels.place[0]], dtype=torch.int32)
-    for now in (values[row].int() for row in levels.place):
-        counts.append(torch.stack([(sign * (now - before)).clamp_min(0).sum() for sign in (1, -1)]))
-        before = now
+    for step, rows in enumerate(levels.place):
+        moved = rows != levels.place[step - 1] if step else torch.ones_like(rows, dtype=torch.bool)
+        now = values[rows[moved]].int()
+        risen = now - before[moved]
+        before[moved] = now
+        counts.append(torch.stack([(sign * risen).clamp_min(0).sum() for sign in (1, -1)]))
     return torch.stack(counts, 1)
 
 
@@ -110,8 +113,13 @@ def _plain(
     highest: int,
     rule: FiringRule,
 ) -> tuple[Tensor, Tensor]:
-    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed: by the reference loop."""
-    sums = [each.dense().unflatten(0, (len(charge), -1)) for each in inputs if isinstance(each, Rows)]
+    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed: by the reference loop.
+
+    Steps at which nothing arrives any more are run until no neuron fires; the levels of those after are left out.
+    """
+    given = [each for each in inputs if isinstance(each, Rows)]
+    end = _end(given, constant, charge) if rule.leak == 1 else len(charge)
+    sums = [Rows(each.values, each.place[:end], each.scale).dense().unflatten(0, (end, -1)) for each in given]
     like = sums[0][0] if sums else constant
     assert like is not None
     assert rule.precharge is not None
@@ -120,9 +128,24 @@ def _plain(
     increments = None if total is None else torch.cat([total[:1], total[1:] - total[:-1]])
     theta = threshold.to(wide)
     state = reference.rest(like.to(wide), theta, rule.precharge)
-    spikes, _ = reference.fire(state, constant, increments, charge, theta, highest, rule)
-    levels = spikes.cumsum(0).to(_whole(len(charge), highest, rule))
-    return levels, (spikes != 0).unsqueeze(-1).flatten(2).any(-1)
+    spikes, state = reference.fire(state, constant, increments, charge[:end], theta, highest, rule)
+    every = list(spikes)
+    while len(every) < len(charge) and bool(every[-1].any()):
+        spike, state = reference.step(state, torch.zeros_like(state.potential), theta, highest, rule)
+        every.append(spike)
+    spikes = torch.stack(every)
+    levels = spikes.new_empty((len(charge), *spikes.shape[1:]), dtype=_whole(len(charge), highest, rule))
+    changes = torch.zeros(levels.shape[:2], dtype=torch.bool, device=levels.device)
+    levels[: len(every)] = spikes.cumsum(0)
+    changes[: len(every)] = (spikes != 0).unsqueeze(-1).flatten(2).any(-1)
+    return levels, changes
+
+
+def _end(inputs: Sequence[Rows], constant: Tensor | None, charge: Sequence[float]) -> int:
+    """The step from which on nothing arrives any more, at least 1."""
+    charged = [t for t, weight in enumerate(charge) if weight and constant is not None]
+    moved = [(each.place[1:] != each.place[:-1]).any(1).nonzero().flatten() + 1 for each in inputs]
+    return max([0, *charged, *(int(each[-1]) for each in moved if len(each))]) + 1
 
 
 def _whole(steps: int, highest: int, rule: FiringRule) -> torch.dtype:
