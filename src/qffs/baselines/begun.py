@@ -18,7 +18,11 @@ from qffs.state import State
 
 
 class Begun(SpikingNetwork):
-    """Neurons begin as `begun` says."""
+    """A network whose neurons begin as `begun` says; ``first``: what is run before, of each image, to find it."""
+
+    def __init__(self, network: SpikingNetwork, first: SpikingNetwork | None = None) -> None:
+        super().__init__(network.graph, network.schedule)
+        self.first = first
 
     def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
         """By layer, the state before the first step; the observer sees what is simulated to find it."""

@@ -27,7 +27,7 @@ class Shifted(Begun):
     """A spiking network whose neurons begin higher, or lower, by channel: ``[1, C, ...]`` in the network's units."""
 
     def __init__(self, network: SpikingNetwork, shifts: Mapping[str, Tensor]) -> None:
-        super().__init__(network.graph, network.schedule)
+        super().__init__(network)
         self.shifts = dict(shifts)
 
     def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:

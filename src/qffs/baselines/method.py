@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qffs.convert import quantize, to_spiking
+from qffs.errors import InvalidArgument, NotConvertible
+from qffs.graph.annotate import annotate, label
 from qffs.graph.place import activations
-from qffs.graph.trace import Example
+from qffs.graph.rules import Kind
+from qffs.graph.trace import Example, trace
 from qffs.levels import FiringRule
 from qffs.network import SpikingNetwork
 from qffs.nn.modes import evaluating
@@ -30,12 +34,29 @@ class Activation:
 
     ``make``: a module, given where the ReLU was clipped from above, if it was; ``start``: sets it from what reaches it
     in a batch; ``penalty``: what is added to the loss, of all such modules.
+
+    Of direct training: ``steps``, over which the network spikes while it trains; ``before``: the network that trains,
+    from the one in full precision; ``adapt``: called with the network that trains, its modules, and some inputs and
+    labels, before the first epoch and after each; ``training``: what is otherwise than in the recipe; ``extra``: what
+    has to be installed, as an extra of the library.
     """
 
     name: str
     make: Callable[[float | None], nn.Module]
     start: Callable[[Any, Tensor], None] | None = None
     penalty: Callable[[list[Any]], Tensor] | None = None
+    steps: int = 0
+    before: Callable[[fx.GraphModule], nn.Module] | None = None
+    adapt: Callable[[nn.Module, list[Any], Tensor, Tensor], None] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    extra: str = ""
+
+    def installed(self) -> None:
+        """Raise `InvalidArgument` where what it needs is not installed."""
+        if self.extra and find_spec(self.extra) is None:
+            raise InvalidArgument(
+                f"{self.name}: this needs {self.extra}, which is not installed: pip install 'qffs[{self.extra}]'"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,15 @@ class Method:
 
 
 def placed(model: nn.Module, example: Example, activation: Activation) -> fx.GraphModule:
-    """A copy of a network with an activation's module in the place of every ReLU."""
+    """A copy of a network with an activation's module in the place of every ReLU.
+
+    Raises `NotConvertible` where it is to be trained directly and cannot be.
+    """
+    if activation.steps:
+        traced = trace(model, example)
+        annotate(traced)
+        _check_linear(traced)
+        model = traced if activation.before is None else activation.before(traced)
     network = quantize(model, levels=1, example=example)
     for path in activations(network):
         quantizer = network.get_submodule(path)
@@ -68,6 +97,35 @@ def placed(model: nn.Module, example: Example, activation: Activation) -> fx.Gra
         made = activation.make(quantizer.clip).to(quantizer.step_size.device, quantizer.step_size.dtype)
         network.set_submodule(path, made.train(network.training))
     return network
+
+
+def _check_linear(network: fx.GraphModule) -> None:
+    """Raise where an operator does not do on spikes of each step what it does on counts, as pooling the largest."""
+    for node in network.graph.nodes:
+        if node.meta["kind"] is Kind.DIFFERENCED:
+            raise NotConvertible(
+                "direct training takes networks that are linear but for their ReLUs, with average pooling: "
+                f"this one has {node.name} ({label(node, network)})"
+            )
+
+
+class OverTime(nn.Module):
+    """A network that spikes: its inputs come at each of T steps, all in one batch, and its outputs are averaged."""
+
+    def __init__(self, network: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.network, self.steps = network, steps
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The mean over the steps."""
+        out: Tensor = self.network(*(x.repeat(self.steps, *[1] * (x.dim() - 1)) for x in inputs))
+        mean: Tensor = out.unflatten(0, (self.steps, -1)).mean(0)
+        return mean
+
+
+def over_time(network: fx.GraphModule, activation: Activation) -> nn.Module:
+    """What trains: the network itself, or where it spikes while it trains, the network over its steps."""
+    return OverTime(network, activation.steps) if activation.steps else network
 
 
 @torch.no_grad()
@@ -79,7 +137,7 @@ def started(network: fx.GraphModule, activation: Activation, batch: Tensor) -> f
                  for path in activations(network)]  # fmt: skip
         try:
             with evaluating(network):
-                network(batch)
+                over_time(network, activation)(batch)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -116,8 +174,8 @@ def rates(
     """
     network = copy.deepcopy(network)
     for path in activations(network):
-        quantizer = Quantizer(steps, offset=rule.precharge or 0.0)
-        quantizer.set_step_size(max(thresholds[path], 1e-6) / steps)
         reference = next(iter(network.parameters()))
-        network.set_submodule(path, quantizer.to(reference.device, reference.dtype))
+        quantizer = Quantizer(steps, offset=rule.precharge or 0.0).to(reference.device, reference.dtype)
+        quantizer.set_step_size(max(thresholds[path], 1e-6) / steps)
+        network.set_submodule(path, quantizer)
     return to_spiking(network, steps, replace(rule, precharge=rule.precharge or 0.0))

@@ -26,11 +26,12 @@ class Prepared(Begun):
     """A spiking network whose neurons begin as a first run of another one says, in ``first.schedule.steps`` steps."""
 
     def __init__(self, network: SpikingNetwork, first: SpikingNetwork, shift: Shift) -> None:
-        super().__init__(network.graph, network.schedule)
-        self.first, self.shift = first, shift
+        super().__init__(network, first)
+        self.shift = shift
 
     def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
         """The neurons' states, from a first run."""
+        assert self.first is not None
         _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
         found = {}

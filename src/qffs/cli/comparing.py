@@ -39,6 +39,7 @@ def compare(
     ] = None,
     methods: Annotated[str, typer.Option(help="all, or some of those that qffs methods lists, as qcfs,tcl.")] = "all",
     steps: Annotated[str, typer.Option(help="Latencies T.")] = "1,2,4,8,16,32,64,128",
+    seeds: Annotated[int, typer.Option(help="How many times all is done, each with a seed of its own.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/compare"),
     json: Json = False,
 ) -> None:
@@ -54,13 +55,14 @@ def compare(
     except ValueError:
         raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
     chosen = () if methods == "all" else [each.strip() for each in methods.split(",")]
-    results = jobs.compare(read(recipe, changes or ()), output, chosen, latencies)
+    results = jobs.compare(read(recipe, changes or ()), output, chosen, latencies, seeds)
     if json:
         print_json(results)
         return
     from rich.console import Console
 
     from qffs.report.analyses import show_rows
+    from qffs.report.compared import title
 
-    show_rows(jobs.title(results), results["head"], results["rows"], results["notes"], Console())
+    show_rows(title(results), results["head"], results["rows"], results["notes"], Console())
     say(f"Wrote compare.json, compare.png and compare.svg to {output}.")

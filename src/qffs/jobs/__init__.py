@@ -1,7 +1,7 @@
 """Whole jobs from files to files: what each subcommand of the command line calls."""
 
 from qffs.jobs.begin import demo, train
-from qffs.jobs.comparing import compare, title
+from qffs.jobs.comparing import compare
 from qffs.jobs.exporting import export
 from qffs.jobs.measuring import energy, noise, simulate
 from qffs.jobs.networks import convert, plan, quantise
@@ -21,7 +21,6 @@ __all__ = [
     "quantise",
     "report",
     "simulate",
-    "title",
     "train",
     "train_all",
 ]

@@ -4,59 +4,80 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import re
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from qffs.baselines import METHODS, Activation, Method, placed, started
+from qffs.baselines import METHODS, Activation, Method, over_time, placed, started
+from qffs.baselines.begun import Begun
 from qffs.baselines.quantised import BITS
 from qffs.data import Images
-from qffs.errors import InvalidArgument
+from qffs.errors import InvalidArgument, NotConvertible
 from qffs.graph.place import activations
-from qffs.jobs.provenance import provenance
-from qffs.jobs.start import Materials, about, device_of, materials, parts
-from qffs.measure import accuracy, fitting, measure
-from qffs.recipe import Recipe
+from qffs.jobs.provenance import commit, provenance
+from qffs.jobs.start import Materials, about, device_of, fingerprint, materials, parts
+from qffs.measure import accuracy, cost, fitting, measure
+from qffs.network import SpikingNetwork
+from qffs.recipe import Recipe, Training
+from qffs.report.compared import findings, title
 from qffs.report.curves import draw
-from qffs.report.findings import Cell, Findings, Panel, Series
 from qffs.report.results import Results, to_json, write, write_text
-from qffs.train import Setting, fit
+from qffs.train import Interruption, RunState, Setting, fit
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
-CALIBRATED = 256
-"""How many training images find thresholds."""
+CALIBRATED, COSTED, ADAPTED = 256, 32, 64
+"""How many training images find thresholds, test images are counted for energy, training images adapt an activation."""
+PARTS = "parts"
+"""The folder, beside the results, of what a comparison that was stopped goes on with."""
 
 
 def compare(
-    recipe: Recipe, folder: Path, methods: Sequence[str] = (), steps: Sequence[int] = STEPS, progress: bool = True
+    recipe: Recipe,
+    folder: Path,
+    methods: Sequence[str] = (),
+    steps: Sequence[int] = STEPS,
+    seeds: int = 1,
+    progress: bool = True,
 ) -> Results:
     """Compare methods of `qffs.baselines.METHODS` (all by default) on the network and data of a recipe.
 
     The network is trained in full precision once, as the recipe says; then each method's own activations are trained
     for the recipe's quantised epochs, once for all methods that share them, from there. steps: the latencies T that are
-    measured; those before a first read-out count. Writes ``compare.json``, ``compare.png`` and ``compare.svg`` to the
-    folder. Raises `InvalidArgument` where there is no such method, a latency is no whole number of at least 1,
-    or the recipe asks for other bits or outputs than methods are compared with.
+    measured; those before a first read-out count. seeds: how many times all of it is done, from the recipe's seed on.
+    Writes ``compare.json``, ``compare.png`` and ``compare.svg`` to the folder. A comparison that was stopped goes on
+    with the same arguments; a method that was measured there is not measured again.
+
+    Raises `InvalidArgument` where there is no such method, a latency or number of seeds is no whole number of at least
+    1, the recipe asks for other bits or outputs than methods are compared with, or what a method needs is not
+    installed; `NotConvertible` where a method cannot train the network. Of all methods, those are left out.
     """
     chosen, steps = _methods(methods), _latencies(steps)
-    _check(recipe, folder)
+    _check(recipe, folder, seeds)
     device, began = device_of(recipe.device), time.monotonic()
-    ready = materials(recipe, device, progress=progress)
-    images, _, test = parts(recipe, ready.data)
-    comparison = _Comparison(recipe, ready, images, test, progress)
-    comparison.train(ready.network, "full precision", recipe.full_precision)
-    rows = [row for activation, group in _by_activation(chosen) for row in comparison.rows(activation, group, steps)]
-    own = accuracy(ready.network, test, ready.normalise, progress=progress)
-    results: dict[str, Any] = {
-        **about(recipe, ready.data, device), "images": len(test), "latencies": list(steps),
-        "full_precision": {"accuracy": own},
-        "methods": sorted(rows, key=lambda row: list(METHODS).index(row["method"])),
-        "run": provenance(device, time.monotonic() - began),
-    }  # fmt: skip
+    interruption = Interruption("; the same command goes on from there")
+    results: Results = {}
+    runs: list[list[Results]] = []
+    taken: list[Results] = []
+    with interruption.watching():
+        for seed in range(recipe.seed, recipe.seed + seeds):
+            comparison = _Comparison(recipe.model_copy(update={"seed": seed}), folder, steps, interruption, progress)
+            if not results:
+                chosen, left_out = comparison.usable(chosen, named=bool(methods))
+                results = comparison.about | {"left_out": left_out, "full_precision": {"by_seed": []}}
+            results["full_precision"]["by_seed"].append(comparison.trained())
+            runs.append([row for group in _by_activation(chosen) for row in comparison.rows(*group)])
+            taken += comparison.taken
+    results["seeds"] = list(range(recipe.seed, recipe.seed + seeds))
+    results["full_precision"]["accuracy"] = statistics.fmean(results["full_precision"]["by_seed"])
+    rows = [_together(list(rows)) for rows in zip(*runs, strict=True)]
+    results["methods"] = sorted(rows, key=lambda row: list(METHODS).index(row["method"]))
+    results["run"] = provenance(device, time.monotonic() - began + _seconds(taken))
     found = findings(results)
     write_text(folder / "compare.json", to_json(results))
     for suffix in ("png", "svg"):
@@ -64,7 +85,7 @@ def compare(
     return results | dataclasses.asdict(found)
 
 
-def _check(recipe: Recipe, folder: Path) -> None:
+def _check(recipe: Recipe, folder: Path, seeds: int) -> None:
     """Raise where a recipe asks for what methods decide, or a file stands where results are to be written."""
     asked = {"bits": recipe.bits != BITS, "output": recipe.output != "analog", "per_channel": recipe.per_channel}
     if others := [name for name, other in asked.items() if other]:
@@ -72,6 +93,8 @@ def _check(recipe: Recipe, folder: Path) -> None:
             f"methods are compared with {BITS} bits where they quantise, one step size a layer and an analog output: "
             f"leave out {', '.join(others)}"
         )
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InvalidArgument(f"the number of seeds must be a whole number of at least 1, not {seeds!r}")
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument(f"{folder} is a file, where a folder is to be written: name another output")
 
@@ -94,85 +117,177 @@ def _by_activation(methods: Sequence[Method]) -> Iterator[tuple[Activation, list
         yield activation, [method for method in methods if method.activation.name == activation.name]
 
 
+def _together(rows: Sequence[Results]) -> Results:
+    """One method's row of all seeds: means, and standard deviations where there are several."""
+
+    def spread(values: Sequence[float]) -> float | None:
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    trained = [row["trained_accuracy"] for row in rows]
+    points = []
+    for of_seeds in zip(*(row["by_latency"] for row in rows), strict=True):
+        means = {key: statistics.fmean(point[key] for point in of_seeds) for key in ("accuracy", "spikes", "energy_pj")}
+        own = spread([point["accuracy"] for point in of_seeds])
+        points.append({"latency": of_seeds[0]["latency"], **means, "spread": own})
+    said = {key: rows[0][key] for key in ("method", "title", "source", "notes", "activation")}
+    together = {"trained_accuracy": statistics.fmean(trained), "trained_spread": spread(trained)}
+    seconds = {key: sum(row[key] for row in rows) for key in ("training_seconds", "seconds")}
+    return {**said, **together, **seconds, "by_latency": points, "by_seed": list(rows) if len(rows) > 1 else []}
+
+
+def _seconds(taken: Sequence[Results]) -> float:
+    """What took so long before: measuring, and each training once."""
+    trainings = {(row["seed"], row["activation"]): row["training_seconds"] for row in taken}
+    return float(sum(trainings.values()) + sum(row["seconds"] for row in taken))
+
+
 class _Comparison:
-    """What all methods share."""
+    """What all methods share of one seed, and what of it was done before."""
 
-    def __init__(self, recipe: Recipe, ready: Materials, images: Images, test: Images, progress: bool) -> None:
-        self.recipe, self.ready, self.images, self.test, self.progress = recipe, ready, images, test, progress
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed))
-        count = min(CALIBRATED, fitting(images, CALIBRATED))
-        self.sample: Tensor = ready.normalise(images.read(order[:count]))
+    def __init__(
+        self, recipe: Recipe, folder: Path, steps: Sequence[int], interruption: Interruption, progress: bool
+    ) -> None:
+        self.recipe, self.steps, self.interruption, self.progress = recipe, steps, interruption, progress
+        device = device_of(recipe.device)
+        self.ready: Materials = materials(recipe, device, progress=progress)
+        self.images, _, self.test = parts(recipe, self.ready.data)
+        self.folder = folder / PARTS / f"seed-{recipe.seed}"
+        self.asked = {"recipe": recipe.model_dump(mode="json"), "data": fingerprint(self.ready.data),
+                      "commit": commit()}  # fmt: skip
+        self.about = {**about(recipe, self.ready.data, device), "images": len(self.test), "latencies": list(steps)}
+        self.taken: list[Results] = []
+        generator = torch.Generator().manual_seed(recipe.seed)
+        count = min(CALIBRATED, fitting(self.images, CALIBRATED))
+        chosen = torch.randperm(len(self.images), generator=generator)[:count]
+        self.sample: Tensor = self.ready.normalise(self.images.read(chosen))
+        self.labels = self.images.labels[chosen].to(device)
+        order = torch.randperm(len(self.test), generator=generator)
+        self.few: Images = self.test.select(order[:COSTED].sort().values)
 
-    def train(self, network: fx.GraphModule, label: str, training: Any, activation: Activation | None = None) -> None:
-        """Train a network for some epochs."""
-        penalty = None
-        if activation is not None and activation.penalty is not None:
-            added, modules = activation.penalty, [network.get_submodule(path) for path in activations(network)]
-            penalty = lambda: added(modules)  # noqa: E731
+    def usable(self, methods: Sequence[Method], named: bool) -> tuple[list[Method], list[Results]]:
+        """The methods that can train the network here, and why others cannot; raises where those were named."""
+        found, left_out = [], []
+        for method in methods:
+            try:
+                method.activation.installed()
+                if method.activation.steps:
+                    placed(self.ready.network, self.sample[:2], method.activation)
+                found.append(method)
+            except (InvalidArgument, NotConvertible) as error:
+                if named:
+                    raise
+                left_out.append({"method": method.name, "title": method.title, "why": str(error)})
+        return found, left_out
+
+    def trained(self) -> float:
+        """Train the network in full precision, and return its accuracy on test images."""
+        self._train(self.ready.network, "full precision", self.recipe.full_precision)
+        return accuracy(self.ready.network, self.test, self.ready.normalise, progress=self.progress)
+
+    def rows(self, activation: Activation, methods: Sequence[Method]) -> Iterator[Results]:
+        """What each method that trains with an activation gives."""
+        known = {method.name: self._known(method) for method in methods}
+        if not all(known.values()):
+            began = time.monotonic()
+            network = placed(copy.deepcopy(self.ready.network), self.sample[:2], activation)
+            trained = over_time(started(network, activation, self.sample), activation)
+            training = Training.model_validate({**self.recipe.quantised.model_dump(), **activation.training})
+            self._train(trained, activation.name, training, activation, network)
+            seconds = time.monotonic() - began
+            own = accuracy(trained, self.test, self.ready.normalise, progress=self.progress)
+        for method in methods:
+            row = known[method.name]
+            if row is None:
+                began = time.monotonic()
+                row = {
+                    **{key: getattr(method, key) for key in ("title", "source", "notes")},
+                    "method": method.name, "activation": activation.name, "seed": self.recipe.seed,
+                    "trained_accuracy": own, "by_latency": list(self._by_latency(method, network)),
+                    "training_seconds": round(seconds, 1), "seconds": round(time.monotonic() - began, 1),
+                }  # fmt: skip
+                write_text(self._part(method), to_json({"asked": self._asked(method), "row": row}))
+            yield row
+        (self.folder / _slug(activation.name) / "state.pt").unlink(missing_ok=True)
+
+    def _train(
+        self,
+        trained: nn.Module,
+        label: str,
+        training: Training,
+        activation: Activation | None = None,
+        network: fx.GraphModule | None = None,
+    ) -> None:
+        """Train a network for some epochs, or go on where that was stopped."""
+        penalty = adapt = None
+        if activation is not None and network is not None:
+            modules = [network.get_submodule(path) for path in activations(network)]
+            if (added := activation.penalty) is not None:
+                penalty = lambda: added(modules)  # noqa: E731
+            adapt = activation.adapt
+        folder = self.folder / _slug(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        asked = {**self.asked, "training": training.model_dump()}
         setting = Setting(
             label, self.recipe.precision, self.ready.augmentation, seed=self.recipe.seed,
             teacher=None if activation is None else self.ready.network.eval(),
-            workers=self.recipe.workers, progress=self.progress, penalty=penalty,
+            workers=self.recipe.workers, progress=self.progress, penalty=penalty, state=RunState(folder),
+            interruption=self.interruption, beside=lambda: {"asked": json.dumps(asked)},
         )  # fmt: skip
-        fit(network, self.images, self.ready.normalise, training, setting)
 
-    def rows(self, activation: Activation, methods: Sequence[Method], steps: Sequence[int]) -> Iterator[Results]:
-        """What each method that trains with an activation gives."""
-        network = placed(copy.deepcopy(self.ready.network), self.sample[:2], activation)
-        self.train(started(network, activation, self.sample), activation.name, self.recipe.quantised, activation)
-        own = accuracy(network, self.test, self.ready.normalise, progress=self.progress)
-        for method in methods:
-            yield {
-                "method": method.name, "title": method.title, "source": method.source, "notes": method.notes,
-                "activation": activation.name, "ann_accuracy": own,
-                "by_latency": list(self._by_latency(method, network, steps)),
-            }  # fmt: skip
+        def adapted(_: object) -> None:
+            if adapt is not None:
+                adapt(trained, modules, self.sample[:ADAPTED], self.labels[:ADAPTED])
 
-    def _by_latency(self, method: Method, network: fx.GraphModule, steps: Sequence[int]) -> Iterator[Results]:
-        """Accuracy and spikes at each latency that the method has."""
-        wanted = [step - method.before for step in steps if step > method.before]
+        state = setting.state.read() if setting.state is not None else None
+        if state is not None and state["asked"] != json.dumps(asked):
+            state = None
+        if state is None:
+            adapted(None)
+        fit(trained, self.images, self.ready.normalise, training, setting, after_epoch=adapted, resume=state)
+
+    def _by_latency(self, method: Method, network: fx.GraphModule) -> Iterator[Results]:
+        """Accuracy, spikes and energy at each latency that the method has."""
+        wanted = [step - method.before for step in self.steps if step > method.before]
         runs = [[step] for step in wanted] if method.by_latency else [wanted]
         for run in filter(None, runs):
             snn = method.spiking(network, [self.sample], max(run))
             longest = max(*run, snn.schedule.steps)
             measured = measure(snn, self.test, self.ready.normalise, longest, progress=self.progress)
+            energy = self._energy(snn, longest, method.before)
             for step in run:
-                spikes = measured.spikes_per_image[step - 1]
-                yield {"latency": step + method.before, "accuracy": measured.accuracy[step - 1], "spikes": spikes}
+                yield {
+                    "latency": step + method.before, "accuracy": measured.accuracy[step - 1],
+                    "spikes": measured.spikes_per_image[step - 1], "energy_pj": energy[step - 1],
+                }  # fmt: skip
+
+    def _energy(self, snn: SpikingNetwork, steps: int, before: int) -> list[float]:
+        """Of an image up to each step, on average over some test images; of a run before, all but the analog input."""
+        found = cost(snn, self.few, self.ready.normalise, steps, progress=self.progress)
+        first = 0.0
+        if isinstance(snn, Begun) and snn.first is not None:
+            run = cost(snn.first, self.few, self.ready.normalise, before, progress=self.progress)
+            first = run.spiking_pj[-1] - run.analog_pj
+        return [first + each for each in found.spiking_pj]
+
+    # --- what was done before ---------------------------------------------------------------------------------------
+
+    def _part(self, method: Method) -> Path:
+        return self.folder / f"{method.name}.json"
+
+    def _asked(self, method: Method) -> Results:
+        return {**self.asked, "method": method.name, "latencies": list(self.steps)}
+
+    def _known(self, method: Method) -> Results | None:
+        """The row of a method that was measured before, as it would be now; not where code has changed."""
+        try:
+            part: Results = json.loads(self._part(method).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if part.get("asked") != self._asked(method) or str(self.asked["commit"]).endswith("-dirty"):
+            return None
+        self.taken.append(part["row"])
+        return dict(part["row"])
 
 
-def title(results: Results) -> str:
-    """What is compared on what."""
-    return f"{results['model']} on {results['data']}, {results['images']:,} test images"
-
-
-def findings(results: Results) -> Findings:
-    """Accuracy and spikes against latency, as a table and two panels."""
-    latencies = results["latencies"]
-    rows: list[list[Cell]] = []
-    accuracies: list[Series] = []
-    spikes: list[Series] = []
-    for each in results["methods"]:
-        points = {point["latency"]: point for point in each["by_latency"]}
-        shown = [100 * points[t]["accuracy"] if t in points else None for t in latencies]
-        rows.append([each["title"], 100 * each["ann_accuracy"], *shown])
-        accuracies.append(Series(each["title"], list(points), [100 * p["accuracy"] for p in points.values()]))
-        sent = [point for point in points.values() if point["spikes"] >= 1]  # the axis has no zero
-        spikes.append(Series(each["title"], [p["spikes"] for p in sent], [100 * p["accuracy"] for p in sent]))
-    level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
-    percent = "test images (%)"
-    return Findings(
-        ["method", "its ANN", *(f"T = {t}" for t in latencies)],
-        rows,
-        [
-            Panel(
-                "accuracy by latency",
-                "time steps T, those before a read-out included",
-                percent,
-                [*accuracies, level],
-                True,
-            ),
-            Panel("accuracy by spikes", "spikes an image", percent, spikes, True),
-        ],
-        [f"{each['title']}: {each['notes']}." for each in results["methods"] if each["notes"]],
-    )
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

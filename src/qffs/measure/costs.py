@@ -52,7 +52,7 @@ class Synapses:
 
     def energy_pj(self, energy: Energy) -> dict[str, float]:
         """By network; see `Cost.energy_pj`."""
-        product = energy.multiply_add_pj if self.weighted else energy.add_pj
+        product, event = self.product_pj(energy), self.event_pj(energy)
         levels = self.bits is not None and self.weighted
         first = self.analog * product
         dense = max(0, self.count - self.analog)
@@ -60,8 +60,16 @@ class Synapses:
             FULL_PRECISION: self.count * product,
             QANN: first + dense * (energy.add_pj * (self.bits or 1) if levels else product),
             SPARSE: first + (self.set_bits * energy.add_pj if levels else min(self.active, dense) * product),
-            SNN: first + sum(self.events) * (energy.add_pj if self.bits is not None else product),
+            SNN: first + sum(self.events) * event,
         }
+
+    def product_pj(self, energy: Energy) -> float:
+        """Of a value at a synapse."""
+        return energy.multiply_add_pj if self.weighted else energy.add_pj
+
+    def event_pj(self, energy: Energy) -> float:
+        """Of what neurons send at a synapse."""
+        return energy.add_pj if self.bits is not None else self.product_pj(energy)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,22 @@ class Cost:
         total = {name: sum(one[name] for one in each) for name in (FULL_PRECISION, QANN, SPARSE, SNN)}
         total[SNN] += self.operations["injected"] * self.energy.add_pj
         return total
+
+    @property
+    def analog_pj(self) -> float:
+        """Of the analog input at the synapses that it passes, once."""
+        return sum(each.analog * each.product_pj(self.energy) for each in self.synapses)
+
+    @property
+    def spiking_pj(self) -> tuple[float, ...]:
+        """Of the spiking network up to each step; the last one is that of `energy_pj`."""
+        charged = sum(each.count for each in self.units if each.charged) * self.energy.add_pj
+        found, total = [], self.analog_pj
+        for step in range(len(self.activity[0].positive)):
+            total += sum(each.events[step] * each.event_pj(self.energy) for each in self.synapses)
+            total += charged if step < self.charge_steps else 0.0
+            found.append(total)
+        return tuple(found)
 
     @property
     def bits_sent(self) -> dict[str, float]:

@@ -166,7 +166,7 @@ class _Counting(Walk):
 
     def _see(self, path: str, spikes: Tensor, _: NeuronState) -> None:
         for number, sign in enumerate((1, -1)):
-            self.counts.spikes[path][number] += (spikes == sign).flatten(1).sum(1)
+            self.counts.spikes[path][number] += (sign * spikes).clamp_min(0).flatten(1).sum(1)
 
     def _linear(self, node: fx.Node) -> Pair:
         for read in self.counts.reads.get(node, ()):
@@ -188,12 +188,15 @@ class _Counting(Walk):
 
 
 def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
-    """Signals whose units each have events of one size: neurons' own, wherever they are moved, and their largest."""
+    """Signals whose units each have events of one size: neurons' own, wherever they are moved, and their largest.
+
+    Neurons that send several spikes at once send values.
+    """
     found: set[fx.Node] = set()
     for node in nodes:
         match node.meta["kind"]:
             case Kind.SPIKING:
-                single = True
+                single = not getattr(network.get_submodule(str(node.target)), "several", False)
             case Kind.DIFFERENCED:
                 single = bool(node.meta["unit"])
             case Kind.LINEAR | Kind.JOIN:

@@ -70,3 +70,6 @@ def _series(axes: Axes, series: Series, number: int) -> None:
             axes.plot(series.x, series.y, color=colour, label=label, linewidth=1.2)
         case "line":
             axes.plot(series.x, series.y, f"{marker}-", color=colour, label=label, markersize=3.5, linewidth=1.2)
+    if series.spread:
+        low, high = (np.array(series.y) + sign * np.array(series.spread) for sign in (-1, 1))
+        axes.fill_between(series.x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -13,7 +13,8 @@ Cell = str | Number | None
 class Series:
     """One curve or set of points: ``style`` is a line with marks, a level line, or points alone.
 
-    ``published``: where figures that were not measured here come from; empty for what was.
+    ``published``: where figures that were not measured here come from; empty for what was. ``spread``: of each y, above
+    and below.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Series:
     y: list[Number]
     style: Literal["line", "level", "points", "steps"] = "line"
     published: str = ""
+    spread: list[Number] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""DIET-SNN: the network itself, made to spike, and trained as one with its thresholds and leaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from qffs.baselines.direct import EXTRA, Surrogate, neurons, spiking
+from qffs.baselines.method import Activation, Method
+
+STEPS, PERCENTILE, DAMPENED = 5, 0.997, 0.3
+
+
+def triangle() -> Surrogate:
+    """``0.3 max(0, 1 - |u - 1|)`` as the gradient of a spike, u in thresholds."""
+    from spikingjelly.activation_based.surrogate import PiecewiseQuadratic
+
+    full = PiecewiseQuadratic(alpha=1.0)
+
+    def fire(x: Tensor) -> Tensor:
+        spikes: Tensor = full(x)
+        return DAMPENED * spikes + ((1 - DAMPENED) * spikes).detach()
+
+    return fire
+
+
+def _start(module: Any, x: Tensor) -> None:
+    """θ is the 99.7th percentile of what arrives."""
+    x = x.flatten()
+    with torch.no_grad():
+        module.threshold.fill_(float(x.kthvalue(max(1, round(PERCENTILE * len(x)))).values))
+
+
+def folded(network: fx.GraphModule) -> nn.Module:
+    """The network with its batch norms in the weights before them."""
+    return fuse(network.eval())
+
+
+DIET = Method(
+    "diet",
+    "DIET-SNN",
+    "Rathi, Roy, IEEE TNNLS 2021",
+    "starts from the network with thresholds of nearly all currents, and trains weights, thresholds and leaks",
+    Activation(
+        f"leaky neurons over {STEPS} steps",
+        neurons(STEPS, triangle, to_zero=False, trained=True),
+        _start,
+        steps=STEPS,
+        before=folded,
+        training={"optimiser": "adamw", "learning_rate": 1e-4},
+        extra=EXTRA,
+    ),
+    spiking(to_zero=False),
+    notes=f"trained over {STEPS} steps; batch norms are folded, biases stay; the loss is of the mean over the steps",
+)

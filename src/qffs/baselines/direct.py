@@ -1,0 +1,45 @@
+"""What methods of direct training have in common: layers of SpikingJelly's neurons, and how they become ours.
+
+SpikingJelly is imported where such a layer is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qffs.baselines.method import RATE, Batches, rates
+from qffs.graph.place import activations
+from qffs.levels import FiringRule
+from qffs.network import SpikingNetwork
+
+EXTRA = "spikingjelly"
+Surrogate = Callable[[Tensor], Tensor]
+
+
+def neurons(steps: int, surrogate: Callable[[], Surrogate], **options: Any) -> Callable[[float | None], nn.Module]:
+    """What makes a layer of neurons in the place of a ReLU; options: of `qffs.baselines.direct_neurons.Neurons`."""
+
+    def make(clip: float | None) -> nn.Module:
+        del clip
+        from qffs.baselines.direct_neurons import Neurons
+
+        return Neurons(steps, surrogate(), **options)
+
+    return make
+
+
+def spiking(to_zero: bool) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
+    """How a network that was trained becomes one of this library: the same thresholds, leaks and resets."""
+    rule = FiringRule(RATE.negative_spikes, RATE.cap, RATE.precharge, to_zero=to_zero)
+
+    def made(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
+        modules: dict[str, Any] = {path: network.get_submodule(path) for path in activations(network)}
+        snn = rates(network, {path: module.height for path, module in modules.items()}, steps, rule)
+        for path, neuron in snn.neurons():
+            neuron.leak = modules[path].kept
+        return snn
+
+    return made

@@ -1,0 +1,75 @@
+"""Methods beside each other: what `qffs compare` found, as tables and panels."""
+
+from __future__ import annotations
+
+from qffs.report.findings import Cell, Findings, Panel, Series
+from qffs.report.results import Results
+
+PERCENT = "test images (%)"
+MICROJOULE = 1e-6
+"""Of a picojoule."""
+
+
+def title(results: Results) -> str:
+    """What is compared on what."""
+    seeds = len(results["seeds"])
+    told = f", {seeds} seeds" if seeds > 1 else ""
+    return f"{results['model']} on {results['data']}, {results['images']:,} test images{told}"
+
+
+def findings(results: Results) -> Findings:
+    """Accuracy by latency, as a table; against latency, spikes and energy, as panels."""
+    latencies, several = results["latencies"], len(results["seeds"]) > 1
+    rows: list[list[Cell]] = []
+    for each in results["methods"]:
+        points = {point["latency"]: point for point in each["by_latency"]}
+        shown = [_accuracy(points.get(T), several) for T in latencies]
+        trained = {"accuracy": each["trained_accuracy"], "spread": each["trained_spread"]}
+        rows.append([each["title"], _accuracy(trained, several), *shown])
+    level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
+    time = "time steps T, those before a read-out included"
+    notes = [f"{each['title']}: {each['notes']}." for each in results["methods"] if each["notes"]]
+    return Findings(
+        ["method", "as trained", *(f"T = {T}" for T in latencies)],
+        rows,
+        [
+            Panel("accuracy by latency", time, PERCENT, [*_against(results, "latency"), level], True),
+            Panel("accuracy by spikes", "spikes an image", PERCENT, _against(results, "spikes"), True),
+            Panel("accuracy by energy", "energy of an image (µJ)", PERCENT, _against(results, "energy"), True),
+        ],
+        notes + [f"{each['title']} is left out: {each['why']}." for each in results["left_out"]],
+    )
+
+
+def energies(results: Results) -> list[list[Cell]]:
+    """By method, its title and the energy of an image at each latency, in µJ."""
+    rows: list[list[Cell]] = []
+    for each in results["methods"]:
+        points = {point["latency"]: MICROJOULE * point["energy_pj"] for point in each["by_latency"]}
+        rows.append([each["title"], *(points.get(T) for T in results["latencies"])])
+    return rows
+
+
+def _accuracy(point: Results | None, several: bool) -> Cell:
+    if point is None:
+        return None
+    if not several:
+        return 100.0 * float(point["accuracy"])
+    return f"{100 * point['accuracy']:.2f} ± {100 * point['spread']:.2f}"
+
+
+def _against(results: Results, what: str) -> list[Series]:
+    """The accuracy of each method against something, where that is not 0: a logarithmic axis has no place for it."""
+    found = []
+    for each in results["methods"]:
+        points = [(_value(point, what), point) for point in each["by_latency"]]
+        points = [(x, point) for x, point in points if x > 0]
+        spread = [100 * point["spread"] for _, point in points if point["spread"] is not None]
+        accuracies = [100 * point["accuracy"] for _, point in points]
+        found.append(Series(each["title"], [x for x, _ in points], accuracies, spread=spread))
+    return found
+
+
+def _value(point: Results, what: str) -> int | float:
+    value: int | float = MICROJOULE * point["energy_pj"] if what == "energy" else point[what]
+    return value if what != "spikes" or value >= 1 else 0
