@@ -11,7 +11,7 @@ from torch.fx.experimental.optimization import fuse
 from qffs.baselines.direct import EXTRA, Surrogate, neurons, spiking
 from qffs.baselines.method import Activation, Method
 
-STEPS, PERCENTILE, DAMPENED = 5, 0.997, 0.3
+STEPS, PERCENTILE, SCALE, DAMPENED = 5, 0.997, 0.7, 0.3
 
 
 def triangle() -> Surrogate:
@@ -28,10 +28,10 @@ def triangle() -> Surrogate:
 
 
 def _start(module: Any, x: Tensor) -> None:
-    """θ is the 99.7th percentile of what arrives."""
+    """θ is a share of the 99.7th percentile of what arrives."""
     x = x.flatten()
     with torch.no_grad():
-        module.threshold.fill_(float(x.kthvalue(max(1, round(PERCENTILE * len(x)))).values))
+        module.threshold.fill_(SCALE * float(x.kthvalue(max(1, round(PERCENTILE * len(x)))).values))
 
 
 def folded(network: fx.GraphModule) -> nn.Module:

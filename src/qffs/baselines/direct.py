@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qffs.baselines.method import RATE, Batches, rates
@@ -29,6 +30,16 @@ def neurons(steps: int, surrogate: Callable[[], Surrogate], **options: Any) -> C
         return Neurons(steps, surrogate(), **options)
 
     return make
+
+
+@torch.no_grad()
+def deviation(module: Any, x: Tensor) -> None:
+    """θ is the standard deviation of what arrives.
+
+    That is what a batch norm from which training begins makes it where thresholds are 1, and what one that depends on
+    thresholds makes it anywhere; here batch norms have been trained before.
+    """
+    module.threshold.fill_(float(x.std()))
 
 
 def spiking(to_zero: bool) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qffs.baselines.direct import EXTRA, neurons, spiking
+from qffs.baselines.direct import EXTRA, deviation, neurons, spiking
 from qffs.baselines.method import Activation, Method
 from qffs.nn.modes import evaluating
 
@@ -102,11 +102,12 @@ DSPIKE = Method(
     Activation(
         f"leaky neurons over {STEPS} steps, reset",
         neurons(STEPS, Dspike, leak=LEAK),
+        deviation,
         steps=STEPS,
         adapt=adapted,
         extra=EXTRA,
     ),
     spiking(to_zero=True),
-    notes=f"trained over {STEPS} steps from the network in full precision; with a threshold of 1, batch norm over all "
-    f"steps is the one that depends on thresholds; the first layer's gradient is compared in {DIRECTIONS} directions",
+    notes=f"trained over {STEPS} steps from the network in full precision; thresholds are the standard deviation of "
+    f"what arrives first, as their batch norm has it; gradients are compared in {DIRECTIONS} directions",
 )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qffs.baselines.calibration import IMAGES, best
 from qffs.baselines.method import RATE, Activation, Batches, Method, rates
 from qffs.baselines.tcl import heights
 from qffs.network import SpikingNetwork
@@ -42,6 +43,11 @@ class ClipFloorShift(nn.Module):
         return (level / self.levels).clamp(0, 1) * self.height
 
 
+def _start(module: Any, x: Tensor) -> None:
+    """λ is where the quantised activations have the least error, for weights have been trained before."""
+    module.height.data.fill_(min(best(torch.relu(x[:IMAGES]), LEVELS), module.height.item()))
+
+
 def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
     """θ = λ, with half a threshold before the first step."""
     return rates(network, heights(network), steps, replace(RATE, precharge=0.5))
@@ -57,6 +63,7 @@ QCFS = Method(
     Activation(
         "quantised clip, floor and shift",
         lambda clip: ClipFloorShift(LEVELS, 8.0 if clip is None else min(8.0, clip)),
+        _start,
         penalty=lambda clips: 5e-4 / 2 * torch.stack([clip.height.square() for clip in clips]).sum(),
     ),
     spiking,

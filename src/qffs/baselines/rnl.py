@@ -44,7 +44,7 @@ class RateNorm(nn.Module):
         """The clipped activation."""
         clipped = torch.minimum(torch.relu(x), self.height)
         if self.training:
-            self.largest.lerp_(x.detach().max().clamp(1e-6, self.clip), 0.1)
+            self.largest.lerp_(x.detach().max().to(self.largest).clamp(1e-6, self.clip), 0.1)
         return clipped
 
 

@@ -6,7 +6,7 @@ import copy
 
 from torch import fx, nn
 
-from qffs.baselines.direct import EXTRA, Surrogate, neurons, spiking
+from qffs.baselines.direct import EXTRA, Surrogate, deviation, neurons, spiking
 from qffs.baselines.method import Activation, Method
 from qffs.graph.annotate import signals
 from qffs.graph.paths import free_path
@@ -75,10 +75,12 @@ SEW = Method(
     Activation(
         f"neurons over {STEPS} steps, spikes added",
         neurons(STEPS, sigmoid),
+        deviation,
         steps=STEPS,
         before=element_wise,
         extra=EXTRA,
     ),
     spiking(to_zero=True),
-    notes=f"trained over {STEPS} steps from the network in full precision, whose blocks add up before their ReLU",
+    notes=f"trained over {STEPS} steps from the network in full precision, whose blocks add up before their ReLU; "
+    "thresholds are the standard deviation of what arrives first",
 )

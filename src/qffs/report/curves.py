@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import ticker
+from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,6 +15,10 @@ from matplotlib.figure import Figure
 from qffs.report.findings import Findings, Panel, Series
 
 MARKERS = "os^Dv<>Phx*"
+COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
+"""The ten that matplotlib takes anyway, then the same ones lighter."""
+CROWD = 8
+"""More curves than so many have their names beside the panels, and not in each."""
 
 
 def draw(found: Findings, title: str, path: Path) -> None:
@@ -25,12 +29,22 @@ def draw(found: Findings, title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     if len(found.panels) > 1:  # else the panel says what it shows
         figure.suptitle(title, parse_math=False)
-    for number, panel in enumerate(found.panels):
-        _panel(figure.add_subplot(rows, columns, number + 1), panel)
+    crowded = max(len(panel.series) for panel in found.panels) > CROWD
+    if crowded:
+        figure.set_figwidth(figure.get_figwidth() + 1.8)
+    every = [_panel(figure.add_subplot(rows, columns, number + 1), panel) for number, panel in enumerate(found.panels)]
+    if crowded:
+        named = {
+            label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8)
+    else:
+        for axes in every:
+            axes.legend(fontsize=7)
     figure.savefig(path, dpi=150, format=path.suffix.removeprefix("."))
 
 
-def _panel(axes: Axes, panel: Panel) -> None:
+def _panel(axes: Axes, panel: Panel) -> Axes:
     axes.set_title(panel.title, fontsize=10, parse_math=False)
     axes.set(xlabel=panel.x, ylabel=panel.y)
     axes.grid(alpha=0.3)
@@ -46,7 +60,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
         second.set_xlabel("equivalent bits, log2(T + 1)")
         second.xaxis.set_major_locator(ticker.MultipleLocator(1))
         second.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.legend(fontsize=7)
+    return axes
 
 
 def _bits(steps: Any) -> Any:
@@ -59,7 +73,7 @@ def _steps(bits: Any) -> Any:
 
 
 def _series(axes: Axes, series: Series, number: int) -> None:
-    colour, label = f"C{number % 10}", series.name.replace("$", r"\$")
+    colour, label = COLOURS[number % len(COLOURS)], series.name.replace("$", r"\$")
     marker = MARKERS[number % len(MARKERS)]
     match series.style:
         case "points":
