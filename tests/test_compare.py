@@ -16,7 +16,11 @@ import qffs
 from qffs import export, jobs
 from qffs.baselines import METHODS
 from qffs.errors import CheckpointError, InvalidArgument, NotConvertible
+from qffs.jobs import comparing
+from qffs.measure import measure
 from qffs.recipe import Recipe
+from qffs.report.compared import title
+from qffs.train import RunState, fit, loop
 from untrained import images, network, trained
 
 RECIPE = Recipe.of(
@@ -41,24 +45,107 @@ def test_all_methods_have_the_same_network_images_and_epochs(compared: Any) -> N
     assert [row["method"] for row in kept["methods"]] == ["qffs", "qcfs", "cos"]  # in the order of the list
     assert (kept["images"], kept["latencies"]) == (100, [1, 4, 8, 16])
     own, qcfs, cos = kept["methods"]
-    assert qcfs["ann_accuracy"] == cos["ann_accuracy"]  # trained once
+    assert qcfs["trained_accuracy"] == cos["trained_accuracy"]  # trained once
     assert [point["latency"] for point in own["by_latency"]] == [1, 4, 8, 16]
     assert [point["latency"] for point in cos["by_latency"]] == [8, 16]  # 4 steps come before
-    assert own["by_latency"][-1]["accuracy"] == pytest.approx(own["ann_accuracy"], abs=0.02)
+    assert own["by_latency"][-1]["accuracy"] == pytest.approx(own["trained_accuracy"], abs=0.02)
     for row in kept["methods"]:
         spikes = [point["spikes"] for point in row["by_latency"]]
         assert spikes == sorted(spikes)
         assert spikes[-1] > 0
+        energies = [point["energy_pj"] for point in row["by_latency"]]
+        assert energies == sorted(energies)
+        assert energies[0] > 1000
+        assert {point["spread"] for point in row["by_latency"]} == {None}
     assert results["rows"][2][2:4] == [None, None]
     for suffix in ("png", "svg"):
         assert (folder / f"compare.{suffix}").stat().st_size > 10_000
 
 
+def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if "seconds" not in key}
+
+
 def test_the_same_seed_gives_the_same(compared: Any, tmp_path: Path) -> None:
     results, _ = compared
     again = jobs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], progress=False)
-    assert again["methods"] == results["methods"][:1]
+    assert without_seconds(again["methods"][0]) == without_seconds(results["methods"][0])
     assert again["full_precision"] == results["full_precision"]
+
+
+def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> None:
+    results, _ = compared
+    both = jobs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], seeds=2, progress=False)
+    assert both["seeds"] == [0, 1]
+    (row,) = both["methods"]
+    one, other = row["by_seed"]
+    assert (one["seed"], other["seed"]) == (0, 1)
+    assert one["by_latency"] != other["by_latency"]
+    assert [point["accuracy"] for point in one["by_latency"]] == [
+        point["accuracy"] for point in results["methods"][0]["by_latency"]
+    ]
+    for point, first, second in zip(row["by_latency"], one["by_latency"], other["by_latency"], strict=True):
+        for key in ("accuracy", "spikes", "energy_pj"):
+            assert point[key] == pytest.approx((first[key] + second[key]) / 2)
+        assert point["spread"] == pytest.approx(abs(first["accuracy"] - second["accuracy"]) / 2**0.5)
+    assert both["full_precision"]["accuracy"] == pytest.approx(sum(both["full_precision"]["by_seed"]) / 2)
+    assert all(" ± " in str(cell) for cell in both["rows"][0][1:])
+    assert both["panels"][0]["series"][0]["spread"]
+    assert "2 seeds" in title(both)
+
+
+def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that was measured is not measured again; what was half trained ends with the same weights."""
+    monkeypatch.setattr(comparing, "commit", lambda: "abc")
+    whole = jobs.compare(RECIPE, tmp_path / "whole", ["ts", "qcfs", "srp"], [8], progress=False)
+
+    class Stopped(Exception):
+        pass
+
+    steps = 0
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > 5 * 22 + 11:  # full precision, one activation, and half of another
+            raise Stopped
+        return loss_of(*arguments, **options)
+
+    loss_of = loop.loss_of
+    monkeypatch.setattr(loop, "loss_of", stopping)
+    monkeypatch.setattr(RunState, "due", True)
+    with pytest.raises(Stopped):
+        jobs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
+    monkeypatch.setattr(loop, "loss_of", loss_of)
+    trained: list[str] = []
+    measured: list[Any] = []
+    monkeypatch.setattr(comparing, "fit", lambda *a, **k: (trained.append(a[4].label), fit(*a, **k))[1])
+    monkeypatch.setattr(comparing, "measure", lambda *a, **k: (measured.append(a), measure(*a, **k))[1])
+    half = jobs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
+    assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
+    assert trained == ["full precision", "quantised clip, floor and shift"]
+    assert len(measured) == 2
+    more = jobs.compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
+    assert len(measured) == 3
+    assert more["run"]["seconds"] > half["methods"][-1]["seconds"]
+    monkeypatch.setattr(comparing, "commit", lambda: "abc-dirty")  # what has changed since is not known
+    jobs.compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
+    assert len(measured) == 4
+
+
+def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: METHODS[name] for name in ("qffs", "sew")}
+    monkeypatch.setattr(comparing, "METHODS", few)
+    largest = RECIPE.model_copy(update={"model_arguments": {"width": 4}, "test_images": 20})
+    results = jobs.compare(largest, tmp_path, [], [4], progress=False)
+    assert [row["method"] for row in results["methods"]] == ["qffs"]
+    assert results["left_out"][0]["method"] == "sew"
+    assert results["notes"][-1].startswith("SEW is left out: direct training takes networks that are linear but for")
+    with pytest.raises(NotConvertible, match="direct training takes networks that are linear but for their ReLUs"):
+        jobs.compare(largest, tmp_path / "named", ["sew"], [4], progress=False)
+    monkeypatch.setattr("qffs.baselines.method.find_spec", lambda _: None)
+    results = jobs.compare(RECIPE.model_copy(update={"test_images": 20}), tmp_path, [], [4], progress=False)
+    assert "this needs spikingjelly, which is not installed" in results["notes"][-1]
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -86,7 +173,11 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert code == 0
     assert said.endswith("Wrote compare.json, compare.png and compare.svg to out.\n")
     assert (tmp_path / "out" / "compare.json").exists()
+    code, said, _ = run("compare", "digits_net", *changes, "--methods", "ts", "--steps", "2", "--json")
+    assert code == 0
+    assert json.loads(said)["model"] == "digits_net"
     for arguments, sentence in (
+        (("--seeds", "0"), "qffs: the number of seeds must be a whole number of at least 1, not 0"),
         (("--methods", "lif"), "qffs: there is no method 'lif'; there are "),
         (("--steps", "1,two"), "qffs: --steps must be whole numbers such as 1,2,4, not '1,two'"),
         (("--steps", "0"), "qffs: latencies must be whole numbers of at least 1, not [0]"),

@@ -23,7 +23,10 @@ def images(count: int = 16) -> Tensor:
 
 
 def trained(method: Method, model: nn.Module, x: Tensor) -> Any:
-    """A network as if it had been trained: with clips that its activations reach."""
+    """A network as if it had been trained: with clips that its activations reach.
+
+    Those of direct training are left as they begin, and are no ANN.
+    """
     made = started(placed(model, x[:2], method.activation), method.activation, x).eval()
     for module in made.modules():
         if isinstance(module, Clip | ClipFloorShift):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from qffs.baselines.calibration import Shifted, best
 from qffs.baselines.method import RATE
 from qffs.baselines.prepared import STEPS_BEFORE
 from qffs.baselines.qcfs import LEVELS, ClipFloorShift
+from qffs.baselines.rnl import SECOND, RateNorm, inferred
 from qffs.baselines.tcl import Clip
 from qffs.errors import InvalidArgument
 from qffs.functional import fire
@@ -52,6 +54,37 @@ def test_quantised_activations_are_reached_at_as_many_steps_as_levels() -> None:
     for name in ("srp", "cos"):
         ready = METHODS[name].spiking(made, [x], LEVELS)
         assert apart(ready.readout(x, steps=LEVELS)[-1], wanted) < errors[255]
+
+
+def test_rnl_clips_at_a_running_maximum() -> None:
+    norm = RateNorm()
+    norm.largest.fill_(2.0)
+    x = torch.tensor([-1.0, 1.0, 4.0], requires_grad=True)
+    v = 2 / (1 + math.exp(-10))
+    torch.testing.assert_close(norm(x), torch.tensor([0.0, 1.0, v]))
+    assert float(norm.largest) == pytest.approx(0.9 * 2 + 0.1 * 4)
+    norm.eval()(x).sum().backward()
+    assert float(norm.largest) == pytest.approx(2.2)
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 0.0]
+    assert not norm.p.requires_grad
+
+
+def test_ril_trains_one_share_of_all_thresholds_alone() -> None:
+    method, x = METHODS["rnl"], images()
+    made = trained(method, network(), x)
+    before = {name: each.clone() for name, each in made.state_dict().items()}
+    found = inferred(made, [x])
+    assert all(torch.equal(each, before[name]) for name, each in made.state_dict().items())
+    shares = {float(module.p.sigmoid()) for module in found.modules() if isinstance(module, RateNorm)}
+    assert len(shares) == 1
+    assert shares.pop() < 1 / (1 + math.exp(-SECOND)) - 0.05  # nearer to 0 and 1
+    for name, each in found.state_dict().items():
+        assert name.endswith(".p") or torch.equal(each, before[name])
+    with torch.no_grad():
+        errors = [apart(method.spiking(made, [x], T)(x, steps=T)[-1], found(x)) for T in (16, 512)]
+    assert errors[0] > 5 * errors[1]
+    assert errors[1] < 0.02
 
 
 def test_spike_norm_stays_behind() -> None:

@@ -13,6 +13,7 @@ from qffs.convert import quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.functional.fire import NeuronState
+from qffs.levels import FiringRule
 from qffs.measure import Cost, Energy, cost
 from qffs.network import SpikingNetwork
 from qffs.nn.quantizer import Quantizer
@@ -198,6 +199,36 @@ def test_other_operators_between_neurons_are_told() -> None:
     images = Images(torch.ones(2, 3, 1, 1, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
     found = cost(snn, images, lambda x: x.flatten(1).double(), 4, progress=False)
     assert found.uncounted == ("sigmoid at sigmoid", "mul at mul")
+
+
+def test_energy_by_step_ends_at_that_of_the_whole_run(counted: Cost) -> None:
+    found = counted.spiking_pj
+    assert len(found) == STEPS
+    assert found[-1] == pytest.approx(counted.energy_pj["SNN"])
+    assert list(found) == sorted(found)
+    charged = sum(each.count for each in counted.units if each.charged)
+    first = sum(each.events[0] * (0.9 if each.bits or not each.weighted else 4.6) for each in counted.synapses)
+    assert found[0] == pytest.approx(counted.analog_pj + 0.9 * charged + first)
+    assert counted.analog_pj > 0
+
+
+def test_several_spikes_at_once_are_values(model: Branched, data: Images) -> None:
+    """One event, multiplied, however many spikes it carries, all of which are counted."""
+    x = normalise(data.read(torch.arange(len(data))))
+    qann = calibrate(quantize(model, 2, example=x), [x])
+    single, several = (
+        cost(to_spiking(qann, (1.0,), rule), data, normalise, 12, progress=False)
+        for rule in (FiringRule(), FiringRule(several=True))
+    )
+    levels = [sum(each.positive) - sum(each.negative) for each in single.activity]
+    assert [sum(each.positive) - sum(each.negative) for each in several.activity] == levels
+    weighted = {each.layer: each for each in single.synapses if each.weighted and each.bits}
+    assert len(weighted) == 2
+    for each in several.synapses:
+        assert each.bits is None
+        if each.layer in weighted:
+            assert 0 < sum(each.events) < sum(weighted[each.layer].events)
+            assert each.event_pj(Energy()) > weighted[each.layer].event_pj(Energy())
 
 
 @pytest.mark.parametrize("energy", [(-1, 1), (1, float("nan")), ("a", 1), (1, float("inf"))], ids=str)

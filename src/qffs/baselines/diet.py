@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from qffs.baselines.direct import EXTRA, Surrogate, neurons, spiking
 from qffs.baselines.method import Activation, Method
@@ -35,8 +36,19 @@ def _start(module: Any, x: Tensor) -> None:
 
 
 def folded(network: fx.GraphModule) -> nn.Module:
-    """The network with its batch norms in the weights before them."""
-    return fuse(network.eval())
+    """The network with batch norms in the weights of the convolutions before them, where nothing else reads those."""
+    network = copy.deepcopy(network).eval()
+    modules = dict(network.named_modules())
+    for node in list(network.graph.find_nodes(op="call_module")):
+        source, norm = node.args[0], modules[str(node.target)]
+        weights = modules.get(str(source.target)) if source.op == "call_module" and len(source.users) == 1 else None
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and isinstance(weights, nn.modules.conv._ConvNd):
+            network.set_submodule(str(source.target), fuse_conv_bn_eval(weights, norm))
+            node.replace_all_uses_with(source)
+            network.graph.erase_node(node)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
 
 
 DIET = Method(

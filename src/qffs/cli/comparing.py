@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import Json
+from qffs.cli.options import NETWORK, Json
 from qffs.cli.printing import print_json, say
 from qffs.errors import InvalidArgument
 
@@ -33,7 +33,9 @@ def methods(json: Json = False) -> None:
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A recipe that comes with qffs, or a file.")] = "digits",
+    recipe: Annotated[
+        str, typer.Argument(metavar="NETWORK|RECIPE", help=f"A recipe that comes with qffs, a file, or {NETWORK}")
+    ] = "digits",
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=1")
     ] = None,
@@ -48,14 +50,17 @@ def compare(
     Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantised.epochs=1 --methods qffs,qcfs`
     """
     from qffs import jobs
-    from qffs.recipes import read
+    from qffs.models import MODELS
+    from qffs.recipes import names, of_network, read
 
     try:
         latencies = [int(each) for each in steps.split(",")]
     except ValueError:
         raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
     chosen = () if methods == "all" else [each.strip() for each in methods.split(",")]
-    results = jobs.compare(read(recipe, changes or ()), output, chosen, latencies, seeds)
+    network = recipe not in names() and (recipe in MODELS or ":" in recipe or Path(recipe).is_dir())
+    asked = (of_network if network else read)(recipe, changes or ())
+    results = jobs.compare(asked, output, chosen, latencies, seeds)
     if json:
         print_json(results)
         return

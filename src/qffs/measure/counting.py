@@ -197,11 +197,9 @@ def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
         match node.meta["kind"]:
             case Kind.SPIKING:
                 single = not getattr(network.get_submodule(str(node.target)), "several", False)
-            case Kind.DIFFERENCED:
-                single = bool(node.meta["unit"])
-            case Kind.LINEAR | Kind.JOIN:
-                passed = work(node, network) is Work.PASSED
-                single = passed and all(n in found or n.meta["analog"] for n in signals(node))
+            case Kind.DIFFERENCED | Kind.LINEAR | Kind.JOIN as kind:
+                passes = node.meta["unit"] if kind is Kind.DIFFERENCED else work(node, network) is Work.PASSED
+                single = passes and all(n in found or n.meta["analog"] for n in signals(node))
             case _:
                 single = False
         if single and not node.meta["analog"]:

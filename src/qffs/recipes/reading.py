@@ -60,10 +60,22 @@ def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     >>> read("digits", ["bits=3", "quantised.epochs=1"]).quantised.epochs
     1
     """
-    made = attempt(name_or_path, overrides)
+    return _or_raise(name_or_path, attempt(name_or_path, overrides))
+
+
+def of_network(network: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a network alone, with what overrides say; raises as `read` does.
+
+    >>> of_network("cifar_resnet20", ["bits=3"]).model
+    'cifar_resnet20'
+    """
+    return _or_raise(network, _made({"model": network}, {}, overrides))
+
+
+def _or_raise(name: str, made: Recipe | list[str]) -> Recipe:
     if isinstance(made, Recipe):
         return made
-    raise InvalidArgument(f"{name_or_path}, {'; '.join(made)}")
+    raise InvalidArgument(f"{name}, {'; '.join(made)}")
 
 
 def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[str]:
@@ -75,7 +87,10 @@ def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[s
         return [str(error)]
     if not isinstance(values, dict):
         return ["line 1: a recipe is a mapping, such as `data: digits`"]
-    origins = {place: f"line {line}" for place, line in lines.items()}
+    return _made(values, {place: f"line {line}" for place, line in lines.items()}, overrides)
+
+
+def _made(values: dict[str, Any], origins: dict[Place, str], overrides: Sequence[str]) -> Recipe | list[str]:
     wrong = []
     for override in overrides:
         try:
