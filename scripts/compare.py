@@ -19,10 +19,16 @@ HEAD = """# Methods, beside each other
 
 `qffs compare RECIPE` runs every method of `qffs methods` on one network: the same weights to begin with, data, test
 images and epochs of training for each, the same neurons and graph underneath. Latency counts every step that a
-prediction needs, those of a first run too. An empty cell is a latency that a method does not have. "Its ANN" is the
-network that a method trained, with its own activations, before it spikes; what a method must reach as T grows. Rate
-codes need average pooling, and so the networks here have it (`model_arguments={pooling: average}`); where a network
-pools the largest, all methods take the largest of counts.
+prediction needs, those of a first run too. An empty cell is a latency that a method does not have. "As trained" is the
+network that a method trained, with its own activations, before it spikes: what its spiking network comes to as T grows.
+Direct training has no such network: there it is the spiking one at the steps that it trained with, and an epoch takes as
+many times longer. Rate codes and direct training need average pooling, and so the networks here have it
+(`model_arguments={pooling: average}`, or no pooling but that of the end); where a network pools the largest,
+conversions take the largest of counts, and direct training is left out.
+
+Energy is that of the arithmetic, as [measuring.md](measuring.md) has it: a multiply-add (4.6 pJ) at each synapse of the
+analog input, once, and an addition (0.9 pJ) at each synapse of each spike; spikes of several levels, and what averages
+give, are multiplied. It is counted on 32 of the test images, spikes on all of them.
 
 This page is written by `python scripts/compare.py` from `results/compare/*.json`, which `qffs compare` wrote.
 """
@@ -43,26 +49,41 @@ def kept() -> dict[str, dict[str, Any]]:
 
 def page(comparisons: dict[str, dict[str, Any]]) -> str:
     """The whole page."""
-    from qffs.jobs.comparing import findings, title
     from qffs.paper.published import TABLE_3
+    from qffs.report.compared import energies, findings, title
 
     parts = [HEAD, methods()]
     for name, results in comparisons.items():
         found, run = findings(results), results["run"]
-        parts.append(f"## {title(results)}\n\n![accuracy by latency and by spikes](compare/{name}.png)\n")
+        parts.append(f"## {title(results)}\n\n![accuracy by latency, by spikes and by energy](compare/{name}.png)\n")
         full = f"Full precision: {100 * results['full_precision']['accuracy']:.2f} %."
-        parts.append(f"{table(found.head, found.rows)}\n\n{full}\n")
+        parts.append(f"Test images classified rightly (%):\n\n{table(found.head, found.rows)}\n\n{full}\n")
+        parts.append(published(results))
+        head = ["method", *(f"T = {T}" for T in results["latencies"])]
+        parts.append(f"Energy of an image (µJ):\n\n{table(head, energies(results))}\n")
+        parts.append("".join(f"{each['title']} is left out: {each['why']}.\n" for each in results["left_out"]))
         seconds = run["seconds"]
         taken = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
         parts.append(
             f"`{run['command']}`  \n{run['device']}, {run['threads']} threads, commit {run['commit']}, {taken}.\n"
         )
-    published = [[each.method, each.data, each.network, each.ann, each.snn, each.steps] for each in TABLE_3]
+    rows = [[each.method, each.data, each.network, each.ann, each.snn, each.steps] for each in TABLE_3]
     head = ["method", "data", "network", "its ANN", "SNN", "steps"]
-    parts.append(
-        f"## Published\n\nWhat Li, Ma and Furber (2022) quote, not measured here:\n\n{table(head, published)}\n"
-    )
+    parts.append(f"## Published\n\nWhat Li, Ma and Furber (2022) quote, not measured here:\n\n{table(head, rows)}\n")
     return "\n".join(parts)
+
+
+NETWORKS = {"cifar_resnet20": "ResNet-20", "cifar_resnet18": "ResNet-18", "cifar_vgg16": "VGG-16"}
+"""As the paper writes them."""
+
+
+def published(results: dict[str, Any]) -> str:
+    """What others found on such a network and data, of CIFAR-10 as it is."""
+    from qffs.paper.published import TABLE_3
+
+    own = [each for each in TABLE_3 if each.network == NETWORKS.get(results["model"]) and each.data in results["data"]]
+    told = [f"{each.method} {each.ann:.2f} % as trained, {each.snn:.2f} % at T = {each.steps}" for each in own]
+    return f"Published, not measured here, of this kind of network: {'; '.join(told)}.\n" if told else ""
 
 
 def methods() -> str:

@@ -19,8 +19,8 @@ def methods(json: Json = False) -> None:
     """
     from qffs.baselines import METHODS
 
-    rows = [{"name": m.name, "title": m.title, "source": m.source, "says": m.says, "notes": m.notes}
-            for m in METHODS.values()]  # fmt: skip
+    rows = [{**{key: getattr(m, key) for key in ("name", "title", "source", "says", "notes", "before")},
+             "trained_with": m.activation.name, "extra": m.activation.extra} for m in METHODS.values()]  # fmt: skip
     if json:
         print_json(rows)
         return
@@ -28,8 +28,12 @@ def methods(json: Json = False) -> None:
 
     from qffs.report.analyses import show_rows
 
-    head = ["method", "source", "what it does"]
-    show_rows("methods", head, [[row["name"], row["source"], row["says"]] for row in rows], [], Console())
+    head = ["method", "source", "trained with", "what it does"]
+    table = [[row["name"], row["source"], row["trained_with"], row["says"]] for row in rows]
+    notes = [f"{row['title']}: {row['notes']}." for row in rows if row["notes"]]
+    extras = sorted({row["extra"] for row in rows if row["extra"]})
+    notes += [f"Direct training needs {extra}: pip install 'qffs[{extra}]'." for extra in extras]
+    show_rows("methods", head, table, notes, Console())
 
 
 def compare(
