@@ -20,9 +20,9 @@ HEAD = """# Methods, beside each other
 `qffs compare RECIPE` runs every method of `qffs methods` on one network: the same weights to begin with, data, test
 images and epochs of training for each, the same neurons and graph underneath. Latency counts every step that a
 prediction needs, those of a first run too. An empty cell is a latency that a method does not have. "As trained" is the
-network that a method trained, with its own activations, before it spikes: what its spiking network comes to as T grows.
-Direct training has no such network: there it is the spiking one at the steps that it trained with, and an epoch takes as
-many times longer. Rate codes and direct training need average pooling, and so the networks here have it
+network that a method trained, with its own activations, before it spikes: what its spiking network comes to as T
+grows. Direct training has no such network: there it is the spiking one at the steps that it trained with, and an epoch
+takes as many times longer. Rate codes and direct training need average pooling, and so the networks here have it
 (`model_arguments={pooling: average}`, or no pooling but that of the end); where a network pools the largest,
 conversions take the largest of counts, and direct training is left out.
 
