@@ -116,7 +116,8 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(RunState, "due", True)
     with pytest.raises(Stopped):
         jobs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
-    monkeypatch.setattr(loop, "loss_of", loss_of)
+    left: list[None] = []
+    monkeypatch.setattr(loop, "loss_of", lambda *a: (left.append(None), loss_of(*a))[1])
     trained: list[str] = []
     measured: list[Any] = []
     monkeypatch.setattr(comparing, "fit", lambda *a, **k: (trained.append(a[4].label), fit(*a, **k))[1])
@@ -124,13 +125,17 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     half = jobs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
     assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
     assert trained == ["full precision", "quantised clip, floor and shift"]
+    assert len(left) == 11
     assert len(measured) == 2
     more = jobs.compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
     assert len(measured) == 3
     assert more["run"]["seconds"] > half["methods"][-1]["seconds"]
-    monkeypatch.setattr(comparing, "commit", lambda: "abc-dirty")  # what has changed since is not known
-    jobs.compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
+    jobs.compare(RECIPE, tmp_path / "half", ["srp"], [8, 16], progress=False)
     assert len(measured) == 4
+    monkeypatch.setattr(comparing, "commit", lambda: "abc-dirty")  # what has changed since is not known
+    for _ in range(2):
+        jobs.compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
+    assert len(measured) == 6
 
 
 def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
