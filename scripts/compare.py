@@ -81,7 +81,11 @@ def published(results: dict[str, Any]) -> str:
     """What others found on such a network and data, of CIFAR-10 as it is."""
     from qffs.paper.published import TABLE_3
 
-    own = [each for each in TABLE_3 if each.network == NETWORKS.get(results["model"]) and each.data in results["data"]]
+    own = [
+        each
+        for each in TABLE_3
+        if each.network == NETWORKS.get(results["model"]) and f"{results['data']} ".startswith(f"{each.data} ")
+    ]
     told = [f"{each.method} {each.ann:.2f} % as trained, {each.snn:.2f} % at T = {each.steps}" for each in own]
     return f"Published, not measured here, of this kind of network: {'; '.join(told)}.\n" if told else ""
 

@@ -121,7 +121,7 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.testing.assert_close(narrow.readout(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS)[-1])
 
 
-def test_networks_that_turn_or_cut_images_and_long_runs_are_left_to_the_reference() -> None:
+def test_networks_that_turn_or_cut_images_are_left_to_the_reference_and_long_runs_to_pytorch() -> None:
     left = {name for name in NETWORKS if not covers(spiking(name).graph)}
     assert left == {"vit", "windows", "shifted_windows", "frames", "time_first"}
     assert compiles(spiking("resnet18").graph, 255)

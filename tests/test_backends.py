@@ -20,6 +20,7 @@ from qffs.levels import FiringRule
 from qffs.measure import measure
 from qffs.network import SpikingNetwork
 from qffs.nn.like import like
+from qffs.nn.quantizer import Quantizer
 from test_networks import spiking
 
 STEPS = 8
@@ -249,7 +250,7 @@ def test_any_rule_and_any_number_of_steps(rule: FiringRule, steps: int) -> None:
     model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.ReLU())
     model = model.append(nn.Flatten()).append(nn.Linear(16, 3)).double()
     qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
-    snn = qffs.to_spiking(qann, [260 / steps / 260] * steps, rule)
+    snn = qffs.to_spiking(qann, steps, rule)
     for _, neuron in snn.neurons():
         neuron.threshold /= steps  # so that some fire at every step
     expected, counts = snn(x, steps=steps), dict[str | None, dict[str, Tensor]]()
@@ -257,8 +258,29 @@ def test_any_rule_and_any_number_of_steps(rule: FiringRule, steps: int) -> None:
         counts[backend] = {}
         found = snn.readout(x, steps=steps, backend=backend, counter=counts[backend].__setitem__)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        assert counts[backend].keys() == dict(snn.neurons()).keys()
         assert all(map(torch.equal, counts[backend].values(), counts[REFERENCE].values()))
     assert all(int(each.sum()) > 100 for each in counts[REFERENCE].values())
+
+
+@pytest.mark.parametrize("backend", [PYTORCH, None])
+def test_potentials_leak_while_nothing_arrives(backend: str | None) -> None:
+    """A neuron of potential 0.75 that gets 0.5 two steps later fires if nothing leaks, and not if half does."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    for layer, weight in zip(model[::2], ([[1.0, 0.0], [0.0, 1.0]], [[0.75, 0.5]], [[1.0]]), strict=True):
+        layer.weight.data.copy_(torch.tensor(weight))
+        nn.init.zeros_(layer.bias)
+    x = torch.tensor([[1.0, 0.25]], dtype=torch.float64)  # the second neuron fires at step 4
+    qann = qffs.quantize(model, levels=8, example=x)
+    for module in qann.modules():
+        if isinstance(module, Quantizer):
+            module.set_step_size(1.0)
+    for leak, fires in ((1.0, True), (0.5, False)):
+        snn = qffs.to_spiking(qann, (1.0,), FiringRule(negative_spikes=False, precharge=0.0))
+        (_, first), (_, second) = snn.neurons()
+        first.leak, second.leak = 2.0, leak  # 1/4, 1/2, 1
+        assert bool(snn.readout(x, steps=6, backend=backend)[-1].any()) is fires
+        torch.testing.assert_close(snn.readout(x, steps=6, backend=backend), snn(x, steps=6))
 
 
 def test_images_too_small_to_pool_are_refused() -> None:

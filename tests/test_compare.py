@@ -15,8 +15,8 @@ import torch
 import qffs
 from qffs import export, jobs
 from qffs.baselines import METHODS
-from qffs.errors import CheckpointError, InvalidArgument, NotConvertible
-from qffs.jobs import comparing
+from qffs.errors import CheckpointError, Diverged, InvalidArgument, NotConvertible
+from qffs.jobs import comparing, start
 from qffs.measure import measure
 from qffs.recipe import Recipe
 from qffs.report.compared import title
@@ -138,6 +138,47 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(measured) == 6
 
 
+def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "commit", lambda: "abc")
+    short = RECIPE.model_copy(update={"full_precision": RECIPE.full_precision.model_copy(update={"epochs": 1})})
+    first = jobs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+    part = tmp_path / "parts" / "seed-0" / "qffs.json"
+    for damaged in ("[]", "{", '{"asked": 1}'):
+        part.write_text(damaged)
+        again = jobs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+        assert without_seconds(again["methods"][0]) == without_seconds(first["methods"][0])
+    whole = start.materials
+
+    def other(*arguments: Any, **options: Any) -> Any:
+        made = whole(*arguments, **options)
+        for parameter in made.network.parameters():
+            parameter.data *= 0.5
+        return made
+
+    monkeypatch.setattr(comparing, "materials", other)  # as if the file of weights had changed
+    changed = jobs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+    assert changed["full_precision"] != first["full_precision"]
+    assert without_seconds(changed["methods"][0]) != without_seconds(first["methods"][0])
+
+
+def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit
+
+    def diverging(network: Any, images: Any, normalise: Any, training: Any, setting: Any, **options: Any) -> Any:
+        if setting.label == "fixed clip":
+            raise Diverged("the loss became nan")
+        return whole(network, images, normalise, training, setting, **options)
+
+    monkeypatch.setattr(comparing, "fit", diverging)
+    results = jobs.compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
+    assert [row["method"] for row in results["methods"]] == ["cos"]
+    assert "COS reads nothing out at these latencies." in results["notes"]
+    assert results["notes"][-1] == "TS is left out: the loss became nan."
+    assert (tmp_path / "compare.svg").exists()
+
+
 def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: METHODS[name] for name in ("qffs", "sew")}
     monkeypatch.setattr(comparing, "METHODS", few)
@@ -156,8 +197,10 @@ def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, mon
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="there is no method 'lif'; there are qffs, spike-norm, rmp, "):
         jobs.compare(RECIPE, tmp_path, ["lif"])
-    for steps in ([], [0], [1, 2.5]):
-        with pytest.raises(InvalidArgument, match="latencies must be whole numbers of at least 1, not "):
+    for steps in ([], [0], [1, 2.5], [2**21]):
+        with pytest.raises(
+            InvalidArgument, match="latencies must be whole numbers of at least 1, at most 1,048,576, not "
+        ):
             jobs.compare(RECIPE, tmp_path, [], steps)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +228,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         (("--seeds", "0"), "qffs: the number of seeds must be a whole number of at least 1, not 0"),
         (("--methods", "lif"), "qffs: there is no method 'lif'; there are "),
         (("--steps", "1,two"), "qffs: --steps must be whole numbers such as 1,2,4, not '1,two'"),
-        (("--steps", "0"), "qffs: latencies must be whole numbers of at least 1, not [0]"),
+        (("--steps", "0"), "qffs: latencies must be whole numbers of at least 1, at most 1,048,576, not [0]"),
     ):
         code, _, errors = run("compare", "digits", *arguments)
         assert code == 2
@@ -214,9 +257,26 @@ def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> None:
+    nesterov = RECIPE.quantised.model_copy(update={"nesterov": True, "momentum": 0.8})
+    few = RECIPE.model_copy(update={"quantised": nesterov, "test_images": 20})
+    (row,) = jobs.compare(few, tmp_path, ["diet"], [4], progress=False)["methods"]
+    assert row["by_latency"]
+
+
+def test_what_is_no_network_and_no_recipe_is_said(tmp_path: Path) -> None:
+    for name, sentence in (
+        ("cifar_resnet21", "qffs: there is no recipe or network 'cifar_resnet21'; there is cifar_resnet"),
+        ("a:b/r.yaml", "qffs: a:b/r.yaml cannot be read"),
+    ):
+        command = [sys.executable, "-m", "qffs", "compare", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stderr.startswith(sentence)
+
+
 def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
     other = RECIPE.model_copy(update={"bits": 3, "output": 3})
-    with pytest.raises(InvalidArgument, match=r"compared with 2 bits .* an analog output: leave out bits, output$"):
+    with pytest.raises(InvalidArgument, match=r"compared with 2 bits .* and 3 charge steps: leave out bits, output$"):
         jobs.compare(other, tmp_path)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InvalidArgument, match="file is a file, where a folder is to be written: name another output"):
@@ -226,5 +286,5 @@ def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
 def test_the_network_that_was_trained_teaches(tmp_path: Path) -> None:
     taught = RECIPE.quantised.model_copy(update={"distillation": 1.0})
     found = [jobs.compare(RECIPE.model_copy(update={"quantised": each, "test_images": 20}), tmp_path, ["ts"], [4],
-             progress=False)["methods"] for each in (RECIPE.quantised, taught)]  # fmt: skip
-    assert found[0] != found[1]
+             progress=False)["methods"][0] for each in (RECIPE.quantised, taught)]  # fmt: skip
+    assert without_seconds(found[0]) != without_seconds(found[1])

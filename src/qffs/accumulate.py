@@ -62,8 +62,8 @@ def accumulated(
 ) -> Any:
     """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting.
 
-    state: of neurons that have sent nothing yet, whose potentials may be any without a leak; compiled: whether neurons
-    may be those of a compiled function, where there is one.
+    state: of neurons that have sent nothing yet; compiled: whether neurons may be those of a compiled function, where
+    there is one.
     """
     return _Walk(network, state, tuple(charge), observer, compiled).run()
 
@@ -192,7 +192,7 @@ class _Walk(Walk):
 
     def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> Rows:
         """What a potential is above that at rest, as if it had arrived before the first step."""
-        above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype)
+        above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype) * neuron.leak
         above = above.expand(self.batch, *like.shape[1:])
         return Rows(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
 

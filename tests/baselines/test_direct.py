@@ -12,7 +12,9 @@ from qffs.backends import BACKENDS
 from qffs.baselines import METHODS, over_time, placed, started
 from qffs.baselines.dspike import Dspike, adapted
 from qffs.errors import InvalidArgument, NotConvertible
+from qffs.graph.annotate import annotate
 from qffs.graph.place import activations
+from qffs.graph.trace import trace
 from untrained import images, network
 
 Neurons = pytest.importorskip("qffs.baselines.direct_neurons", exc_type=ImportError).Neurons
@@ -46,6 +48,12 @@ def made(name: str, model: nn.Module) -> tuple[Any, nn.Module]:
     activation = METHODS[name].activation
     graph = started(placed(model, images(2), activation), activation, images())
     return graph, over_time(graph, activation)
+
+
+def annotated(model: nn.Module) -> Any:
+    traced = trace(model, images(2))
+    annotate(traced)
+    return traced
 
 
 @pytest.mark.parametrize("model", [network, Residual])
@@ -135,8 +143,9 @@ def test_dspike_takes_the_steepness_that_agrees_with_finite_differences() -> Non
     taken = []
     for _ in range(3):
         adapted(smooth, [smooth], x, torch.arange(200) % 2)
-        taken.append(float(smooth.surrogate_function.b))
-    assert taken == [4.0, 4.0, 4.0]
+        taken.append(int(smooth.surrogate_function.b))
+    assert taken == [4, 4, 4]
+    assert not smooth.surrogate_function.b.is_floating_point()  # a moving average of weights would take it in
     torch.testing.assert_close(smooth.weight.detach(), kept)
 
 
@@ -146,8 +155,11 @@ def test_diet_begins_with_thresholds_of_nearly_all_currents() -> None:
     module = graph.get_submodule(activations(graph)[0])
     current = model[0](x).detach().flatten().sort().values
     assert module.height == pytest.approx(0.7 * float(current[round(0.997 * len(current)) - 1]))
-    residual, _ = made("diet", Residual())
+    x, model = images(), Residual()
+    residual = METHODS["diet"].activation.prepare(annotated(model))
     assert not any(isinstance(each, nn.BatchNorm2d) for each in residual.modules())
+    assert all(parameter.requires_grad for parameter in residual.parameters())
+    torch.testing.assert_close(residual(x), model(x))
 
 
 def test_sew_adds_spikes_up_behind_neurons() -> None:
@@ -158,6 +170,23 @@ def test_sew_adds_spikes_up_behind_neurons() -> None:
     for node in graph.graph.nodes:
         if str(node.target) in activations(graph):
             assert "add" not in str(node.args[0])
+
+
+class Sums(nn.Module):
+    """What is no block: a difference, and the sum of a value with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3).double(), nn.Conv2d(1, 4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.one(x), self.two(x)
+        return (torch.relu(one - two) + torch.relu(one + one) + torch.relu(torch.add(one, two, alpha=2))).sum((2, 3))
+
+
+def test_sew_leaves_other_sums_alone() -> None:
+    model, x = Sums(), images()
+    torch.testing.assert_close(METHODS["sew"].activation.prepare(annotated(model))(x), model(x))
 
 
 def test_what_pools_the_largest_is_refused() -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import qffs
 from qffs.backends import BACKENDS
-from qffs.baselines import METHODS, placed, rates
+from qffs.baselines import METHODS, placed, rates, started
 from qffs.baselines.balanced import BALANCED_STEPS, HARD, balanced
 from qffs.baselines.calibration import Shifted, best
-from qffs.baselines.method import RATE
+from qffs.baselines.method import RATE, some
 from qffs.baselines.prepared import STEPS_BEFORE
 from qffs.baselines.qcfs import LEVELS, ClipFloorShift
 from qffs.baselines.rnl import SECOND, RateNorm, inferred
@@ -82,7 +82,8 @@ def test_ril_trains_one_share_of_all_thresholds_alone() -> None:
     for name, each in found.state_dict().items():
         assert name.endswith(".p") or torch.equal(each, before[name])
     with torch.no_grad():
-        errors = [apart(method.spiking(made, [x], T)(x, steps=T)[-1], found(x)) for T in (16, 512)]
+        errors = [apart(method.spiking(found, [x], T)(x, steps=T)[-1], found(x)) for T in (16, 512)]
+    assert method.activation.finish is inferred
     assert errors[0] > 5 * errors[1]
     assert errors[1] < 0.02
 
@@ -110,8 +111,10 @@ def test_thresholds_are_the_largest_currents_by_hand() -> None:
         found = balanced(placed(model, x, METHODS["rmp"].activation), [x], rule)
         assert found == pytest.approx({"1": 6.0, "3": 6.0})
     assert BALANCED_STEPS > 1
-    lower = balanced(placed(model, x, METHODS["rmp"].activation), [x], RATE, 0.5)
-    assert lower == pytest.approx({"1": 3.0, "3": 1.5})
+    for name, share in (("rmp", 0.8), ("spike-norm", 1.0)):
+        snn = METHODS[name].spiking(placed(model, x, METHODS[name].activation), [x], 4)
+        assert [float(neuron.threshold) * 4 for _, neuron in snn.neurons()] == pytest.approx([6 * share, 6 * share])
+        assert [neuron.to_zero for _, neuron in snn.neurons()] == [name == "spike-norm"] * 2
 
 
 def test_ts_takes_the_largest_activation_and_half_of_it_first() -> None:
@@ -189,7 +192,7 @@ def test_spikes_of_a_first_run_count() -> None:
     METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE).readout(x, steps=STEPS_BEFORE, counter=before.__setitem__)
     cos, own = METHODS["cos"].spiking(made, [x], 8), dict[str, Tensor]()
     advance(cos.graph, cos.begin(x), cos.schedule.weights, lambda path, sent, _: own.update({path: sent}))
-    for backend in BACKENDS[1:]:
+    for backend in BACKENDS:
         told: list[tuple[str, Tensor]] = []
         readout = cos.readout(x, steps=8, backend=backend, counter=lambda *each, told=told: told.append(each))
         torch.testing.assert_close(readout, cos(x, steps=8))
@@ -197,6 +200,38 @@ def test_spikes_of_a_first_run_count() -> None:
             counted, each = sum(sent for layer, sent in told if layer == path)[0], own[path].flatten(1).sum(1).long()
             assert int(first[0].sum()) > 0
             assert counted.tolist() == [int(first[0].sum()) + int(each[0]), *each[1:].tolist()]
+
+
+@pytest.mark.parametrize("name", ["srp", "cos", "calibration"])
+def test_first_potentials_are_the_same_by_every_back_end(name: str) -> None:
+    method, x = METHODS[name], images()
+    snn = method.spiking(trained(method, network(), x), [x], 8)
+    plain = SpikingNetwork(snn.graph, snn.schedule)
+    for leak in (1.0, 0.75):
+        for _, neuron in snn.neurons():
+            neuron.leak = leak
+        for backend in BACKENDS:
+            torch.testing.assert_close(snn.readout(x, steps=8, backend=backend), snn(x, steps=8))
+        if name == "calibration":  # the others move few neurons, or such as would not fire
+            assert not torch.allclose(snn(x, steps=8), plain(x, steps=8))
+    for precision in ("exact", "nonsense"):
+        with pytest.raises(InvalidArgument, match=f"network is run in its own precision, not '{precision}'"):
+            snn.readout(x, steps=8, precision=precision)
+
+
+def test_fewer_large_images_find_thresholds() -> None:
+    assert [len(some([torch.zeros(100, 3, size, size)], 64)) for size in (8, 32, 224, 1000)] == [64, 42, 1, 1]
+
+
+def test_a_clipped_relu_stays_clipped() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU6(), nn.Linear(3, 2)).double()
+    x = 40 * torch.randn(50, 2).double()
+    with torch.no_grad():
+        for name in ("rmp", "tcl", "ts", "rnl", "qcfs"):
+            activation = METHODS[name].activation
+            made = started(placed(model, x, activation), activation, x).eval()
+            clips = [float(made.get_submodule("1")(torch.tensor([100.0], dtype=torch.float64)))]
+            assert max(clips) <= 6.001
 
 
 def test_calibration_takes_the_best_thresholds_and_closes_gaps() -> None:

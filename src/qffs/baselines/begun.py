@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qffs import backends
 from qffs.backends import Counter
-from qffs.errors import CheckpointError
+from qffs.errors import CheckpointError, InvalidArgument
 from qffs.functional.fire import NeuronState
 from qffs.network import OWN, SpikingNetwork
 from qffs.simulate import Observer
@@ -44,7 +44,8 @@ class Begun(SpikingNetwork):
         counter: Counter | None = None,
     ) -> Any:
         """The accumulated read-out; spikes of steps before are counted with those of the first one."""
-        del precision
+        if precision != OWN:
+            raise InvalidArgument(f"a {type(self).__name__} network is run in its own precision, not {precision!r}")
 
         def begin(given: tuple[Tensor, ...]) -> State:
             return self._begin(State(given), None if counter is None else partial(_count_first, counter, steps))

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from qffs.baselines.balanced import RELU
 from qffs.baselines.begun import Begun
-from qffs.baselines.method import RATE, Batches, Method, rates
+from qffs.baselines.method import RATE, SOME, Batches, Method, rates, some
 from qffs.functional.fire import NeuronState
 from qffs.graph.place import activations
 from qffs.network import SpikingNetwork
@@ -20,7 +20,7 @@ from qffs.nn.modes import evaluating
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Observer, Walk
 
-IMAGES, GRID = 64, 100
+GRID = 100
 
 
 class Shifted(Begun):
@@ -54,7 +54,7 @@ def best(values: Tensor, steps: int) -> float:
 @torch.no_grad()
 def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
     """Thresholds, then layer by layer the mean gap to the network's activations as a potential, by channel."""
-    given = next(iter(batches))[:IMAGES]
+    given = some(batches, steps)
     wanted: dict[str, Tensor] = {}
 
     def observe(path: str, _: nn.Module, __: Any, out: Tensor) -> None:
@@ -110,5 +110,5 @@ CALIBRATION = Method(
     RELU,
     spiking,
     by_latency=True,
-    notes=f"the gap of {IMAGES} images is a potential before the first step; weights are not calibrated",
+    notes=f"the gap of at most {SOME} images is a potential before the first step; weights are not calibrated",
 )

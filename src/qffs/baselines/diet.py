@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from qffs.baselines.direct import EXTRA, Surrogate, neurons, spiking
 from qffs.baselines.method import Activation, Method
+from qffs.graph.fold import fold_batch_norms
 
+ADAM = {"optimiser": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
+"""What is otherwise than in a recipe; momentum is SGD's, and has to be what it is anyway."""
 STEPS, PERCENTILE, SCALE, DAMPENED = 5, 0.997, 0.7, 0.3
 
 
@@ -36,18 +38,9 @@ def _start(module: Any, x: Tensor) -> None:
 
 
 def folded(network: fx.GraphModule) -> nn.Module:
-    """The network with batch norms in the weights of the convolutions before them, where nothing else reads those."""
+    """The network with its batch norms in the weights before them."""
     network = copy.deepcopy(network).eval()
-    modules = dict(network.named_modules())
-    for node in list(network.graph.find_nodes(op="call_module")):
-        source, norm = node.args[0], modules[str(node.target)]
-        weights = modules.get(str(source.target)) if source.op == "call_module" and len(source.users) == 1 else None
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and isinstance(weights, nn.modules.conv._ConvNd):
-            network.set_submodule(str(source.target), fuse_conv_bn_eval(weights, norm))
-            node.replace_all_uses_with(source)
-            network.graph.erase_node(node)
-    network.delete_all_unused_submodules()
-    network.recompile()
+    fold_batch_norms(network)
     return network
 
 
@@ -61,8 +54,8 @@ DIET = Method(
         neurons(STEPS, triangle, to_zero=False, trained=True),
         _start,
         steps=STEPS,
-        before=folded,
-        training={"optimiser": "adamw", "learning_rate": 1e-4},
+        prepare=folded,
+        training=ADAM,
         extra=EXTRA,
     ),
     spiking(to_zero=False),

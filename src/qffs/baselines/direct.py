@@ -6,6 +6,7 @@ SpikingJelly is imported where such a layer is made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor, fx, nn
 
 from qffs.baselines.method import RATE, Batches, rates
 from qffs.graph.place import activations
-from qffs.levels import FiringRule
 from qffs.network import SpikingNetwork
 
 EXTRA = "spikingjelly"
@@ -44,7 +44,7 @@ def deviation(module: Any, x: Tensor) -> None:
 
 def spiking(to_zero: bool) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
     """How a network that was trained becomes one of this library: the same thresholds, leaks and resets."""
-    rule = FiringRule(RATE.negative_spikes, RATE.cap, RATE.precharge, to_zero=to_zero)
+    rule = replace(RATE, to_zero=to_zero)
 
     def made(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
         modules: dict[str, Any] = {path: network.get_submodule(path) for path in activations(network)}

@@ -21,13 +21,20 @@ class Neurons(SimpleBaseNode):
         z  = 1 if u >= 1, else 0
         u <- 0 if z and to_zero, else u - z
 
-    surrogate: ``u - 1`` to z, with a gradient of its own; trained: whether θ and λ are parameters.
+    surrogate: ``u - 1`` to z, with a gradient of its own; detached: whether no gradient goes through the reset;
+    trained: whether θ and λ are parameters.
     """
 
     def __init__(
-        self, steps: int, surrogate: Surrogate, to_zero: bool = True, leak: float = 1.0, trained: bool = False
+        self,
+        steps: int,
+        surrogate: Surrogate,
+        to_zero: bool = True,
+        leak: float = 1.0,
+        detached: bool = False,
+        trained: bool = False,
     ) -> None:
-        super().__init__(1.0, 0.0 if to_zero else None, surrogate, detach_reset=to_zero, step_mode="m")
+        super().__init__(1.0, 0.0 if to_zero else None, surrogate, detach_reset=detached, step_mode="m")
         self.steps = steps
         self.threshold = nn.Parameter(torch.tensor(1.0), requires_grad=trained)
         self.leak = nn.Parameter(torch.tensor(float(leak)), requires_grad=trained)

@@ -14,7 +14,7 @@ from qffs.baselines.method import Activation, Method
 from qffs.nn.modes import evaluating
 
 STEPS, LEAK = 4, 0.5
-FIRST, LEAST = 3.0, 1.0
+FIRST, LEAST = 3, 1
 """The first steepness b, and the least."""
 DIRECTIONS, LENGTH = 16, 0.05
 """In how many directions the first layer's weights are moved, and by what share of their norm."""
@@ -34,7 +34,8 @@ class Dspike(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.b: Tensor
-        self.register_buffer("b", torch.tensor(FIRST))  # part of the state that a training goes on from
+        # Part of the state that a training goes on from; whole, so that no moving average of weights takes it in.
+        self.register_buffer("b", torch.tensor(FIRST))
 
     def forward(self, x: Tensor) -> Tensor:
         """1 where x >= 0, else 0."""
@@ -69,8 +70,8 @@ def adapted(trained: nn.Module, modules: list[Any], x: Tensor, labels: Tensor) -
     def loss() -> Tensor:
         return F.cross_entropy(trained(x), labels)
 
-    b = float(modules[0].surrogate_function.b)
-    slopes: dict[float, Tensor] = {}
+    b = int(modules[0].surrogate_function.b)
+    slopes: dict[int, Tensor] = {}
     with evaluating(trained):
         with torch.no_grad():
             risen = torch.stack([_after(weight, move, loss) - _after(weight, -move, loss) for move in moves])
@@ -89,7 +90,7 @@ def _after(weight: Tensor, move: Tensor, loss: Any) -> Tensor:
     return found
 
 
-def _set(modules: list[Any], b: float) -> None:
+def _set(modules: list[Any], b: int) -> None:
     for module in modules:
         module.surrogate_function.b.fill_(b)
 

@@ -20,10 +20,13 @@ from qffs.graph.rules import Kind
 from qffs.graph.trace import Example, trace
 from qffs.levels import FiringRule
 from qffs.network import SpikingNetwork
+from qffs.nn.like import like
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
 
 Batches = Iterable[Tensor]
+SOME, NUMBERS = 64, 2**23
+"""How many images find thresholds where each step of each is looked at, and how many numbers of the input at most."""
 RATE = FiringRule(negative_spikes=False, cap=False, precharge=0.0)
 """Plain integrate-and-fire neurons, whose rates stand for activations."""
 
@@ -33,9 +36,10 @@ class Activation:
     """What stands where the network had a ReLU while a method trains it.
 
     ``make``: a module, given where the ReLU was clipped from above, if it was; ``start``: sets it from what reaches it
-    in a batch; ``penalty``: what is added to the loss, of all such modules.
+    in a batch; ``penalty``: what is added to the loss, of all such modules; ``finish``: a second training, on a few
+    batches, of the network that was trained.
 
-    Of direct training: ``steps``, over which the network spikes while it trains; ``before``: the network that trains,
+    Of direct training: ``steps``, over which the network spikes while it trains; ``prepare``: the network that trains,
     from the one in full precision; ``adapt``: called with the network that trains, its modules, and some inputs and
     labels, before the first epoch and after each; ``training``: what is otherwise than in the recipe; ``extra``: what
     has to be installed, as an extra of the library.
@@ -45,8 +49,9 @@ class Activation:
     make: Callable[[float | None], nn.Module]
     start: Callable[[Any, Tensor], None] | None = None
     penalty: Callable[[list[Any]], Tensor] | None = None
+    finish: Callable[[fx.GraphModule, Batches], fx.GraphModule] | None = None
     steps: int = 0
-    before: Callable[[fx.GraphModule], nn.Module] | None = None
+    prepare: Callable[[fx.GraphModule], nn.Module] | None = None
     adapt: Callable[[nn.Module, list[Any], Tensor, Tensor], None] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     extra: str = ""
@@ -89,7 +94,7 @@ def placed(model: nn.Module, example: Example, activation: Activation) -> fx.Gra
         traced = trace(model, example)
         annotate(traced)
         _check_linear(traced)
-        model = traced if activation.before is None else activation.before(traced)
+        model = traced if activation.prepare is None else activation.prepare(traced)
     network = quantize(model, levels=1, example=example)
     for path in activations(network):
         quantizer = network.get_submodule(path)
@@ -144,6 +149,12 @@ def started(network: fx.GraphModule, activation: Activation, batch: Tensor) -> f
     return network
 
 
+def some(batches: Batches, steps: int) -> Tensor:
+    """Images of the first batch, fewer of large ones and for many steps: all that they send over T steps is held."""
+    x = next(iter(batches))
+    return x[: max(1, min(SOME, NUMBERS // (steps * x[:1].numel())))]
+
+
 @torch.no_grad()
 def observed(network: fx.GraphModule, batches: Batches, largest: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """By activation, the largest of a number of what it gives in each of some batches."""
@@ -174,7 +185,7 @@ def rates(
     """
     network = copy.deepcopy(network)
     for path in activations(network):
-        reference = next(iter(network.parameters()))
+        reference = like(network)
         quantizer = Quantizer(steps, offset=rule.precharge or 0.0).to(reference.device, reference.dtype)
         quantizer.set_step_size(max(thresholds[path], 1e-6) / steps)
         network.set_submodule(path, quantizer)

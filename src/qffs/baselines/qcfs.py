@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.baselines.calibration import IMAGES, best
-from qffs.baselines.method import RATE, Activation, Batches, Method, rates
+from qffs.baselines.calibration import best
+from qffs.baselines.method import RATE, SOME, Activation, Batches, Method, rates
 from qffs.baselines.tcl import heights
 from qffs.network import SpikingNetwork
 
@@ -45,7 +45,7 @@ class ClipFloorShift(nn.Module):
 
 def _start(module: Any, x: Tensor) -> None:
     """λ is where the quantised activations have the least error, for weights have been trained before."""
-    module.height.data.fill_(min(best(torch.relu(x[:IMAGES]), LEVELS), module.height.item()))
+    module.height.data.fill_(min(best(torch.relu(x[:SOME]), LEVELS), module.height.item()))
 
 
 def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
@@ -67,4 +67,5 @@ QCFS = Method(
         penalty=lambda clips: 5e-4 / 2 * torch.stack([clip.height.square() for clip in clips]).sum(),
     ),
     spiking,
+    notes="heights begin where the activations of a trained network have the least error, and not at 8",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Any
 
 import torch
@@ -75,7 +74,7 @@ def inferred(network: fx.GraphModule, batches: Batches) -> fx.GraphModule:
         module = found.get_submodule(path)
         assert isinstance(module, RateNorm)
         module.p = p
-        hooks.append(module.register_forward_hook(partial(observe)))
+        hooks.append(module.register_forward_hook(observe))
     optimiser = torch.optim.Adam([p], LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(PASSES):
@@ -89,11 +88,10 @@ def inferred(network: fx.GraphModule, batches: Batches) -> fx.GraphModule:
     return found.requires_grad_(False)
 
 
-def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
-    """θ = v, of `inferred`."""
-    found = inferred(network, batches)
-    modules: dict[str, Any] = {path: found.get_submodule(path) for path in activations(found)}
-    return rates(found, {path: float(module.height) for path, module in modules.items()}, steps)
+def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
+    """θ = v."""
+    modules: dict[str, Any] = {path: network.get_submodule(path) for path in activations(network)}
+    return rates(network, {path: float(module.height) for path, module in modules.items()}, steps)
 
 
 RNL = Method(
@@ -101,7 +99,7 @@ RNL = Method(
     "RNL+RIL",
     "Ding et al., IJCAI 2021",
     "clips at the running maximum, then trains one share of it, for all layers, to be reached in few steps",
-    Activation("clip at the running maximum", RateNorm, _start),
+    Activation("clip at the running maximum", RateNorm, _start, finish=inferred),
     spiking,
     notes=f"the second training is {PASSES} passes over {IMAGES} images, and activations are not divided by v",
 )

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from qffs.baselines.direct import EXTRA, Surrogate, deviation, neurons, spiking
 from qffs.baselines.method import Activation, Method
-from qffs.graph.annotate import signals
+from qffs.graph.annotate import name_of, signals
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
 
@@ -32,7 +32,7 @@ def element_wise(network: fx.GraphModule) -> nn.Module:
         if node.meta["kind"] is Kind.SPIKING:
             spikes.add(node)
             (total,) = read
-            if total.meta["kind"] is Kind.SUM and len(signals(total)) == 2 and list(total.users) == [node]:
+            if _adds_two(total) and list(total.users) == [node]:
                 _swap(network, node, total, spikes)
         elif (
             read and node.meta["kind"] is Kind.LINEAR and all(n in spikes for n in read) and not _weighs(network, node)
@@ -41,6 +41,11 @@ def element_wise(network: fx.GraphModule) -> nn.Module:
     network.graph.lint()
     network.recompile()
     return network
+
+
+def _adds_two(node: fx.Node) -> bool:
+    """Whether a node is the sum of two different signals."""
+    return name_of(node) == "add" and not node.kwargs and len(set(signals(node))) == len(node.args) == 2
 
 
 def _swap(network: fx.GraphModule, relu: fx.Node, total: fx.Node, spikes: set[fx.Node]) -> None:
@@ -74,10 +79,10 @@ SEW = Method(
     "trains neurons that are reset, and adds the spikes of residual blocks up behind them",
     Activation(
         f"neurons over {STEPS} steps, spikes added",
-        neurons(STEPS, sigmoid),
+        neurons(STEPS, sigmoid, detached=True),
         deviation,
         steps=STEPS,
-        before=element_wise,
+        prepare=element_wise,
         extra=EXTRA,
     ),
     spiking(to_zero=True),

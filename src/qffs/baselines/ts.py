@@ -20,14 +20,15 @@ class ThresholdReLU(nn.Module):
     tensor([0.0000, 0.5000, 2.0000])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clip: float | None = None) -> None:
         super().__init__()
+        self.clip = clip
         self.height: Tensor
         self.register_buffer("height", torch.tensor(torch.inf))
 
     def start(self, x: Tensor) -> None:
         """Take the largest activation."""
-        self.height.fill_(x.max().clamp_min(1e-6))
+        self.height.fill_(x.max().clamp(1e-6, self.clip))
 
     def forward(self, x: Tensor) -> Tensor:
         """The clipped ReLU."""
@@ -44,7 +45,7 @@ TS = Method(
     "TS",
     "Deng, Gu, ICLR 2021",
     "trains with a fixed clip; the largest activation is the threshold, and half of it is added over the run",
-    Activation("fixed clip", lambda _: ThresholdReLU(), lambda module, x: module.start(x)),
+    Activation("fixed clip", ThresholdReLU, lambda module, x: module.start(x)),
     spiking,
-    notes="the shift is a potential before the first step",
+    notes="the shift is a potential before the first step; the largest activation is that of 256 images",
 )

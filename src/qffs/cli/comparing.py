@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -55,15 +56,19 @@ def compare(
     """
     from qffs import jobs
     from qffs.models import MODELS
-    from qffs.recipes import names, of_network, read
+    from qffs.recipes import SUFFIXES, names, of_network, read
 
     try:
         latencies = [int(each) for each in steps.split(",")]
     except ValueError:
         raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
     chosen = () if methods == "all" else [each.strip() for each in methods.split(",")]
-    network = recipe not in names() and (recipe in MODELS or ":" in recipe or Path(recipe).is_dir())
-    asked = (of_network if network else read)(recipe, changes or ())
+    path = Path(recipe)
+    network = recipe in MODELS or path.is_dir() or (":" in recipe and path.suffix not in SUFFIXES)
+    if not network and recipe not in names() and path.suffix not in SUFFIXES:
+        near = get_close_matches(recipe, [*names(), *MODELS]) or [*names(), *MODELS]
+        raise InvalidArgument(f"there is no recipe or network {recipe!r}; there is {', '.join(near)}")
+    asked = (of_network if network and recipe not in names() else read)(recipe, changes or ())
     results = jobs.compare(asked, output, chosen, latencies, seeds)
     if json:
         print_json(results)

@@ -36,13 +36,9 @@ def fold(network: fx.GraphModule) -> None:
     """
     _compute_constants(network)
     _shape_anywhere(network)
+    _fold_batch_norms(network)
     for node in list(network.graph.nodes):
-        if node.meta.get("kind") is not Kind.FOLDED:
-            continue
-        norm = _batch_norm(network, node)
-        if norm is not None:
-            _fold_batch_norm(network, node, norm)
-        else:
+        if node.meta.get("kind") is Kind.FOLDED:
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
     _split_biases(network)
@@ -51,6 +47,22 @@ def fold(network: fx.GraphModule) -> None:
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
+
+
+@torch.no_grad()
+def fold_batch_norms(network: fx.GraphModule) -> None:
+    """Fold the batch norms alone of an annotated network, in place, for what is trained on without them."""
+    _fold_batch_norms(network)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    network.requires_grad_()
+
+
+def _fold_batch_norms(network: fx.GraphModule) -> None:
+    for node in list(network.graph.nodes):
+        norm = _batch_norm(network, node) if node.meta.get("kind") is Kind.FOLDED else None
+        if norm is not None:
+            _fold_batch_norm(network, node, norm)
 
 
 def _shape_anywhere(network: fx.GraphModule) -> None:

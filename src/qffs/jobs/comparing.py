@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import re
 import statistics
@@ -16,12 +17,13 @@ from torch import Tensor, fx, nn
 
 from qffs.baselines import METHODS, Activation, Method, over_time, placed, started
 from qffs.baselines.begun import Begun
-from qffs.baselines.quantised import BITS
+from qffs.baselines.quantised import BITS, HIGHEST
 from qffs.data import Images
-from qffs.errors import InvalidArgument, NotConvertible
+from qffs.errors import Diverged, InvalidArgument, NotConvertible, QffsError
 from qffs.graph.place import activations
 from qffs.jobs.provenance import commit, provenance
 from qffs.jobs.start import Materials, about, device_of, fingerprint, materials, parts
+from qffs.levels import MAX_STEPS
 from qffs.measure import accuracy, cost, fitting, measure
 from qffs.network import SpikingNetwork
 from qffs.recipe import Recipe, Training
@@ -55,28 +57,40 @@ def compare(
 
     Raises `InvalidArgument` where there is no such method, a latency or number of seeds is no whole number of at least
     1, the recipe asks for other bits or outputs than methods are compared with, or what a method needs is not
-    installed; `NotConvertible` where a method cannot train the network. Of all methods, those are left out.
+    installed; `NotConvertible` where a method cannot train the network. Of all methods, those are left out; and of any,
+    those whose training diverges. No image is held out, for nothing is chosen.
     """
     chosen, steps = _methods(methods), _latencies(steps)
     _check(recipe, folder, seeds)
+    recipe = recipe.model_copy(update={"held_out": 0.0, "candidates": [], "choose_at": None})
     device, began = device_of(recipe.device), time.monotonic()
     interruption = Interruption("; the same command goes on from there")
     results: Results = {}
+    left_out: list[Results] = []
     runs: list[list[Results]] = []
     taken: list[Results] = []
     with interruption.watching():
         for seed in range(recipe.seed, recipe.seed + seeds):
-            comparison = _Comparison(recipe.model_copy(update={"seed": seed}), folder, steps, interruption, progress)
+            comparison = _Comparison(recipe, seed, folder, steps, interruption, progress)
             if not results:
-                chosen, left_out = comparison.usable(chosen, named=bool(methods))
-                results = comparison.about | {"left_out": left_out, "full_precision": {"by_seed": []}}
+                left_out = comparison.unusable(chosen, named=bool(methods))
+                results = comparison.about | {"full_precision": {"by_seed": []}}
             results["full_precision"]["by_seed"].append(comparison.trained())
-            runs.append([row for group in _by_activation(chosen) for row in comparison.rows(*group)])
+            rows: list[Results] = []
+            for activation, group in _by_activation(chosen):
+                able = [m for m in group if m.name not in {each["method"] for each in left_out}]
+                try:
+                    rows += comparison.rows(activation, able)
+                except Diverged as error:
+                    left_out += [_left_out(method, error) for method in able]
+            runs.append(rows)
             taken += comparison.taken
     results["seeds"] = list(range(recipe.seed, recipe.seed + seeds))
     results["full_precision"]["accuracy"] = statistics.fmean(results["full_precision"]["by_seed"])
-    rows = [_together(list(rows)) for rows in zip(*runs, strict=True)]
-    results["methods"] = sorted(rows, key=lambda row: list(METHODS).index(row["method"]))
+    results["left_out"] = left_out
+    out = {each["method"] for each in left_out}
+    named = {name: [row for rows in runs for row in rows if row["method"] == name] for name in METHODS}
+    results["methods"] = [_together(rows) for name, rows in named.items() if rows and name not in out]
     results["run"] = provenance(device, time.monotonic() - began + _seconds(taken))
     found = findings(results)
     write_text(folder / "compare.json", to_json(results))
@@ -87,11 +101,12 @@ def compare(
 
 def _check(recipe: Recipe, folder: Path, seeds: int) -> None:
     """Raise where a recipe asks for what methods decide, or a file stands where results are to be written."""
-    asked = {"bits": recipe.bits != BITS, "output": recipe.output != "analog", "per_channel": recipe.per_channel}
+    asked = {"bits": recipe.bits != BITS, "output": recipe.output != "analog", "per_channel": recipe.per_channel,
+             "charge_steps": recipe.charge_steps is not None}  # fmt: skip
     if others := [name for name, other in asked.items() if other]:
         raise InvalidArgument(
-            f"methods are compared with {BITS} bits where they quantise, one step size a layer and an analog output: "
-            f"leave out {', '.join(others)}"
+            f"methods are compared with {BITS} bits where they quantise, one step size a layer, an analog output and "
+            f"{HIGHEST} charge steps: leave out {', '.join(others)}"
         )
     if not isinstance(seeds, int) or seeds < 1:
         raise InvalidArgument(f"the number of seeds must be a whole number of at least 1, not {seeds!r}")
@@ -107,14 +122,20 @@ def _methods(names: Sequence[str]) -> list[Method]:
 
 
 def _latencies(steps: Sequence[int]) -> list[int]:
-    if not steps or not all(isinstance(step, int) and step >= 1 for step in steps):
-        raise InvalidArgument(f"latencies must be whole numbers of at least 1, not {list(steps)}")
+    if not steps or not all(isinstance(step, int) and 1 <= step <= MAX_STEPS for step in steps):
+        raise InvalidArgument(
+            f"latencies must be whole numbers of at least 1, at most {MAX_STEPS:,}, not {list(steps)}"
+        )
     return sorted(set(steps))
 
 
 def _by_activation(methods: Sequence[Method]) -> Iterator[tuple[Activation, list[Method]]]:
     for activation in {method.activation.name: method.activation for method in methods}.values():
         yield activation, [method for method in methods if method.activation.name == activation.name]
+
+
+def _left_out(method: Method, why: QffsError) -> Results:
+    return {"method": method.name, "title": method.title, "why": str(why)}
 
 
 def _together(rows: Sequence[Results]) -> Results:
@@ -145,39 +166,42 @@ class _Comparison:
     """What all methods share of one seed, and what of it was done before."""
 
     def __init__(
-        self, recipe: Recipe, folder: Path, steps: Sequence[int], interruption: Interruption, progress: bool
+        self, base: Recipe, seed: int, folder: Path, steps: Sequence[int], interruption: Interruption, progress: bool
     ) -> None:
+        recipe = base.model_copy(update={"seed": seed})
         self.recipe, self.steps, self.interruption, self.progress = recipe, steps, interruption, progress
         device = device_of(recipe.device)
         self.ready: Materials = materials(recipe, device, progress=progress)
-        self.images, _, self.test = parts(recipe, self.ready.data)
-        self.folder = folder / PARTS / f"seed-{recipe.seed}"
-        self.asked = {"recipe": recipe.model_dump(mode="json"), "data": fingerprint(self.ready.data),
-                      "commit": commit()}  # fmt: skip
-        self.about = {**about(recipe, self.ready.data, device), "images": len(self.test), "latencies": list(steps)}
+        self.images, _, self.test = parts(base, self.ready.data)  # the same test images for all seeds
+        self.folder = folder / PARTS / f"seed-{seed}"
+        self.about = {**about(base, self.ready.data, device), "images": len(self.test), "latencies": list(steps)}
+        self.asked = {
+            "recipe": base.model_dump(mode="json"), "data": fingerprint(self.ready.data), "commit": commit(),
+            "versions": self.about["versions"], "network": _fingerprint(self.ready.network),
+        }  # fmt: skip
+        self.known = not str(self.asked["commit"]).endswith("-dirty")  # else what is there may be of other code
         self.taken: list[Results] = []
-        generator = torch.Generator().manual_seed(recipe.seed)
+        generator = torch.Generator().manual_seed(seed)
         count = min(CALIBRATED, fitting(self.images, CALIBRATED))
         chosen = torch.randperm(len(self.images), generator=generator)[:count]
         self.sample: Tensor = self.ready.normalise(self.images.read(chosen))
         self.labels = self.images.labels[chosen].to(device)
-        order = torch.randperm(len(self.test), generator=generator)
+        order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(base.seed))
         self.few: Images = self.test.select(order[:COSTED].sort().values)
 
-    def usable(self, methods: Sequence[Method], named: bool) -> tuple[list[Method], list[Results]]:
-        """The methods that can train the network here, and why others cannot; raises where those were named."""
-        found, left_out = [], []
+    def unusable(self, methods: Sequence[Method], named: bool) -> list[Results]:
+        """The methods that cannot train the network here, and why; raises where they were named."""
+        found = []
         for method in methods:
             try:
                 method.activation.installed()
                 if method.activation.steps:
                     placed(self.ready.network, self.sample[:2], method.activation)
-                found.append(method)
             except (InvalidArgument, NotConvertible) as error:
                 if named:
                     raise
-                left_out.append({"method": method.name, "title": method.title, "why": str(error)})
-        return found, left_out
+                found.append(_left_out(method, error))
+        return found
 
     def trained(self) -> float:
         """Train the network in full precision, and return its accuracy on test images."""
@@ -193,6 +217,8 @@ class _Comparison:
             trained = over_time(started(network, activation, self.sample), activation)
             training = Training.model_validate({**self.recipe.quantised.model_dump(), **activation.training})
             self._train(trained, activation.name, training, activation, network)
+            if activation.finish is not None:
+                network = trained = activation.finish(network, [self.sample])
             seconds = time.monotonic() - began
             own = accuracy(trained, self.test, self.ready.normalise, progress=self.progress)
         for method in methods:
@@ -232,6 +258,7 @@ class _Comparison:
             teacher=None if activation is None else self.ready.network.eval(),
             workers=self.recipe.workers, progress=self.progress, penalty=penalty, state=RunState(folder),
             interruption=self.interruption, beside=lambda: {"asked": json.dumps(asked)},
+            goes_on="the same command goes on from",
         )  # fmt: skip
 
         def adapted(_: object) -> None:
@@ -239,7 +266,7 @@ class _Comparison:
                 adapt(trained, modules, self.sample[:ADAPTED], self.labels[:ADAPTED])
 
         state = setting.state.read() if setting.state is not None else None
-        if state is not None and state["asked"] != json.dumps(asked):
+        if state is not None and not (self.known and state.get("asked") == json.dumps(asked)):
             state = None
         if state is None:
             adapted(None)
@@ -283,10 +310,19 @@ class _Comparison:
             part: Results = json.loads(self._part(method).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if part.get("asked") != self._asked(method) or str(self.asked["commit"]).endswith("-dirty"):
+        if not self.known or not isinstance(part, dict) or part.get("asked") != self._asked(method):
             return None
         self.taken.append(part["row"])
         return dict(part["row"])
+
+
+def _fingerprint(network: fx.GraphModule) -> str:
+    """What tells a network from another: its code and all its numbers."""
+    found = hashlib.sha256(network.code.encode())
+    for name, tensor in network.state_dict().items():
+        found.update(name.encode() + str(tensor.dtype).encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _slug(name: str) -> str:

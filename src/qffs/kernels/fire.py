@@ -55,9 +55,9 @@ def fire(
     fit, with the threshold as their scale.
     """
     compiled = compiled and not rule.several
-    if not compiled or not _covered(inputs, constant, threshold):
+    if not compiled or not _covered(inputs, constant, threshold, rule):
         inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
-        compiled = compiled and _covered(inputs, constant, threshold)
+        compiled = compiled and _covered(inputs, constant, threshold, rule)
     body = _native if compiled else _plain
     dense, changes = body(inputs, constant, charge, threshold, highest, rule)
     return changed(dense, changes, threshold)
@@ -96,13 +96,13 @@ def _format(values: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, threshold: Tensor) -> bool:
+def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, threshold: Tensor, rule: FiringRule) -> bool:
     """Whether there is a compiled function for these inputs."""
     likes = [each.like for each in inputs]
     types = {tensor.dtype for tensor in (*likes, threshold, constant) if tensor is not None}
     scalar = all(each.scale is None or each.scale.dim() == 0 for each in inputs if isinstance(each, Rows))
     alike = len({like.shape[1:] for like in likes}) <= 1
-    return scalar and alike and len(types) == 1 and native.available(threshold.dtype, threshold.device)
+    return scalar and alike and len(types) == 1 and native.available(threshold.dtype, threshold.device, not rule.plain)
 
 
 def _plain(

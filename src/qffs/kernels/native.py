@@ -111,6 +111,6 @@ def library(dtype: torch.dtype, loses: bool = False) -> Any:
     return loaded
 
 
-def available(dtype: torch.dtype, device: torch.device) -> bool:
+def available(dtype: torch.dtype, device: torch.device, loses: bool = False) -> bool:
     """Whether there are compiled functions for a network of this type on this device."""
-    return device.type == "cpu" and dtype in IN_C and library(dtype) is not None
+    return device.type == "cpu" and dtype in IN_C and library(dtype, loses) is not None

@@ -4,6 +4,6 @@
 1
 """
 
-from qffs.recipes.reading import about, attempt, names, of_network, read, text, to_yaml
+from qffs.recipes.reading import SUFFIXES, about, attempt, names, of_network, read, text, to_yaml
 
-__all__ = ["about", "attempt", "names", "of_network", "read", "text", "to_yaml"]
+__all__ = ["SUFFIXES", "about", "attempt", "names", "of_network", "read", "text", "to_yaml"]

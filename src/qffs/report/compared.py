@@ -29,6 +29,8 @@ def findings(results: Results) -> Findings:
     level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
     time = "time steps T, those before a read-out included"
     notes = [f"{each['title']}: {each['notes']}." for each in results["methods"] if each["notes"]]
+    notes += [f"{each['title']} reads nothing out at these latencies." for each in results["methods"]
+              if not each["by_latency"]]  # fmt: skip
     return Findings(
         ["method", "as trained", *(f"T = {T}" for T in latencies)],
         rows,
@@ -66,7 +68,8 @@ def _against(results: Results, what: str) -> list[Series]:
         points = [(x, point) for x, point in points if x > 0]
         spread = [100 * point["spread"] for _, point in points if point["spread"] is not None]
         accuracies = [100 * point["accuracy"] for _, point in points]
-        found.append(Series(each["title"], [x for x, _ in points], accuracies, spread=spread))
+        if points:
+            found.append(Series(each["title"], [x for x, _ in points], accuracies, spread=spread))
     return found
 
 

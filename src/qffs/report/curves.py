@@ -40,7 +40,8 @@ def draw(found: Findings, title: str, path: Path) -> None:
         figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8)
     else:
         for axes in every:
-            axes.legend(fontsize=7)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=7)
     figure.savefig(path, dpi=150, format=path.suffix.removeprefix("."))
 
 
@@ -50,7 +51,7 @@ def _panel(axes: Axes, panel: Panel) -> Axes:
     axes.grid(alpha=0.3)
     for number, series in enumerate(panel.series):
         _series(axes, series, number)
-    if panel.log:
+    if panel.log and any(x > 0 for series in panel.series for x in series.x):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     elif all(isinstance(x, int) for series in panel.series for x in series.x):

@@ -42,7 +42,7 @@ class Setting:
 
     ``teacher``: the network whose answers are distilled. ``state`` and ``interruption``: where the run's state is
     written now and then, and what may stop it. ``beside``: what else belongs into that state. ``penalty``: what is
-    added to the loss at every step.
+    added to the loss at every step. ``goes_on``: what a message of having stopped says before the state's path.
     """
 
     label: str = "training"
@@ -57,6 +57,7 @@ class Setting:
     interruption: Interruption = field(default_factory=Interruption)
     beside: Callable[[], dict[str, Any]] = dict
     penalty: Callable[[], Tensor] | None = None
+    goes_on: str = "--resume goes on from"
 
 
 AfterEpoch = Callable[[Epoch], float | None]
@@ -238,14 +239,15 @@ class _Loop:
 
     def _pause(self, number: int) -> None:
         """Save the state where it is time to; stop where a process was asked to."""
-        asked = self.setting.interruption.asked
+        setting = self.setting
+        asked = setting.interruption.asked
         stop = distributed.agreed(asked is not None)
         if stop or (self.setting.state is not None and self.setting.state.due):
             self._save(number)
         if stop:
             signal = asked or Signals.SIGTERM  # another process was asked
             place = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
-            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept('--resume goes on from')}")
+            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept(setting.goes_on)}")
 
     def _save(self, number: int) -> None:
         """Write the state, which is to stay one that can be gone on from."""
