@@ -21,10 +21,11 @@ HEAD = """# Methods, beside each other
 images and epochs of training for each, the same neurons and graph underneath. Latency counts every step that a
 prediction needs, those of a first run too. An empty cell is a latency that a method does not have. "As trained" is the
 network that a method trained, with its own activations, before it spikes: what its spiking network comes to as T
-grows. Direct training has no such network: there it is the spiking one at the steps that it trained with, and an epoch
-takes as many times longer. Rate codes and direct training need average pooling, and so the networks here have it
-(`model_arguments={pooling: average}`, or no pooling but that of the end); where a network pools the largest,
-conversions take the largest of counts, and direct training is left out.
+grows; "within 1 point" is the first T from which on it stays so near. Direct training has no such network: there it is
+the spiking one at the steps that it trained with, and an epoch takes as many times longer. Rate codes and direct
+training need average pooling, and so the networks here have it (`model_arguments={pooling: average}`, or no pooling but
+that of the end); where a network pools the largest, conversions take the largest of counts, and direct training is left
+out.
 
 Energy is that of the arithmetic, as [measuring.md](measuring.md) has it: a multiply-add (4.6 pJ) at each synapse of the
 analog input, once, and an addition (0.9 pJ) at each synapse of each spike; spikes of several levels, and what averages
@@ -82,10 +83,12 @@ LATE = {
     "spike-norm": f"{LARGEST}, and a spike that sets the potential to zero loses what was above the threshold",
     "rmp": f"{LARGEST} and take many steps to be read: its authors take 4,096",
     "tcl": "heights that are trained for so short a time are still far above most activations",
+    "ts": "heights are the largest activations of a network that was trained before, far above most, where its authors "
+    "train with a constant from the beginning",
     "rnl": "heights follow the largest activations, which are far above most",
     "fast-snn": "without a cap neurons send more than their highest level, where the quantised activation was clipped",
 }
-"""Why a spiking network is below what was trained, by method."""
+"""Why a spiking network is below what was trained, or comes to it late, by method."""
 UNTRAINED = {
     **dict.fromkeys(("qcfs", "srp", "cos"), f"four levels between 0 and a height are learned anew, and {SHORT}"),
     "diet": f"thresholds and weights move little at a learning rate of 1e-4; {SHORT}",
@@ -102,6 +105,8 @@ BEHIND = 0.015
 
 def behind(results: dict[str, Any]) -> str:
     """What stays behind, by how much and why, as a list."""
+    from qffs.report.compared import reached
+
     lines, full = [], results["full_precision"]["accuracy"]
     for each in results["methods"]:
         trained, last = each["trained_accuracy"], each["by_latency"][-1]
@@ -111,6 +116,13 @@ def behind(results: dict[str, Any]) -> str:
         )
         lines += [f"- {each['title']}: {100 * gap:.1f} points {where}: {why.get(each['method'], 'not explained')}."
                   for gap, where, why in gaps if gap > BEHIND]  # fmt: skip
+        found, steps = (
+            reached(each),
+            min((one.steps for one in alike(results) if one.method == each["title"]), default=0),
+        )
+        if found is not None and found > 2 * steps > 0:
+            lines.append(f"- {each['title']}: within a point of what was trained at T = {found}, where its authors report "
+                         f"{steps}: {LATE.get(each['method'], 'not explained')}.")  # fmt: skip
     return "What stays behind by more than 1.5 points, and why:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
@@ -118,16 +130,18 @@ NETWORKS = {"cifar_resnet20": "ResNet-20", "cifar_resnet18": "ResNet-18", "cifar
 """As the paper writes them."""
 
 
-def published(results: dict[str, Any]) -> str:
-    """What others found on such a network and data, of CIFAR-10 as it is."""
+def alike(results: dict[str, Any]) -> list[Any]:
+    """What was published of such a network and data, of CIFAR-10 as it is."""
     from qffs.paper.published import TABLE_3
 
-    own = [
-        each
-        for each in TABLE_3
-        if each.network == NETWORKS.get(results["model"]) and f"{results['data']} ".startswith(f"{each.data} ")
-    ]
-    told = [f"{each.method} {each.ann:.2f} % as trained, {each.snn:.2f} % at T = {each.steps}" for each in own]
+    network, data = NETWORKS.get(results["model"]), f"{results['data']} "
+    return [each for each in TABLE_3 if each.network == network and data.startswith(f"{each.data} ")]
+
+
+def published(results: dict[str, Any]) -> str:
+    """The same as a line."""
+    told = [f"{each.method} {each.ann:.2f} % as trained, {each.snn:.2f} % at T = {each.steps}"
+            for each in alike(results)]  # fmt: skip
     return f"Published, not measured here, of this kind of network: {'; '.join(told)}.\n" if told else ""
 
 

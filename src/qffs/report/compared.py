@@ -6,6 +6,8 @@ from qffs.report.findings import Cell, Findings, Panel, Series
 from qffs.report.results import Results
 
 PERCENT = "test images (%)"
+WITHIN = 0.01 + 1e-9
+"""A point; two accuracies that are so far apart differ by a little more or less in binary."""
 MICROJOULE = 1e-6
 """Of a picojoule."""
 
@@ -25,14 +27,14 @@ def findings(results: Results) -> Findings:
         points = {point["latency"]: point for point in each["by_latency"]}
         shown = [_accuracy(points.get(T), several) for T in latencies]
         trained = {"accuracy": each["trained_accuracy"], "spread": each["trained_spread"]}
-        rows.append([each["title"], _accuracy(trained, several), *shown])
+        rows.append([each["title"], _accuracy(trained, several), reached(each), *shown])
     level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
     time = "time steps T, those before a read-out included"
     notes = [f"{each['title']}: {each['notes']}." for each in results["methods"] if each["notes"]]
     notes += [f"{each['title']} reads nothing out at these latencies." for each in results["methods"]
               if not each["by_latency"]]  # fmt: skip
     return Findings(
-        ["method", "as trained", *(f"T = {T}" for T in latencies)],
+        ["method", "as trained", "within 1 point", *(f"T = {T}" for T in latencies)],
         rows,
         [
             Panel("accuracy by latency", time, PERCENT, [*_against(results, "latency"), level], True),
@@ -41,6 +43,21 @@ def findings(results: Results) -> Findings:
         ],
         notes + [f"{each['title']} is left out: {each['why']}." for each in results["left_out"]],
     )
+
+
+def reached(method: Results) -> int | None:
+    """The first latency from which on a method stays within one point of what it trained, where there is one.
+
+    >>> points = [{"latency": T, "accuracy": a} for T, a in ((1, 0.5), (2, 0.8), (4, 0.79), (8, 0.795))]
+    >>> reached({"trained_accuracy": 0.8, "by_latency": points})
+    2
+    """
+    near = None
+    for point in reversed(method["by_latency"]):
+        if point["accuracy"] < method["trained_accuracy"] - WITHIN:
+            break
+        near = int(point["latency"])
+    return near
 
 
 def energies(results: Results) -> list[list[Cell]]:
