@@ -121,8 +121,9 @@ def behind(results: dict[str, Any]) -> str:
             min((one.steps for one in alike(results) if one.method == each["title"]), default=0),
         )
         if found is not None and found > 2 * steps > 0:
-            lines.append(f"- {each['title']}: within a point of what was trained at T = {found}, where its authors report "
-                         f"{steps}: {LATE.get(each['method'], 'not explained')}.")  # fmt: skip
+            why = LATE.get(each["method"], "not explained")
+            told = f"within a point of what was trained at T = {found}, where its authors report {steps}"
+            lines.append(f"- {each['title']}: {told}: {why}.")
     return "What stays behind by more than 1.5 points, and why:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
