@@ -116,14 +116,11 @@ def behind(results: dict[str, Any]) -> str:
         )
         lines += [f"- {each['title']}: {100 * gap:.1f} points {where}: {why.get(each['method'], 'not explained')}."
                   for gap, where, why in gaps if gap > BEHIND]  # fmt: skip
-        found, steps = (
-            reached(each),
-            min((one.steps for one in alike(results) if one.method == each["title"]), default=0),
-        )
+        found = reached(each)
+        steps = min((one.steps for one in alike(results) if one.method == each["title"]), default=0)
         if found is not None and found > 2 * steps > 0:
-            why = LATE.get(each["method"], "not explained")
             told = f"within a point of what was trained at T = {found}, where its authors report {steps}"
-            lines.append(f"- {each['title']}: {told}: {why}.")
+            lines.append(f"- {each['title']}: {told}: {LATE.get(each['method'], 'not explained')}.")
     return "What stays behind by more than 1.5 points, and why:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
