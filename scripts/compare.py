@@ -86,11 +86,13 @@ LATE = {
     "ts": "heights are the largest activations of a network that was trained before, far above most, where its authors "
     "train with a constant from the beginning",
     "rnl": "heights follow the largest activations, which are far above most",
+    "srp": "what a first run of 4 steps silences stays silent, however long the second one is",
     "fast-snn": "without a cap neurons send more than their highest level, where the quantised activation was clipped",
 }
 """Why a spiking network is below what was trained, or comes to it late, by method."""
 UNTRAINED = {
     **dict.fromkeys(("qcfs", "srp", "cos"), f"four levels between 0 and a height are learned anew, and {SHORT}"),
+    "rnl": "the second training lowers all heights by one share, which cuts the largest activations off",
     "diet": f"thresholds and weights move little at a learning rate of 1e-4; {SHORT}",
     "dspike": f"a potential that halves at every step and is reset keeps little of what was trained before; {SHORT}",
     "sew": f"blocks that add up spikes are other functions than those that were trained before; {SHORT}",
