@@ -86,6 +86,7 @@ LATE = {
     "ts": "heights are the largest activations of a network that was trained before, far above most, where its authors "
     "train with a constant from the beginning",
     "rnl": "heights follow the largest activations, which are far above most",
+    **dict.fromkeys(("diet", "dspike", "sew"), "it was trained for few steps, and is another function of more of them"),
     "srp": "what a first run of 4 steps silences stays silent, however long the second one is",
     "fast-snn": "without a cap neurons send more than their highest level, where the quantised activation was clipped",
 }
