@@ -17,6 +17,8 @@ from qffs.report.findings import Findings, Panel, Series
 MARKERS = "os^Dv<>Phx*"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
 """The ten that matplotlib takes anyway, then the same ones lighter."""
+MANY = 10_000
+"""Above this, logarithmic axes count in powers of ten, and write 10k."""
 CROWD = 8
 """More curves than so many have their names beside the panels, and not in each."""
 
@@ -52,8 +54,10 @@ def _panel(axes: Axes, panel: Panel) -> Axes:
     for number, series in enumerate(panel.series):
         _series(axes, series, number)
     if panel.log and any(x > 0 for series in panel.series for x in series.x):
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        many = max(x for series in panel.series for x in series.x) > MANY
+        axes.set_xscale("log", base=10 if many else 2)
+        shown = ticker.EngFormatter(sep="") if many else ticker.FuncFormatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_formatter(shown)
     elif all(isinstance(x, int) for series in panel.series for x in series.x):
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     if panel.bits:
