@@ -112,8 +112,8 @@ def behind(results: dict[str, Any]) -> str:
 
     lines: list[str] = []
     trained_on = [each["trained_accuracy"] for each in results["methods"] if each["activation"] == "ReLU"]
-    full = max(results["full_precision"]["accuracy"], *trained_on)
-    for each in results["methods"]:
+    full = max([results["full_precision"]["accuracy"], *trained_on])
+    for each in (method for method in results["methods"] if method["by_latency"]):
         trained, last = each["trained_accuracy"], each["by_latency"][-1]
         gaps = (
             (full - trained, "as trained, below ReLUs trained as long", UNTRAINED),

@@ -148,6 +148,20 @@ def test_the_comparisons_page_is_that_of_what_was_compared() -> None:
         assert (page.PICTURES / f"{name}.png").exists()
 
 
+def test_what_stays_behind_is_told_of_any_methods() -> None:
+    """Also where none trained ReLUs, and one reads nothing out."""
+    page = script("compare")
+    points = [{"latency": 4, "accuracy": 0.5}]
+    rows = [
+        {"method": name, "title": name.upper(), "activation": "clip", "trained_accuracy": 0.8, "by_latency": found}
+        for name, found in (("tcl", points), ("cos", []))
+    ]
+    told = page.behind({"model": "m", "data": "d", "full_precision": {"accuracy": 0.9}, "methods": rows})
+    assert "- TCL: 10.0 points as trained, below" in told
+    assert "- TCL: 30.0 points at T = 4, below" in told
+    assert "COS" not in told
+
+
 def test_the_table_of_operators_is_that_of_the_rules() -> None:
     assert operator_table.FILE.read_text(encoding="utf-8") == operator_table.document(), (
         "run python tests/operator_table.py"
