@@ -17,6 +17,7 @@ from qffs.levels import FiringRule
 
 CHARGE = (0.5, 0.5, 0.0, 0.0, 0.0, 0.0)
 RULE = FiringRule(precharge=0.5)
+ANY_MACHINE = tuple(option for option in native.OPTIONS if not option.startswith("-march"))
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Conv2d(3, 20, 3, padding=1, bias=False), (3, 9, 7)),
@@ -88,19 +89,41 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
             assert bool((as_levels(found) > 0).any())
 
 
-def test_images_in_groups_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [native.OPTIONS, ANY_MACHINE], ids=["this machine", "any machine"])
+def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of so many units that some trains are summed of themselves, and that not all units are looked at to choose."""
     torch.manual_seed(0)
-    layer, threads = eighths(nn.Conv2d(4, 48, 3, padding=1, bias=False), torch.float32), torch.get_num_threads()
-    source = projection(spikes(len(CHARGE), 7, (4, 6, 6)), layer)
+    layer = eighths(nn.Conv2d(70, 40, 3, padding=1, bias=False), torch.float32)
+    monkeypatch.setattr(native, "OPTIONS", options)
+    native.library.cache_clear()
+    try:
+        for steps in (7, 8, 9, 40):
+            source = projection(spikes(steps, 4, (70, 12, 11)), layer)
+            given = ([source], None, [0.0] * steps, torch.tensor(1.5), 3, RULE)
+            found, wanted = (as_levels(kernel.fire(*given, compiled=compiled)) for compiled in (True, False))
+            assert torch.equal(found, wanted)
+            assert len(wanted.unique()) > 2
+    finally:
+        native.library.cache_clear()
+
+
+@pytest.mark.parametrize(("images", "height", "stride"), [(7, 9, 1), (7, 9, 2), (11, 3, 1)])
+def test_tiles_and_threads_change_nothing(
+    images: int, height: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = eighths(nn.Conv2d(4, 150, 3, stride=stride, padding=1, bias=False), torch.float32)
+    source, threads = projection(spikes(11, images, (4, height, 6)), layer), torch.get_num_threads()
     found = []
     try:
-        for count, size in ((1, 1), (2, 1), (3, 4 * 36 * len(CHARGE)), (2, 2**18)):
+        for count, size in ((1, 1), (2, 1), (1, 2**13), (3, 2**14), (1, 2**20), (40, 2**20)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(kernel, "GROUP", size)
-            found.append(as_levels(kernel.fire([source], None, CHARGE, torch.tensor(0.5), 3, RULE)))
+            monkeypatch.setattr(kernel, "LISTED", size)
+            found.append(as_levels(kernel.fire([source], None, [0.0] * 11, torch.tensor(0.5), 3, RULE)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(each, found[0]) for each in found)
+    assert len(found[0].unique()) > 2
 
 
 def test_steps_after_the_last_event_cost_no_memory_and_lose_nothing() -> None:
@@ -121,15 +144,14 @@ def test_the_weight_may_change_and_modules_are_forgotten() -> None:
     first = synapses.of(layer)
     assert first is not None
     assert synapses.of(layer) is first
-    assert first.packed(16).shape == (1, 2, 1, 1, 4, 16)
-    assert torch.equal(first.packed(16)[:, 1], -first.packed(16)[:, 0])
+    assert first.packed(16).shape == (1, 1, 1, 4, 16)
     assert first.packed(16) is first.packed(16)
     with torch.no_grad():
         layer.weight.mul_(2)
     second = synapses.of(layer)
     assert second is not None
     assert second is not first
-    assert torch.equal(second.packed(16)[0, 0, 0, 0, :, :3], layer.weight.detach().T)
+    assert torch.equal(second.packed(16)[0, 0, 0, :, :3], layer.weight.detach().T)
     module = weakref.ref(layer)
     del layer, first, second
     gc.collect()

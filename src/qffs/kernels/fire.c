@@ -1,12 +1,12 @@
 // All steps of a layer of neurons in one pass: see fire.py, which compiles and calls it for one type of `real`, and
 // again for neurons that lose more of their potential than a threshold a spike (LOSES).
-#include <stdint.h>
-#include <string.h>
-#ifdef __AVX512BW__
-#include <immintrin.h>
-#endif
+#include "trains.h"
+#include <omp.h>
 
-typedef REAL real;
+#define WIDE 4         // vectors of neurons that are taken at a time without synapses
+#define PARTS 16       // of an image without synapses
+#define TILES 4        // for each thread, where a layer behind synapses has as many
+#define MOST_STEPS 256
 
 // An accumulated signal: the row that image b holds after step t is place[t * images + b], of `real`, or of levels
 // (uint8_t), which are multiples of a scale.
@@ -17,23 +17,6 @@ typedef struct {
     double scale;
 } input;
 
-// Synapses from levels, rows of [height][width][channels], to neurons at [y][x]: a kernel of kh x kw, its first row at
-// y * sy - py. weights: [block][sign][kh][kw][channels][neurons of the block], those of spikes, and the same negated,
-// of negative spikes: levels change by one at most. An event is the place x * channels + c of a unit in a row of the
-// image, and the size of a kernel more where it is negative. For each image of a group and each of its rows there is
-// room for so many, those of all steps one after the other; where those of a column of a step begin is in offsets,
-// [image][row][steps][width + 1].
-typedef struct {
-    const uint8_t *values;
-    const int64_t *place;
-    double scale;
-    int64_t height, width, channels, kh, kw, sy, sx, py, px;
-    const real *weights;
-    int32_t *events;
-    int32_t *offsets;
-    int64_t room;
-} synapses;
-
 typedef struct {
     const input *inputs;
     int64_t input_count;
@@ -42,208 +25,19 @@ typedef struct {
     const real *constant; // [1 or images][neurons], or NULL
     int64_t constant_stride;
     const double *charged;
-    int64_t steps, images, height, width, channels, group, block;
+    int64_t steps, images, height, width, channels, block;
     const real *threshold;
     int64_t by_neuron;
     double precharge, highest, leak;
     int64_t negative_spikes, cap, to_zero, threads;
+    int64_t listed; // numbers in the lists of a tile that is more than a row
     uint8_t *sent;    // [steps][images][neurons], levels after each step
     uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
-    uint8_t *ended;   // [images of a group][blocks of neurons], how many steps were computed
+    uint8_t *ended;   // [images][blocks of neurons], how many steps were computed
+    int32_t *scratch; // as many numbers as scratch_size says: dictionaries of the sources, lists of the threads
 } layer;
 
-// Neurons are taken so many vectors at a time: what they carry from step to step stays in registers.
-#define LANES (64 / (int64_t)sizeof(real)) // a register of AVX-512, several of others
-#define WIDE 4
-#define PARTS 16 // of an image without synapses
-#define MOST_STEPS 256
-typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
-#define INLINE static inline __attribute__((always_inline))
-
-// What compilers make of vectors of bytes, and of masks, is slow: AVX-512 has an instruction for each of these.
-#ifdef __AVX512BW__
-typedef uint16_t lanes; // a bit for each
-#define SINGLE (sizeof(real) == 4)
-INLINE lanes at_least(vector a, vector b)
-{
-    return SINGLE ? _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OS)
-                  : _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OS);
-}
-INLINE lanes below(vector a, vector b)
-{
-    return SINGLE ? _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OS)
-                  : _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OS);
-}
-INLINE vector add_at(lanes at, vector a, vector b)
-{
-    return SINGLE ? (vector)_mm512_mask_add_ps((__m512)a, at, (__m512)a, (__m512)b)
-                  : (vector)_mm512_mask_add_pd((__m512d)a, at, (__m512d)a, (__m512d)b);
-}
-INLINE vector from_bytes(const uint8_t *from)
-{
-    if (SINGLE)
-        return (vector)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from)));
-    return (vector)_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadu_si64(from)));
-}
-INLINE void to_bytes(vector v, uint8_t *to)
-{
-    if (SINGLE)
-        _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32((__m512)v)));
-    else
-        _mm_storeu_si64(to, _mm256_cvtepi32_epi8(_mm512_cvttpd_epi32((__m512d)v)));
-}
-INLINE int some(lanes at) { return at != 0; }
-#else
-typedef MASK lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
-INLINE lanes at_least(vector a, vector b) { return a >= b; }
-INLINE lanes below(vector a, vector b) { return a < b; }
-INLINE vector add_at(lanes at, vector a, vector b) { return a + (vector)((lanes)b & at); }
-INLINE vector from_bytes(const uint8_t *from)
-{
-    vector v;
-    for (int i = 0; i < LANES; i++)
-        v[i] = from[i];
-    return v;
-}
-INLINE void to_bytes(vector v, uint8_t *to)
-{
-    for (int i = 0; i < LANES; i++)
-        to[i] = (uint8_t)v[i];
-}
-INLINE int some(lanes at)
-{
-    MASK found = 0;
-    for (int i = 0; i < LANES; i++)
-        found |= at[i];
-    return found != 0;
-}
-#endif
-
-// A bit for each of the first `count` bytes, at most 64, that is larger than the other.
-INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
-{
-#ifdef __AVX512BW__
-    const __mmask64 read = count < 64 ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
-    return _mm512_cmpgt_epu8_mask(_mm512_maskz_loadu_epi8(read, one), _mm512_maskz_loadu_epi8(read, other));
-#else
-    uint64_t bits = 0;
-    for (int64_t i = 0; i < count && i < 64; i++)
-        bits |= (uint64_t)(one[i] > other[i]) << i;
-    return bits;
-#endif
-}
-
-// Numbers from `start` on of set bits, `more` being added where those of `down` are set too; returned: how many. Up to
-// LISTED places behind them are written to.
-#define LISTED 16
-INLINE int32_t list(int32_t start, uint64_t bits, uint64_t down, int32_t more, int32_t *to)
-{
-    int32_t found = 0;
-#ifdef __AVX512BW__
-    const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    for (; bits; bits >>= LISTED, down >>= LISTED, start += LISTED) {
-        const __m512i place = _mm512_add_epi32(_mm512_set1_epi32(start), count);
-        const __m512i all = _mm512_mask_add_epi32(place, (__mmask16)down, place, _mm512_set1_epi32(more));
-        _mm512_storeu_si512(to + found, _mm512_maskz_compress_epi32((__mmask16)bits, all));
-        found += __builtin_popcountll(bits & 0xffff);
-    }
-#else
-    for (; bits; bits &= bits - 1, found++) {
-        const int i = __builtin_ctzll(bits);
-        to[found] = start + i + (down >> i & 1 ? more : 0);
-    }
-#endif
-    return found;
-}
-
-static const uint8_t NONE[64];
-
-// What happened in a row of an image, step by step.
-static void find_events(const synapses *s, int64_t steps, int64_t images, int64_t b, int64_t line, int32_t *events,
-                        int32_t *offsets)
-{
-    const int64_t size = s->width * s->channels;
-    const int32_t negative = (int32_t)(s->kh * s->kw * s->channels);
-    int32_t found = 0;
-    for (int64_t t = 0; t < steps; t++, offsets += s->width + 1) {
-        const int64_t row = s->place[t * images + b], before = t ? s->place[(t - 1) * images + b] : -1;
-        const uint8_t *now = s->values + (row * s->height + line) * size;
-        const uint8_t *old = t ? s->values + (before * s->height + line) * size : NULL;
-        int64_t column = 0;
-        for (int64_t start = 0; row != before && start < size; start += 64) {
-            const int64_t count = size - start < 64 ? size - start : 64;
-            const uint8_t *z = now + start, *y = old ? old + start : NONE;
-            const uint64_t down = larger(y, z, count);
-            const uint64_t bits = larger(z, y, count) | down;
-            for (; column * s->channels < start + count; column++)
-                offsets[column] = found + __builtin_popcountll(bits & (((uint64_t)1 << (column * s->channels - start)) - 1));
-            found += list((int32_t)start, bits, down, negative, events + found);
-        }
-        for (; column <= s->width; column++)
-            offsets[column] = found;
-    }
-}
-
-// A row of the field of the neurons at (y, x): where its events lie, those of a step between two offsets that are so
-// many further for each step, and the weights of the row's first unit.
-typedef struct {
-    const int32_t *events, *from, *to;
-    const real *weights;
-    int64_t stride, source;
-} line;
-
-// The rows of the field of neurons, of all sources.
-INLINE int64_t find_lines(const int64_t size, const layer *l, int64_t image, int64_t y, int64_t x, int64_t channel,
-                          line *lines)
-{
-    int64_t found = 0;
-    for (int64_t j = 0; j < l->source_count; j++) {
-        const synapses *s = l->sources + j;
-        const int64_t top = y * s->sy - s->py, left = x * s->sx - s->px;
-        const int64_t first = top < 0 ? 0 : top, last = top + s->kh < s->height ? top + s->kh : s->height;
-        const int64_t from = left < 0 ? 0 : left, to = left + s->kw < s->width ? left + s->kw : s->width;
-        for (int64_t row = first; row < last && from < to; row++) {
-            const int64_t at = image * s->height + row;
-            const int32_t *offsets = s->offsets + at * l->steps * (s->width + 1);
-            const int64_t unit = ((row - top) * s->kw - left) * s->channels;
-            lines[found++] = (line){
-                s->events + at * s->room, offsets + from, offsets + to,
-                s->weights + 2 * channel * s->kh * s->kw * s->channels + unit * size, s->width + 1, j};
-        }
-    }
-    return found;
-}
-
-// Add the weights of all events of step t in these rows; returned: how many events there were. Few vectors are summed
-// in two parts, which do not wait for each other.
-INLINE int64_t add_events(const int vectors, const layer *l, const line *lines, int64_t line_count, int64_t t,
-                          vector *arrived)
-{
-    const int parts = vectors < WIDE ? 2 : 1;
-    int64_t count = 0;
-    for (int64_t i = 0; i < line_count;) {
-        const int64_t source = lines[i].source;
-        vector sum[parts][vectors];
-        for (int part = 0; part < parts; part++)
-            for (int v = 0; v < vectors; v++)
-                sum[part][v] = (vector){0};
-        for (; i < line_count && lines[i].source == source; i++) {
-            const line *r = lines + i;
-            const int32_t *e = r->events + r->from[t * r->stride], *end = r->events + r->to[t * r->stride];
-            count += end - e;
-            for (; e + parts <= end; e += parts)
-                for (int part = 0; part < parts; part++)
-                    for (int v = 0; v < vectors; v++)
-                        sum[part][v] += ((const vector *)(r->weights + (int64_t)e[part] * LANES * vectors))[v];
-            if (parts > 1 && e < end)
-                for (int v = 0; v < vectors; v++)
-                    sum[0][v] += ((const vector *)(r->weights + (int64_t)*e * LANES * vectors))[v];
-        }
-        for (int v = 0; v < vectors; v++)
-            arrived[v] += (real)l->sources[source].scale * (sum[0][v] + (parts > 1 ? sum[parts - 1][v] : (vector){0}));
-    }
-    return count;
-}
+INLINE dictionary *dictionaries(const layer *l) { return (dictionary *)l->scratch; }
 
 // Whether nothing arrives at the neurons of image b at a step.
 static int still(const layer *l, int64_t b, int64_t t)
@@ -287,21 +81,18 @@ INLINE vector levels(const uint8_t *from, int64_t count)
 }
 
 // All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
-// are at (y, x) from channel `channel` on. Returned: the step from which on they are not computed, and not written,
-// because nothing arrives from step `end` on and they have settled. Neurons that lose more of their potential than a
-// threshold a spike keep how much is `gone` of all that ever arrived; of others that is what they sent.
-INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_t b, int64_t image, int64_t start,
-                   int64_t y, int64_t x, int64_t channel, int64_t end, uint8_t *fired)
+// read these fields. Returned: the step from which on they are not computed, and not written, because nothing arrives
+// from step `end` on and they have settled. Neurons that lose more of their potential than a threshold a spike keep how
+// much is `gone` of all that ever arrived; of others that is what they sent.
+INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_t b, int64_t start, const field *fields,
+                   int64_t end, uint8_t *fired)
 {
     const int64_t neurons = l->height * l->width * l->channels;
     const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
     const vector lowest = l->negative_spikes ? zero : highest; // of a neuron that never sends back: none is above it
-    vector theta[vectors], sent[vectors], arrived[vectors], base[vectors], gone[vectors];
-    int64_t rows = 0;
-    for (int64_t j = 0; j < l->source_count; j++)
-        rows += l->sources[j].kh;
-    line lines[rows + 1];
-    const int64_t line_count = find_lines(LANES * vectors, l, image, y, x, channel, lines);
+    vector theta[MOST_VECTORS], sent[MOST_VECTORS], arrived[MOST_VECTORS], base[MOST_VECTORS], gone[MOST_VECTORS];
+    vector arrives[WINDOW][MOST_VECTORS] __attribute__((aligned(64)));
+    unsigned moved = 0;
     int active = 1;
 #define COUNT (size > v * LANES ? (size - v * LANES < LANES ? size - v * LANES : LANES) : 0)
     for (int v = 0; v < vectors; v++) {
@@ -315,7 +106,12 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             gone[v] = (real)(1 - l->leak) * base[v];
     }
     for (int64_t t = 0; t < l->steps; t++) {
-        const int64_t events = add_events(vectors, l, lines, line_count, t, arrived);
+        if (t % WINDOW == 0) {
+            moved = 0;
+            for (int64_t j = 0; j < l->source_count; j++)
+                moved = add_trains(vectors, dictionaries(l) + j, l->sources + j, fields + j, t / WINDOW, moved, arrives);
+        }
+        const int events = moved >> t % WINDOW & 1;
         uint8_t *out = l->sent + (t * l->images + b) * neurons + start;
         const int rests = !events && !active && !(LOSES && l->leak != 1);
         if (rests && t >= end)
@@ -324,6 +120,9 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             memcpy(out, out - l->images * neurons, size);
             continue;
         }
+        if (events)
+            for (int v = 0; v < vectors; v++)
+                arrived[v] += arrives[t % WINDOW][v];
         if (l->constant && l->charged[t] != (t ? l->charged[t - 1] : 0))
             for (int v = 0; v < vectors; v++) {
                 base[v] = theta[v] * (real)l->precharge;
@@ -368,14 +167,19 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
     return l->steps;
 }
 
-INLINE int64_t run_block(const int vectors, const layer *l, int64_t b, int64_t image, int64_t y, int64_t x,
-                         int64_t channel, int64_t end, uint8_t *fired)
-{
-    const int64_t start = (y * l->width + x) * l->channels + channel, rest = l->channels - channel;
-    if (rest >= LANES * vectors)
-        return run(vectors, LANES * vectors, l, b, image, start, y, x, channel, end, fired);
-    return run(vectors, rest, l, b, image, start, y, x, channel, end, fired);
-}
+// The neurons of a block from `start` on, of which `rest` are left: in vectors that all are neurons, or not.
+#define RUN_BLOCK(vectors)                                                                                             \
+    static __attribute__((noinline)) int64_t run_##vectors(const layer *l, int64_t b, int64_t start, int64_t rest,     \
+                                                           const field *fields, int64_t end, uint8_t *fired)           \
+    {                                                                                                                  \
+        if (rest >= LANES * vectors)                                                                                   \
+            return run(vectors, LANES * vectors, l, b, start, fields, end, fired);                                     \
+        return run(vectors, rest, l, b, start, fields, end, fired);                                                    \
+    }
+RUN_BLOCK(1)
+RUN_BLOCK(2)
+RUN_BLOCK(4)
+RUN_BLOCK(8)
 
 static void report(const layer *l, int64_t b, const uint8_t *fired)
 {
@@ -410,7 +214,7 @@ static void without_synapses(const layer *l)
                 uint8_t fired[MOST_STEPS] = {0};
                 const int64_t end = last_arrival(l, b);
                 for (int64_t block = blocks * part / PARTS; block < blocks * (part + 1) / PARTS; block++)
-                    l->ended[b * blocks + block] = run_block(WIDE, l, b, 0, 0, 0, block * size, end, fired);
+                    l->ended[b * blocks + block] = run_4(l, b, block * size, l->channels - block * size, NULL, end, fired);
                 report(l, b, fired);
             }
 #pragma omp for collapse(2) schedule(static)
@@ -422,49 +226,110 @@ static void without_synapses(const layer *l)
     }
 }
 
+// A layer behind synapses is computed in tiles: so many rows of one image, or whole images, and of their blocks of
+// channels all or one of so many parts.
+typedef struct {
+    int64_t images, rows, parts;
+} tile;
+
+INLINE int64_t ratio_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t blocks_of(const layer *l) { return ratio_up(l->channels, l->block); }
+
+// How many numbers a source's lists of an image take in a tile.
+static int64_t image_size(const layer *l, const synapses *s, int64_t rows)
+{
+    return lists_size(s, windows_of(l->steps), least((rows - 1) * s->sy + s->kh, s->height), rows);
+}
+
+static tile tile_of(const layer *l)
+{
+    int64_t row = 1;
+    for (int64_t j = 0; j < l->source_count; j++)
+        row += image_size(l, l->sources + j, 1);
+    const int64_t share = ratio_up(l->images * l->height, TILES * l->threads), fits = l->listed / row;
+    const int64_t rows = fits < 1 ? 1 : least(fits, share);
+    if (rows >= l->height)
+        return (tile){rows / l->height, l->height, 1};
+    const int64_t bands = ratio_up(l->height, rows), parts = ratio_up(TILES * l->threads, l->images * bands);
+    return (tile){1, ratio_up(l->height, bands), least(parts, blocks_of(l))};
+}
+
+static int64_t thread_size(const layer *l, tile tile)
+{
+    int64_t size = 0;
+    for (int64_t j = 0; j < l->source_count; j++)
+        size += tile.images * image_size(l, l->sources + j, tile.rows);
+    return size;
+}
+
+INLINE int64_t dictionaries_size(const layer *l) { return l->source_count * sizeof(dictionary) / sizeof(int32_t); }
+
+int64_t scratch_size(const layer *l) { return dictionaries_size(l) + l->threads * thread_size(l, tile_of(l)); }
+
+// The rows [y, y + rows) of images [image, image + images), in blocks [from, to).
+static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, int64_t y, int64_t rows, int64_t from,
+                     int64_t to, int32_t *memory)
+{
+    const int64_t windows = windows_of(l->steps);
+    lists all[l->source_count][images];
+    for (int64_t j = 0; j < l->source_count; j++) {
+        const synapses *s = l->sources + j;
+        const range lines = lines_read(s, y, rows);
+        for (int64_t i = 0; i < images; i++, memory += image_size(l, s, tile.rows)) {
+            all[j][i] = lay_out(s, windows, lines.to - lines.from, rows, memory);
+            list_units(dictionaries(l) + j, s, &all[j][i], l->steps, l->images, image + i, lines);
+            list_events(dictionaries(l) + j, s, &all[j][i], windows, y, rows, lines);
+        }
+    }
+    // Channels outside: the weights of a block stay in a core's cache for all images.
+    for (int64_t block = from; block < to; block++)
+        for (int64_t i = 0; i < images; i++)
+            for (int64_t row = 0; row < rows; row++) {
+                uint8_t fired[MOST_STEPS] = {0};
+                const int64_t b = image + i, end = last_arrival(l, b), channel = block * l->block;
+                const int64_t rest = l->channels - channel;
+                uint8_t *ended = l->ended + ((b * l->height + y + row) * blocks_of(l) + block) * l->width;
+                for (int64_t x = 0; x < l->width; x++) {
+                    const int64_t start = ((y + row) * l->width + x) * l->channels + channel;
+                    field fields[l->source_count];
+                    for (int64_t j = 0; j < l->source_count; j++)
+                        fields[j] = find_field(l->sources + j, &all[j][i], windows, row, x, channel, l->block);
+                    switch (l->block / LANES) {
+                    case 1: ended[x] = run_1(l, b, start, rest, fields, end, fired); break;
+                    case 2: ended[x] = run_2(l, b, start, rest, fields, end, fired); break;
+                    case 4: ended[x] = run_4(l, b, start, rest, fields, end, fired); break;
+                    case 8: ended[x] = run_8(l, b, start, rest, fields, end, fired); break;
+                    }
+                }
+                report(l, b, fired);
+            }
+}
+
 static void with_synapses(const layer *l)
 {
-    const int64_t blocks = (l->channels + l->block - 1) / l->block;
+    const tile tile = tile_of(l);
+    const int64_t blocks = blocks_of(l), size = thread_size(l, tile);
+    for (int64_t j = 0; j < l->source_count; j++)
+        choose_trains(dictionaries(l) + j, l->sources + j, l->steps, l->images);
 #pragma omp parallel num_threads(l->threads)
-    for (int64_t group = 0; group < l->images; group += l->group) {
-        const int64_t images = l->images - group < l->group ? l->images - group : l->group;
-        for (int64_t j = 0; j < l->source_count; j++) {
-            const synapses *s = l->sources + j;
-#pragma omp for collapse(2) schedule(static)
-            for (int64_t image = 0; image < images; image++)
-                for (int64_t y = 0; y < s->height; y++) {
-                    const int64_t at = image * s->height + y;
-                    find_events(s, l->steps, l->images, group + image, y, s->events + at * s->room,
-                                s->offsets + at * l->steps * (s->width + 1));
-                }
-        }
-        // Channels outside: the weights of a block stay in a core's cache for all images.
+    {
+        int32_t *memory = l->scratch + dictionaries_size(l) + omp_get_thread_num() * size;
+#pragma omp for collapse(3) schedule(dynamic)
+        for (int64_t image = 0; image < l->images; image += tile.images)
+            for (int64_t y = 0; y < l->height; y += tile.rows)
+                for (int64_t part = 0; part < tile.parts; part++)
+                    run_tile(l, tile, image, least(tile.images, l->images - image), y,
+                             least(tile.rows, l->height - y), blocks * part / tile.parts,
+                             blocks * (part + 1) / tile.parts, memory);
 #pragma omp for collapse(3) schedule(static)
-        for (int64_t block = 0; block < blocks; block++)
-            for (int64_t image = 0; image < images; image++)
-                for (int64_t y = 0; y < l->height; y++) {
-                    uint8_t fired[MOST_STEPS] = {0};
-                    const int64_t b = group + image, end = last_arrival(l, b), channel = block * l->block;
-                    uint8_t *ended = l->ended + ((image * l->height + y) * blocks + block) * l->width;
-                    for (int64_t x = 0; x < l->width; x++)
-                        switch (l->block / LANES) {
-                        case 1: ended[x] = run_block(1, l, b, image, y, x, channel, end, fired); break;
-                        case 2: ended[x] = run_block(2, l, b, image, y, x, channel, end, fired); break;
-                        case 4: ended[x] = run_block(4, l, b, image, y, x, channel, end, fired); break;
-                        case 8: ended[x] = run_block(8, l, b, image, y, x, channel, end, fired); break;
-                        }
-                    report(l, b, fired);
-                }
-#pragma omp for collapse(3) schedule(static)
-        for (int64_t image = 0; image < images; image++)
+        for (int64_t b = 0; b < l->images; b++)
             for (int64_t y = 0; y < l->height; y++)
                 for (int64_t block = 0; block < blocks; block++)
-                    for (int64_t x = 0; x < l->width; x++) {
-                        const int64_t channel = block * l->block, rest = l->channels - channel;
-                        complete(l, group + image, (y * l->width + x) * l->channels + channel,
-                                 rest < l->block ? rest : l->block,
-                                 l->ended[((image * l->height + y) * blocks + block) * l->width + x]);
-                    }
+                    for (int64_t x = 0; x < l->width; x++)
+                        complete(l, b, (y * l->width + x) * l->channels + block * l->block,
+                                 least(l->block, l->channels - block * l->block),
+                                 l->ended[((b * l->height + y) * blocks + block) * l->width + x]);
     }
 }
 

@@ -2,8 +2,9 @@
 
 What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
 ``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
-synapses is added up event by event: the weights of what changed at a step, and nothing where nothing did. On CPUs the
-pass is a C function, compiled once by the machine's own compiler; everywhere else, the reference loop.
+synapses is added up spike train by spike train: the weights of units that spike at the same steps once, and of those
+that never spike not at all. On CPUs the pass is a C function, compiled once by the machine's own compiler; everywhere
+else, the reference loop.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ LONGEST = 255
 """The most steps: a level is at most one a step, and has to fit into a byte."""
 REGISTER = 64
 """Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
-GROUP = 2**18
-"""Units times steps for whose events there is room at a time, for each thread; at least those of one image."""
-LISTED = 16
-"""Events that are written at a time, behind the last one too."""
+LISTED = 2**18
+"""Numbers in the lists of what spikes that a thread makes at a time; those of one row of neurons may be more."""
 CPU = torch.device("cpu")
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
@@ -175,12 +174,10 @@ def _native(
     assert rule.precharge is not None
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
     lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
-    threads, dtype, kept = torch.get_num_threads(), threshold.dtype, _Kept()
-    largest = max((each.moving * math.prod(each.source.values.shape[1:]) for each in through), default=1)
-    group = max(1, min(images, threads * GROUP // largest))
+    dtype, kept = threshold.dtype, _Kept()
     block = _block(lie.channels, [each.synapses.kernel for each in through], threshold.itemsize)
     operands = [_operand(each, lie, kept) for each in given]
-    sources = [_source(each, block, group, kept) for each in through]
+    sources = [_source(each, block, kept) for each in through]
     fixed = None if constant is None else lie.laid_out(constant)
     by_neuron = threshold.dim() > 0
     sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8, device=CPU)
@@ -200,7 +197,6 @@ def _native(
         height=lie.height,
         width=lie.width,
         channels=lie.channels,
-        group=group,
         block=block,
         threshold=kept.pointer(lie.laid_out(threshold[None]) if by_neuron else threshold),
         by_neuron=by_neuron,
@@ -210,12 +206,15 @@ def _native(
         negative_spikes=rule.negative_spikes,
         cap=rule.cap,
         to_zero=rule.to_zero,
-        threads=threads,
+        threads=torch.get_num_threads(),
+        listed=LISTED,
         sent=kept.pointer(sent),
         changes=kept.pointer(changes),
         ended=kept.pointer(ended),
     )
-    native.library(dtype, not rule.plain).fire(layer)
+    library = native.library(dtype, not rule.plain)
+    layer.scratch = kept.pointer(torch.empty(library.scratch_size(layer), dtype=torch.int32, device=CPU))
+    library.fire(layer)
     return lie.given_back(sent), changes.bool()
 
 
@@ -282,12 +281,10 @@ def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
     return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
-def _source(projection: Projection, block: int, group: int, kept: _Kept) -> native.Synapses:
+def _source(projection: Projection, block: int, kept: _Kept) -> native.Synapses:
     rows, synapses = projection.source, projection.synapses
-    values = rows.values.movedim(1, -1).contiguous()
+    values, kernel = rows.values.movedim(1, -1).contiguous(), synapses.kernel
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
-    steps, kernel = len(rows.place), synapses.kernel
-    room = projection.moving * width * channels + LISTED
     assert rows.scale is not None
     return native.Synapses(
         values=kept.pointer(values),
@@ -303,7 +300,5 @@ def _source(projection: Projection, block: int, group: int, kept: _Kept) -> nati
         py=synapses.padding[0],
         px=synapses.padding[1],
         weights=kept.pointer(synapses.packed(block)),
-        events=kept.pointer(torch.empty(group * height * room, dtype=torch.int32, device=CPU)),
-        offsets=kept.pointer(torch.empty(group * height * steps * (width + 1), dtype=torch.int32, device=CPU)),
-        room=room,
+        moving=projection.moving,
     )

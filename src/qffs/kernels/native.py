@@ -33,7 +33,7 @@ class Input(ctypes.Structure):
 
 
 class Synapses(ctypes.Structure):
-    """Levels, the weights they go through, and room for their events."""
+    """``synapses`` in trains.h: levels, and the weights they go through."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),
@@ -41,9 +41,7 @@ class Synapses(ctypes.Structure):
         ("scale", ctypes.c_double),
         *((name, ctypes.c_int64) for name in ("height", "width", "channels", "kh", "kw", "sy", "sx", "py", "px")),
         ("weights", ctypes.c_void_p),
-        ("events", ctypes.c_void_p),
-        ("offsets", ctypes.c_void_p),
-        ("room", ctypes.c_int64),
+        ("moving", ctypes.c_int64),
     )
 
 
@@ -58,16 +56,17 @@ class Layer(ctypes.Structure):
         ("constant", ctypes.c_void_p),
         ("constant_stride", ctypes.c_int64),
         ("charged", ctypes.POINTER(ctypes.c_double)),
-        *((name, ctypes.c_int64) for name in ("steps", "images", "height", "width", "channels", "group", "block")),
+        *((name, ctypes.c_int64) for name in ("steps", "images", "height", "width", "channels", "block")),
         ("threshold", ctypes.c_void_p),
         ("by_neuron", ctypes.c_int64),
         ("precharge", ctypes.c_double),
         ("highest", ctypes.c_double),
         ("leak", ctypes.c_double),
-        *((name, ctypes.c_int64) for name in ("negative_spikes", "cap", "to_zero", "threads")),
+        *((name, ctypes.c_int64) for name in ("negative_spikes", "cap", "to_zero", "threads", "listed")),
         ("sent", ctypes.c_void_p),
         ("changes", ctypes.c_void_p),
         ("ended", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
     )
 
 
@@ -106,6 +105,7 @@ def library(dtype: torch.dtype, loses: bool = False) -> Any:
         warnings.warn(f"neurons are not compiled, and simulation is slower: {failed}", stacklevel=2)
         return None
     loaded.fire.argtypes, loaded.fire.restype = [ctypes.POINTER(Layer)], None
+    loaded.scratch_size.argtypes, loaded.scratch_size.restype = [ctypes.POINTER(Layer)], ctypes.c_int64
     loaded.count.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
     loaded.count.restype = None
     return loaded

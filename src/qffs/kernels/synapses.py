@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,15 +28,11 @@ class Synapses:
     _packed: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def packed(self, block: int) -> Tensor:
-        """Those of spikes, and negated those of negative spikes, ``[blocks, 2, kh, kw, C_in, block]``.
-
-        In blocks of so many neurons, the last one filled up with zeros.
-        """
+        """In blocks of so many neurons, ``[blocks, kw, kh, C_in, block]``, the last one filled up with zeros."""
         if block not in self._packed:
             outputs = math.ceil(len(self.kernel) / block) * block
             kernel = F.pad(self.kernel.detach(), (0, 0, 0, 0, 0, 0, 0, outputs - len(self.kernel)))
-            blocks = kernel.unflatten(0, (-1, block)).permute(0, 3, 4, 2, 1)
-            self._packed[block] = torch.stack([blocks, -blocks], 1)
+            self._packed[block] = kernel.unflatten(0, (-1, block)).permute(0, 4, 3, 2, 1).contiguous()
         return self._packed[block]
 
 

@@ -1,0 +1,333 @@
+// What synapses bring to neurons: the weights of spikes, summed up step by step.
+//
+// What a unit sends within a WINDOW of steps is its spike train, here a code with a bit for each step at which its
+// level rises and, a byte higher, for each at which it falls; a level changes by one at most. The weights of units whose
+// trains are the same are summed once, however often they spike, and the sum arrives at each step of the train. A train
+// that few units send is taken apart into others: single spikes, which have the first numbers, and those trains that
+// are worth a sum of their own.
+#include "vector.h"
+
+#define WINDOW 8
+#define SPIKES (2 * WINDOW)
+#define CODES (1 << SPIKES)
+#define TRAINS 64    // a bit for each
+#define SAMPLED 8192 // units that are looked at to choose trains
+#define GAIN 1       // additions that a train has to save in a field of neurons, on average
+
+// Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and synapses
+// of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
+// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change.
+typedef struct {
+    const uint8_t *values;
+    const int64_t *place;
+    double scale;
+    int64_t height, width, channels, kh, kw, sy, sx, py, px;
+    const real *weights;
+    int64_t moving;
+} synapses;
+
+// The trains that are summed, and by code which of them is taken first: 0 for the code's first spike.
+typedef struct {
+    int64_t count;
+    uint16_t codes[TRAINS];
+    uint8_t number[CODES];
+    uint16_t seen[CODES]; // while they are chosen: how many units sent it, at most UINT16_MAX
+    int64_t found;
+    uint16_t all[CODES]; // those that any did
+} dictionary;
+
+// What spikes of an image, for some rows of neurons, by windows. Of each line of units that these read: `units` that
+// spike, in their order, each as unit * TRAINS + train, `starts`, where those of a column begin, and `counts`, how many
+// send a train. Of each row of neurons: `events`, the units of its field, train by train and column by column, each as
+// its place (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and `present`, a bit for
+// each train of a column.
+typedef struct {
+    uint32_t *units;
+    int32_t *starts, *counts, *events, *offsets;
+    uint64_t *present;
+} lists;
+
+INLINE int64_t windows_of(int64_t steps) { return (steps + WINDOW - 1) / WINDOW; }
+
+// How many units of a line may be listed: a unit sends no more trains than there are steps at which anything changes.
+INLINE int64_t listed(const synapses *s) { return s->moving * s->width * s->channels; }
+
+// How many numbers the lists of an image take, and where they are.
+static int64_t lists_size(const synapses *s, int64_t windows, int64_t lines, int64_t rows)
+{
+    const int64_t line = listed(s) + windows * (s->width + 1 + TRAINS);
+    const int64_t row = s->kh * listed(s) + windows * (s->width + 1) * TRAINS + 2 * windows * s->width;
+    return (lines * line + rows * row + 15) / 16 * 16;
+}
+
+static lists lay_out(const synapses *s, int64_t windows, int64_t lines, int64_t rows, int32_t *memory)
+{
+    lists l = {.present = (uint64_t *)memory};
+    l.offsets = memory + 2 * rows * windows * s->width;
+    l.counts = l.offsets + rows * windows * (s->width + 1) * TRAINS;
+    l.starts = l.counts + lines * windows * TRAINS;
+    l.events = l.starts + lines * windows * (s->width + 1);
+    l.units = (uint32_t *)(l.events + rows * s->kh * listed(s));
+    return l;
+}
+
+// The lines of units that rows of neurons read, [from, to).
+typedef struct {
+    int64_t from, to;
+} range;
+
+INLINE range lines_read(const synapses *s, int64_t y, int64_t rows)
+{
+    const int64_t top = y * s->sy - s->py, bottom = top + (rows - 1) * s->sy + s->kh;
+    const int64_t from = top < 0 ? 0 : top, to = bottom < s->height ? bottom : s->height;
+    return (range){from, to < from ? from : to}; // of padding alone: none
+}
+
+// A step of a window at which levels change, with those of a line.
+typedef struct {
+    const uint8_t *now, *before;
+    int64_t step;
+} change;
+
+static int64_t find_changes(const synapses *s, int64_t steps, int64_t images, int64_t b, int64_t line, int64_t window,
+                            change *changes)
+{
+    const int64_t size = s->width * s->channels;
+    int64_t found = 0;
+    for (int64_t i = 0, t = window * WINDOW; i < WINDOW && t < steps; i++, t++) {
+        const int64_t row = s->place[t * images + b], before = t ? s->place[(t - 1) * images + b] : -1;
+        if (row != before)
+            changes[found++] = (change){s->values + (row * s->height + line) * size,
+                                        t ? s->values + (before * s->height + line) * size : NULL, i};
+    }
+    return found;
+}
+
+// The trains of `count` units from `start` on, or of the first CHUNK: rises and falls; returned: a bit for each that spikes.
+INLINE uint64_t find_trains(const change *changes, int64_t change_count, int64_t start, int64_t count, uint8_t *rises,
+                            uint8_t *falls)
+{
+    uint64_t spiking = 0;
+#ifdef __AVX512BW__
+    __m512i up = _mm512_setzero_si512(), down = up;
+    for (int64_t i = 0; i < change_count; i++) {
+        const uint8_t *now = changes[i].now + start, *before = changes[i].before ? changes[i].before + start : NONE;
+        const __m512i bit = _mm512_set1_epi8((char)(1 << changes[i].step));
+        const uint64_t risen = larger(now, before, count), fallen = larger(before, now, count);
+        up = _mm512_or_si512(up, _mm512_maskz_mov_epi8(risen, bit));
+        down = _mm512_or_si512(down, _mm512_maskz_mov_epi8(fallen, bit));
+        spiking |= risen | fallen;
+    }
+    _mm512_storeu_si512(rises, up);
+    _mm512_storeu_si512(falls, down);
+#else
+    memset(rises, 0, CHUNK);
+    memset(falls, 0, CHUNK);
+    for (int64_t i = 0; i < change_count; i++) {
+        const uint8_t *now = changes[i].now + start, *before = changes[i].before ? changes[i].before + start : NONE;
+        for (int64_t j = 0; j < count && j < CHUNK; j++) {
+            rises[j] |= (uint8_t)((now[j] > before[j]) << changes[i].step);
+            falls[j] |= (uint8_t)((now[j] < before[j]) << changes[i].step);
+        }
+    }
+    for (int64_t j = 0; j < count && j < CHUNK; j++)
+        spiking |= (uint64_t)((rises[j] | falls[j]) != 0) << j;
+#endif
+    return spiking;
+}
+
+INLINE unsigned code_of(uint8_t rises, uint8_t falls) { return rises | (unsigned)falls << WINDOW; }
+
+// Count which codes the units of some lines of all images send; returned: how many units were looked at.
+static int64_t look(dictionary *d, const synapses *s, int64_t steps, int64_t images)
+{
+    const int64_t width = s->width * s->channels, size = width < SAMPLED ? width : SAMPLED;
+    const int64_t lines = images * s->height, apart = 1 + (lines - 1) * size / SAMPLED;
+    int64_t looked = 0;
+    for (int64_t line = 0; line < lines; line += apart, looked += size)
+        for (int64_t window = 0; window < windows_of(steps); window++) {
+            change changes[WINDOW];
+            const int64_t count = find_changes(s, steps, images, line / s->height, line % s->height, window, changes);
+            for (int64_t start = 0; count && start < size; start += CHUNK) {
+                uint8_t rises[CHUNK], falls[CHUNK];
+                uint64_t spiking = find_trains(changes, count, start, size - start, rises, falls);
+                for (; spiking; spiking &= spiking - 1) {
+                    const int i = __builtin_ctzll(spiking);
+                    const unsigned code = code_of(rises[i], falls[i]);
+                    if (!d->seen[code])
+                        d->all[d->found++] = (uint16_t)code;
+                    d->seen[code] += d->seen[code] < UINT16_MAX;
+                }
+            }
+        }
+    return looked;
+}
+
+// The trains that save the most additions in a field, as far as those units tell that are looked at.
+static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64_t images)
+{
+    memset(d, 0, offsetof(dictionary, all));
+    const int64_t looked = look(d, s, steps, images), field = s->kh * s->kw * s->channels;
+    int64_t gains[TRAINS];
+    for (; d->count < SPIKES; d->count++)
+        d->codes[d->count] = (uint16_t)(1 << d->count);
+    for (int64_t i = 0; i < d->found; i++) {
+        const unsigned code = d->all[i];
+        const int64_t gain = (int64_t)d->seen[code] * (__builtin_popcount(code) - 1) * field;
+        if (gain < GAIN * looked || (d->count == TRAINS && gain <= gains[TRAINS - 1]))
+            continue;
+        int64_t at = d->count < TRAINS ? d->count++ : TRAINS - 1;
+        for (; at > SPIKES && gains[at - 1] < gain; at--) {
+            gains[at] = gains[at - 1];
+            d->codes[at] = d->codes[at - 1];
+        }
+        gains[at] = gain;
+        d->codes[at] = (uint16_t)code;
+    }
+    // Taken first of a code: the longest train that is a part of it.
+    for (int64_t i = 0; i < d->found; i++) {
+        const unsigned code = d->all[i];
+        int most = 1;
+        for (int64_t train = SPIKES; train < d->count; train++)
+            if (__builtin_popcount(d->codes[train]) > most && !(d->codes[train] & ~code)) {
+                most = __builtin_popcount(d->codes[train]);
+                d->number[code] = (uint8_t)train;
+            }
+    }
+}
+
+// The units of some lines of an image that spike.
+static void list_units(const dictionary *d, const synapses *s, const lists *l, int64_t steps, int64_t images, int64_t b,
+                       range lines)
+{
+    const int64_t size = s->width * s->channels;
+    int32_t *starts = l->starts, *counts = l->counts;
+    for (int64_t line = lines.from; line < lines.to; line++) {
+        uint32_t *units = l->units + (line - lines.from) * listed(s);
+        int32_t found = 0;
+        for (int64_t window = 0; window < windows_of(steps); window++, starts += s->width + 1, counts += TRAINS) {
+            change changes[WINDOW];
+            const int64_t count = find_changes(s, steps, images, b, line, window, changes);
+            int64_t column = 0, next = 0;
+            memset(counts, 0, TRAINS * sizeof(*counts));
+            for (int64_t start = 0; count && start < size; start += CHUNK) {
+                uint8_t rises[CHUNK], falls[CHUNK];
+                uint64_t spiking = find_trains(changes, count, start, size - start, rises, falls);
+                for (; spiking; spiking &= spiking - 1) {
+                    const int i = __builtin_ctzll(spiking);
+                    const int64_t unit = start + i;
+                    for (; unit >= next; next += s->channels)
+                        starts[column++] = found;
+                    for (unsigned code = code_of(rises[i], falls[i]); code;) {
+                        const unsigned train = d->number[code] ? d->number[code] : (unsigned)__builtin_ctz(code);
+                        code &= ~(unsigned)d->codes[train];
+                        counts[train]++;
+                        units[found++] = (uint32_t)unit * TRAINS + train;
+                    }
+                }
+            }
+            for (; column <= s->width; column++)
+                starts[column] = found;
+        }
+    }
+}
+
+// The units in the fields of `rows` rows of neurons from `y` on, all of whose lines were listed.
+static void list_events(const dictionary *d, const synapses *s, const lists *l, int64_t windows, int64_t y, int64_t rows,
+                        range lines)
+{
+    int32_t *offsets = l->offsets;
+    uint64_t *present = l->present;
+    for (int64_t row = 0; row < rows; row++) {
+        const range read = lines_read(s, y + row, 1);
+        int32_t *events = l->events + row * s->kh * listed(s), found = 0;
+        for (int64_t window = 0; window < windows; window++, offsets += (s->width + 1) * TRAINS, present += s->width) {
+            const int32_t before = found;
+            for (int64_t train = 0; train < d->count; train++) {
+                offsets[train] = found;
+                for (int64_t line = read.from; line < read.to; line++)
+                    found += l->counts[((line - lines.from) * windows + window) * TRAINS + train];
+            }
+            memset(present, 0, s->width * sizeof(*present));
+            for (int64_t x = 0; x < s->width && found > before; x++) {
+                int32_t *next = offsets + (x + 1) * TRAINS; // where those of this column end, those of the next begin
+                uint64_t trains = 0;
+                memcpy(next, offsets + x * TRAINS, TRAINS * sizeof(*next));
+                for (int64_t line = read.from; line < read.to; line++) {
+                    const int64_t ky = line - (y + row) * s->sy + s->py, at = line - lines.from;
+                    const int32_t shift = (int32_t)((x * (s->kh - 1) + ky) * s->channels);
+                    const uint32_t *units = l->units + at * listed(s);
+                    const int32_t *start = l->starts + (at * windows + window) * (s->width + 1) + x;
+                    for (int32_t i = start[0]; i < start[1]; i++) {
+                        const uint32_t train = units[i] % TRAINS;
+                        events[next[train]++] = (int32_t)(units[i] / TRAINS) + shift;
+                        trains |= (uint64_t)1 << train;
+                    }
+                }
+                present[x] = trains;
+            }
+        }
+    }
+}
+
+// What neurons of a block at column x of a row read: the columns [from, to) of the lists of that row.
+typedef struct {
+    const int32_t *events, *offsets;
+    const uint64_t *present;
+    const real *weights; // of the unit at place 0
+    int64_t from, to;
+} field;
+
+INLINE field find_field(const synapses *s, const lists *l, int64_t windows, int64_t row, int64_t x, int64_t channel,
+                        int64_t block)
+{
+    const int64_t left = x * s->sx - s->px, to = left + s->kw;
+    return (field){l->events + row * s->kh * listed(s), l->offsets + row * windows * (s->width + 1) * TRAINS,
+                   l->present + row * windows * s->width,
+                   s->weights + (channel * s->kw - left * block) * s->kh * s->channels, left < 0 ? 0 : left,
+                   to < s->width ? to : s->width};
+}
+
+// Add what comes from a field in a window to what arrives at each of its steps; `moved` has a bit for each step at which
+// anything arrived before, and returned are those with this field's. Few vectors are summed in two parts, which do not
+// wait for each other.
+INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapses *s, const field *f, int64_t window,
+                           unsigned moved, vector arrives[WINDOW][MOST_VECTORS])
+{
+    const int parts = vectors < 4 ? 2 : 1;
+    const int32_t *offsets = f->offsets + window * (s->width + 1) * TRAINS;
+    uint64_t trains = 0;
+    for (int64_t x = f->from; x < f->to; x++)
+        trains |= f->present[window * s->width + x];
+    for (; trains; trains &= trains - 1) {
+        const int train = __builtin_ctzll(trains);
+        const int32_t *e = f->events + offsets[f->from * TRAINS + train];
+        const int32_t *end = f->events + offsets[f->to * TRAINS + train];
+        vector sum[2][MOST_VECTORS];
+        for (int part = 0; part < parts; part++)
+            for (int v = 0; v < vectors; v++)
+                sum[part][v] = (vector){0};
+        for (; e + parts <= end; e += parts)
+            for (int part = 0; part < parts; part++)
+                for (int v = 0; v < vectors; v++)
+                    sum[part][v] += ((const vector *)(f->weights + (int64_t)e[part] * LANES * vectors))[v];
+        if (parts > 1 && e < end)
+            for (int v = 0; v < vectors; v++)
+                sum[0][v] += ((const vector *)(f->weights + (int64_t)*e * LANES * vectors))[v];
+        for (int v = 0; v < vectors; v++) {
+            if (parts > 1)
+                sum[0][v] += sum[1][v];
+            sum[0][v] *= (real)s->scale;
+        }
+        for (unsigned code = d->codes[train]; code; code &= code - 1) {
+            const int bit = __builtin_ctz(code), step = bit % WINDOW;
+            if (!(moved >> step & 1))
+                for (int v = 0; v < vectors; v++)
+                    arrives[step][v] = (vector){0};
+            moved |= 1u << step;
+            for (int v = 0; v < vectors; v++)
+                arrives[step][v] += bit < WINDOW ? sum[0][v] : -sum[0][v];
+        }
+    }
+    return moved;
+}

@@ -1,0 +1,90 @@
+// Vectors of numbers of one type of `real`, and of levels, which are bytes.
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
+
+typedef REAL real;
+
+#define LANES (64 / (int64_t)sizeof(real)) // a register of AVX-512, several of others
+#define MOST_VECTORS 8                     // of neurons that are taken at a time
+#define CHUNK 64                           // bytes of levels that are
+typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+// What compilers make of vectors of bytes, and of masks, is slow: AVX-512 has an instruction for each of these.
+#ifdef __AVX512BW__
+typedef uint16_t lanes; // a bit for each
+#define SINGLE (sizeof(real) == 4)
+INLINE lanes at_least(vector a, vector b)
+{
+    return SINGLE ? _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OS)
+                  : _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OS);
+}
+INLINE lanes below(vector a, vector b)
+{
+    return SINGLE ? _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OS)
+                  : _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OS);
+}
+INLINE vector add_at(lanes at, vector a, vector b)
+{
+    return SINGLE ? (vector)_mm512_mask_add_ps((__m512)a, at, (__m512)a, (__m512)b)
+                  : (vector)_mm512_mask_add_pd((__m512d)a, at, (__m512d)a, (__m512d)b);
+}
+INLINE vector from_bytes(const uint8_t *from)
+{
+    if (SINGLE)
+        return (vector)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from)));
+    return (vector)_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadu_si64(from)));
+}
+INLINE void to_bytes(vector v, uint8_t *to)
+{
+    if (SINGLE)
+        _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32((__m512)v)));
+    else
+        _mm_storeu_si64(to, _mm256_cvtepi32_epi8(_mm512_cvttpd_epi32((__m512d)v)));
+}
+INLINE int some(lanes at) { return at != 0; }
+#else
+typedef MASK lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+INLINE lanes at_least(vector a, vector b) { return a >= b; }
+INLINE lanes below(vector a, vector b) { return a < b; }
+INLINE vector add_at(lanes at, vector a, vector b) { return a + (vector)((lanes)b & at); }
+INLINE vector from_bytes(const uint8_t *from)
+{
+    vector v;
+    for (int i = 0; i < LANES; i++)
+        v[i] = from[i];
+    return v;
+}
+INLINE void to_bytes(vector v, uint8_t *to)
+{
+    for (int i = 0; i < LANES; i++)
+        to[i] = (uint8_t)v[i];
+}
+INLINE int some(lanes at)
+{
+    MASK found = 0;
+    for (int i = 0; i < LANES; i++)
+        found |= at[i];
+    return found != 0;
+}
+#endif
+
+static const uint8_t NONE[CHUNK]; // levels before the first step
+
+// A bit for each of the first `count` bytes, at most CHUNK, that is larger than the other.
+INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
+{
+#ifdef __AVX512BW__
+    const __mmask64 read = count < CHUNK ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
+    return _mm512_cmpgt_epu8_mask(_mm512_maskz_loadu_epi8(read, one), _mm512_maskz_loadu_epi8(read, other));
+#else
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < count && i < CHUNK; i++)
+        bits |= (uint64_t)(one[i] > other[i]) << i;
+    return bits;
+#endif
+}
