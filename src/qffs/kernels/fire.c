@@ -3,9 +3,8 @@
 #include "trains.h"
 #include <omp.h>
 
-#define WIDE 4         // vectors of neurons that are taken at a time without synapses
-#define PARTS 16       // of an image without synapses
-#define TILES 4        // for each thread, where a layer behind synapses has as many
+#define PARTS 16 // of an image without synapses
+#define TILES 4  // for each thread, where a layer behind synapses has as many
 #define MOST_STEPS 256
 
 // An accumulated signal: the row that image b holds after step t is place[t * images + b], of `real`, or of levels
@@ -30,7 +29,7 @@ typedef struct {
     int64_t by_neuron;
     double precharge, highest, leak;
     int64_t negative_spikes, cap, to_zero, threads;
-    int64_t listed; // numbers in the lists of a tile that is more than a row
+    int64_t listed;   // numbers in the lists of a tile that is more than a row
     uint8_t *sent;    // [steps][images][neurons], levels after each step
     uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
     uint8_t *ended;   // [images][blocks of neurons], how many steps were computed
@@ -205,7 +204,7 @@ static void complete(const layer *l, int64_t b, int64_t first, int64_t size, int
 
 static void without_synapses(const layer *l)
 {
-    const int64_t size = LANES * WIDE, blocks = (l->channels + size - 1) / size;
+    const int64_t size = 4 * LANES, blocks = (l->channels + size - 1) / size;
 #pragma omp parallel num_threads(l->threads)
     {
 #pragma omp for collapse(2) schedule(static)
@@ -294,7 +293,7 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                     const int64_t start = ((y + row) * l->width + x) * l->channels + channel;
                     field fields[l->source_count];
                     for (int64_t j = 0; j < l->source_count; j++)
-                        fields[j] = find_field(l->sources + j, &all[j][i], windows, row, x, channel, l->block);
+                        fields[j] = find_field(dictionaries(l) + j, l->sources + j, &all[j][i], windows, row, x, channel, l->block);
                     switch (l->block / LANES) {
                     case 1: ended[x] = run_1(l, b, start, rest, fields, end, fired); break;
                     case 2: ended[x] = run_2(l, b, start, rest, fields, end, fired); break;
@@ -311,7 +310,7 @@ static void with_synapses(const layer *l)
     const tile tile = tile_of(l);
     const int64_t blocks = blocks_of(l), size = thread_size(l, tile);
     for (int64_t j = 0; j < l->source_count; j++)
-        choose_trains(dictionaries(l) + j, l->sources + j, l->steps, l->images);
+        choose_trains(dictionaries(l) + j, l->sources + j, l->steps, l->images, l->block);
 #pragma omp parallel num_threads(l->threads)
     {
         int32_t *memory = l->scratch + dictionaries_size(l) + omp_get_thread_num() * size;

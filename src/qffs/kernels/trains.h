@@ -12,7 +12,7 @@
 #define CODES (1 << SPIKES)
 #define TRAINS 64    // a bit for each
 #define SAMPLED 8192 // units that are looked at to choose trains
-#define GAIN 1       // additions that a train has to save in a field of neurons, on average
+#define GAIN 128     // additions of a number that a train has to save in a field of neurons, on average
 
 // Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and synapses
 // of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
@@ -28,7 +28,7 @@ typedef struct {
 
 // The trains that are summed, and by code which of them is taken first: 0 for the code's first spike.
 typedef struct {
-    int64_t count;
+    int64_t count, stride; // count filled up
     uint16_t codes[TRAINS];
     uint8_t number[CODES];
     uint16_t seen[CODES]; // while they are chosen: how many units sent it, at most UINT16_MAX
@@ -164,10 +164,10 @@ static int64_t look(dictionary *d, const synapses *s, int64_t steps, int64_t ima
 }
 
 // The trains that save the most additions in a field, as far as those units tell that are looked at.
-static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64_t images)
+static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64_t images, int64_t block)
 {
     memset(d, 0, offsetof(dictionary, all));
-    const int64_t looked = look(d, s, steps, images), field = s->kh * s->kw * s->channels;
+    const int64_t looked = look(d, s, steps, images), field = s->kh * s->kw * s->channels * block;
     int64_t gains[TRAINS];
     for (; d->count < SPIKES; d->count++)
         d->codes[d->count] = (uint16_t)(1 << d->count);
@@ -184,6 +184,7 @@ static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64
         gains[at] = gain;
         d->codes[at] = (uint16_t)code;
     }
+    d->stride = (d->count + 15) / 16 * 16;
     // Taken first of a code: the longest train that is a part of it.
     for (int64_t i = 0; i < d->found; i++) {
         const unsigned code = d->all[i];
@@ -241,7 +242,7 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
     for (int64_t row = 0; row < rows; row++) {
         const range read = lines_read(s, y + row, 1);
         int32_t *events = l->events + row * s->kh * listed(s), found = 0;
-        for (int64_t window = 0; window < windows; window++, offsets += (s->width + 1) * TRAINS, present += s->width) {
+        for (int64_t window = 0; window < windows; window++, offsets += (s->width + 1) * d->stride, present += s->width) {
             const int32_t before = found;
             for (int64_t train = 0; train < d->count; train++) {
                 offsets[train] = found;
@@ -250,9 +251,9 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
             }
             memset(present, 0, s->width * sizeof(*present));
             for (int64_t x = 0; x < s->width && found > before; x++) {
-                int32_t *next = offsets + (x + 1) * TRAINS; // where those of this column end, those of the next begin
+                int32_t *next = offsets + (x + 1) * d->stride; // where those of this column end, those of the next begin
                 uint64_t trains = 0;
-                memcpy(next, offsets + x * TRAINS, TRAINS * sizeof(*next));
+                memcpy(next, offsets + x * d->stride, d->stride * sizeof(*next));
                 for (int64_t line = read.from; line < read.to; line++) {
                     const int64_t ky = line - (y + row) * s->sy + s->py, at = line - lines.from;
                     const int32_t shift = (int32_t)((x * (s->kh - 1) + ky) * s->channels);
@@ -278,47 +279,37 @@ typedef struct {
     int64_t from, to;
 } field;
 
-INLINE field find_field(const synapses *s, const lists *l, int64_t windows, int64_t row, int64_t x, int64_t channel,
-                        int64_t block)
+INLINE field find_field(const dictionary *d, const synapses *s, const lists *l, int64_t windows, int64_t row, int64_t x,
+                        int64_t channel, int64_t block)
 {
     const int64_t left = x * s->sx - s->px, to = left + s->kw;
-    return (field){l->events + row * s->kh * listed(s), l->offsets + row * windows * (s->width + 1) * TRAINS,
+    return (field){l->events + row * s->kh * listed(s), l->offsets + row * windows * (s->width + 1) * d->stride,
                    l->present + row * windows * s->width,
                    s->weights + (channel * s->kw - left * block) * s->kh * s->channels, left < 0 ? 0 : left,
                    to < s->width ? to : s->width};
 }
 
 // Add what comes from a field in a window to what arrives at each of its steps; `moved` has a bit for each step at which
-// anything arrived before, and returned are those with this field's. Few vectors are summed in two parts, which do not
-// wait for each other.
+// anything arrived before, and returned are those with this field's.
 INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapses *s, const field *f, int64_t window,
                            unsigned moved, vector arrives[WINDOW][MOST_VECTORS])
 {
-    const int parts = vectors < 4 ? 2 : 1;
-    const int32_t *offsets = f->offsets + window * (s->width + 1) * TRAINS;
+    const int32_t *offsets = f->offsets + window * (s->width + 1) * d->stride;
     uint64_t trains = 0;
     for (int64_t x = f->from; x < f->to; x++)
         trains |= f->present[window * s->width + x];
     for (; trains; trains &= trains - 1) {
         const int train = __builtin_ctzll(trains);
-        const int32_t *e = f->events + offsets[f->from * TRAINS + train];
-        const int32_t *end = f->events + offsets[f->to * TRAINS + train];
-        vector sum[2][MOST_VECTORS];
-        for (int part = 0; part < parts; part++)
+        const int32_t *e = f->events + offsets[f->from * d->stride + train];
+        const int32_t *end = f->events + offsets[f->to * d->stride + train];
+        vector sum[MOST_VECTORS];
+        for (int v = 0; v < vectors; v++)
+            sum[v] = (vector){0};
+        for (; e < end; e++)
             for (int v = 0; v < vectors; v++)
-                sum[part][v] = (vector){0};
-        for (; e + parts <= end; e += parts)
-            for (int part = 0; part < parts; part++)
-                for (int v = 0; v < vectors; v++)
-                    sum[part][v] += ((const vector *)(f->weights + (int64_t)e[part] * LANES * vectors))[v];
-        if (parts > 1 && e < end)
-            for (int v = 0; v < vectors; v++)
-                sum[0][v] += ((const vector *)(f->weights + (int64_t)*e * LANES * vectors))[v];
-        for (int v = 0; v < vectors; v++) {
-            if (parts > 1)
-                sum[0][v] += sum[1][v];
-            sum[0][v] *= (real)s->scale;
-        }
+                sum[v] += ((const vector *)(f->weights + (int64_t)*e * LANES * vectors))[v];
+        for (int v = 0; v < vectors; v++)
+            sum[v] *= (real)s->scale;
         for (unsigned code = d->codes[train]; code; code &= code - 1) {
             const int bit = __builtin_ctz(code), step = bit % WINDOW;
             if (!(moved >> step & 1))
@@ -326,7 +317,7 @@ INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapse
                     arrives[step][v] = (vector){0};
             moved |= 1u << step;
             for (int v = 0; v < vectors; v++)
-                arrives[step][v] += bit < WINDOW ? sum[0][v] : -sum[0][v];
+                arrives[step][v] += bit < WINDOW ? sum[v] : -sum[v];
         }
     }
     return moved;
