@@ -126,6 +126,47 @@ def test_tiles_and_threads_change_nothing(
     assert len(found[0].unique()) > 2
 
 
+def test_a_batch_may_be_empty() -> None:
+    layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
+    rows = Rows(torch.zeros(0, 4, 6, 6, dtype=torch.uint8), torch.zeros(8, 0, dtype=torch.int64), torch.tensor(0.5))
+    found = kernel.fire([projection(rows, layer)], None, [0.0] * 8, torch.tensor(0.5), 3, RULE)
+    assert found.place.shape == (8, 0)
+
+
+def test_long_signals_keep_their_places() -> None:
+    layer = eighths(nn.Conv1d(64, 1, 1, bias=False), torch.float32)
+    width, at = 2**20 + 8, 2**20 + 2
+    levels = torch.zeros(1, 64, width, dtype=torch.uint8)
+    levels[0, :, at] = 1
+    rows = Rows(levels, torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
+    nn.init.constant_(layer.get_parameter("weight"), 0.5)
+    found = as_levels(kernel.fire([projection(rows, layer)], None, [0.0], torch.tensor(1.0), 3, RULE))
+    assert found.nonzero().tolist() == [[0, 0, 0, at]]
+
+
+def test_where_lists_would_be_too_long_the_layer_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
+    source = projection(spikes(9, 3, (4, 6, 5)), layer)
+    assert source.listed == 2 * 3 * source.moving * 5 * 4 + 8 * 9 * 6
+    given = ([source], None, [0.0] * 9, torch.tensor(0.5), 3, RULE)
+    wanted = as_levels(kernel.fire(*given))
+    monkeypatch.setattr(kernel, "LARGEST_ROW", source.listed - 1)
+    monkeypatch.setattr(kernel, "_source", lambda *_: pytest.fail("listed"))
+    assert torch.equal(as_levels(kernel.fire(*given)), wanted)
+
+
+def test_levels_that_are_no_bytes_are_left_to_the_reference() -> None:
+    layer = eighths(nn.Linear(6, 4, bias=False), torch.float32)
+    rows = Rows(torch.tensor([[0, 0, 1, 2, 0, 300]], dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int64))
+    source = projection(Rows(rows.values, rows.place, torch.tensor(0.5)), layer)
+    found, wanted = (
+        as_levels(kernel.fire([source], None, [0.0], torch.tensor(0.5), 3, RULE, compiled=compiled))
+        for compiled in (True, False)
+    )
+    assert torch.equal(found, wanted)
+
+
 def test_steps_after_the_last_event_cost_no_memory_and_lose_nothing() -> None:
     torch.manual_seed(0)
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)

@@ -244,6 +244,8 @@ static int64_t image_size(const layer *l, const synapses *s, int64_t rows)
 static tile tile_of(const layer *l)
 {
     int64_t row = 1;
+    if (!l->images)
+        return (tile){1, l->height, 1};
     for (int64_t j = 0; j < l->source_count; j++)
         row += image_size(l, l->sources + j, 1);
     const int64_t share = ratio_up(l->images * l->height, TILES * l->threads), fits = l->listed / row;
@@ -293,7 +295,8 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                     const int64_t start = ((y + row) * l->width + x) * l->channels + channel;
                     field fields[l->source_count];
                     for (int64_t j = 0; j < l->source_count; j++)
-                        fields[j] = find_field(dictionaries(l) + j, l->sources + j, &all[j][i], windows, row, x, channel, l->block);
+                        fields[j] = find_field(dictionaries(l) + j, l->sources + j, &all[j][i], windows, row, x,
+                                               channel, l->block);
                     switch (l->block / LANES) {
                     case 1: ended[x] = run_1(l, b, start, rest, fields, end, fired); break;
                     case 2: ended[x] = run_2(l, b, start, rest, fields, end, fired); break;

@@ -30,7 +30,9 @@ LONGEST = 255
 REGISTER = 64
 """Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
 LISTED = 2**18
-"""Numbers in the lists of what spikes that a thread makes at a time; those of one row of neurons may be more."""
+"""Numbers that a thread's lists of what spikes have room for, or more where one row of neurons needs it."""
+LARGEST_ROW = 2**27
+"""The most numbers that the lists of one row may need; the layer before is computed where they would be more."""
 CPU = torch.device("cpu")
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
@@ -53,7 +55,7 @@ def fire(
     whether it may be the C function, for which T is at most `LONGEST`. Returned: levels in the smallest type that they
     fit, with the threshold as their scale.
     """
-    compiled = compiled and not rule.several
+    compiled = compiled and not rule.several and len(charge) <= LONGEST
     if not compiled or not _covered(inputs, constant, threshold, rule):
         inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
         compiled = compiled and _covered(inputs, constant, threshold, rule)
@@ -99,9 +101,17 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
     """Whether there is a compiled function for these inputs."""
     likes = [each.like for each in inputs]
     types = {tensor.dtype for tensor in (*likes, threshold, constant) if tensor is not None}
-    scalar = all(each.scale is None or each.scale.dim() == 0 for each in inputs if isinstance(each, Rows))
+    sources = [each.source if isinstance(each, Projection) else each for each in inputs]
+    scalar = all(each.scale is None or (each.scale.dim(), each.values.dtype) == (0, torch.uint8) for each in sources)
+    listed = all(each.listed <= LARGEST_ROW for each in inputs if isinstance(each, Projection))
     alike = len({like.shape[1:] for like in likes}) <= 1
-    return scalar and alike and len(types) == 1 and native.available(threshold.dtype, threshold.device, not rule.plain)
+    return (
+        scalar
+        and listed
+        and alike
+        and len(types) == 1
+        and native.available(threshold.dtype, threshold.device, not rule.plain)
+    )
 
 
 def _plain(

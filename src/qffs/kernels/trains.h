@@ -31,13 +31,13 @@ typedef struct {
     int64_t count, stride; // count filled up
     uint16_t codes[TRAINS];
     uint8_t number[CODES];
-    uint16_t seen[CODES]; // while they are chosen: how many units sent it, at most UINT16_MAX
+    uint16_t seen[CODES]; // while they are chosen: how often it was sent, at most UINT16_MAX times
     int64_t found;
-    uint16_t all[CODES]; // those that any did
+    uint16_t all[CODES]; // the codes that were
 } dictionary;
 
 // What spikes of an image, for some rows of neurons, by windows. Of each line of units that these read: `units` that
-// spike, in their order, each as unit * TRAINS + train, `starts`, where those of a column begin, and `counts`, how many
+// spike, in their order, each as channel * TRAINS + train, `starts`, where those of a column begin, and `counts`, how many
 // send a train. Of each row of neurons: `events`, the units of its field, train by train and column by column, each as
 // its place (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and `present`, a bit for
 // each train of a column.
@@ -83,12 +83,13 @@ INLINE range lines_read(const synapses *s, int64_t y, int64_t rows)
     return (range){from, to < from ? from : to}; // of padding alone: none
 }
 
-// A step of a window at which levels change, with those of a line.
+// A step of a window at which levels change, with those of a line then and before.
 typedef struct {
     const uint8_t *now, *before;
     int64_t step;
 } change;
 
+// Those of a window; returned: how many there are.
 static int64_t find_changes(const synapses *s, int64_t steps, int64_t images, int64_t b, int64_t line, int64_t window,
                             change *changes)
 {
@@ -138,28 +139,31 @@ INLINE uint64_t find_trains(const change *changes, int64_t change_count, int64_t
 
 INLINE unsigned code_of(uint8_t rises, uint8_t falls) { return rises | (unsigned)falls << WINDOW; }
 
-// Count which codes the units of some lines of all images send; returned: how many units were looked at.
+// Count which codes units send, of chunks drawn at random, always the same; returned: how many units were looked at.
 static int64_t look(dictionary *d, const synapses *s, int64_t steps, int64_t images)
 {
-    const int64_t width = s->width * s->channels, size = width < SAMPLED ? width : SAMPLED;
-    const int64_t lines = images * s->height, apart = 1 + (lines - 1) * size / SAMPLED;
+    const int64_t size = s->width * s->channels, chunks = (size + CHUNK - 1) / CHUNK;
+    const uint64_t all = (uint64_t)(images * s->height * chunks);
+    uint64_t draw = 1;
     int64_t looked = 0;
-    for (int64_t line = 0; line < lines; line += apart, looked += size)
+    for (int64_t i = 0; i < SAMPLED / CHUNK && all; i++) {
+        draw = draw * 6364136223846793005u + 1442695040888963407u; // Knuth's linear congruential generator
+        const int64_t drawn = (int64_t)((draw >> 33) % all), line = drawn / chunks, start = drawn % chunks * CHUNK;
+        looked += size - start < CHUNK ? size - start : CHUNK;
         for (int64_t window = 0; window < windows_of(steps); window++) {
             change changes[WINDOW];
             const int64_t count = find_changes(s, steps, images, line / s->height, line % s->height, window, changes);
-            for (int64_t start = 0; count && start < size; start += CHUNK) {
-                uint8_t rises[CHUNK], falls[CHUNK];
-                uint64_t spiking = find_trains(changes, count, start, size - start, rises, falls);
-                for (; spiking; spiking &= spiking - 1) {
-                    const int i = __builtin_ctzll(spiking);
-                    const unsigned code = code_of(rises[i], falls[i]);
-                    if (!d->seen[code])
-                        d->all[d->found++] = (uint16_t)code;
-                    d->seen[code] += d->seen[code] < UINT16_MAX;
-                }
+            uint8_t rises[CHUNK], falls[CHUNK];
+            uint64_t spiking = find_trains(changes, count, start, size - start, rises, falls);
+            for (; spiking; spiking &= spiking - 1) {
+                const int j = __builtin_ctzll(spiking);
+                const unsigned code = code_of(rises[j], falls[j]);
+                if (!d->seen[code])
+                    d->all[d->found++] = (uint16_t)code;
+                d->seen[code] += d->seen[code] < UINT16_MAX;
             }
         }
+    }
     return looked;
 }
 
@@ -223,7 +227,7 @@ static void list_units(const dictionary *d, const synapses *s, const lists *l, i
                         const unsigned train = d->number[code] ? d->number[code] : (unsigned)__builtin_ctz(code);
                         code &= ~(unsigned)d->codes[train];
                         counts[train]++;
-                        units[found++] = (uint32_t)unit * TRAINS + train;
+                        units[found++] = (uint32_t)(unit + s->channels - next) * TRAINS + train;
                     }
                 }
             }
@@ -256,7 +260,7 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
                 memcpy(next, offsets + x * d->stride, d->stride * sizeof(*next));
                 for (int64_t line = read.from; line < read.to; line++) {
                     const int64_t ky = line - (y + row) * s->sy + s->py, at = line - lines.from;
-                    const int32_t shift = (int32_t)((x * (s->kh - 1) + ky) * s->channels);
+                    const int32_t shift = (int32_t)((x * s->kh + ky) * s->channels);
                     const uint32_t *units = l->units + at * listed(s);
                     const int32_t *start = l->starts + (at * windows + window) * (s->width + 1) + x;
                     for (int32_t i = start[0]; i < start[1]; i++) {

@@ -10,7 +10,7 @@ typedef REAL real;
 
 #define LANES (64 / (int64_t)sizeof(real)) // a register of AVX-512, several of others
 #define MOST_VECTORS 8                     // of neurons that are taken at a time
-#define CHUNK 64                           // bytes of levels that are
+#define CHUNK 64                           // levels that are compared at a time
 typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
