@@ -205,15 +205,18 @@ static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64
 static void list_units(const dictionary *d, const synapses *s, const lists *l, int64_t steps, int64_t images, int64_t b,
                        range lines)
 {
-    const int64_t size = s->width * s->channels;
-    int32_t *starts = l->starts, *counts = l->counts;
+    const int64_t size = s->width * s->channels, windows = windows_of(steps);
     for (int64_t line = lines.from; line < lines.to; line++) {
+        if ((line + s->py) % s->sy >= s->kh)
+            continue; // between two fields
         uint32_t *units = l->units + (line - lines.from) * listed(s);
-        int32_t found = 0;
-        for (int64_t window = 0; window < windows_of(steps); window++, starts += s->width + 1, counts += TRAINS) {
+        int32_t *starts = l->starts + (line - lines.from) * windows * (s->width + 1);
+        int32_t *counts = l->counts + (line - lines.from) * windows * TRAINS, found = 0;
+        for (int64_t window = 0; window < windows; window++, starts += s->width + 1, counts += TRAINS) {
             change changes[WINDOW];
             const int64_t count = find_changes(s, steps, images, b, line, window, changes);
             int64_t column = 0, next = 0;
+            int read = 0;
             memset(counts, 0, TRAINS * sizeof(*counts));
             for (int64_t start = 0; count && start < size; start += CHUNK) {
                 uint8_t rises[CHUNK], falls[CHUNK];
@@ -221,9 +224,11 @@ static void list_units(const dictionary *d, const synapses *s, const lists *l, i
                 for (; spiking; spiking &= spiking - 1) {
                     const int i = __builtin_ctzll(spiking);
                     const int64_t unit = start + i;
-                    for (; unit >= next; next += s->channels)
+                    for (; unit >= next; next += s->channels) {
+                        read = (column + s->px) % s->sx < s->kw;
                         starts[column++] = found;
-                    for (unsigned code = code_of(rises[i], falls[i]); code;) {
+                    }
+                    for (unsigned code = read ? code_of(rises[i], falls[i]) : 0; code;) {
                         const unsigned train = d->number[code] ? d->number[code] : (unsigned)__builtin_ctz(code);
                         code &= ~(unsigned)d->codes[train];
                         counts[train]++;
