@@ -37,10 +37,10 @@ typedef struct {
 } dictionary;
 
 // What spikes of an image, for some rows of neurons, by windows. Of each line of units that these read: `units` that
-// spike, in their order, each as channel * TRAINS + train, `starts`, where those of a column begin, and `counts`, how many
-// send a train. Of each row of neurons: `events`, the units of its field, train by train and column by column, each as
-// its place (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and `present`, a bit for
-// each train of a column.
+// spike, in their order, each as channel * TRAINS + train, `starts`, where those of a column begin, and `counts`, how
+// many send a train. Of each row of neurons: `events`, the units of its field, train by train and column by column, each
+// as its place (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and `present`, a bit
+// for each train of a column.
 typedef struct {
     uint32_t *units;
     int32_t *starts, *counts, *events, *offsets;
@@ -104,7 +104,8 @@ static int64_t find_changes(const synapses *s, int64_t steps, int64_t images, in
     return found;
 }
 
-// The trains of `count` units from `start` on, or of the first CHUNK: rises and falls; returned: a bit for each that spikes.
+// The trains of `count` units from `start` on, or of the first CHUNK of them: rises and falls; returned: a bit for each
+// that spikes.
 INLINE uint64_t find_trains(const change *changes, int64_t change_count, int64_t start, int64_t count, uint8_t *rises,
                             uint8_t *falls)
 {
