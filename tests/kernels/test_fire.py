@@ -123,14 +123,14 @@ def test_without_a_compiler_the_reference_runs_and_says_so(monkeypatch: pytest.M
     inputs = [numbers(3, 4, 5)]
     compiled = kernel.fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    native.library.cache_clear()
+    native.made.cache_clear()
     try:
         with pytest.warns(
             UserWarning, match="neurons are not compiled, and simulation is slower: there is no C compiler"
         ):
             plain = kernel.fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
     finally:
-        native.library.cache_clear()
+        native.made.cache_clear()
     assert torch.equal(compiled.dense(), plain.dense())
 
 
@@ -145,13 +145,13 @@ def test_other_types_are_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("named", ["false", "/nonexistent", "", "cc -O2"])
 def test_another_compiler_is_tried(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", named)
-    native.library.cache_clear()
+    native.made.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert native.library(torch.float32) is not None
     finally:
-        native.library.cache_clear()
+        native.made.cache_clear()
 
 
 def test_what_a_compiler_says_is_told_whatever_its_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_what_a_compiler_says_is_told_whatever_its_letters(monkeypatch: pytest.M
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setattr(native.shutil, "which", lambda name: name if name == str(compiler) else None)
-    native.library.cache_clear()
+    native.made.cache_clear()
     try:
         with pytest.warns(UserWarning, match="neurons are not compiled, .*broken: no .ber compiler"):
             assert native.library(torch.float32) is None
     finally:
-        native.library.cache_clear()
+        native.made.cache_clear()

@@ -95,7 +95,7 @@ def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], mon
     torch.manual_seed(0)
     layer = eighths(nn.Conv2d(70, 40, 3, padding=1, bias=False), torch.float32)
     monkeypatch.setattr(native, "OPTIONS", options)
-    native.library.cache_clear()
+    native.made.cache_clear()
     try:
         for steps in (7, 8, 9, 40):
             source = projection(spikes(steps, 4, (70, 12, 11)), layer)
@@ -104,7 +104,7 @@ def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], mon
             assert torch.equal(found, wanted)
             assert len(wanted.unique()) > 2
     finally:
-        native.library.cache_clear()
+        native.made.cache_clear()
 
 
 @pytest.mark.parametrize(("images", "height", "stride"), [(7, 9, 1), (7, 9, 2), (11, 3, 1)])
@@ -185,16 +185,19 @@ def test_the_weight_may_change_and_modules_are_forgotten() -> None:
     first = synapses.of(layer)
     assert first is not None
     assert synapses.of(layer) is first
-    assert first.packed(16).shape == (1, 1, 1, 4, 16)
-    assert first.packed(16) is first.packed(16)
+    assert first.packed(16, digits=False).rows.shape == (1, 4, 16)
+    assert first.packed(16, digits=False) is first.packed(16, digits=False)
     with torch.no_grad():
         layer.weight.mul_(2)
     second = synapses.of(layer)
     assert second is not None
     assert second is not first
-    assert torch.equal(second.packed(16)[0, 0, 0, :, :3], layer.weight.detach().T)
+    assert torch.equal(second.packed(16, digits=False).rows[0, :, :3], layer.weight.detach().T)
+    third = synapses.of(layer.double())
+    assert third is not None
+    assert third.kernel.dtype == torch.float64
     module = weakref.ref(layer)
-    del layer, first, second
+    del layer, first, second, third
     gc.collect()
     assert module() is None
 

@@ -29,7 +29,8 @@ class Fingerprint:
     def of(tensor: Tensor) -> Fingerprint:
         """That of a tensor as it is now."""
         version = -1 if tensor.is_inference() else tensor._version
-        return Fingerprint(tensor, version, float(tensor.detach().sum()))
+        # Detached, it keeps its memory when a module's parameter is given other, as `nn.Module.to` does.
+        return Fingerprint(tensor.detach(), version, float(tensor.detach().sum()))
 
     def __eq__(self, other: object) -> bool:
         """Whether both are of the same memory, unchanged; of NaN never."""

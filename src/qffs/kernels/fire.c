@@ -6,6 +6,7 @@
 #define PARTS 16 // of an image without synapses
 #define TILES 4  // for each thread, where a layer behind synapses has as many
 #define MOST_STEPS 256
+#define SURE 5 // standard deviations of what first digits leave out: beyond, it is taken not to matter
 
 // An accumulated signal: the row that image b holds after step t is place[t * images + b], of `real`, or of levels
 // (uint8_t), which are multiples of a scale.
@@ -79,22 +80,72 @@ INLINE vector levels(const uint8_t *from, int64_t count)
     return from_bytes(read);
 }
 
+// Add up what arrives at each step of a window; returned: a bit for each at which anything does.
+typedef unsigned arrive(const layer *l, field *fields, int64_t window, vector arrives[WINDOW][MOST_VECTORS]);
+#define ARRIVE(vectors)                                                                                                \
+    static __attribute__((noinline)) unsigned arrive_##vectors(const layer *l, field *fields, int64_t window,          \
+                                                               vector arrives[WINDOW][MOST_VECTORS])                   \
+    {                                                                                                                  \
+        unsigned moved = 0;                                                                                            \
+        for (int64_t j = 0; j < l->source_count; j++)                                                                  \
+            moved = add_trains(vectors, dictionaries(l) + j, l->sources + j, fields + j, window, moved, arrives);      \
+        return moved;                                                                                                  \
+    }
+ARRIVE(1)
+ARRIVE(2)
+ARRIVE(4)
+ARRIVE(8)
+
+#if DIGITS
+// How far from its threshold a potential has to be for second digits not to matter.
+INLINE vector unsure_of(const layer *l, const field *fields, int v)
+{
+    vector unsure = {0};
+    for (int64_t j = 0; j < l->source_count; j++)
+        unsure += (real)(SURE * l->sources[j].scale * fields[j].spread) * ((const vector *)fields[j].weights.left)[v];
+    return unsure;
+}
+
+// What second digits add to what arrived at vector v until step t; to what arrives later in its window they are added
+// here. `refined`: of how many windows that was done.
+static __attribute__((noinline)) vector refine(const layer *l, const field *fields, int64_t t, int64_t v,
+                                               unsigned moved, int64_t *refined, vector arrives[WINDOW][MOST_VECTORS])
+{
+    vector until = {0};
+    for (; *refined <= t / WINDOW; ++*refined) {
+        vector left[WINDOW] = {0};
+        for (int64_t j = 0; j < l->source_count; j++)
+            add_fine(dictionaries(l) + j, l->sources + j, fields + j, *refined, v, left);
+        for (int64_t step = 0; step < WINDOW; step++)
+            if (*refined * WINDOW + step <= t)
+                until += left[step];
+            else if (moved >> step & 1)
+                arrives[step][v] += left[step];
+    }
+    return until;
+}
+#endif
+
 // All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
 // read these fields. Returned: the step from which on they are not computed, and not written, because nothing arrives
 // from step `end` on and they have settled. Neurons that lose more of their potential than a threshold a spike keep how
 // much is `gone` of all that ever arrived; of others that is what they sent.
-INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_t b, int64_t start, const field *fields,
-                   int64_t end, uint8_t *fired)
+INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, const layer *l, int64_t b,
+                   int64_t start, field *fields, int64_t end, uint8_t *fired)
 {
     const int64_t neurons = l->height * l->width * l->channels;
     const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
     const vector lowest = l->negative_spikes ? zero : highest; // of a neuron that never sends back: none is above it
     vector theta[MOST_VECTORS], sent[MOST_VECTORS], arrived[MOST_VECTORS], base[MOST_VECTORS], gone[MOST_VECTORS];
     vector arrives[WINDOW][MOST_VECTORS] __attribute__((aligned(64)));
+#if DIGITS
+    vector unsure[MOST_VECTORS];
+    int64_t refined[MOST_VECTORS] = {0};
+#endif
     unsigned moved = 0;
     int active = 1;
 #define COUNT (size > v * LANES ? (size - v * LANES < LANES ? size - v * LANES : LANES) : 0)
-    for (int v = 0; v < vectors; v++) {
+    EACH_VECTOR(v) {
         theta[v] = zero + *l->threshold;
         if (l->by_neuron)
             theta[v] = numbers(l->threshold + start + v * LANES, COUNT);
@@ -106,9 +157,11 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
     }
     for (int64_t t = 0; t < l->steps; t++) {
         if (t % WINDOW == 0) {
-            moved = 0;
-            for (int64_t j = 0; j < l->source_count; j++)
-                moved = add_trains(vectors, dictionaries(l) + j, l->sources + j, fields + j, t / WINDOW, moved, arrives);
+            moved = arrive(l, fields, t / WINDOW, arrives);
+#if DIGITS
+            EACH_VECTOR(v)
+                unsure[v] = unsure_of(l, fields, v);
+#endif
         }
         const int events = moved >> t % WINDOW & 1;
         uint8_t *out = l->sent + (t * l->images + b) * neurons + start;
@@ -120,17 +173,17 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             continue;
         }
         if (events)
-            for (int v = 0; v < vectors; v++)
+            EACH_VECTOR(v)
                 arrived[v] += arrives[t % WINDOW][v];
         if (l->constant && l->charged[t] != (t ? l->charged[t - 1] : 0))
-            for (int v = 0; v < vectors; v++) {
+            EACH_VECTOR(v) {
                 base[v] = theta[v] * (real)l->precharge;
+                const real *constant = l->constant + b * l->constant_stride + start + v * LANES;
                 if (l->charged[t] != 0)
-                    base[v] += (real)l->charged[t] * numbers(l->constant + b * l->constant_stride + start + v * LANES, COUNT);
+                    base[v] += (real)l->charged[t] * numbers(constant, COUNT);
             }
         lanes any = (lanes){0};
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) {
+        EACH_VECTOR(v) {
             vector potential = base[v] + arrived[v];
             for (int64_t j = 0; j < l->input_count; j++) {
                 const input *in = l->inputs + j;
@@ -143,6 +196,16 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
             const vector total = potential;
             const vector taken = theta[v] * sent[v];
             potential -= LOSES ? gone[v] : taken;
+#if DIGITS
+            const lanes near_up = below(magnitude(potential - theta[v]), unsure[v]) & below(sent[v], highest);
+            const lanes near_down = below(magnitude(potential), unsure[v]) & below(lowest, sent[v]);
+            if (some(near_up | near_down)) {
+                const vector added = refine(l, fields, t, v, moved, refined + v, arrives);
+                arrived[v] += added;
+                potential += added;
+                unsure[v] = zero;
+            }
+#endif
             const lanes up = at_least(potential, theta[v]) & below(sent[v], highest);
             const lanes down = below(potential, zero) & below(lowest, sent[v]);
             sent[v] = add_at(down, add_at(up, sent[v], one), -one);
@@ -169,11 +232,11 @@ INLINE int64_t run(const int vectors, const int64_t size, const layer *l, int64_
 // The neurons of a block from `start` on, of which `rest` are left: in vectors that all are neurons, or not.
 #define RUN_BLOCK(vectors)                                                                                             \
     static __attribute__((noinline)) int64_t run_##vectors(const layer *l, int64_t b, int64_t start, int64_t rest,     \
-                                                           const field *fields, int64_t end, uint8_t *fired)           \
+                                                           field *fields, int64_t end, uint8_t *fired)                 \
     {                                                                                                                  \
         if (rest >= LANES * vectors)                                                                                   \
-            return run(vectors, LANES * vectors, l, b, start, fields, end, fired);                                     \
-        return run(vectors, rest, l, b, start, fields, end, fired);                                                    \
+            return run(vectors, LANES * vectors, arrive_##vectors, l, b, start, fields, end, fired);                   \
+        return run(vectors, rest, arrive_##vectors, l, b, start, fields, end, fired);                              \
     }
 RUN_BLOCK(1)
 RUN_BLOCK(2)
@@ -213,7 +276,8 @@ static void without_synapses(const layer *l)
                 uint8_t fired[MOST_STEPS] = {0};
                 const int64_t end = last_arrival(l, b);
                 for (int64_t block = blocks * part / PARTS; block < blocks * (part + 1) / PARTS; block++)
-                    l->ended[b * blocks + block] = run_4(l, b, block * size, l->channels - block * size, NULL, end, fired);
+                    l->ended[b * blocks + block] =
+                        run_4(l, b, block * size, l->channels - block * size, NULL, end, fired);
                 report(l, b, fired);
             }
 #pragma omp for collapse(2) schedule(static)
@@ -231,8 +295,6 @@ typedef struct {
     int64_t images, rows, parts;
 } tile;
 
-INLINE int64_t ratio_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t blocks_of(const layer *l) { return ratio_up(l->channels, l->block); }
 
 // How many numbers a source's lists of an image take in a tile.

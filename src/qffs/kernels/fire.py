@@ -110,8 +110,13 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
         and listed
         and alike
         and len(types) == 1
-        and native.available(threshold.dtype, threshold.device, not rule.plain)
+        and native.available(threshold.dtype, threshold.device, not rule.plain, _digits(inputs))
     )
+
+
+def _digits(inputs: Sequence[Rows | Projection]) -> bool:
+    """Whether all weights may be two digits."""
+    return all(each.synapses.divisible for each in inputs if isinstance(each, Projection))
 
 
 def _plain(
@@ -184,10 +189,11 @@ def _native(
     assert rule.precharge is not None
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
     lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
-    dtype, kept = threshold.dtype, _Kept()
-    block = _block(lie.channels, [each.synapses.kernel for each in through], threshold.itemsize)
+    dtype, loses, kept = threshold.dtype, not rule.plain, _Kept()
+    digits = _digits(inputs) and native.divided(dtype, loses)
+    block = _block(lie.channels, [each.synapses.kernel[0].numel() for each in through], dtype.itemsize, digits)
     operands = [_operand(each, lie, kept) for each in given]
-    sources = [_source(each, block, kept) for each in through]
+    sources = [_source(each, block, digits, kept) for each in through]
     fixed = None if constant is None else lie.laid_out(constant)
     by_neuron = threshold.dim() > 0
     sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8, device=CPU)
@@ -222,7 +228,7 @@ def _native(
         changes=kept.pointer(changes),
         ended=kept.pointer(ended),
     )
-    library = native.library(dtype, not rule.plain)
+    library = native.library(dtype, loses, digits)
     layer.scratch = kept.pointer(torch.empty(library.scratch_size(layer), dtype=torch.int32, device=CPU))
     library.fire(layer)
     return lie.given_back(sent), changes.bool()
@@ -281,20 +287,21 @@ def _operand(rows: Rows, lie: _Lie, kept: _Kept) -> native.Input:
     )
 
 
-def _block(channels: int, kernels: Sequence[Tensor], itemsize: int) -> int:
+def _block(channels: int, rows: Sequence[int], itemsize: int, digits: bool) -> int:
     """How many channels to take at a time: as many as registers hold and divide them, if their weights fit a cache."""
     lanes = REGISTER // itemsize
-    size = max((itemsize * kernel[0].numel() for kernel in kernels), default=0)
+    size = (2 if digits else itemsize) * max(rows, default=0)
     padded = math.ceil(channels / lanes) * lanes
-    if not kernels:
+    if not rows:
         return 4 * lanes
     return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
-def _source(projection: Projection, block: int, kept: _Kept) -> native.Synapses:
+def _source(projection: Projection, block: int, digits: bool, kept: _Kept) -> native.Synapses:
     rows, synapses = projection.source, projection.synapses
     values, kernel = rows.values.movedim(1, -1).contiguous(), synapses.kernel
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
+    packed = synapses.packed(block, digits)
     assert rows.scale is not None
     return native.Synapses(
         values=kept.pointer(values),
@@ -309,6 +316,6 @@ def _source(projection: Projection, block: int, kept: _Kept) -> native.Synapses:
         sx=synapses.stride[1],
         py=synapses.padding[0],
         px=synapses.padding[1],
-        weights=kept.pointer(synapses.packed(block)),
+        **{name: kept.pointer(each) for name, each in packed._asdict().items() if each is not None},
         moving=projection.moving,
     )

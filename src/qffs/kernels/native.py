@@ -40,7 +40,7 @@ class Synapses(ctypes.Structure):
         ("place", ctypes.c_void_p),
         ("scale", ctypes.c_double),
         *((name, ctypes.c_int64) for name in ("height", "width", "channels", "kh", "kw", "sy", "sx", "py", "px")),
-        ("weights", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("rows", "fine", "unit", "left")),
         ("moving", ctypes.c_int64),
     )
 
@@ -70,12 +70,23 @@ class Layer(ctypes.Structure):
     )
 
 
-@cache
-def library(dtype: torch.dtype, loses: bool = False) -> Any:
+def library(dtype: torch.dtype, loses: bool = False, digits: bool = True) -> Any:
     """The functions of fire.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
 
-    loses: for neurons that lose more of their potential than a threshold a spike. It takes about three seconds.
+    loses: for neurons that lose more of their potential than a threshold a spike; digits: with weights as two digits,
+    where they may be. It takes about two seconds.
     """
+    return made(dtype, loses, digits and divided(dtype, loses))
+
+
+def divided(dtype: torch.dtype, loses: bool) -> bool:
+    """Whether weights may be two digits: not where neurons forget, since what they did cannot be made exact later."""
+    return dtype == torch.float32 and not loses
+
+
+@cache
+def made(dtype: torch.dtype, loses: bool, digits: bool) -> Any:
+    """`library`, compiled."""
     real, mask = IN_C[dtype]
     failed = "there is no C compiler"
     for named in (os.environ.get("CC", "cc"), "gcc", "clang"):
@@ -90,6 +101,7 @@ def library(dtype: torch.dtype, loses: bool = False) -> Any:
                 f"-DREAL={real}",
                 f"-DMASK={mask}",
                 f"-DLOSES={loses:d}",
+                f"-DDIGITS={digits:d}",
                 str(SOURCE),
                 "-o",
                 str(path),
@@ -111,6 +123,6 @@ def library(dtype: torch.dtype, loses: bool = False) -> Any:
     return loaded
 
 
-def available(dtype: torch.dtype, device: torch.device, loses: bool = False) -> bool:
+def available(dtype: torch.dtype, device: torch.device, loses: bool = False, digits: bool = True) -> bool:
     """Whether there are compiled functions for a network of this type on this device."""
-    return device.type == "cpu" and dtype in IN_C and library(dtype, loses) is not None
+    return device.type == "cpu" and dtype in IN_C and library(dtype, loses, digits) is not None

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from qffs.functional.fingerprint import Fingerprint
 from qffs.functional.rows import Rows
+from qffs.kernels import weights
+from qffs.kernels.weights import Weights
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
 """Of what goes through the layers that are synapses."""
@@ -25,15 +27,21 @@ class Synapses:
     kernel: Tensor
     stride: tuple[int, int]
     padding: tuple[int, int]
-    _packed: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _packed: dict[tuple[int, bool], Weights] = field(default_factory=dict, repr=False)
 
-    def packed(self, block: int) -> Tensor:
-        """In blocks of so many neurons, ``[blocks, kw, kh, C_in, block]``, the last one filled up with zeros."""
-        if block not in self._packed:
+    @cached_property
+    def divisible(self) -> bool:
+        """Whether its weights may be taken as two digits."""
+        return weights.divisible(self.kernel)
+
+    def packed(self, block: int, digits: bool) -> Weights:
+        """For blocks of so many neurons, in rows of ``kw kh C_in``; the last block is filled up with zeros."""
+        if (block, digits) not in self._packed:
             outputs = math.ceil(len(self.kernel) / block) * block
             kernel = F.pad(self.kernel.detach(), (0, 0, 0, 0, 0, 0, 0, outputs - len(self.kernel)))
-            self._packed[block] = kernel.unflatten(0, (-1, block)).permute(0, 4, 3, 2, 1).contiguous()
-        return self._packed[block]
+            rows = kernel.unflatten(0, (-1, block)).permute(0, 4, 3, 2, 1).flatten(1, 3).contiguous()
+            self._packed[block, digits] = weights.in_digits(rows) if digits else Weights(rows)
+        return self._packed[block, digits]
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, Synapses | None]] = weakref.WeakKeyDictionary()

@@ -1,28 +1,28 @@
 // What synapses bring to neurons: the weights of spikes, summed up step by step.
 //
 // What a unit sends within a WINDOW of steps is its spike train, here a code with a bit for each step at which its
-// level rises and, a byte higher, for each at which it falls; a level changes by one at most. The weights of units whose
-// trains are the same are summed once, however often they spike, and the sum arrives at each step of the train. A train
-// that few units send is taken apart into others: single spikes, which have the first numbers, and those trains that
-// are worth a sum of their own.
-#include "vector.h"
+// level rises and, a byte higher, for each at which it falls; a level changes by one at most. The weights of units
+// whose trains are the same are summed once, however often they spike, and the sum arrives at each step of the
+// train. A train that few units send is taken apart into others: single spikes, which have the first numbers, and
+// those trains that are worth a sum of their own.
+#include "weights.h"
 
 #define WINDOW 8
 #define SPIKES (2 * WINDOW)
 #define CODES (1 << SPIKES)
 #define TRAINS 64    // a bit for each
 #define SAMPLED 8192 // units that are looked at to choose trains
-#define GAIN 128     // additions of a number that a train has to save in a field of neurons, on average
+#define GAIN 256     // additions of a number that a train has to save in a field of neurons, on average
 
-// Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and synapses
-// of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
+// Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and
+// synapses of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
 // [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change.
 typedef struct {
     const uint8_t *values;
     const int64_t *place;
     double scale;
     int64_t height, width, channels, kh, kw, sy, sx, py, px;
-    const real *weights;
+    weights weights;
     int64_t moving;
 } synapses;
 
@@ -30,6 +30,7 @@ typedef struct {
 typedef struct {
     int64_t count, stride; // count filled up
     uint16_t codes[TRAINS];
+    uint16_t peaks[TRAINS]; // the square of the highest level that a train leads to from 0, of either sign
     uint8_t number[CODES];
     uint16_t seen[CODES]; // while they are chosen: how often it was sent, at most UINT16_MAX times
     int64_t found;
@@ -37,10 +38,10 @@ typedef struct {
 } dictionary;
 
 // What spikes of an image, for some rows of neurons, by windows. Of each line of units that these read: `units` that
-// spike, in their order, each as channel * TRAINS + train, `starts`, where those of a column begin, and `counts`, how
-// many send a train. Of each row of neurons: `events`, the units of its field, train by train and column by column, each
-// as its place (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and `present`, a bit
-// for each train of a column.
+// spike, in their order, each as channel * TRAINS + train, `starts`, where those of a column begin, and `counts`,
+// how many send a train. Of each row of neurons: `events`, the units of its field, train by train and column by
+// column, each as its place (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and
+// `present`, a bit for each train of a column.
 typedef struct {
     uint32_t *units;
     int32_t *starts, *counts, *events, *offsets;
@@ -190,6 +191,14 @@ static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64
         d->codes[at] = (uint16_t)code;
     }
     d->stride = (d->count + 15) / 16 * 16;
+    for (int64_t i = 0; i < d->count; i++) {
+        int level = 0, peak = 0;
+        for (int step = 0; step < WINDOW; step++) {
+            level += (d->codes[i] >> step & 1) - (d->codes[i] >> (step + WINDOW) & 1);
+            peak = level * level > peak ? level * level : peak;
+        }
+        d->peaks[i] = (uint16_t)peak;
+    }
     // Taken first of a code: the longest train that is a part of it.
     for (int64_t i = 0; i < d->found; i++) {
         const unsigned code = d->all[i];
@@ -244,15 +253,15 @@ static void list_units(const dictionary *d, const synapses *s, const lists *l, i
 }
 
 // The units in the fields of `rows` rows of neurons from `y` on, all of whose lines were listed.
-static void list_events(const dictionary *d, const synapses *s, const lists *l, int64_t windows, int64_t y, int64_t rows,
-                        range lines)
+static void list_events(const dictionary *d, const synapses *s, const lists *l, int64_t windows, int64_t y,
+                        int64_t rows, range lines)
 {
     int32_t *offsets = l->offsets;
     uint64_t *present = l->present;
     for (int64_t row = 0; row < rows; row++) {
         const range read = lines_read(s, y + row, 1);
         int32_t *events = l->events + row * s->kh * listed(s), found = 0;
-        for (int64_t window = 0; window < windows; window++, offsets += (s->width + 1) * d->stride, present += s->width) {
+        for (int64_t window = 0; window < windows; window++) {
             const int32_t before = found;
             for (int64_t train = 0; train < d->count; train++) {
                 offsets[train] = found;
@@ -261,7 +270,7 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
             }
             memset(present, 0, s->width * sizeof(*present));
             for (int64_t x = 0; x < s->width && found > before; x++) {
-                int32_t *next = offsets + (x + 1) * d->stride; // where those of this column end, those of the next begin
+                int32_t *next = offsets + (x + 1) * d->stride; // where those of this column end the next's begin
                 uint64_t trains = 0;
                 memcpy(next, offsets + x * d->stride, d->stride * sizeof(*next));
                 for (int64_t line = read.from; line < read.to; line++) {
@@ -277,6 +286,8 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
                 }
                 present[x] = trains;
             }
+            offsets += (s->width + 1) * d->stride;
+            present += s->width;
         }
     }
 }
@@ -285,50 +296,108 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
 typedef struct {
     const int32_t *events, *offsets;
     const uint64_t *present;
-    const real *weights; // of the unit at place 0
+    weights weights; // counted from the unit at place 0 on
     int64_t from, to;
+    double spread; // what first digits may leave out of its sums, in standard deviations of what they do of a weight
 } field;
 
 INLINE field find_field(const dictionary *d, const synapses *s, const lists *l, int64_t windows, int64_t row, int64_t x,
                         int64_t channel, int64_t block)
 {
     const int64_t left = x * s->sx - s->px, to = left + s->kw;
+    const int64_t rows = s->kw * s->kh * s->channels;
     return (field){l->events + row * s->kh * listed(s), l->offsets + row * windows * (s->width + 1) * d->stride,
                    l->present + row * windows * s->width,
-                   s->weights + (channel * s->kw - left * block) * s->kh * s->channels, left < 0 ? 0 : left,
-                   to < s->width ? to : s->width};
+                   from_row(&s->weights, channel, rows, -left * s->kh * s->channels, block), left < 0 ? 0 : left,
+                   to < s->width ? to : s->width, 0};
 }
 
-// Add what comes from a field in a window to what arrives at each of its steps; `moved` has a bit for each step at which
-// anything arrived before, and returned are those with this field's.
-INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapses *s, const field *f, int64_t window,
-                           unsigned moved, vector arrives[WINDOW][MOST_VECTORS])
+// The trains that units of a field send in a window, a bit for each.
+INLINE uint64_t trains_of(const synapses *s, const field *f, int64_t window)
 {
-    const int32_t *offsets = f->offsets + window * (s->width + 1) * d->stride;
     uint64_t trains = 0;
     for (int64_t x = f->from; x < f->to; x++)
         trains |= f->present[window * s->width + x];
-    for (; trains; trains &= trains - 1) {
+    return trains;
+}
+
+// The steps of a window at which any of some trains has a spike.
+INLINE unsigned steps_of(const dictionary *d, uint64_t trains)
+{
+    unsigned code = 0;
+    for (; trains; trains &= trains - 1)
+        code |= d->codes[__builtin_ctzll(trains)];
+    return (code | code >> WINDOW) % (1 << WINDOW);
+}
+
+// The units that send one of them, from `row` to `end`.
+typedef struct {
+    const int32_t *row, *end;
+} senders;
+
+INLINE senders senders_of(const dictionary *d, const synapses *s, const field *f, int64_t window, int train)
+{
+    const int32_t *offsets = f->offsets + window * (s->width + 1) * d->stride + train;
+    return (senders){f->events + offsets[f->from * d->stride], f->events + offsets[f->to * d->stride]};
+}
+
+// Add what comes from a field in a window to what arrives at each of its steps; `moved` has a bit for each step at
+// which anything arrived before, and returned are those with this field's.
+INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapses *s, field *f, int64_t window,
+                           unsigned moved, vector arrives[WINDOW][MOST_VECTORS])
+{
+    const uint64_t sent = trains_of(s, f, window);
+    const unsigned steps = steps_of(d, sent);
+    int64_t spread = 0;
+    sum total[WINDOW][MOST_VECTORS] __attribute__((aligned(64)));
+    for (unsigned at = steps; at; at &= at - 1)
+        EACH_VECTOR(v)
+            total[__builtin_ctz(at)][v] = (sum){0};
+    for (uint64_t trains = sent; trains; trains &= trains - 1) {
         const int train = __builtin_ctzll(trains);
-        const int32_t *e = f->events + offsets[f->from * d->stride + train];
-        const int32_t *end = f->events + offsets[f->to * d->stride + train];
-        vector sum[MOST_VECTORS];
-        for (int v = 0; v < vectors; v++)
-            sum[v] = (vector){0};
-        for (; e < end; e++)
-            for (int v = 0; v < vectors; v++)
-                sum[v] += ((const vector *)(f->weights + (int64_t)*e * LANES * vectors))[v];
-        for (int v = 0; v < vectors; v++)
-            sum[v] *= (real)s->scale;
+        const senders of = senders_of(d, s, f, window, train);
+        sum once[MOST_VECTORS];
+        EACH_VECTOR(v)
+            once[v] = (sum){0};
+        add_rows(vectors, &f->weights, of.row, of.end, once);
+        spread += (of.end - of.row) * d->peaks[train];
+        for (unsigned up = d->codes[train] % (1 << WINDOW); up; up &= up - 1)
+            EACH_VECTOR(v)
+                total[__builtin_ctz(up)][v] += once[v];
+        for (unsigned down = d->codes[train] >> WINDOW; down; down &= down - 1)
+            EACH_VECTOR(v)
+                total[__builtin_ctz(down)][v] -= once[v];
+    }
+    for (unsigned at = steps; at; at &= at - 1) {
+        const int step = __builtin_ctz(at);
+        if (moved >> step & 1)
+            EACH_VECTOR(v)
+                arrives[step][v] += (real)s->scale * value(&f->weights, v, total[step][v]);
+        else
+            EACH_VECTOR(v)
+                arrives[step][v] = (real)s->scale * value(&f->weights, v, total[step][v]);
+    }
+    f->spread += __builtin_sqrt((double)spread); // what a unit sent in several windows is of one sign, at worst
+    return moved | steps;
+}
+
+#if DIGITS
+// Add to `left` what the second digits add to vector v at each step of a window.
+static void add_fine(const dictionary *d, const synapses *s, const field *f, int64_t window, int64_t v,
+                     vector left[WINDOW])
+{
+    sum total[WINDOW] = {0};
+    const uint64_t sent = trains_of(s, f, window);
+    for (uint64_t trains = sent; trains; trains &= trains - 1) {
+        const int train = __builtin_ctzll(trains);
+        const senders of = senders_of(d, s, f, window, train);
+        const sum once = add_fine_rows(&f->weights, s->kw * s->kh * s->channels, v, of.row, of.end);
         for (unsigned code = d->codes[train]; code; code &= code - 1) {
-            const int bit = __builtin_ctz(code), step = bit % WINDOW;
-            if (!(moved >> step & 1))
-                for (int v = 0; v < vectors; v++)
-                    arrives[step][v] = (vector){0};
-            moved |= 1u << step;
-            for (int v = 0; v < vectors; v++)
-                arrives[step][v] += bit < WINDOW ? sum[v] : -sum[v];
+            const int bit = __builtin_ctz(code);
+            total[bit % WINDOW] += bit < WINDOW ? once : -once;
         }
     }
-    return moved;
+    for (unsigned at = steps_of(d, sent); at; at &= at - 1)
+        left[__builtin_ctz(at)] += (real)(s->scale / 256) * value(&f->weights, v, total[__builtin_ctz(at)]);
 }
+#endif

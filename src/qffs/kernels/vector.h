@@ -13,6 +13,11 @@ typedef REAL real;
 #define CHUNK 64                           // levels that are compared at a time
 typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
+// Unrolled before compilers decide what is kept in registers, so that arrays of vectors are.
+#define EACH_VECTOR(v) _Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++)
+
+INLINE int64_t ratio_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // What compilers make of vectors of bytes, and of masks, is slow: AVX-512 has an instruction for each of these.
 #ifdef __AVX512BW__
@@ -71,6 +76,52 @@ INLINE int some(lanes at)
         found |= at[i];
     return found != 0;
 }
+#endif
+
+#if DIGITS
+#define EACH_PAIR(v) _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v += 2)
+typedef int32_t integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+// Whole numbers of 16 bits, of two vectors by turns, added to both.
+INLINE void add_pair(integers *one, integers *other, const int16_t *from)
+{
+#ifdef __AVX512VNNI__
+    const __m512i read = _mm512_loadu_si512(from);
+    *one = (integers)_mm512_dpwssd_epi32((__m512i)*one, read, _mm512_set1_epi32(1));
+    *other = (integers)_mm512_dpwssd_epi32((__m512i)*other, read, _mm512_set1_epi32(1 << 16));
+#else
+    const integers read = *(const integers *)from;
+    *one += read << 16 >> 16;
+    *other += read >> 16;
+#endif
+}
+
+INLINE integers from_shorts(const int16_t *from)
+{
+#ifdef __AVX512BW__
+    return (integers)_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)from));
+#else
+    integers v;
+    for (int i = 0; i < LANES; i++)
+        v[i] = from[i];
+    return v;
+#endif
+}
+
+INLINE integers from_signed_bytes(const int8_t *from)
+{
+#ifdef __AVX512BW__
+    return (integers)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
+#else
+    integers v;
+    for (int i = 0; i < LANES; i++)
+        v[i] = from[i];
+    return v;
+#endif
+}
+
+INLINE vector to_reals(integers v) { return __builtin_convertvector(v, vector); }
+INLINE vector magnitude(vector v) { return (vector)((integers)v & INT32_MAX); }
 #endif
 
 static const uint8_t NONE[CHUNK]; // levels before the first step

@@ -1,0 +1,74 @@
+"""Weights of synapses as the compiled function reads them, in rows of a block of neurons: whole, or as two digits.
+
+Of two digits a weight is ``unit (coarse + fine / 256)``, with a power of two as its neuron's unit and whole numbers of
+16 and 8 bits, and so known to within 2^-23 of the neuron's largest. What is summed is nearly always the first digit
+alone, which is half as long to read as float32; see weights.h. Weights of few bits, multiples of a power of two, are
+exact in it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+COARSE = 2**15 - 1
+FINE = 256
+LANES = 16
+PAIRED = 4 * LANES
+"""Neurons of a block from which on the rows of two vectors lie by turns, as in weights.h."""
+MOST_INPUTS = 2**16 - 1
+"""Of a neuron, so that sums of 32 bits hold all first digits."""
+SMALL = 2**-10
+"""Half of a neuron's weights have to be larger than this share of its largest."""
+LEAST = 1e-30
+"""The smallest that a neuron's largest weight may be, for its second digits to be numbers of float32."""
+
+
+class Weights(NamedTuple):
+    """Rows of blocks, ``[blocks, rows, neurons of a block]``, and of two digits what `weights` has in weights.h."""
+
+    rows: Tensor
+    fine: Tensor | None = None
+    unit: Tensor | None = None
+    left: Tensor | None = None
+
+
+def divisible(kernel: Tensor) -> bool:
+    """Whether two digits are about as exact as float32 for a kernel ``[C_out, ...]``: its weights of one kind of size.
+
+    >>> divisible(torch.tensor([[1.0, 0.3, -0.02]])), divisible(torch.tensor([[1e6, 0.3, -0.02]]))
+    (True, False)
+    """
+    sizes = kernel.detach().abs().flatten(1)
+    if kernel.dtype != torch.float32 or not 0 < sizes.shape[1] <= MOST_INPUTS:
+        return False
+    most = sizes.amax(1, keepdim=True)
+    known = most.isfinite() & ((most >= LEAST) | (most == 0))
+    small = (sizes > 0) & (sizes < most * SMALL)
+    return bool(known.all()) and bool((2 * small.sum(1) <= (sizes > 0).sum(1)).all())
+
+
+def in_digits(rows: Tensor) -> Weights:
+    """Weights of blocks as two digits; ``left``: the root mean square of what the first leave out of those not 0.
+
+    >>> rows, fine, unit, left = in_digits(torch.tensor([1.0, 0.3]).expand(16, 2).T[None])
+    >>> (unit[0] * (rows[0, :, 0] + fine[0, 0, :, 0] / 256)).tolist()
+    [1.0, 0.2999999523162842]
+    >>> round(float(left[0] / unit[0]), 3)
+    0.141
+    """
+    largest = rows.abs().amax(1, keepdim=True)
+    exponent = torch.frexp(largest / COARSE).exponent
+    unit = torch.ldexp(torch.ones_like(largest), torch.where(largest > 0, exponent, 0))
+    whole = (rows / unit * FINE).round()
+    coarse = ((whole + FINE // 2) / FINE).floor()
+    fine = whole - FINE * coarse
+    some = (rows != 0).sum(1).clamp_min(1)
+    left = unit.squeeze(1) * (fine.square().sum(1) / some).sqrt() / FINE
+    first = coarse.to(torch.int16)
+    if rows.shape[-1] >= PAIRED:
+        first = first.unflatten(-1, (-1, 2, LANES)).transpose(-1, -2)
+    second = fine.to(torch.int8).unflatten(-1, (-1, LANES)).transpose(1, 2)
+    return Weights(first.contiguous(), second.contiguous(), unit.flatten(), left.flatten())

@@ -1,0 +1,114 @@
+"""Weights as two digits, and levels found with them against those of the weights themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qffs.functional.rows import Rows
+from qffs.kernels import fire as kernel
+from qffs.kernels import native
+from qffs.kernels.synapses import Projection
+from qffs.kernels.weights import LANES, PAIRED, Weights, divisible, in_digits
+from qffs.levels import FiringRule
+
+RULE = FiringRule(precharge=0.5)
+
+
+def put_together(found: Weights) -> Tensor:
+    """``[blocks, rows, neurons]`` from digits."""
+    rows, fine, unit, _ = found
+    assert fine is not None
+    assert unit is not None
+    if rows.dim() > 3:
+        rows = rows.transpose(-1, -2).flatten(2)
+    return unit.view(len(rows), 1, -1) * (rows + fine.transpose(1, 2).flatten(2) / 256)
+
+
+@pytest.mark.parametrize("block", [LANES, 2 * LANES, PAIRED, 2 * PAIRED])
+def test_digits_are_the_weights(block: int) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(3, 50, block) * torch.rand(block).exp2()
+    rows[0, :, 3] = 0
+    found = in_digits(rows)
+    assert found.rows.dtype == torch.int16
+    largest = rows.abs().amax(1, keepdim=True)
+    assert bool(((put_together(found) - rows).abs() <= largest * 2**-23).all())
+    assert bool((found.left.view(3, block) <= largest.squeeze(1) * 2**-15).all())
+    assert float(found.left[3]) == 0
+
+
+def test_weights_of_few_bits_leave_nothing() -> None:
+    torch.manual_seed(0)
+    rows = torch.randint(-127, 128, (1, 200, LANES)) * 0.375
+    found = in_digits(rows)
+    assert torch.equal(put_together(found), rows)
+    assert not found.left.any()
+
+
+def test_weights_of_sizes_far_apart_are_not_divided() -> None:
+    usual = torch.randn(8, 40, 3, 3)
+    assert divisible(usual)
+    assert divisible(torch.zeros_like(usual))
+    assert divisible(usual * (torch.rand_like(usual) < 0.05))
+    assert not divisible(usual.double())
+    assert not divisible(torch.randn(2, 2**16))
+    for odd in (torch.inf, torch.nan, 1e5):
+        kernel = usual.clone()
+        kernel[5, 2, 1, 1] = odd
+        assert not divisible(kernel)
+    assert not divisible(usual * 1e-33)
+
+
+def levels_of(layer: nn.Module, rows: Rows, threshold: float, rule: FiringRule, dtype: torch.dtype) -> Tensor:
+    """By the compiled function in float32, by the reference in float64."""
+    source = Projection.of(Rows(rows.values, rows.place, torch.tensor(0.5, dtype=dtype)), layer.to(dtype))
+    assert source is not None
+    charge, compiled = [0.0] * len(rows.place), dtype == torch.float32
+    found = kernel.fire([source, source], None, charge, torch.tensor(threshold, dtype=dtype), 3, rule, compiled)
+    return found.values[found.place]
+
+
+def coarse(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with first digits alone."""
+    cut = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding, bias=False)
+    unit = (layer.weight.detach().abs().amax((1, 2, 3), keepdim=True) / 2**15).log2().ceil().exp2()
+    with torch.no_grad():
+        cut.weight.copy_((layer.weight / unit).round() * unit)
+    return cut
+
+
+@pytest.mark.parametrize("channels", [LANES, 2 * LANES, PAIRED, 2 * PAIRED, 70])
+def test_levels_are_those_of_both_digits(channels: int) -> None:
+    """Of weights that are sums of few powers of two, so that neither way of adding them up rounds."""
+    if not native.available(torch.float32, torch.device("cpu")):
+        pytest.skip("nothing can be compiled here")
+    torch.manual_seed(0)
+    layer = nn.Conv2d(12, channels, 3, padding=1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_((torch.randn_like(layer.weight) * 2**17).round() / 2**19)
+        layer.weight[: channels - LANES] /= 8  # of other blocks other units
+    height = 4096 // channels
+    steps = torch.rand(20, 6, 12, height, 24) < 0.1
+    rows = Rows((steps.cumsum(0) % 3).clamp(0, 1).to(torch.uint8).flatten(0, 1), torch.arange(120).view(20, 6))
+    wanted = levels_of(layer, rows, 0.75, RULE, torch.float64)
+    assert torch.equal(levels_of(layer, rows, 0.75, RULE, torch.float32), wanted)
+    assert int((levels_of(coarse(layer), rows, 0.75, RULE, torch.float64) != wanted).sum()) > 10
+
+
+def test_what_first_digits_leave_out_adds_up_over_windows() -> None:
+    """Of units that spike at every step, in so many windows that their weights count 48 times."""
+    if not native.available(torch.float32, torch.device("cpu")):
+        pytest.skip("nothing can be compiled here")
+    torch.manual_seed(0)
+    layer = nn.Conv2d(20, 32, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_((torch.randn_like(layer.weight).clamp(-1.9, 1.9) * 2**16).round() / 2**16)
+    spiking = torch.rand(4, 20, 40, 40) < 0.5
+    level = torch.arange(1, 49).view(-1, 1, 1, 1, 1) * spiking
+    rows = Rows(level.to(torch.uint8).flatten(0, 1), torch.arange(48 * 4).view(48, 4))
+    rule = FiringRule(precharge=0.5, cap=False)
+    wanted = levels_of(layer, rows, 4.0, rule, torch.float64)
+    assert torch.equal(levels_of(layer, rows, 4.0, rule, torch.float32), wanted)
+    assert int((levels_of(coarse(layer), rows, 4.0, rule, torch.float64) != wanted).sum()) > 1000
