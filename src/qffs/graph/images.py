@@ -26,6 +26,8 @@ def rows(node: fx.Node) -> int:
 def places(node: fx.Node) -> list[tuple[int, int]]:
     """Dimension and rows of every tensor that a node returns, for those that hold images."""
     found = node.meta.get("batch")
+    if isinstance(found, tuple) and list(map(type, found)) == [int, int]:
+        return [(found[0], found[1])]
     leaves = tree_leaves(found, is_leaf=lambda each: isinstance(each, tuple) and all(type(e) is int for e in each))
     return [leaf for leaf in leaves if leaf]
 

@@ -34,6 +34,7 @@ typedef struct {
     uint8_t *sent;    // [steps][images][neurons], levels after each step
     uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
     uint8_t *ended;   // [images][blocks of neurons], how many steps were computed
+    int64_t *place;   // [steps][images], the row of `sent` that an image holds after each step
     int32_t *scratch; // as many numbers as scratch_size says: dictionaries of the sources, lists of the threads
 } layer;
 
@@ -403,6 +404,9 @@ void fire(const layer *l)
         with_synapses(l);
     else
         without_synapses(l);
+    for (int64_t t = 0; t < l->steps; t++)
+        for (int64_t i = t * l->images; i < (t + 1) * l->images; i++)
+            l->place[i] = !t || l->changes[i] ? i : l->place[i - l->images];
 }
 
 // Positive and negative spikes of each step, [2][steps], of levels, rows of `size`.

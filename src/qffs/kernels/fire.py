@@ -59,8 +59,9 @@ def fire(
     if not compiled or not _covered(inputs, constant, threshold, rule):
         inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
         compiled = compiled and _covered(inputs, constant, threshold, rule)
-    body = _native if compiled else _plain
-    dense, changes = body(inputs, constant, charge, threshold, highest, rule)
+    if compiled:
+        return _native(inputs, constant, charge, threshold, highest, rule)
+    dense, changes = _plain(inputs, constant, charge, threshold, highest, rule)
     return changed(dense, changes, threshold)
 
 
@@ -177,11 +178,8 @@ def _native(
     threshold: Tensor,
     highest: int,
     rule: FiringRule,
-) -> tuple[Tensor, Tensor]:
-    """The same by the compiled function, on activations as they lie in memory, channels last behind synapses.
-
-    Where no neuron of an image fires, its levels are left out.
-    """
+) -> Rows:
+    """Levels by the compiled function, on activations as they lie in memory, channels last behind synapses."""
     given = [each for each in inputs if isinstance(each, Rows)]
     through = [each for each in inputs if isinstance(each, Projection)]
     like = inputs[0].like if inputs else constant
@@ -200,6 +198,7 @@ def _native(
     changes = torch.zeros(steps, images, dtype=torch.uint8, device=CPU)
     blocks = lie.height * lie.width * math.ceil(lie.channels / block)
     ended = torch.empty(images, blocks, dtype=torch.uint8, device=CPU)
+    place = torch.empty(steps, images, dtype=torch.int64, device=CPU)
     layer = native.Layer(
         inputs=(native.Input * len(operands))(*operands),
         input_count=len(operands),
@@ -227,11 +226,12 @@ def _native(
         sent=kept.pointer(sent),
         changes=kept.pointer(changes),
         ended=kept.pointer(ended),
+        place=kept.pointer(place),
     )
     library = native.library(dtype, loses, digits)
     layer.scratch = kept.pointer(torch.empty(library.scratch_size(layer), dtype=torch.int32, device=CPU))
     library.fire(layer)
-    return lie.given_back(sent), changes.bool()
+    return Rows(lie.given_back(sent.flatten(0, 1)), place, threshold)
 
 
 class _Kept(list[Tensor]):
@@ -274,8 +274,8 @@ class _Lie:
         return x.expand(-1, *self.like.shape[1:]).permute(0, *self.order).contiguous()
 
     def given_back(self, levels: Tensor) -> Tensor:
-        """``[T, B, ...]`` in the order of the dimensions."""
-        return levels.permute(0, 1, *(2 + self.order.index(d) for d in range(1, self.like.dim())))
+        """``[R, ...]`` in the order of the dimensions."""
+        return levels.permute(0, *(1 + self.order.index(d) for d in range(1, self.like.dim())))
 
 
 def _operand(rows: Rows, lie: _Lie, kept: _Kept) -> native.Input:

@@ -66,6 +66,7 @@ class Layer(ctypes.Structure):
         ("sent", ctypes.c_void_p),
         ("changes", ctypes.c_void_p),
         ("ended", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
         ("scratch", ctypes.c_void_p),
     )
 

@@ -29,6 +29,11 @@ class Synapses:
     padding: tuple[int, int]
     _packed: dict[tuple[int, bool], Weights] = field(default_factory=dict, repr=False)
 
+    def sizes(self, given: Sequence[int]) -> list[int]:
+        """Height and width, or width, of what comes of an image of these; of vectors, which have none, none."""
+        windows = [*zip(self.kernel.shape[2:], self.stride, self.padding, strict=True)][2 - len(given) :]
+        return [(n + 2 * p - k) // s + 1 for n, (k, s, p) in zip(given, windows, strict=True)]
+
     @cached_property
     def divisible(self) -> bool:
         """Whether its weights may be taken as two digits."""
@@ -118,5 +123,5 @@ class Projection:
     @cached_property
     def like(self) -> Tensor:
         """An empty tensor of the signal's type and shape, ``[0, ...]``."""
-        empty: Tensor = self.module(self.source.like)
-        return empty
+        kernel = self.synapses.kernel
+        return kernel.new_empty(0, len(kernel), *self.synapses.sizes(self.source.values.shape[2:]))
