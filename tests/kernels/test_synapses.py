@@ -32,10 +32,11 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def library() -> None:
+@pytest.fixture(autouse=True, params=[0, 2**40], ids=["digits", "whole"])
+def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not native.available(torch.float64, torch.device("cpu")):
         pytest.skip("nothing can be compiled here")
+    monkeypatch.setattr(kernel, "NEAR", request.param)
 
 
 def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:

@@ -16,6 +16,14 @@ from qffs.levels import FiringRule
 RULE = FiringRule(precharge=0.5)
 
 
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights as two digits even where few neurons read them."""
+    if not native.available(torch.float32, torch.device("cpu")):
+        pytest.skip("nothing can be compiled here")
+    monkeypatch.setattr(kernel, "NEAR", 0)
+
+
 def put_together(found: Weights) -> Tensor:
     """``[blocks, rows, neurons]`` from digits."""
     rows, fine, unit, _ = found
@@ -79,11 +87,10 @@ def coarse(layer: nn.Conv2d) -> nn.Conv2d:
     return cut
 
 
+@pytest.mark.usefixtures("digits")
 @pytest.mark.parametrize("channels", [LANES, 2 * LANES, PAIRED, 2 * PAIRED, 70])
 def test_levels_are_those_of_both_digits(channels: int) -> None:
     """Of weights that are sums of few powers of two, so that neither way of adding them up rounds."""
-    if not native.available(torch.float32, torch.device("cpu")):
-        pytest.skip("nothing can be compiled here")
     torch.manual_seed(0)
     layer = nn.Conv2d(12, channels, 3, padding=1, bias=False)
     with torch.no_grad():
@@ -97,10 +104,9 @@ def test_levels_are_those_of_both_digits(channels: int) -> None:
     assert int((levels_of(coarse(layer), rows, 0.75, RULE, torch.float64) != wanted).sum()) > 10
 
 
+@pytest.mark.usefixtures("digits")
 def test_what_first_digits_leave_out_adds_up_over_windows() -> None:
     """Of units that spike at every step, in so many windows that their weights count 48 times."""
-    if not native.available(torch.float32, torch.device("cpu")):
-        pytest.skip("nothing can be compiled here")
     torch.manual_seed(0)
     layer = nn.Conv2d(20, 32, 1, bias=False)
     with torch.no_grad():
@@ -112,3 +118,14 @@ def test_what_first_digits_leave_out_adds_up_over_windows() -> None:
     wanted = levels_of(layer, rows, 4.0, rule, torch.float64)
     assert torch.equal(levels_of(layer, rows, 4.0, rule, torch.float32), wanted)
     assert int((levels_of(coarse(layer), rows, 4.0, rule, torch.float64) != wanted).sum()) > 1000
+
+
+@pytest.mark.parametrize(("channels", "divided"), [(16, False), (32, False), (64, True), (512, True)])
+def test_weights_that_few_neurons_read_stay_whole(channels: int, divided: bool) -> None:
+    rows = Rows(
+        torch.zeros(1, channels, 4, 4, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0)
+    )
+    source = Projection.of(rows, nn.Conv2d(channels, channels, 3, bias=False))
+    assert source is not None
+    assert kernel._digits([source]) is divided
+    assert kernel._digits([rows])

@@ -36,6 +36,8 @@ LARGEST_ROW = 2**27
 CPU = torch.device("cpu")
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
+NEAR = 2**16
+"""Bytes up to which they are read so fast that half as many would not be faster."""
 
 
 def fire(
@@ -116,8 +118,11 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
 
 
 def _digits(inputs: Sequence[Rows | Projection]) -> bool:
-    """Whether all weights may be two digits."""
-    return all(each.synapses.divisible for each in inputs if isinstance(each, Projection))
+    """Whether weights are taken as two digits: where all may be, and those of a block are not near anyway."""
+    kernels = [each.synapses.kernel for each in inputs if isinstance(each, Projection)]
+    rows = [kernel[0].numel() for kernel in kernels]
+    near = any(rows) and max(rows) * _block(len(kernels[0]), rows, 4, digits=False) * 4 <= NEAR
+    return not near and all(each.synapses.divisible for each in inputs if isinstance(each, Projection))
 
 
 def _plain(
