@@ -94,11 +94,11 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
 def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of so many units that some trains are summed of themselves, and that not all units are looked at to choose."""
     torch.manual_seed(0)
-    layer = eighths(nn.Conv2d(70, 40, 3, padding=1, bias=False), torch.float32)
     monkeypatch.setattr(native, "OPTIONS", options)
     native.made.cache_clear()
     try:
-        for steps in (7, 8, 9, 40):
+        for steps, channels in ((7, 40), (8, 64), (9, 64), (40, 40)):
+            layer = eighths(nn.Conv2d(70, channels, 3, padding=1, bias=False), torch.float32)
             source = projection(spikes(steps, 4, (70, 12, 11)), layer)
             given = ([source], None, [0.0] * steps, torch.tensor(1.5), 3, RULE)
             found, wanted = (as_levels(kernel.fire(*given, compiled=compiled)) for compiled in (True, False))
