@@ -6,7 +6,7 @@
 #define PARTS 16 // of an image without synapses
 #define TILES 4  // for each thread, where a layer behind synapses has as many
 #define MOST_STEPS 256
-#define SURE 5 // standard deviations of what first digits leave out: beyond, it is taken not to matter
+#define SURE 4 // standard deviations of what first digits leave out: beyond, it is taken not to matter
 
 // An accumulated signal: the row that image b holds after step t is place[t * images + b], of `real`, or of levels
 // (uint8_t), which are multiples of a scale.

@@ -398,6 +398,6 @@ static void add_fine(const dictionary *d, const synapses *s, const field *f, int
         }
     }
     for (unsigned at = steps_of(d, sent); at; at &= at - 1)
-        left[__builtin_ctz(at)] += (real)(s->scale / 256) * value(&f->weights, v, total[__builtin_ctz(at)]);
+        left[__builtin_ctz(at)] += (real)(s->scale / FINE) * value(&f->weights, v, total[__builtin_ctz(at)]);
 }
 #endif

@@ -1,7 +1,7 @@
 // The weights of synapses, in rows: those of one unit to the neurons of a block. And sums of such rows.
 //
 // Where DIGITS is set a weight is a multiple of its neuron's `unit`, of two digits: `rows`, whole numbers of 16
-// bits, and `fine`, of 8, as 256ths. Sums of first digits alone are read from a core's cache in half the time and
+// bits, and `fine`, of 8, as 128ths. Sums of first digits alone are read from a core's cache in half the time and
 // are exact; what they leave out is so little that it seldom matters, and is added where it might: near a threshold.
 // The idea is that of adaptive precision: J. R. Shewchuk, Adaptive Precision Floating-Point Arithmetic and Fast
 // Robust Geometric Predicates, 1997.
@@ -27,6 +27,7 @@ INLINE weights from_row(const weights *w, int64_t neuron, int64_t rows, int64_t 
 }
 
 #if DIGITS
+#define FINE 128 // second digits of a first one
 #define PAIRED 4 // vectors of a block: of fewer, a sum would wait for itself
 typedef integers sum; // of first digits
 

@@ -1,9 +1,10 @@
 """Weights of synapses as the compiled function reads them, in rows of a block of neurons: whole, or as two digits.
 
-Of two digits a weight is ``unit (coarse + fine / 256)``, with a power of two as its neuron's unit and whole numbers of
-16 and 8 bits, and so known to within 2^-23 of the neuron's largest. What is summed is nearly always the first digit
+Of two digits a weight is ``unit (coarse + fine / 128)``, with a power of two as its neuron's unit and whole numbers of
+16 and 8 bits, and so known to within 2^-22 of the neuron's largest. What is summed is nearly always the first digit
 alone, which is half as long to read as float32; see weights.h. Weights of few bits, multiples of a power of two, are
-exact in it.
+exact in it. Others are rounded up or down at random, with odds that leave nothing out on average (stochastic rounding):
+errors of equal weights are then as independent as any, and those of a sum grow with the root of their number.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 COARSE = 2**15 - 1
-FINE = 256
+FINE = 128
 LANES = 16
 PAIRED = 4 * LANES
 """Neurons of a block from which on the rows of two vectors lie by turns, as in weights.h."""
@@ -51,21 +52,24 @@ def divisible(kernel: Tensor) -> bool:
 
 
 def in_digits(rows: Tensor) -> Weights:
-    """Weights of blocks as two digits; ``left``: the root mean square of what the first leave out of those not 0.
+    """Weights of blocks as two digits; ``left``: the root mean square of what the first leave out, where they do.
 
     >>> rows, fine, unit, left = in_digits(torch.tensor([1.0, 0.3]).expand(16, 2).T[None])
-    >>> (unit[0] * (rows[0, :, 0] + fine[0, 0, :, 0] / 256)).tolist()
-    [1.0, 0.2999999523162842]
-    >>> round(float(left[0] / unit[0]), 3)
-    0.141
+    >>> [round(w, 6) for w in (unit[0] * (rows[0, :, 0] + fine[0, 0, :, 0] / 128)).tolist()]
+    [1.0, 0.3]
+    >>> rows[0, 0].unique().tolist(), rows[0, 1].unique().tolist()  # 0.3 is 4915.2 units
+    ([16384], [4915, 4916])
     """
     largest = rows.abs().amax(1, keepdim=True)
     exponent = torch.frexp(largest / COARSE).exponent
     unit = torch.ldexp(torch.ones_like(largest), torch.where(largest > 0, exponent, 0))
-    whole = (rows / unit * FINE).round()
-    coarse = ((whole + FINE // 2) / FINE).floor()
-    fine = whole - FINE * coarse
-    some = (rows != 0).sum(1).clamp_min(1)
+    exact = rows / unit
+    below = exact.floor()
+    share = ((exact - below) * FINE).round()
+    draws = torch.randint(FINE, rows.shape, generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+    up = draws < share
+    coarse, fine = below + up, share - FINE * up
+    some = (fine != 0).sum(1).clamp_min(1)
     left = unit.squeeze(1) * (fine.square().sum(1) / some).sqrt() / FINE
     first = coarse.to(torch.int16)
     if rows.shape[-1] >= PAIRED:
