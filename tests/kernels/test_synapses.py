@@ -244,3 +244,11 @@ def test_room_for_events_is_for_steps_at_which_something_changes() -> None:
     longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(200, -1)]), rows.scale)
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
     assert projection(longer, layer).moving == projection(rows, layer).moving <= 6
+
+
+def test_levels_that_do_not_fit_are_left_to_the_module() -> None:
+    wide = Rows(torch.zeros(1, 9, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
+    small = Rows(torch.zeros(1, 4, 1, 1, dtype=torch.uint8), wide.place, wide.scale)
+    assert Projection.of(wide, nn.Linear(8, 4, bias=False)) is None
+    assert Projection.of(small, nn.Conv2d(4, 8, 3, stride=3, bias=False)) is None
+    assert Projection.of(small, nn.Conv2d(4, 8, 3, padding=1, bias=False)) is not None

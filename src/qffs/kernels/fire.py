@@ -105,6 +105,7 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
     likes = [each.like for each in inputs]
     types = {tensor.dtype for tensor in (*likes, threshold, constant) if tensor is not None}
     sources = [each.source if isinstance(each, Projection) else each for each in inputs]
+    loses = not rule.plain
     scalar = all(each.scale is None or (each.scale.dim(), each.values.dtype) == (0, torch.uint8) for each in sources)
     listed = all(each.listed <= LARGEST_ROW for each in inputs if isinstance(each, Projection))
     alike = len({like.shape[1:] for like in likes}) <= 1
@@ -113,16 +114,17 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
         and listed
         and alike
         and len(types) == 1
-        and native.available(threshold.dtype, threshold.device, not rule.plain, _digits(inputs))
+        and native.available(threshold.dtype, threshold.device, loses, _digits(inputs, threshold.dtype, loses))
     )
 
 
-def _digits(inputs: Sequence[Rows | Projection]) -> bool:
+def _digits(inputs: Sequence[Rows | Projection], dtype: torch.dtype, loses: bool) -> bool:
     """Whether weights are taken as two digits: where all may be, and those of a block are not near anyway."""
     kernels = [each.synapses.kernel for each in inputs if isinstance(each, Projection)]
     rows = [kernel[0].numel() for kernel in kernels]
     near = any(rows) and max(rows) * _block(len(kernels[0]), rows, 4, digits=False) * 4 <= NEAR
-    return not near and all(each.synapses.divisible for each in inputs if isinstance(each, Projection))
+    may = native.divided(dtype, loses) and not near
+    return may and all(each.synapses.divisible for each in inputs if isinstance(each, Projection))
 
 
 def _plain(
@@ -193,7 +195,7 @@ def _native(
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
     lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
     dtype, loses, kept = threshold.dtype, not rule.plain, _Kept()
-    digits = _digits(inputs) and native.divided(dtype, loses)
+    digits = _digits(inputs, dtype, loses)
     block = _block(lie.channels, [each.synapses.kernel[0].numel() for each in through], dtype.itemsize, digits)
     operands = [_operand(each, lie, kept) for each in given]
     sources = [_source(each, block, digits, kept) for each in through]

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from functools import cache
@@ -71,18 +72,21 @@ class Layer(ctypes.Structure):
     )
 
 
-def library(dtype: torch.dtype, loses: bool = False, digits: bool = True) -> Any:
+def library(dtype: torch.dtype, loses: bool = False, digits: bool | None = None) -> Any:
     """The functions of fire.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
 
     loses: for neurons that lose more of their potential than a threshold a spike; digits: with weights as two digits,
-    where they may be. It takes about two seconds.
+    or where they may be. It takes about two seconds.
     """
-    return made(dtype, loses, digits and divided(dtype, loses))
+    return made(dtype, loses, divided(dtype, loses) if digits is None else digits)
 
 
 def divided(dtype: torch.dtype, loses: bool) -> bool:
-    """Whether weights may be two digits: not where neurons forget, since what they did cannot be made exact later."""
-    return dtype == torch.float32 and not loses
+    """Whether weights may be two digits: not where neurons forget, since what they did cannot be made exact later.
+
+    Of two that lie in a register, the first must be the first: bytes of lower digits come first.
+    """
+    return dtype == torch.float32 and not loses and sys.byteorder == "little"
 
 
 @cache
@@ -124,6 +128,6 @@ def made(dtype: torch.dtype, loses: bool, digits: bool) -> Any:
     return loaded
 
 
-def available(dtype: torch.dtype, device: torch.device, loses: bool = False, digits: bool = True) -> bool:
+def available(dtype: torch.dtype, device: torch.device, loses: bool = False, digits: bool | None = None) -> bool:
     """Whether there are compiled functions for a network of this type on this device."""
     return device.type == "cpu" and dtype in IN_C and library(dtype, loses, digits) is not None

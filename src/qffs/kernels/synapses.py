@@ -93,9 +93,10 @@ class Projection:
     @staticmethod
     def of(source: Rows, module: nn.Module) -> Projection | None:
         """Of levels through a module; None where the module has no synapses, or none for such levels."""
-        found = of(module)
-        fits = found is not None and DIMENSIONS[type(module)] == source.values.dim()
-        return Projection(source, module, found) if found is not None and fits else None
+        found, values = of(module), source.values
+        if found is None or DIMENSIONS[type(module)] != values.dim() or values.shape[1] != found.kernel.shape[1]:
+            return None
+        return Projection(source, module, found) if min(found.sizes(values.shape[2:]), default=1) > 0 else None
 
     @property
     def place(self) -> Tensor:

@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     int64_t count, stride; // count filled up
     uint16_t codes[TRAINS];
-    uint16_t peaks[TRAINS]; // the square of the highest level that a train leads to from 0, of either sign
+    double squares[TRAINS]; // of the units that send one, the mean `square_of` their codes, shared by their trains
     uint8_t number[CODES];
     uint16_t seen[CODES]; // while they are chosen: how often it was sent, at most UINT16_MAX times
     int64_t found;
@@ -141,6 +141,13 @@ INLINE uint64_t find_trains(const change *changes, int64_t change_count, int64_t
 
 INLINE unsigned code_of(uint8_t rises, uint8_t falls) { return rises | (unsigned)falls << WINDOW; }
 
+// The square of how far a train takes a unit from where it was, at most.
+INLINE int32_t square_of(unsigned code)
+{
+    const int up = __builtin_popcount(code % (1 << WINDOW)), down = __builtin_popcount(code >> WINDOW);
+    return up > down ? up * up : down * down;
+}
+
 // Count which codes units send, of chunks drawn at random, always the same; returned: how many units were looked at.
 static int64_t look(dictionary *d, const synapses *s, int64_t steps, int64_t images)
 {
@@ -169,6 +176,30 @@ static int64_t look(dictionary *d, const synapses *s, int64_t steps, int64_t ima
     return looked;
 }
 
+// The train that is taken of a code first.
+INLINE unsigned first_train(const dictionary *d, unsigned code)
+{
+    return d->number[code] ? d->number[code] : (unsigned)__builtin_ctz(code);
+}
+
+static void share_squares(dictionary *d)
+{
+    int64_t sent[TRAINS] = {0};
+    memset(d->squares, 0, sizeof(d->squares));
+    for (int64_t i = 0; i < d->found; i++) {
+        const unsigned code = d->all[i];
+        int trains = 0;
+        for (unsigned rest = code; rest; rest &= ~(unsigned)d->codes[first_train(d, rest)])
+            trains++;
+        for (unsigned rest = code; rest; rest &= ~(unsigned)d->codes[first_train(d, rest)]) {
+            d->squares[first_train(d, rest)] += (double)d->seen[code] * square_of(code) / trains;
+            sent[first_train(d, rest)] += d->seen[code];
+        }
+    }
+    for (int64_t train = 0; train < d->count; train++)
+        d->squares[train] = sent[train] ? d->squares[train] / (double)sent[train] : square_of(d->codes[train]);
+}
+
 // The trains that save the most additions in a field, as far as those units tell that are looked at.
 static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64_t images, int64_t block)
 {
@@ -191,14 +222,6 @@ static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64
         d->codes[at] = (uint16_t)code;
     }
     d->stride = (d->count + 15) / 16 * 16;
-    for (int64_t i = 0; i < d->count; i++) {
-        int level = 0, peak = 0;
-        for (int step = 0; step < WINDOW; step++) {
-            level += (d->codes[i] >> step & 1) - (d->codes[i] >> (step + WINDOW) & 1);
-            peak = level * level > peak ? level * level : peak;
-        }
-        d->peaks[i] = (uint16_t)peak;
-    }
     // Taken first of a code: the longest train that is a part of it.
     for (int64_t i = 0; i < d->found; i++) {
         const unsigned code = d->all[i];
@@ -209,6 +232,7 @@ static void choose_trains(dictionary *d, const synapses *s, int64_t steps, int64
                 d->number[code] = (uint8_t)train;
             }
     }
+    share_squares(d);
 }
 
 // The units of some lines of an image that spike.
@@ -239,7 +263,7 @@ static void list_units(const dictionary *d, const synapses *s, const lists *l, i
                         starts[column++] = found;
                     }
                     for (unsigned code = read ? code_of(rises[i], falls[i]) : 0; code;) {
-                        const unsigned train = d->number[code] ? d->number[code] : (unsigned)__builtin_ctz(code);
+                        const unsigned train = first_train(d, code);
                         code &= ~(unsigned)d->codes[train];
                         counts[train]++;
                         units[found++] = (uint32_t)(unit + s->channels - next) * TRAINS + train;
@@ -348,7 +372,7 @@ INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapse
 {
     const uint64_t sent = trains_of(s, f, window);
     const unsigned steps = steps_of(d, sent);
-    int64_t spread = 0;
+    double squares = 0;
     sum total[WINDOW][MOST_VECTORS] __attribute__((aligned(64)));
     for (unsigned at = steps; at; at &= at - 1)
         EACH_VECTOR(v)
@@ -360,7 +384,7 @@ INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapse
         EACH_VECTOR(v)
             once[v] = (sum){0};
         add_rows(vectors, &f->weights, of.row, of.end, once);
-        spread += (of.end - of.row) * d->peaks[train];
+        squares += (double)(of.end - of.row) * d->squares[train];
         for (unsigned up = d->codes[train] % (1 << WINDOW); up; up &= up - 1)
             EACH_VECTOR(v)
                 total[__builtin_ctz(up)][v] += once[v];
@@ -377,7 +401,7 @@ INLINE unsigned add_trains(const int vectors, const dictionary *d, const synapse
             EACH_VECTOR(v)
                 arrives[step][v] = (real)s->scale * value(&f->weights, v, total[step][v]);
     }
-    f->spread += __builtin_sqrt((double)spread); // what a unit sent in several windows is of one sign, at worst
+    f->spread += __builtin_sqrt(squares); // what units sent in several windows is of one sign, at worst
     return moved | steps;
 }
 

@@ -108,19 +108,18 @@ INLINE integers from_shorts(const int16_t *from)
 #endif
 }
 
-INLINE integers from_signed_bytes(const int8_t *from)
+INLINE vector to_reals(integers v)
 {
 #ifdef __AVX512BW__
-    return (integers)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
+    return (vector)_mm512_cvtepi32_ps((__m512i)v);
 #else
-    integers v;
+    vector reals;
     for (int i = 0; i < LANES; i++)
-        v[i] = from[i];
-    return v;
+        reals[i] = (real)v[i];
+    return reals;
 #endif
 }
 
-INLINE vector to_reals(integers v) { return __builtin_convertvector(v, vector); }
 INLINE vector magnitude(vector v) { return (vector)((integers)v & INT32_MAX); }
 #endif
 

@@ -1,17 +1,17 @@
 // The weights of synapses, in rows: those of one unit to the neurons of a block. And sums of such rows.
 //
-// Where DIGITS is set a weight is a multiple of its neuron's `unit`, of two digits: `rows`, whole numbers of 16
-// bits, and `fine`, of 8, as 128ths. Sums of first digits alone are read from a core's cache in half the time and
-// are exact; what they leave out is so little that it seldom matters, and is added where it might: near a threshold.
+// Where DIGITS is set a weight is a multiple of its neuron's `unit`, of two digits of 16 bits: `rows`, and `fine` in
+// FINE-ths. Sums of first digits alone are read from a core's cache in half the time and are exact; what they leave
+// out is so little that it seldom matters, and is added where it might: near a threshold.
 // The idea is that of adaptive precision: J. R. Shewchuk, Adaptive Precision Floating-Point Arithmetic and Fast
 // Robust Geometric Predicates, 1997.
 #include "vector.h"
 
 typedef struct {
-    const void *rows;   // [block][row][neurons of the block]; of digits, those of two vectors by turns
-    const int8_t *fine; // [block][vector][row][LANES]
-    const real *unit;   // [blocks * neurons]
-    const real *left;   // [blocks * neurons], the root mean square of what first digits leave out of a weight
+    const void *rows;    // [block][row][neurons of the block]; of digits, those of two vectors by turns
+    const int16_t *fine; // [block][vector][row][LANES]
+    const real *unit;    // [blocks * neurons]
+    const real *left;    // [blocks * neurons], the root mean square of what first digits leave out, where they do
 } weights;
 
 // Those of the block that starts with a neuron, their rows counted from `first` on.
@@ -19,7 +19,7 @@ INLINE weights from_row(const weights *w, int64_t neuron, int64_t rows, int64_t 
 {
     const int64_t at = neuron * rows + first * block;
 #if DIGITS
-    const int8_t *fine = w->fine + neuron * rows + first * LANES;
+    const int16_t *fine = w->fine + neuron * rows + first * LANES;
     return (weights){(const int16_t *)w->rows + at, fine, w->unit + neuron, w->left + neuron};
 #else
     return (weights){(const real *)w->rows + at, NULL, NULL, NULL};
@@ -27,7 +27,7 @@ INLINE weights from_row(const weights *w, int64_t neuron, int64_t rows, int64_t 
 }
 
 #if DIGITS
-#define FINE 128 // second digits of a first one
+#define FINE (1 << 15)
 #define PAIRED 4 // vectors of a block: of fewer, a sum would wait for itself
 typedef integers sum; // of first digits
 
@@ -51,7 +51,7 @@ INLINE sum add_fine_rows(const weights *w, int64_t rows, int64_t v, const int32_
 {
     sum fine = {0};
     for (; row < end; row++)
-        fine += from_signed_bytes(w->fine + (v * rows + *row) * LANES);
+        fine += from_shorts(w->fine + (v * rows + *row) * LANES);
     return fine;
 }
 #else

@@ -1,10 +1,11 @@
 """Weights of synapses as the compiled function reads them, in rows of a block of neurons: whole, or as two digits.
 
-Of two digits a weight is ``unit (coarse + fine / 128)``, with a power of two as its neuron's unit and whole numbers of
-16 and 8 bits, and so known to within 2^-22 of the neuron's largest. What is summed is nearly always the first digit
-alone, which is half as long to read as float32; see weights.h. Weights of few bits, multiples of a power of two, are
-exact in it. Others are rounded up or down at random, with odds that leave nothing out on average (stochastic rounding):
-errors of equal weights are then as independent as any, and those of a sum grow with the root of their number.
+Of two digits a weight is ``unit (coarse + fine / 2^15)``, with a power of two as its neuron's unit and two whole
+numbers of 16 bits, and so known to within 2^-30 of the neuron's largest. What is summed is nearly always the first
+digit alone, which is half as long to read as float32; see weights.h. Weights of few bits, multiples of a power of two,
+are exact in it. Others are rounded up or down at random, with odds that leave nothing out on average (stochastic
+rounding): errors of equal weights are then as independent as any, and those of a sum grow with the root of their
+number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 COARSE = 2**15 - 1
-FINE = 128
+FINE = 2**15
 LANES = 16
 PAIRED = 4 * LANES
 """Neurons of a block from which on the rows of two vectors lie by turns, as in weights.h."""
@@ -37,7 +38,7 @@ class Weights(NamedTuple):
 
 
 def divisible(kernel: Tensor) -> bool:
-    """Whether two digits are about as exact as float32 for a kernel ``[C_out, ...]``: its weights of one kind of size.
+    """Whether two digits are as exact as float32 for sums of a kernel ``[C_out, ...]``: its weights of like sizes.
 
     >>> divisible(torch.tensor([[1.0, 0.3, -0.02]])), divisible(torch.tensor([[1e6, 0.3, -0.02]]))
     (True, False)
@@ -55,7 +56,7 @@ def in_digits(rows: Tensor) -> Weights:
     """Weights of blocks as two digits; ``left``: the root mean square of what the first leave out, where they do.
 
     >>> rows, fine, unit, left = in_digits(torch.tensor([1.0, 0.3]).expand(16, 2).T[None])
-    >>> [round(w, 6) for w in (unit[0] * (rows[0, :, 0] + fine[0, 0, :, 0] / 128)).tolist()]
+    >>> [round(w, 6) for w in (unit[0] * (rows[0, :, 0] + fine[0, 0, :, 0] / 2**15)).tolist()]
     [1.0, 0.3]
     >>> rows[0, 0].unique().tolist(), rows[0, 1].unique().tolist()  # 0.3 is 4915.2 units
     ([16384], [4915, 4916])
@@ -74,5 +75,5 @@ def in_digits(rows: Tensor) -> Weights:
     first = coarse.to(torch.int16)
     if rows.shape[-1] >= PAIRED:
         first = first.unflatten(-1, (-1, 2, LANES)).transpose(-1, -2)
-    second = fine.to(torch.int8).unflatten(-1, (-1, LANES)).transpose(1, 2)
+    second = fine.to(torch.int16).unflatten(-1, (-1, LANES)).transpose(1, 2)
     return Weights(first.contiguous(), second.contiguous(), unit.flatten(), left.flatten())
