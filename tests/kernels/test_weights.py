@@ -138,8 +138,8 @@ def test_what_first_digits_leave_out_adds_up_over_windows() -> None:
 def test_what_first_digits_leave_out_adds_up_over_trains() -> None:
     """Of units of one image, whose trains are taken apart, because all other images are silent.
 
-    Where levels sum up to 2,400, potentials lie just below the threshold, but for errors that count each as often as
-    its unit's level: twice as large as those of so many single spikes.
+    Where levels sum up to 2,400, potentials lie just below or above the threshold, but for errors that count each as
+    often as its unit's level.
     """
     torch.manual_seed(0)
     layer = nn.Conv2d(600, 512, 1, bias=False)
@@ -147,10 +147,11 @@ def test_what_first_digits_leave_out_adds_up_over_trains() -> None:
     level = (torch.rand(8, 1, 600, 20, 20) < 0.5).cumsum(0)
     values = torch.cat([level.flatten(0, 1), torch.zeros(1, 600, 20, 20)]).to(torch.uint8)
     rows = Rows(values, torch.full((8, 30), 8).index_put_((torch.arange(8), torch.tensor(7)), torch.arange(8)))
-    found = levels_of(layer, rows, 2 * (0.1 * 2400 + 30 * 2**-18), RULE, torch.float32)
-    wanted = (level.sum(2) > 2400).cumsum(0).clamp_max(1)
-    assert torch.equal(found[:, 7], wanted.to(torch.uint8).expand_as(found[:, 7]))
     assert int((level[-1].sum(1) == 2400).sum()) > 2
+    for above, least in ((30, 2401), (-30, 2400)):
+        found = levels_of(layer, rows, 2 * (0.1 * 2400 + above * 2**-18), RULE, torch.float32)
+        wanted = (level.sum(2) >= least).cumsum(0).clamp_max(1)
+        assert torch.equal(found[:, 7], wanted.to(torch.uint8).expand_as(found[:, 7]))
 
 
 @pytest.mark.usefixtures("digits")
