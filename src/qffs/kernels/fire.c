@@ -1,5 +1,6 @@
-// All steps of a layer of neurons in one pass: see fire.py, which compiles and calls it for one type of `real`, and
-// again for neurons that lose more of their potential than a threshold a spike (LOSES).
+// All steps of a layer of neurons in one pass: see fire.py, which calls it, and native.py, which compiles it for one
+// type of `real`, for neurons that lose more of their potential than a threshold a spike (LOSES) or not, and for weights
+// of two digits (DIGITS) or whole ones.
 #include "trains.h"
 #include <omp.h>
 

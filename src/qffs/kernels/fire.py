@@ -3,8 +3,8 @@
 What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
 ``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
 synapses is added up spike train by spike train: the weights of units that spike at the same steps once, and of those
-that never spike not at all. On CPUs the pass is a C function, compiled once by the machine's own compiler; everywhere
-else, the reference loop.
+that never spike not at all. On CPUs the pass is a C function, compiled by the machine's own compiler; everywhere else,
+the reference loop.
 """
 
 from __future__ import annotations

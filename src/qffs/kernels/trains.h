@@ -182,6 +182,8 @@ INLINE unsigned first_train(const dictionary *d, unsigned code)
     return d->number[code] ? d->number[code] : (unsigned)__builtin_ctz(code);
 }
 
+// What is left out of a unit's weights counts as often as its level, also where its code is taken apart: of several
+// trains each stands for its share.
 static void share_squares(dictionary *d)
 {
     int64_t sent[TRAINS] = {0};
