@@ -50,6 +50,13 @@ def test_digits_are_the_weights(block: int) -> None:
     assert float(found.left[3]) == 0
 
 
+def test_digits_lie_beside_the_weights_whatever_the_default_device() -> None:
+    rows = torch.full((1, 9, LANES), 0.3)
+    with torch.device("meta"):
+        found = in_digits(rows)
+    assert torch.equal(found.rows, in_digits(rows).rows)
+
+
 def test_weights_of_few_bits_leave_nothing() -> None:
     torch.manual_seed(0)
     rows = torch.randint(-127, 128, (1, 200, LANES)) * 0.375
@@ -173,7 +180,7 @@ def test_a_large_weight_leaves_small_ones_exact() -> None:
 
 @pytest.mark.usefixtures("digits")
 def test_errors_of_equal_weights_do_not_add_up() -> None:
-    """Of so many that the same error in each would be seven times what first digits are taken to leave out."""
+    """Of so many that the same error in each would be more than first digits are taken to leave out."""
     torch.manual_seed(0)
     layer = nn.Conv2d(600, 64, 1, bias=False)
     nn.init.constant_(layer.weight, 0.1)

@@ -67,7 +67,8 @@ def in_digits(rows: Tensor) -> Weights:
     exact = rows / unit
     below = exact.floor()
     share = ((exact - below) * FINE).round()
-    draws = torch.randint(FINE, rows.shape, generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+    chance = torch.Generator(rows.device).manual_seed(0)
+    draws = torch.randint(FINE, rows.shape, generator=chance, dtype=rows.dtype, device=rows.device)
     up = draws < share
     coarse, fine = below + up, share - FINE * up
     some = (fine != 0).sum(1).clamp_min(1)
