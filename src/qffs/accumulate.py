@@ -109,6 +109,21 @@ class _Walk(Walk):
     def _keep(self, node: fx.Node, pair: Pair) -> None:
         """Nothing: no other chunk follows."""
 
+    def _part(self, node: fx.Node, part: int) -> Any:
+        plain = part == 0 and name_of(node) == "add" and len(node.args) == 2 and not node.kwargs
+        alone = self._alone(node) if plain else None
+        return super()._part(node, part) if alone is None else alone
+
+    def _alone(self, node: fx.Node) -> Tensor | None:
+        """The constant part of a sum of which one operand alone has any: that, a bias, say, and nothing is computed."""
+        parts = {n: self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args}
+        zero = [n for n, part in parts.items() if part is None and isinstance(n, fx.Node)]
+        there = [part for part in parts.values() if isinstance(part, Tensor)]
+        zeros = self._zeros(zero[0], 0) if (len(zero), len(there)) == (1, 1) else None
+        if zeros is None or zeros.dtype != there[0].dtype:
+            return None
+        return there[0].expand(torch.broadcast_shapes(there[0].shape, zeros.shape))
+
     # --- the kinds of node ------------------------------------------------------------------------------------------
 
     def _linear(self, node: fx.Node) -> Pair:

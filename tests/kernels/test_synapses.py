@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +53,26 @@ def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:
     dense = torch.stack(levels).to(torch.uint8)
     before = torch.cat([torch.zeros_like(dense[:1]), dense[:-1]])
     return changed(dense, (dense != before).flatten(2).any(-1), torch.tensor(0.375))
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, *given: Any) -> list[int]:
+    """How many numbers lists would take, each time that the compiled function is asked in a call of `fire`."""
+    sizes: list[int] = []
+    library = native.library
+
+    def noted(*which: Any) -> Any:
+        found = library(*which)
+
+        def size(layer: native.Layer) -> int:
+            sizes.append(found.scratch_size(layer))
+            return sizes[-1]
+
+        return SimpleNamespace(fire=found.fire, scratch_size=size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", noted)
+        kernel.fire(*given)
+    return sizes
 
 
 def projection(rows: Rows, layer: nn.Module) -> Projection:
@@ -149,12 +171,16 @@ def test_where_lists_would_be_too_long_the_layer_is_computed(monkeypatch: pytest
     torch.manual_seed(0)
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
     source = projection(spikes(9, 3, (4, 6, 5)), layer)
-    assert source.listed == 2 * 3 * source.moving * 5 * 4 + 8 * 9 * 6
     given = ([source], None, [0.0] * 9, torch.tensor(0.5), 3, RULE)
     wanted = as_levels(kernel.fire(*given))
-    monkeypatch.setattr(kernel, "LARGEST_ROW", source.listed - 1)
-    monkeypatch.setattr(kernel, "_source", lambda *_: pytest.fail("listed"))
-    assert torch.equal(as_levels(kernel.fire(*given)), wanted)
+    (needed,) = listed(monkeypatch, *given)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "MOST_LISTED", needed)
+        assert len(listed(patch, *given)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "MOST_LISTED", needed - 1)
+        assert listed(patch, *given)[:1] == [needed]
+        assert torch.equal(as_levels(kernel.fire(*given)), wanted)
 
 
 def test_levels_that_are_no_bytes_are_left_to_the_reference() -> None:
@@ -239,11 +265,25 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(kernel.count(rows), expected)
 
 
-def test_room_for_events_is_for_steps_at_which_something_changes() -> None:
-    rows = spikes(6, 5, (4, 6, 6))
-    longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(200, -1)]), rows.scale)
-    layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
-    assert projection(longer, layer).moving == projection(rows, layer).moving <= 6
+def test_room_for_events_is_for_steps_at_which_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = spikes(6, 5, (64, 6, 6))
+    layer = eighths(nn.Conv2d(64, 32, 3, padding=1, bias=False), torch.float32)
+    some = torch.cat([rows.place, rows.place[-1:].expand(200, -1)])
+    every = torch.cat([rows.place, *[rows.place[-2:]] * 100])
+    sizes = [
+        listed(
+            monkeypatch,
+            [projection(Rows(rows.values, place, rows.scale), layer)],
+            None,
+            charge,
+            torch.tensor(0.5),
+            3,
+            RULE,
+        )
+        for place, charge in ((rows.place, [0.0] * 6), (some, [0.0] * 206), (every, [0.0] * 206))
+    ]
+    short, still, moving = (size for (size,) in sizes)
+    assert moving - still > 5 * (still - short)
 
 
 def test_levels_that_do_not_fit_are_left_to_the_module() -> None:

@@ -47,7 +47,8 @@ class Rows:
     @property
     def like(self) -> Tensor:
         """An empty tensor of the numbers' type and shape, ``[0, ...]``."""
-        return self._scaled(self.values[:0])
+        empty = self.values[:0]
+        return empty if self.scale is None else empty.to(self.scale.dtype)
 
     def _scaled(self, values: Tensor) -> Tensor:
         return values if self.scale is None else values.to(self.scale.dtype).mul_(self.scale)

@@ -21,10 +21,10 @@ typedef struct {
 typedef struct {
     const input *inputs;
     int64_t input_count;
-    const synapses *sources;
+    synapses *sources;
     int64_t source_count;
-    const real *constant; // [1 or images][neurons], or NULL
-    int64_t constant_stride;
+    const real *constant; // [1 or images][neurons], or NULL; [1 or images][channels] where they are all that it knows
+    int64_t constant_stride, constant_of_channels;
     const double *charged;
     int64_t steps, images, height, width, channels, block;
     const real *threshold;
@@ -128,14 +128,16 @@ static __attribute__((noinline)) vector refine(const layer *l, const field *fiel
 }
 #endif
 
-// All steps of `size` neurons of image b, those from `start` on, in so many vectors; where synapses lead to them, they
-// read these fields. Returned: the step from which on they are not computed, and not written, because nothing arrives
+// All steps of `size` neurons of image b, those from `start` on, in so many vectors, where `rest` channels are left;
+// where synapses lead to them, they read these fields. Returned: the step from which on they are not computed, and not written, because nothing arrives
 // from step `end` on and they have settled. Neurons that lose more of their potential than a threshold a spike keep how
 // much is `gone` of all that ever arrived; of others that is what they sent.
 INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, const layer *l, int64_t b,
-                   int64_t start, field *fields, int64_t end, uint8_t *fired)
+                   int64_t start, int64_t rest, field *fields, int64_t end, uint8_t *fired)
 {
     const int64_t neurons = l->height * l->width * l->channels;
+    const int64_t place = l->constant_of_channels ? l->channels - rest : start;
+    const real *constant = l->constant ? l->constant + b * l->constant_stride + place : NULL;
     const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
     const vector lowest = l->negative_spikes ? zero : highest; // of a neuron that never sends back: none is above it
     vector theta[MOST_VECTORS], sent[MOST_VECTORS], arrived[MOST_VECTORS], base[MOST_VECTORS], gone[MOST_VECTORS];
@@ -177,12 +179,11 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
         if (events)
             EACH_VECTOR(v)
                 arrived[v] += arrives[t % WINDOW][v];
-        if (l->constant && l->charged[t] != (t ? l->charged[t - 1] : 0))
+        if (constant && l->charged[t] != (t ? l->charged[t - 1] : 0))
             EACH_VECTOR(v) {
                 base[v] = theta[v] * (real)l->precharge;
-                const real *constant = l->constant + b * l->constant_stride + start + v * LANES;
                 if (l->charged[t] != 0)
-                    base[v] += (real)l->charged[t] * numbers(constant, COUNT);
+                    base[v] += (real)l->charged[t] * numbers(constant + v * LANES, COUNT);
             }
         lanes any = (lanes){0};
         EACH_VECTOR(v) {
@@ -237,8 +238,8 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
                                                            field *fields, int64_t end, uint8_t *fired)                 \
     {                                                                                                                  \
         if (rest >= LANES * vectors)                                                                                   \
-            return run(vectors, LANES * vectors, arrive_##vectors, l, b, start, fields, end, fired);                   \
-        return run(vectors, rest, arrive_##vectors, l, b, start, fields, end, fired);                              \
+            return run(vectors, LANES * vectors, arrive_##vectors, l, b, start, rest, fields, end, fired);                   \
+        return run(vectors, rest, arrive_##vectors, l, b, start, rest, fields, end, fired);                        \
     }
 RUN_BLOCK(1)
 RUN_BLOCK(2)
@@ -330,7 +331,13 @@ static int64_t thread_size(const layer *l, tile tile)
 
 INLINE int64_t dictionaries_size(const layer *l) { return l->source_count * sizeof(dictionary) / sizeof(int32_t); }
 
-int64_t scratch_size(const layer *l) { return dictionaries_size(l) + l->threads * thread_size(l, tile_of(l)); }
+// To be called before `fire`: it finds at how many steps anything moves.
+int64_t scratch_size(const layer *l)
+{
+    for (int64_t j = 0; j < l->source_count; j++)
+        move(l->sources + j, l->steps, l->images);
+    return dictionaries_size(l) + l->threads * thread_size(l, tile_of(l));
+}
 
 // The rows [y, y + rows) of images [image, image + images), in blocks [from, to).
 static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, int64_t y, int64_t rows, int64_t from,

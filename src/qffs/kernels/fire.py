@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -21,23 +20,20 @@ from torch import Tensor
 from qffs.functional import fire as reference
 from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.rows import Rows, changed
-from qffs.kernels import native
+from qffs.kernels import layout, native
+from qffs.kernels.layout import Kept, Layout
 from qffs.kernels.synapses import Projection
 from qffs.levels import FiringRule
 
 LONGEST = 255
 """The most steps: a level is at most one a step, and has to fit into a byte."""
-REGISTER = 64
-"""Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
 LISTED = 2**18
 """Numbers that a thread's lists of what spikes have room for, or more where one row of neurons needs it."""
-LARGEST_ROW = 2**27
-"""The most numbers that the lists of one row may need; the layer before is computed where they would be more."""
+MOST_LISTED = 2**28
+"""The most numbers that all lists may need; the layer before is computed where they would be more."""
 CPU = torch.device("cpu")
-SLICE = 2**21
-"""The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
 NEAR = 2**16
-"""Bytes up to which they are read so fast that half as many would not be faster."""
+"""Bytes up to which the weights of a block are read so fast that half as many would not be faster."""
 
 
 def fire(
@@ -58,12 +54,15 @@ def fire(
     fit, with the threshold as their scale.
     """
     compiled = compiled and not rule.several and len(charge) <= LONGEST
-    if not compiled or not _covered(inputs, constant, threshold, rule):
+    found = _native(inputs, constant, charge, threshold, highest, rule) if compiled else None
+    if found is None and any(isinstance(each, Projection) for each in inputs):
         inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
-        compiled = compiled and _covered(inputs, constant, threshold, rule)
-    if compiled:
-        return _native(inputs, constant, charge, threshold, highest, rule)
-    dense, changes = _plain(inputs, constant, charge, threshold, highest, rule)
+        found = _native(inputs, constant, charge, threshold, highest, rule) if compiled else None
+    if found is not None:
+        return found
+    dense, changes = _plain(
+        [each for each in inputs if isinstance(each, Rows)], constant, charge, threshold, highest, rule
+    )
     return changed(dense, changes, threshold)
 
 
@@ -107,11 +106,9 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
     sources = [each.source if isinstance(each, Projection) else each for each in inputs]
     loses = not rule.plain
     scalar = all(each.scale is None or (each.scale.dim(), each.values.dtype) == (0, torch.uint8) for each in sources)
-    listed = all(each.listed <= LARGEST_ROW for each in inputs if isinstance(each, Projection))
     alike = len({like.shape[1:] for like in likes}) <= 1
     return (
         scalar
-        and listed
         and alike
         and len(types) == 1
         and native.available(threshold.dtype, threshold.device, loses, _digits(inputs, threshold.dtype, loses))
@@ -122,13 +119,13 @@ def _digits(inputs: Sequence[Rows | Projection], dtype: torch.dtype, loses: bool
     """Whether weights are taken as two digits: where all may be, and those of a block are not near anyway."""
     kernels = [each.synapses.kernel for each in inputs if isinstance(each, Projection)]
     rows = [kernel[0].numel() for kernel in kernels]
-    near = any(rows) and max(rows) * _block(len(kernels[0]), rows, 4, digits=False) * 4 <= NEAR
+    near = any(rows) and max(rows) * layout.block_size(len(kernels[0]), rows, 4, digits=False) * 4 <= NEAR
     may = native.divided(dtype, loses) and not near
     return may and all(each.synapses.divisible for each in inputs if isinstance(each, Projection))
 
 
 def _plain(
-    inputs: Sequence[Rows | Projection],
+    inputs: Sequence[Rows],
     constant: Tensor | None,
     charge: Sequence[float],
     threshold: Tensor,
@@ -139,9 +136,8 @@ def _plain(
 
     Steps at which nothing arrives any more are run until no neuron fires; the levels of those after are left out.
     """
-    given = [each for each in inputs if isinstance(each, Rows)]
-    end = _end(given, constant, charge) if rule.leak == 1 else len(charge)
-    sums = [Rows(each.values, each.place[:end], each.scale).dense().unflatten(0, (end, -1)) for each in given]
+    end = _end(inputs, constant, charge) if rule.leak == 1 else len(charge)
+    sums = [Rows(each.values, each.place[:end], each.scale).dense().unflatten(0, (end, -1)) for each in inputs]
     like = sums[0][0] if sums else constant
     assert like is not None
     assert rule.precharge is not None
@@ -185,21 +181,27 @@ def _native(
     threshold: Tensor,
     highest: int,
     rule: FiringRule,
-) -> Rows:
-    """Levels by the compiled function, on activations as they lie in memory, channels last behind synapses."""
+) -> Rows | None:
+    """Levels by the compiled function, on activations as they lie in memory, channels last behind synapses.
+
+    None where there is no such function, or its lists would take too much memory.
+    """
+    if not _covered(inputs, constant, threshold, rule):
+        return None
     given = [each for each in inputs if isinstance(each, Rows)]
     through = [each for each in inputs if isinstance(each, Projection)]
     like = inputs[0].like if inputs else constant
     assert like is not None
     assert rule.precharge is not None
     steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
-    lie = _Lie.behind_synapses(like) if through else _Lie.of(like)
-    dtype, loses, kept = threshold.dtype, not rule.plain, _Kept()
+    lie = Layout.behind_synapses(like) if through else Layout.of(like)
+    dtype, loses, kept = threshold.dtype, not rule.plain, Kept()
     digits = _digits(inputs, dtype, loses)
-    block = _block(lie.channels, [each.synapses.kernel[0].numel() for each in through], dtype.itemsize, digits)
-    operands = [_operand(each, lie, kept) for each in given]
-    sources = [_source(each, block, digits, kept) for each in through]
-    fixed = None if constant is None else lie.laid_out(constant)
+    rows = [each.synapses.kernel[0].numel() for each in through]
+    block = layout.block_size(lie.channels, rows, dtype.itemsize, digits)
+    operands = [layout.operand(each, lie, kept) for each in given]
+    sources = [layout.source(each, block, digits, kept) for each in through]
+    fixed, of_channels = (None, False) if constant is None else lie.constant(constant)
     by_neuron = threshold.dim() > 0
     sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8, device=CPU)
     changes = torch.zeros(steps, images, dtype=torch.uint8, device=CPU)
@@ -212,7 +214,8 @@ def _native(
         sources=(native.Synapses * len(sources))(*sources),
         source_count=len(sources),
         constant=None if fixed is None else kept.pointer(fixed),
-        constant_stride=0 if fixed is None or len(fixed) == 1 else math.prod(lie.shape),
+        constant_stride=0 if fixed is None or len(fixed) == 1 else math.prod(fixed.shape[1:]),
+        constant_of_channels=of_channels,
         charged=(ctypes.c_double * steps)(*accumulate(charge)),
         steps=steps,
         images=images,
@@ -236,93 +239,9 @@ def _native(
         place=kept.pointer(place),
     )
     library = native.library(dtype, loses, digits)
-    layer.scratch = kept.pointer(torch.empty(library.scratch_size(layer), dtype=torch.int32, device=CPU))
+    numbers = library.scratch_size(layer)
+    if numbers > MOST_LISTED:
+        return None
+    layer.scratch = kept.pointer(torch.empty(numbers, dtype=torch.int32, device=CPU))
     library.fire(layer)
     return Rows(lie.given_back(sent.flatten(0, 1)), place, threshold)
-
-
-class _Kept(list[Tensor]):
-    """Tensors that the compiled function is to find where they are."""
-
-    def pointer(self, tensor: Tensor) -> int:
-        self.append(tensor)
-        return tensor.data_ptr()
-
-
-@dataclass(frozen=True)
-class _Lie:
-    """How the neurons of an image lie in memory: their dimensions, ``order``, and what is compiled for."""
-
-    like: Tensor
-    order: tuple[int, ...]
-    height: int
-    width: int
-    channels: int
-
-    @staticmethod
-    def of(like: Tensor) -> _Lie:
-        """As they do, all in a row."""
-        order = sorted(range(1, like.dim()), key=like.stride, reverse=True)
-        return _Lie(like, tuple(order), 1, 1, math.prod(like.shape[1:]))
-
-    @staticmethod
-    def behind_synapses(like: Tensor) -> _Lie:
-        """Channels last."""
-        order = (*range(2, like.dim()), 1)
-        height, width = (1, 1, *(like.shape[d] for d in order[:-1]))[-2:]
-        return _Lie(like, order, height, width, like.shape[1])
-
-    @property
-    def shape(self) -> list[int]:
-        return [self.like.shape[d] for d in self.order]
-
-    def laid_out(self, x: Tensor) -> Tensor:
-        """``[R, ...]`` of this shape, or broadcast to it, in this order."""
-        return x.expand(-1, *self.like.shape[1:]).permute(0, *self.order).contiguous()
-
-    def given_back(self, levels: Tensor) -> Tensor:
-        """``[R, ...]`` in the order of the dimensions."""
-        return levels.permute(0, *(1 + self.order.index(d) for d in range(1, self.like.dim())))
-
-
-def _operand(rows: Rows, lie: _Lie, kept: _Kept) -> native.Input:
-    return native.Input(
-        values=kept.pointer(lie.laid_out(rows.values)),
-        place=kept.pointer(rows.place.contiguous()),
-        levels=rows.scale is not None,
-        scale=1.0 if rows.scale is None else float(rows.scale),
-    )
-
-
-def _block(channels: int, rows: Sequence[int], itemsize: int, digits: bool) -> int:
-    """How many channels to take at a time: as many as registers hold and divide them, if their weights fit a cache."""
-    lanes = REGISTER // itemsize
-    size = (2 if digits else itemsize) * max(rows, default=0)
-    padded = math.ceil(channels / lanes) * lanes
-    if not rows:
-        return 4 * lanes
-    return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
-
-
-def _source(projection: Projection, block: int, digits: bool, kept: _Kept) -> native.Synapses:
-    rows, synapses = projection.source, projection.synapses
-    values, kernel = rows.values.movedim(1, -1).contiguous(), synapses.kernel
-    height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
-    packed = synapses.packed(block, digits)
-    assert rows.scale is not None
-    return native.Synapses(
-        values=kept.pointer(values),
-        place=kept.pointer(rows.place.contiguous()),
-        scale=float(rows.scale),
-        height=height,
-        width=width,
-        channels=channels,
-        kh=kernel.shape[2],
-        kw=kernel.shape[3],
-        sy=synapses.stride[0],
-        sx=synapses.stride[1],
-        py=synapses.padding[0],
-        px=synapses.padding[1],
-        **{name: kept.pointer(each) for name, each in packed._asdict().items() if each is not None},
-        moving=projection.moving,
-    )

@@ -55,7 +55,7 @@ class Layer(ctypes.Structure):
         ("sources", ctypes.POINTER(Synapses)),
         ("source_count", ctypes.c_int64),
         ("constant", ctypes.c_void_p),
-        ("constant_stride", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("constant_stride", "constant_of_channels")),
         ("charged", ctypes.POINTER(ctypes.c_double)),
         *((name, ctypes.c_int64) for name in ("steps", "images", "height", "width", "channels", "block")),
         ("threshold", ctypes.c_void_p),

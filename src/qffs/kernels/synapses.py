@@ -103,19 +103,6 @@ class Projection:
         """The place of its source."""
         return self.source.place
 
-    @cached_property
-    def moving(self) -> int:
-        """The most steps at which an image's levels change: a unit has no more events."""
-        return 1 + int((self.place[1:] != self.place[:-1]).sum(0).max()) if self.place.numel() else 1
-
-    @property
-    def listed(self) -> int:
-        """How many numbers the compiled function's lists need for a row of neurons, if all units spike at all steps."""
-        shape, steps = self.source.values.shape, len(self.place)
-        channels, width = shape[1], shape[-1] if len(shape) > 2 else 1
-        events = self.synapses.kernel.shape[2] * self.moving * width * channels
-        return 2 * events + 8 * steps * (width + 1)
-
     def rows(self) -> Rows:
         """The signal, computed."""
         numbers = self.source.numbers

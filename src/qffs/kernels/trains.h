@@ -16,7 +16,7 @@
 
 // Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and
 // synapses of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
-// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change.
+// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change; see `move`.
 typedef struct {
     const uint8_t *values;
     const int64_t *place;
@@ -49,6 +49,19 @@ typedef struct {
 } lists;
 
 INLINE int64_t windows_of(int64_t steps) { return (steps + WINDOW - 1) / WINDOW; }
+
+// Find at how many steps levels change.
+static void move(synapses *s, int64_t steps, int64_t images)
+{
+    s->moving = 1;
+    for (int64_t b = 0; b < images; b++) {
+        int64_t moving = 1;
+        for (int64_t t = 1; t < steps; t++)
+            moving += s->place[t * images + b] != s->place[(t - 1) * images + b];
+        if (moving > s->moving)
+            s->moving = moving;
+    }
+}
 
 // How many units of a line may be listed: a unit sends no more trains than there are steps at which anything changes.
 INLINE int64_t listed(const synapses *s) { return s->moving * s->width * s->channels; }
