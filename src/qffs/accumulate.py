@@ -26,7 +26,8 @@ from qffs.graph.annotate import choosing, name_of, option, signals
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
 from qffs.kernels import fire
-from qffs.kernels.synapses import Projection
+from qffs.kernels.queue import Levels, Queue
+from qffs.kernels.synapses import Projection, computed
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Pair, Walk, wide
 from qffs.state import State
@@ -99,6 +100,7 @@ class _Walk(Walk):
         super().__init__(network, state, charge, None)
         self.see, self.compiled = observer, compiled
         self.charged = tuple(accumulate(charge))
+        self.queue = Queue()
         self.gathered: dict[fx.Node, Tensor] = {}  # of the operands of a node, at the rows where any of them differs
 
     def _value(self, node: fx.Node, part: int) -> Any:
@@ -137,6 +139,7 @@ class _Walk(Walk):
             if parts is not None:
                 self.gathered = {n: _listed(rows)[0].like for n, rows in present.items()}  # of their shapes
                 return Pair(self._part(node, 0), parts)
+        present = {n: computed(signal) for n, signal in present.items()}
         moved = self._moved(node, present)
         if moved is not None:
             return Pair(self._part(node, 0), moved)
@@ -144,7 +147,7 @@ class _Walk(Walk):
         constant, value = self._part(node, 0), self._part(node, 1)
         return Pair(constant, None if value is None else _rows(value, place))
 
-    def _moved(self, node: fx.Node, present: dict[fx.Node, Any]) -> Any:
+    def _moved(self, node: fx.Node, present: dict[fx.Node, Rows]) -> Any:
         """Levels in other places, where a node does nothing but move them and put zeros between; else None."""
         if name_of(node) not in MOVES or list(present) != node.all_input_nodes:
             return None
@@ -157,7 +160,7 @@ class _Walk(Walk):
         self.gathered = {node.all_input_nodes[0]: kept.values}
         return _rows(self._part(node, 1), kept.place, kept.scale)
 
-    def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Rows | Projection] | None:
+    def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[fire.Signal] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
         if node.meta["kind"] is Kind.SUM:
             return [part for rows in present.values() for part in _listed(rows)]
@@ -173,7 +176,7 @@ class _Walk(Walk):
         self.rows = self.steps * self.batch
         received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
         self.gathered = {
-            n: rows.like.new_zeros(1).expand(self.rows, *rows.values.shape[1:])
+            n: rows.like.new_zeros(1).expand(self.rows, *rows.like.shape[1:])
             for n, rows in received.items()
             if rows is not None
         }
@@ -200,9 +203,10 @@ class _Walk(Walk):
             constant = images.whole(constant, read, self.batch)
         if path in self.state.neurons:
             inputs = [*inputs, self._begun(neuron, self.state.neurons[path], inputs[0].like if inputs else constant)]
-        levels = fire.fire(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule, self.compiled)
+        settings = neuron.threshold, neuron.highest, neuron.rule, self.compiled
+        levels = fire.enqueue(self.queue, inputs, constant, self.charge, *settings)
         if self.see is not None:
-            self.see(path, levels)
+            self.see(path, computed(levels))
         return levels
 
     def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> Rows:
@@ -240,15 +244,15 @@ class _Walk(Walk):
         constant, rows = self.values[read]
         module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         window = pool.window(module) if module is not None else None
-        if constant is not None or window is None or not _of_levels(rows) or rows.values.dim() != 2 + len(window[0]):
+        if constant is not None or window is None or not _of_levels(rows) or rows.like.dim() != 2 + len(window[0]):
             return None
-        kept = rows.kept()
+        kept = computed(rows).kept()
         return Rows(pool.max_pool(kept.values, *window), kept.place, kept.scale)
 
     def _sums(self, node: fx.Node) -> list[Rows]:
         """What has arrived at a signal up to each step, as parts to be added up."""
         constant, received = self.values[node]
-        parts = [] if received is None else [received]
+        parts = [] if received is None else [computed(received)]
         if constant is not None:
             parts.append(self._charged(images.whole(constant, node, self.batch)))
         return parts
@@ -291,7 +295,8 @@ def _adds_plainly(node: fx.Node) -> bool:
 
 def _of_levels(value: Any) -> bool:
     """Whether a signal is levels of one threshold."""
-    return isinstance(value, Rows) and value.scale is not None and value.scale.dim() == 0
+    rows = value.unfilled if isinstance(value, Levels) else value
+    return isinstance(rows, Rows) and rows.scale is not None and rows.scale.dim() == 0
 
 
 def _shaped(node: fx.Node) -> bool:

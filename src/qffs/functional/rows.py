@@ -45,6 +45,11 @@ class Rows:
         return self if len(held) == len(self.values) else Rows(take(self.values, held), place, self.scale)
 
     @property
+    def size(self) -> torch.Size:
+        """T and B."""
+        return self.place.shape
+
+    @property
     def like(self) -> Tensor:
         """An empty tensor of the numbers' type and shape, ``[0, ...]``."""
         empty = self.values[:0]

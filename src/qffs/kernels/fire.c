@@ -331,11 +331,11 @@ static int64_t thread_size(const layer *l, tile tile)
 
 INLINE int64_t dictionaries_size(const layer *l) { return l->source_count * sizeof(dictionary) / sizeof(int32_t); }
 
-// To be called before `fire`: it finds at how many steps anything moves.
-int64_t scratch_size(const layer *l)
+// How many numbers `scratch` has to hold; where what a layer reads is not `known` yet, at most.
+int64_t scratch_size(const layer *l, int64_t known)
 {
     for (int64_t j = 0; j < l->source_count; j++)
-        move(l->sources + j, l->steps, l->images);
+        l->sources[j].moving = known ? most_moves(l->sources + j, l->steps, l->images) : l->steps;
     return dictionaries_size(l) + l->threads * thread_size(l, tile_of(l));
 }
 

@@ -22,7 +22,8 @@ from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.rows import Rows, changed
 from qffs.kernels import layout, native
 from qffs.kernels.layout import Kept, Layout
-from qffs.kernels.synapses import Projection
+from qffs.kernels.queue import Levels, Queue
+from qffs.kernels.synapses import Projection, computed
 from qffs.levels import FiringRule
 
 LONGEST = 255
@@ -36,8 +37,12 @@ NEAR = 2**16
 """Bytes up to which the weights of a block are read so fast that half as many would not be faster."""
 
 
+Signal = Rows | Levels | Projection
+"""What arrives at neurons, as far as it has been computed."""
+
+
 def fire(
-    inputs: Sequence[Rows | Projection],
+    inputs: Sequence[Signal],
     constant: Tensor | None,
     charge: Sequence[float],
     threshold: Tensor,
@@ -53,16 +58,29 @@ def fire(
     whether it may be the C function, for which T is at most `LONGEST`. Returned: levels in the smallest type that they
     fit, with the threshold as their scale.
     """
+    return computed(enqueue(Queue(), inputs, constant, charge, threshold, highest, rule, compiled))
+
+
+def enqueue(
+    queue: Queue,
+    inputs: Sequence[Signal],
+    constant: Tensor | None,
+    charge: Sequence[float],
+    threshold: Tensor,
+    highest: int,
+    rule: FiringRule,
+    compiled: bool = True,
+) -> Rows | Levels:
+    """As `fire`; what is left to the C function is computed when the queue is run."""
     compiled = compiled and not rule.several and len(charge) <= LONGEST
-    found = _native(inputs, constant, charge, threshold, highest, rule) if compiled else None
-    if found is None and any(isinstance(each, Projection) for each in inputs):
-        inputs = [each if isinstance(each, Rows) else each.rows() for each in inputs]
-        found = _native(inputs, constant, charge, threshold, highest, rule) if compiled else None
-    if found is not None:
-        return found
-    dense, changes = _plain(
-        [each for each in inputs if isinstance(each, Rows)], constant, charge, threshold, highest, rule
-    )
+    levels = _native(queue, inputs, constant, charge, threshold, highest, rule) if compiled else None
+    if levels is not None:
+        return levels
+    rows = [computed(each) for each in inputs]
+    levels = _native(queue, rows, constant, charge, threshold, highest, rule) if compiled else None
+    if levels is not None:
+        return levels
+    dense, changes = _plain(rows, constant, charge, threshold, highest, rule)
     return changed(dense, changes, threshold)
 
 
@@ -99,11 +117,11 @@ def _format(values: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, threshold: Tensor, rule: FiringRule) -> bool:
+def _covered(inputs: Sequence[Signal], constant: Tensor | None, threshold: Tensor, rule: FiringRule) -> bool:
     """Whether there is a compiled function for these inputs."""
     likes = [each.like for each in inputs]
     types = {tensor.dtype for tensor in (*likes, threshold, constant) if tensor is not None}
-    sources = [each.source if isinstance(each, Projection) else each for each in inputs]
+    sources = [layout.uncomputed(each) for each in inputs]
     loses = not rule.plain
     scalar = all(each.scale is None or (each.scale.dim(), each.values.dtype) == (0, torch.uint8) for each in sources)
     alike = len({like.shape[1:] for like in likes}) <= 1
@@ -115,7 +133,7 @@ def _covered(inputs: Sequence[Rows | Projection], constant: Tensor | None, thres
     )
 
 
-def _digits(inputs: Sequence[Rows | Projection], dtype: torch.dtype, loses: bool) -> bool:
+def _digits(inputs: Sequence[Signal], dtype: torch.dtype, loses: bool) -> bool:
     """Whether weights are taken as two digits: where all may be, and those of a block are not near anyway."""
     kernels = [each.synapses.kernel for each in inputs if isinstance(each, Projection)]
     rows = [kernel[0].numel() for kernel in kernels]
@@ -175,25 +193,26 @@ def _whole(steps: int, highest: int, rule: FiringRule) -> torch.dtype:
 
 
 def _native(
-    inputs: Sequence[Rows | Projection],
+    queue: Queue,
+    inputs: Sequence[Signal],
     constant: Tensor | None,
     charge: Sequence[float],
     threshold: Tensor,
     highest: int,
     rule: FiringRule,
-) -> Rows | None:
+) -> Levels | None:
     """Levels by the compiled function, on activations as they lie in memory, channels last behind synapses.
 
     None where there is no such function, or its lists would take too much memory.
     """
     if not _covered(inputs, constant, threshold, rule):
         return None
-    given = [each for each in inputs if isinstance(each, Rows)]
+    given = [each for each in inputs if not isinstance(each, Projection)]
     through = [each for each in inputs if isinstance(each, Projection)]
     like = inputs[0].like if inputs else constant
     assert like is not None
     assert rule.precharge is not None
-    steps, images = inputs[0].place.shape if inputs else (len(charge), len(like))
+    steps, images = inputs[0].size if inputs else (len(charge), len(like))
     lie = Layout.behind_synapses(like) if through else Layout.of(like)
     dtype, loses, kept = threshold.dtype, not rule.plain, Kept()
     digits = _digits(inputs, dtype, loses)
@@ -203,7 +222,9 @@ def _native(
     sources = [layout.source(each, block, digits, kept) for each in through]
     fixed, of_channels = (None, False) if constant is None else lie.constant(constant)
     by_neuron = threshold.dim() > 0
-    sent = torch.empty(steps, images, *lie.shape, dtype=torch.uint8, device=CPU)
+    size = math.prod(lie.shape)
+    room = queue.room(steps * images * size)
+    sent = room[: steps * images * size].view(steps * images, *lie.shape)
     changes = torch.zeros(steps, images, dtype=torch.uint8, device=CPU)
     blocks = lie.height * lie.width * math.ceil(lie.channels / block)
     ended = torch.empty(images, blocks, dtype=torch.uint8, device=CPU)
@@ -239,9 +260,10 @@ def _native(
         place=kept.pointer(place),
     )
     library = native.library(dtype, loses, digits)
-    numbers = library.scratch_size(layer)
-    if numbers > MOST_LISTED:
-        return None
-    layer.scratch = kept.pointer(torch.empty(numbers, dtype=torch.int32, device=CPU))
-    library.fire(layer)
-    return Rows(lie.given_back(sent.flatten(0, 1)), place, threshold)
+    if library.scratch_size(layer, False) > MOST_LISTED:
+        queue.run()
+        if library.scratch_size(layer, True) > MOST_LISTED:
+            return None
+    queue.add(library, layer, kept)
+    unfilled = Rows(lie.given_back(sent), place, threshold)
+    return Levels(unfilled, unfilled.like, queue, room)

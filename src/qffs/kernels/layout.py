@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from qffs.functional.rows import Rows
 from qffs.kernels import native
+from qffs.kernels.queue import Levels
 from qffs.kernels.synapses import Projection
 
 REGISTER = 64
@@ -56,12 +57,12 @@ class Layout:
         return [self.like.shape[d] for d in self.order]
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """``[R, ...]`` of this shape, or broadcast to it, in this order."""
-        return self._turned(x).contiguous()
+        """The same in memory of this order."""
+        return self.turned(x).contiguous()
 
     def constant(self, x: Tensor) -> tuple[Tensor, bool]:
         """`laid_out`, or ``[R, C]`` and true where the channels are all that it depends on, as a bias does."""
-        turned = self._turned(x)
+        turned = self.turned(x)
         places = zip(turned.stride()[1:-1], turned.shape[1:-1], strict=True)
         of_channels = turned.shape[-1] == self.channels and all(not stride or size == 1 for stride, size in places)
         while of_channels and turned.dim() > 2:
@@ -72,7 +73,8 @@ class Layout:
         """``[R, ...]`` in the order of the dimensions."""
         return levels.permute(0, *(1 + self.order.index(d) for d in range(1, self.like.dim())))
 
-    def _turned(self, x: Tensor) -> Tensor:
+    def turned(self, x: Tensor) -> Tensor:
+        """A view of ``[R, ...]`` of this shape, or broadcast to it, in this order."""
         return x.expand(-1, *self.like.shape[1:]).permute(0, *self.order)
 
 
@@ -89,10 +91,11 @@ def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) 
     return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
-def operand(rows: Rows, layout: Layout, kept: Kept) -> native.Input:
+def operand(signal: Rows | Levels, layout: Layout, kept: Kept) -> native.Input:
     """A signal that neurons add up as it is."""
+    rows = uncomputed(signal)
     return native.Input(
-        values=kept.pointer(layout.laid_out(rows.values)),
+        values=kept.pointer(_turned(signal, layout.turned)),
         place=kept.pointer(rows.place.contiguous()),
         levels=rows.scale is not None,
         scale=1.0 if rows.scale is None else float(rows.scale),
@@ -101,8 +104,8 @@ def operand(rows: Rows, layout: Layout, kept: Kept) -> native.Input:
 
 def source(projection: Projection, block: int, digits: bool, kept: Kept) -> native.Synapses:
     """Levels, and the weights that they go through, for blocks of so many neurons."""
-    rows, synapses = projection.source, projection.synapses
-    values, kernel = rows.values.movedim(1, -1).contiguous(), synapses.kernel
+    rows, synapses, steps = uncomputed(projection.source), projection.synapses, projection.size[0]
+    values, kernel = _turned(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
     packed = synapses.packed(block, digits)
     assert rows.scale is not None
@@ -120,4 +123,19 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> nati
         py=synapses.padding[0],
         px=synapses.padding[1],
         **{name: kept.pointer(each) for name, each in packed._asdict().items() if each is not None},
+        moving=steps,
     )
+
+
+def uncomputed(signal: Rows | Levels | Projection) -> Rows:
+    """A signal, or the source of it, whose numbers may not be there yet."""
+    source = signal.source if isinstance(signal, Projection) else signal
+    return source.unfilled if isinstance(source, Levels) else source
+
+
+def _turned(signal: Rows | Levels, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    """Values in another order; where that is to copy them, they have to be computed before."""
+    turned = turn(uncomputed(signal).values)
+    if isinstance(signal, Levels) and not turned.is_contiguous():
+        turned = turn(signal.rows().values)
+    return turned.contiguous()

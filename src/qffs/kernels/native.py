@@ -122,7 +122,8 @@ def made(dtype: torch.dtype, loses: bool, digits: bool) -> Any:
         warnings.warn(f"neurons are not compiled, and simulation is slower: {failed}", stacklevel=2)
         return None
     loaded.fire.argtypes, loaded.fire.restype = [ctypes.POINTER(Layer)], None
-    loaded.scratch_size.argtypes, loaded.scratch_size.restype = [ctypes.POINTER(Layer)], ctypes.c_int64
+    loaded.scratch_size.argtypes = [ctypes.POINTER(Layer), ctypes.c_int64]
+    loaded.scratch_size.restype = ctypes.c_int64
     loaded.count.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
     loaded.count.restype = None
     return loaded

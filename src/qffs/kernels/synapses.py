@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.functional.fingerprint import Fingerprint
 from qffs.functional.rows import Rows
 from qffs.kernels import weights
+from qffs.kernels.queue import Levels
 from qffs.kernels.weights import Weights
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
@@ -86,30 +88,34 @@ def _pair(given: Sequence[int], above: int) -> tuple[int, int]:
 class Projection:
     """What levels send through a module's synapses: a signal that neurons can add up without its being computed."""
 
-    source: Rows
+    source: Rows | Levels
     module: nn.Module
     synapses: Synapses
+    like: Tensor
+    """An empty tensor of the signal's type and shape, ``[0, ...]``."""
 
     @staticmethod
-    def of(source: Rows, module: nn.Module) -> Projection | None:
+    def of(source: Rows | Levels, module: nn.Module) -> Projection | None:
         """Of levels through a module; None where the module has no synapses, or none for such levels."""
-        found, values = of(module), source.values
-        if found is None or DIMENSIONS[type(module)] != values.dim() or values.shape[1] != found.kernel.shape[1]:
+        found, like = of(module), source.like
+        if found is None or DIMENSIONS[type(module)] != like.dim() or like.shape[1] != found.kernel.shape[1]:
             return None
-        return Projection(source, module, found) if min(found.sizes(values.shape[2:]), default=1) > 0 else None
+        sizes = found.sizes(like.shape[2:])
+        if min(sizes, default=1) <= 0:
+            return None
+        return Projection(source, module, found, found.kernel.new_empty(0, len(found.kernel), *sizes))
 
     @property
-    def place(self) -> Tensor:
-        """The place of its source."""
-        return self.source.place
+    def size(self) -> torch.Size:
+        """T and B."""
+        return self.source.size
 
     def rows(self) -> Rows:
         """The signal, computed."""
-        numbers = self.source.numbers
+        numbers = computed(self.source).numbers
         return Rows(self.module(numbers.values), numbers.place)
 
-    @cached_property
-    def like(self) -> Tensor:
-        """An empty tensor of the signal's type and shape, ``[0, ...]``."""
-        kernel = self.synapses.kernel
-        return kernel.new_empty(0, len(kernel), *self.synapses.sizes(self.source.values.shape[2:]))
+
+def computed(signal: Rows | Levels | Projection) -> Rows:
+    """A signal as tensors that anybody may read."""
+    return signal if isinstance(signal, Rows) else signal.rows()

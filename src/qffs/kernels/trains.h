@@ -16,7 +16,7 @@
 
 // Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and
 // synapses of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
-// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change; see `move`.
+// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change.
 typedef struct {
     const uint8_t *values;
     const int64_t *place;
@@ -50,17 +50,17 @@ typedef struct {
 
 INLINE int64_t windows_of(int64_t steps) { return (steps + WINDOW - 1) / WINDOW; }
 
-// Find at how many steps levels change.
-static void move(synapses *s, int64_t steps, int64_t images)
+static int64_t most_moves(const synapses *s, int64_t steps, int64_t images)
 {
-    s->moving = 1;
+    int64_t most = 1;
     for (int64_t b = 0; b < images; b++) {
-        int64_t moving = 1;
+        int64_t moves = 1;
         for (int64_t t = 1; t < steps; t++)
-            moving += s->place[t * images + b] != s->place[(t - 1) * images + b];
-        if (moving > s->moving)
-            s->moving = moving;
+            moves += s->place[t * images + b] != s->place[(t - 1) * images + b];
+        if (moves > most)
+            most = moves;
     }
+    return most;
 }
 
 // How many units of a line may be listed: a unit sends no more trains than there are steps at which anything changes.
