@@ -25,7 +25,7 @@ from qffs.graph import images
 from qffs.graph.annotate import choosing, name_of, option, signals
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
-from qffs.kernels import fire
+from qffs.kernels import fire, pooling
 from qffs.kernels.queue import Levels, Queue
 from qffs.kernels.synapses import Projection, computed
 from qffs.nn.neuron import Neuron
@@ -124,7 +124,8 @@ class _Walk(Walk):
         zeros = self._zeros(zero[0], 0) if (len(zero), len(there)) == (1, 1) else None
         if zeros is None or zeros.dtype != there[0].dtype:
             return None
-        return there[0].expand(torch.broadcast_shapes(there[0].shape, zeros.shape))
+        alone: Tensor = torch.broadcast_tensors(there[0], zeros)[0]
+        return alone
 
     # --- the kinds of node ------------------------------------------------------------------------------------------
 
@@ -239,13 +240,15 @@ class _Walk(Walk):
         last = (Rows.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
         return Pair(None, nested(value, last))
 
-    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | None:
+    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | Levels | None:
         """The largest levels of each window, where a node pools levels and nothing else."""
         constant, rows = self.values[read]
         module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         window = pool.window(module) if module is not None else None
         if constant is not None or window is None or not _of_levels(rows) or rows.like.dim() != 2 + len(window[0]):
             return None
+        if self.compiled and pooling.available(rows):
+            return pooling.max_pool(self.queue, rows, *window)
         kept = computed(rows).kept()
         return Rows(pool.max_pool(kept.values, *window), kept.place, kept.scale)
 

@@ -22,9 +22,7 @@ def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding
     for dimension, (window, step, around) in enumerate(zip(size, stride, padding, strict=True), 2):
         d = order.index(dimension)
         length = levels.shape[d]
-        count = (length + 2 * around - window) // step + 1
-        if count < 1:
-            raise ValueError(f"a window of {window} does not fit {length} with a padding of {around}")
+        count = windows(length, window, step, around)
         pooled = levels.new_zeros([count if at == d else n for at, n in enumerate(levels.shape)]) if around else None
         for start in range(-around, window - around):
             # The windows that have something at this place of theirs, and what that is.
@@ -41,6 +39,14 @@ def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding
         assert pooled is not None
         levels = pooled
     return levels.permute([order.index(d) for d in range(len(order))])
+
+
+def windows(length: int, size: int, stride: int, padding: int) -> int:
+    """How many windows there are in one dimension. Raises `ValueError` where none fits."""
+    count = (length + 2 * padding - size) // stride + 1
+    if count < 1:
+        raise ValueError(f"a window of {size} does not fit {length} with a padding of {padding}")
+    return count
 
 
 def window(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:

@@ -416,23 +416,3 @@ void fire(const layer *l)
         for (int64_t i = t * l->images; i < (t + 1) * l->images; i++)
             l->place[i] = !t || l->changes[i] ? i : l->place[i - l->images];
 }
-
-// Positive and negative spikes of each step, [2][steps], of levels, rows of `size`.
-void count(const uint8_t *values, const int64_t *place, int64_t steps, int64_t images, int64_t size, int64_t threads,
-           int64_t *spikes)
-{
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t t = 0; t < steps; t++) {
-        int64_t up = 0, down = 0;
-        for (int64_t b = 0; b < images; b++) {
-            const int64_t row = place[t * images + b], before = t ? place[(t - 1) * images + b] : -1;
-            for (int64_t i = 0; row != before && i < size; i += 64) {
-                const uint8_t *z = values + row * size + i, *y = t ? values + before * size + i : NONE;
-                up += __builtin_popcountll(larger(z, y, size - i));
-                down += __builtin_popcountll(larger(y, z, size - i));
-            }
-        }
-        spikes[t] = up;
-        spikes[steps + t] = down;
-    }
-}

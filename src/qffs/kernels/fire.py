@@ -12,7 +12,9 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.rows import Rows, changed
 from qffs.kernels import layout, native
 from qffs.kernels.layout import Kept, Layout
-from qffs.kernels.queue import Levels, Queue
+from qffs.kernels.queue import CPU, Levels, Queue
 from qffs.kernels.synapses import Projection, computed
 from qffs.levels import FiringRule
 
@@ -32,7 +34,6 @@ LISTED = 2**18
 """Numbers that a thread's lists of what spikes have room for, or more where one row of neurons needs it."""
 MOST_LISTED = 2**28
 """The most numbers that all lists may need; the layer before is computed where they would be more."""
-CPU = torch.device("cpu")
 NEAR = 2**16
 """Bytes up to which the weights of a block are read so fast that half as many would not be faster."""
 
@@ -95,12 +96,11 @@ def count(levels: Rows, compiled: bool = True) -> Tensor:
     """
     steps, images = levels.place.shape
     values = levels.values.contiguous(memory_format=_format(levels.values))
-    if compiled and values.dtype == torch.uint8 and native.available(torch.float32, values.device):
+    library = native.library_of_levels() if compiled and values.device == CPU and values.dtype == torch.uint8 else None
+    if library is not None:
         spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
         size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
-        native.library(torch.float32).count(
-            values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr()
-        )
+        library.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
         return spikes
     counts, before = [], torch.zeros_like(values[levels.place[0]], dtype=torch.int32)
     for step, rows in enumerate(levels.place):
@@ -264,6 +264,11 @@ def _native(
         queue.run()
         if library.scratch_size(layer, True) > MOST_LISTED:
             return None
-    queue.add(library, layer, kept)
+    queue.add(partial(_run, library, layer, queue), kept)
     unfilled = Rows(lie.given_back(sent), place, threshold)
     return Levels(unfilled, unfilled.like, queue, room)
+
+
+def _run(library: Any, layer: native.Layer, queue: Queue) -> None:
+    layer.scratch = queue.scratch(library.scratch_size(layer, True))
+    library.fire(layer)

@@ -95,7 +95,7 @@ def operand(signal: Rows | Levels, layout: Layout, kept: Kept) -> native.Input:
     """A signal that neurons add up as it is."""
     rows = uncomputed(signal)
     return native.Input(
-        values=kept.pointer(_turned(signal, layout.turned)),
+        values=kept.pointer(turned(signal, layout.turned)),
         place=kept.pointer(rows.place.contiguous()),
         levels=rows.scale is not None,
         scale=1.0 if rows.scale is None else float(rows.scale),
@@ -105,7 +105,7 @@ def operand(signal: Rows | Levels, layout: Layout, kept: Kept) -> native.Input:
 def source(projection: Projection, block: int, digits: bool, kept: Kept) -> native.Synapses:
     """Levels, and the weights that they go through, for blocks of so many neurons."""
     rows, synapses, steps = uncomputed(projection.source), projection.synapses, projection.size[0]
-    values, kernel = _turned(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
+    values, kernel = turned(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
     packed = synapses.packed(block, digits)
     assert rows.scale is not None
@@ -133,9 +133,9 @@ def uncomputed(signal: Rows | Levels | Projection) -> Rows:
     return source.unfilled if isinstance(source, Levels) else source
 
 
-def _turned(signal: Rows | Levels, turn: Callable[[Tensor], Tensor]) -> Tensor:
+def turned(signal: Rows | Levels, turn: Callable[[Tensor], Tensor]) -> Tensor:
     """Values in another order; where that is to copy them, they have to be computed before."""
-    turned = turn(uncomputed(signal).values)
-    if isinstance(signal, Levels) and not turned.is_contiguous():
-        turned = turn(signal.rows().values)
-    return turned.contiguous()
+    values = turn(uncomputed(signal).values)
+    if isinstance(signal, Levels) and not values.is_contiguous():
+        values = turn(signal.rows().values)
+    return values.contiguous()

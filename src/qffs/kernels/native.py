@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-SOURCE = Path(__file__).with_name("fire.c")
+HERE = Path(__file__).parent
 OPTIONS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 IN_C = {torch.float32: ("float", "int32_t"), torch.float64: ("double", "int64_t")}
 """Types of networks that are compiled for, and of what comparing their numbers gives."""
@@ -72,13 +72,41 @@ class Layer(ctypes.Structure):
     )
 
 
+class Pooling(ctypes.Structure):
+    """Levels to be pooled; as ``pooling`` in levels.c."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("places", "rows", "height", "width", "channels", "kh", "kw", "sy", "sx")),
+        *((name, ctypes.c_int64) for name in ("py", "px", "pooled_height", "pooled_width", "threads")),
+        ("named", ctypes.c_void_p),
+        ("pooled", ctypes.c_void_p),
+    )
+
+
+FUNCTIONS: dict[str, tuple[tuple[str, list[Any], Any], ...]] = {
+    "fire.c": (
+        ("fire", [ctypes.POINTER(Layer)], None),
+        ("scratch_size", [ctypes.POINTER(Layer), ctypes.c_int64], ctypes.c_int64),
+    ),
+    "levels.c": (
+        ("count", [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p], None),
+        ("max_pool", [ctypes.POINTER(Pooling)], None),
+    ),
+}
+"""The functions of each file, with the types of their arguments and of what they return."""
+
+
 def library(dtype: torch.dtype, loses: bool = False, digits: bool | None = None) -> Any:
     """The functions of fire.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
 
     loses: for neurons that lose more of their potential than a threshold a spike; digits: with weights as two digits,
     or where they may be. It takes about two seconds.
     """
-    return made(dtype, loses, divided(dtype, loses) if digits is None else digits)
+    real, mask = IN_C[dtype]
+    digits = divided(dtype, loses) if digits is None else digits
+    return made("fire.c", f"REAL={real}", f"MASK={mask}", f"LOSES={loses:d}", f"DIGITS={digits:d}")
 
 
 def divided(dtype: torch.dtype, loses: bool) -> bool:
@@ -89,28 +117,23 @@ def divided(dtype: torch.dtype, loses: bool) -> bool:
     return dtype == torch.float32 and not loses and sys.byteorder == "little"
 
 
+def library_of_levels() -> Any:
+    """The functions of levels.c, made once a process; None, with a warning, where that fails."""
+    return made("levels.c")
+
+
 @cache
-def made(dtype: torch.dtype, loses: bool, digits: bool) -> Any:
-    """`library`, compiled."""
-    real, mask = IN_C[dtype]
+def made(source: str, *defined: str) -> Any:
+    """A file in C of this folder, compiled with some macros defined."""
     failed = "there is no C compiler"
     for named in (os.environ.get("CC", "cc"), "gcc", "clang"):
         compiler = shlex.split(named)
         if not compiler or shutil.which(compiler[0]) is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "fire.so"
-            command = [
-                *compiler,
-                *OPTIONS,
-                f"-DREAL={real}",
-                f"-DMASK={mask}",
-                f"-DLOSES={loses:d}",
-                f"-DDIGITS={digits:d}",
-                str(SOURCE),
-                "-o",
-                str(path),
-            ]
+            path = Path(folder) / "made.so"
+            macros = (f"-D{macro}" for macro in defined)
+            command = [*compiler, *OPTIONS, *macros, str(HERE / source), "-o", str(path)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
                 loaded = ctypes.CDLL(str(path))
@@ -121,11 +144,9 @@ def made(dtype: torch.dtype, loses: bool, digits: bool) -> Any:
     else:
         warnings.warn(f"neurons are not compiled, and simulation is slower: {failed}", stacklevel=2)
         return None
-    loaded.fire.argtypes, loaded.fire.restype = [ctypes.POINTER(Layer)], None
-    loaded.scratch_size.argtypes = [ctypes.POINTER(Layer), ctypes.c_int64]
-    loaded.scratch_size.restype = ctypes.c_int64
-    loaded.count.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
-    loaded.count.restype = None
+    for name, arguments, result in FUNCTIONS[source]:
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = arguments, result
     return loaded
 
 

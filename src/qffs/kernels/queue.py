@@ -6,14 +6,13 @@ caches with its weights. So layers are only noted down at first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from qffs.functional.rows import Rows
-from qffs.kernels import native
 
 CPU = torch.device("cpu")
 
@@ -22,23 +21,25 @@ class Queue:
     """Calls of the compiled function, in their order, and memory for levels, used again when nobody reads them."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Any, native.Layer, list[Tensor]]] = []
+        self._waiting: list[tuple[Callable[[], None], list[Tensor]]] = []
         self._free: list[Tensor] = []
+        self._scratch = torch.empty(0, dtype=torch.int32, device=CPU)
 
-    def add(self, library: Any, layer: native.Layer, kept: list[Tensor]) -> None:
-        """Have a layer computed after all that are here; kept: the tensors whose memory it names."""
-        self._waiting.append((library, layer, kept))
+    def add(self, call: Callable[[], None], kept: list[Tensor]) -> None:
+        """Have something called after all that waits; kept: the tensors whose memory it names."""
+        self._waiting.append((call, kept))
 
     def run(self) -> None:
-        """Compute what waits."""
-        scratch = torch.empty(0, dtype=torch.int32, device=CPU)
-        for library, layer, _ in self._waiting:
-            size = library.scratch_size(layer, True)
-            if size > len(scratch):
-                scratch = torch.empty(size, dtype=torch.int32, device=CPU)
-            layer.scratch = scratch.data_ptr()
-            library.fire(layer)
+        """Call what waits."""
+        for call, _ in self._waiting:
+            call()
         self._waiting.clear()
+
+    def scratch(self, size: int) -> int:
+        """Where there is room for so many numbers of 32 bits, for a single call."""
+        if size > len(self._scratch):
+            self._scratch = torch.empty(size, dtype=torch.int32, device=CPU)
+        return self._scratch.data_ptr()
 
     def room(self, size: int) -> Tensor:
         """So many bytes of memory: the least that is free and holds them, or new."""

@@ -1,23 +1,15 @@
 // Vectors of numbers of one type of `real`, and of levels, which are bytes.
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#ifdef __AVX512BW__
-#include <immintrin.h>
-#endif
+#include "levels.h"
 
 typedef REAL real;
 
 #define LANES (64 / (int64_t)sizeof(real)) // a register of AVX-512, several of others
 #define MOST_VECTORS 8                     // of neurons that are taken at a time
-#define CHUNK 64                           // levels that are compared at a time
 typedef real vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
-#define INLINE static inline __attribute__((always_inline))
 // Unrolled before compilers decide what is kept in registers, so that arrays of vectors are.
 #define EACH_VECTOR(v) _Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++)
 
 INLINE int64_t ratio_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // What compilers make of vectors of bytes, and of masks, is slow: AVX-512 has an instruction for each of these.
 #ifdef __AVX512BW__
@@ -122,19 +114,3 @@ INLINE vector to_reals(integers v)
 
 INLINE vector magnitude(vector v) { return (vector)((integers)v & INT32_MAX); }
 #endif
-
-static const uint8_t NONE[CHUNK]; // levels before the first step
-
-// A bit for each of the first `count` bytes, at most CHUNK, that is larger than the other.
-INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
-{
-#ifdef __AVX512BW__
-    const __mmask64 read = count < CHUNK ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
-    return _mm512_cmpgt_epu8_mask(_mm512_maskz_loadu_epi8(read, one), _mm512_maskz_loadu_epi8(read, other));
-#else
-    uint64_t bits = 0;
-    for (int64_t i = 0; i < count && i < CHUNK; i++)
-        bits |= (uint64_t)(one[i] > other[i]) << i;
-    return bits;
-#endif
-}

@@ -1,0 +1,144 @@
+"""Layers that wait, against the same computed one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qffs.functional.pool import max_pool, window
+from qffs.functional.rows import Rows
+from qffs.kernels import fire as kernel
+from qffs.kernels import native, pooling
+from qffs.kernels.queue import Levels, Queue
+from qffs.kernels.synapses import Projection, computed
+from qffs.levels import FiringRule
+
+STEPS, IMAGES = 6, 3
+CHARGE = (0.25, 0.25, 0.25, 0.25, 0.0, 0.0)
+RULE = FiringRule(precharge=0.5)
+THETA = torch.tensor(0.5, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def compiler() -> None:
+    if not native.available(torch.float64, torch.device("cpu")):
+        pytest.skip("nothing can be compiled here")
+
+
+def layers() -> list[nn.Module]:
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in ((4, 12), (12, 12), (12, 12), (12, 5))]
+    for layer in convolutions:
+        nn.init.uniform_(layer.get_parameter("weight"), -0.5, 0.7)
+    return [layer.double() for layer in convolutions]
+
+
+def first(queue: Queue, memory_format: torch.memory_format = torch.channels_last) -> Rows | Levels:
+    """Neurons that an analog input charges."""
+    torch.manual_seed(1)
+    analog = (4 * torch.rand(IMAGES, 4, 7, 6, dtype=torch.float64)).contiguous(memory_format=memory_format)
+    return kernel.enqueue(queue, [], analog, CHARGE, THETA, 3, RULE)
+
+
+def then(queue: Queue, before: Rows | Levels, layer: nn.Module, *others: Rows | Levels) -> Rows | Levels:
+    """The neurons behind a layer, which add up others too."""
+    through = Projection.of(before, layer)
+    assert through is not None
+    return kernel.enqueue(queue, [through, *others], None, CHARGE, THETA, 3, RULE)
+
+
+def memory(levels: Rows | Levels) -> int:
+    """Where they lie."""
+    assert isinstance(levels, Levels)
+    return levels.unfilled.values.data_ptr()
+
+
+def held(levels: Rows | Levels) -> Tensor:
+    """What images hold after each step."""
+    rows = computed(levels)
+    return rows.values[rows.place]
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_layers_that_wait_send_what_they_send_one_by_one(memory_format: torch.memory_format) -> None:
+    found = []
+    for at_once in (True, False):
+        queue = Queue()
+        signal = first(queue, memory_format)
+        for layer in layers():
+            before = signal if at_once else computed(signal)
+            alike = layer.get_parameter("weight").shape[0] == before.like.shape[1]
+            signal = then(queue, before, layer, *([before] if alike else []))
+        found.append(held(signal))
+    assert torch.equal(*found)
+    assert len(found[0].unique()) > 2
+
+
+def test_nothing_is_computed_before_it_is_looked_at() -> None:
+    queue, called = Queue(), list[str]()
+    levels = first(queue)
+    assert isinstance(levels, Levels)
+    queue.add(lambda: called.append("after"), [])
+    assert not called
+    held(levels)
+    assert called == ["after"]
+    queue.run()
+    assert called == ["after"]
+
+
+def test_memory_that_nobody_reads_is_used_again() -> None:
+    queue = Queue()
+    one, two, *_ = layers()
+    a = then(queue, first(queue), one)
+    b = then(queue, a, two)
+    at = [memory(a), memory(b)]
+    del a
+    c = then(queue, b, two)
+    assert at[0] != at[1]
+    assert memory(c) == at[0]
+
+
+def test_memory_of_what_was_looked_at_is_not_used_again() -> None:
+    queue = Queue()
+    one, two, *_ = layers()
+    signal = then(queue, first(queue), one)
+    values = held(signal), computed(signal).values
+    kept = values[1].clone()
+    signal = then(queue, signal, two)
+    for _ in range(3):
+        signal = then(queue, signal, two)
+    held(signal)
+    assert torch.equal(values[1], kept)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((3, 2), (1, 3), (1, 0))], ids=str
+)
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_pooling(module: nn.MaxPool2d, memory_format: torch.memory_format) -> None:
+    queue, given = Queue(), window(module)
+    assert given is not None
+    levels = first(queue, memory_format)
+    pooled = pooling.max_pool(queue, levels, *given)
+    assert pooling.available(pooled)
+    rows = computed(levels)
+    expected = max_pool(rows.values, *given)[rows.place]
+    assert torch.equal(held(pooled), expected)
+    assert len(expected.unique()) > 2
+    assert torch.equal(held(pooling.max_pool(queue, rows, *given)), expected)
+
+
+def test_pooling_in_one_dimension() -> None:
+    torch.manual_seed(0)
+    values = torch.randint(0, 4, (5, 70, 11), dtype=torch.uint8)
+    rows, queue = Rows(values, torch.tensor([[0, 3], [1, 4]]), THETA), Queue()
+    pooled = pooling.max_pool(queue, rows, (3,), (2,), (1,))
+    assert torch.equal(held(pooled), max_pool(values, (3,), (2,), (1,))[rows.place])
+
+
+def test_windows_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="a window of 9 does not fit 7 with a padding of 0"):
+        pooling.max_pool(Queue(), first(Queue()), (9, 9), (1, 1), (0, 0))
+    assert not pooling.available(Rows(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
+    assert not pooling.available(Rows(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))
