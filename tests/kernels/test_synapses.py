@@ -282,9 +282,15 @@ def test_room_for_events_is_for_steps_at_which_something_changes(monkeypatch: py
             3,
             RULE,
         )
-        for place, charge in ((rows.place, [0.0] * 6), (some, [0.0] * 206), (every, [0.0] * 206))
+        for place, charge in (
+            (rows.place, [0.0] * 6),
+            (rows.place.flip(1), [0.0] * 6),  # whichever image it is that moves the most
+            (some, [0.0] * 206),
+            (every, [0.0] * 206),
+        )
     ]
-    short, still, moving = sizes
+    short, turned, still, moving = sizes
+    assert turned == short
     assert moving - still > 5 * (still - short)
 
 

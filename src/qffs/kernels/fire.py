@@ -3,16 +3,18 @@
 What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
 ``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
 synapses is added up spike train by spike train: the weights of units that spike at the same steps once, and of those
-that never spike not at all. On CPUs the pass is a C function, compiled by the machine's own compiler; everywhere else,
-the reference loop.
+that never spike not at all. On CPUs the pass is a C function, compiled by the machine's own compiler. On GPUs what
+comes through synapses is computed before, and the pass is a kernel in Triton; everywhere else, the reference loop.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
+import warnings
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -81,8 +83,41 @@ def enqueue(
     levels = _native(queue, rows, constant, charge, threshold, highest, rule) if compiled else None
     if levels is not None:
         return levels
-    dense, changes = _plain(rows, constant, charge, threshold, highest, rule)
+    triton = None if rule.several else in_triton(threshold.device)
+    if triton is None:
+        dense, changes = _plain(rows, constant, charge, threshold, highest, rule)
+    else:
+        dtype = _whole(len(charge), highest, rule)
+        dense, changes = triton.fire(rows, constant, charge, threshold, highest, rule, dtype)
     return changed(dense, changes, threshold)
+
+
+@cache
+def in_triton(device: torch.device) -> Any:
+    """`qffs.kernels.fire_triton` for a GPU, if neurons fire there as by the reference loop, which is tried once.
+
+    None on other devices, and, with a warning, where it fails.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        reason = differs(importlib.import_module("qffs.kernels.fire_triton"), device)
+    except Exception as error:  # a compiler may fail in any way, and the reference loop runs
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if reason is not None:
+        warnings.warn(f"neurons are not compiled on {device}, and simulation is slower: {reason}", stacklevel=2)
+        return None
+    return importlib.import_module("qffs.kernels.fire_triton")
+
+
+def differs(triton: Any, device: torch.device) -> str | None:
+    """What is wrong with what neurons send by a module like `qffs.kernels.fire_triton`; None where nothing is."""
+    charge, rule, theta = (0.5, 0.5, 0.0, 0.0), FiringRule(precharge=0.5), torch.tensor(0.25, device=device)
+    constant = (torch.arange(2000.0, device=device) % 37 / 8 - 1).view(2, 1000)  # multiples of 1/8: nothing is rounded
+    arrived = Rows.of((torch.arange(8000.0, device=device) % 23 / 8 - 1).view(8, 1000), 4)
+    given = [arrived], constant, charge, theta, 3, rule
+    pairs = zip(triton.fire(*given, torch.uint8), _plain(*given), strict=True)
+    return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"
 
 
 def count(levels: Rows, compiled: bool = True) -> Tensor:
