@@ -81,6 +81,19 @@ class Broadcast(nn.Module):
         return torch.relu(self.first(x).relu() + self.second(x).relu())
 
 
+class ReadTwice(nn.Module):
+    """What a layer makes of the input is read after a bias has been added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+        self.shift = nn.Parameter(torch.tensor([2.0, -1.0, 0.5, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.first(x)
+        return (made + self.shift).relu() + self.second(made.relu()).relu()
+
+
 class Moved(nn.Module):
     """Spikes that are moved, and zeros between them, on their way through synapses; of others a mirror image."""
 
@@ -108,7 +121,7 @@ def test_levels_that_are_moved_are_levels(mode: str, events: bool, monkeypatch: 
     assert all(rows.values.dtype == torch.uint8 for rows in seen)
 
 
-@pytest.mark.parametrize("kind", [Quotient, Masked, Broadcast])
+@pytest.mark.parametrize("kind", [Quotient, Masked, Broadcast, ReadTwice])
 def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(20, 4).double()

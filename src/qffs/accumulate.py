@@ -27,7 +27,7 @@ from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
 from qffs.kernels import fire, pooling
 from qffs.kernels.queue import Levels, Queue
-from qffs.kernels.synapses import Projection, computed
+from qffs.kernels.synapses import DIMENSIONS, Projection, computed
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Pair, Walk, wide
 from qffs.state import State
@@ -113,19 +113,30 @@ class _Walk(Walk):
 
     def _part(self, node: fx.Node, part: int) -> Any:
         plain = part == 0 and name_of(node) == "add" and len(node.args) == 2 and not node.kwargs
-        alone = self._alone(node) if plain else None
-        return super()._part(node, part) if alone is None else alone
+        total = self._sum_of_constants(node) if plain else None
+        return super()._part(node, part) if total is None else total
 
-    def _alone(self, node: fx.Node) -> Tensor | None:
-        """The constant part of a sum of which one operand alone has any: that, a bias, say, and nothing is computed."""
-        parts = {n: self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args}
-        zero = [n for n, part in parts.items() if part is None and isinstance(n, fx.Node)]
-        there = [part for part in parts.values() if isinstance(part, Tensor)]
-        zeros = self._zeros(zero[0], 0) if (len(zero), len(there)) == (1, 1) else None
-        if zeros is None or zeros.dtype != there[0].dtype:
-            return None
-        alone: Tensor = torch.broadcast_tensors(there[0], zeros)[0]
-        return alone
+    def _sum_of_constants(self, node: fx.Node) -> Any:
+        """The constant part of a sum of two, where it takes no memory of its own; None where it does.
+
+        If one operand alone has any, it is that, a bias, say. A bias is added in place to what a layer made of the
+        input, if nobody else reads that.
+        """
+        one, other = node.args
+        a, b = (self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            fits = a.dtype == b.dtype and torch.broadcast_shapes(a.shape, b.shape) == a.shape
+            return a.add_(b) if fits and self._is_spent(one) else None
+        zero, there = (one, b) if a is None else (other, a)
+        zeros = self._zeros(zero, 0) if isinstance(zero, fx.Node) else None
+        alike = zeros is not None and isinstance(there, Tensor) and zeros.dtype == there.dtype
+        return torch.broadcast_tensors(there, zeros)[0] if alike else None
+
+    def _is_spent(self, node: Any) -> bool:
+        """Whether a node's value is a tensor of its own that nobody reads but one."""
+        if not isinstance(node, fx.Node) or node.op != "call_module" or not node.meta["signal"]:
+            return False
+        return type(self.network.get_submodule(str(node.target))) in DIMENSIONS and len(node.users) == 1
 
     # --- the kinds of node ------------------------------------------------------------------------------------------
 

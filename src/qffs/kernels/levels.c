@@ -1,5 +1,22 @@
 // What is done with levels alone, whatever the type of the network; compiled once by native.py.
 #include "levels.h"
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+// Have memory that is about to be written come in large pages, where the system has any: in small ones it takes longer
+// to come than to be written.
+void prefer_large_pages(uint8_t *memory, int64_t size)
+{
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = (uintptr_t)1 << 21, from = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t to = ((uintptr_t)memory + (uintptr_t)size) / page * page;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)size;
+#endif
+}
 
 // Positive and negative spikes of each step, [2][steps], of levels, rows of `size`.
 void count(const uint8_t *values, const int64_t *place, int64_t steps, int64_t images, int64_t size, int64_t threads,

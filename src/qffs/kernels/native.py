@@ -93,6 +93,7 @@ FUNCTIONS: dict[str, tuple[tuple[str, list[Any], Any], ...]] = {
     "levels.c": (
         ("count", [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p], None),
         ("max_pool", [ctypes.POINTER(Pooling)], None),
+        ("prefer_large_pages", [ctypes.c_void_p, ctypes.c_int64], None),
     ),
 }
 """The functions of each file, with the types of their arguments and of what they return."""

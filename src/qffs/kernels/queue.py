@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qffs.functional.rows import Rows
+from qffs.kernels import native
 
 CPU = torch.device("cpu")
 
@@ -45,7 +46,11 @@ class Queue:
         """So many bytes of memory: the least that is free and holds them, or new."""
         fits = [each for each in self._free if len(each) >= size]
         if not fits:
-            return torch.empty(size, dtype=torch.uint8, device=CPU)
+            room = torch.empty(size, dtype=torch.uint8, device=CPU)
+            library = native.library_of_levels()
+            if library is not None:
+                library.prefer_large_pages(room.data_ptr(), size)
+            return room
         found = min(fits, key=len)
         self._free = [each for each in self._free if each is not found]
         return found
