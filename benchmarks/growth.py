@@ -3,8 +3,8 @@
     python benchmarks/growth.py runs/cifar10_resnet18_narrow/qann --data cifar10:PATH --png growth.png
 
 Steps and images: the network of a checkpoint. Depth and width: residual networks with random weights, batch norms and
-step sizes calibrated on training images, which fire more than trained ones do; the ratio to their own forward pass
-tells how they grow. Each time is the least of some turns, taken by turns.
+step sizes calibrated on training images, which fire more than trained ones do, and the more the deeper they are: the
+time for each spike tells how they grow. Each time is the least of some turns, taken by turns.
 """
 
 from __future__ import annotations
@@ -68,18 +68,25 @@ def curves(path: str, x: Tensor, calibration: Tensor) -> dict[str, dict[int, Cal
 
 
 def measured(point: Point, turns: int) -> dict[str, float]:
-    """Seconds of the simulation and of the full-precision network's forward pass."""
+    """Seconds of the simulation and of the full-precision network's forward pass, and how many spikes there were."""
     snn, x, steps = point
     network = with_neurons(snn, lambda _: nn.ReLU())
     runs = {"simulation": lambda: snn.readout(x, steps=steps), "network": lambda: network(x)}
     least = dict.fromkeys(runs, float("inf"))
+    spikes = 0
+
+    def count(_: str, of_layer: Tensor) -> None:
+        nonlocal spikes
+        spikes += int(of_layer.sum())
+
+    snn.readout(x, steps=steps, counter=count)
     with torch.no_grad():
         for _ in range(turns + 1):
             for name, run in runs.items():
                 start = time.perf_counter()
                 run()
                 least[name] = min(least[name], time.perf_counter() - start)
-    return least
+    return least | {"spikes": spikes}
 
 
 def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
@@ -126,7 +133,11 @@ def main() -> None:
     for what, found in results.items():
         for size, least in found.items():
             ratio = least["simulation"] / least["network"]
-            print(f"{what} {size}: {1e3 * least['simulation']:.1f} ms, {ratio:.2f} of the network")
+            spike = 1e9 * least["simulation"] / max(1, least["spikes"])
+            print(
+                f"{what} {size}: {1e3 * least['simulation']:.1f} ms, {ratio:.2f} of the network; "
+                f"{least['spikes'] / 1e6:.2f} million spikes, {spike:.1f} ns each"
+            )
     if arguments.json:
         about = {"device": processor(), "torch": torch.__version__}
         arguments.json.write_text(json.dumps(about | {"curves": results}, indent=2) + "\n", encoding="utf-8")
