@@ -134,6 +134,17 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.testing.assert_close(narrow.readout(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS)[-1])
 
 
+def test_what_a_hook_keeps_stays_as_it_was() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).double(), torch.randn(3, 4).double()
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    seen: list[Tensor] = []
+    first = snn.graph.get_submodule("0")
+    first.register_forward_hook(lambda *given: seen.append(given[-1]))
+    snn.readout(x, steps=STEPS)
+    assert torch.equal(seen[0], x @ first.get_parameter("weight").T)
+
+
 def test_networks_that_turn_or_cut_images_are_left_to_the_reference_and_long_runs_to_pytorch() -> None:
     left = {name for name in NETWORKS if not covers(spiking(name).graph)}
     assert left == {"vit", "windows", "shifted_windows", "frames", "time_first"}

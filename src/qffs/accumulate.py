@@ -26,7 +26,7 @@ from qffs.graph.annotate import choosing, name_of, option, signals
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
 from qffs.kernels import fire, pooling
-from qffs.kernels.queue import Levels, Queue
+from qffs.kernels.queue import Pending, Queue
 from qffs.kernels.synapses import DIMENSIONS, Projection, computed
 from qffs.nn.neuron import Neuron
 from qffs.simulate import Pair, Walk, wide
@@ -63,8 +63,7 @@ def accumulated(
 ) -> Any:
     """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting.
 
-    state: of neurons that have sent nothing yet; compiled: whether neurons may be those of a compiled function, where
-    there is one.
+    state: of neurons that have sent nothing yet; compiled: whether what a CPU has compiled functions for may be theirs.
     """
     return _Walk(network, state, tuple(charge), observer, compiled).run()
 
@@ -119,8 +118,8 @@ class _Walk(Walk):
     def _sum_of_constants(self, node: fx.Node) -> Any:
         """The constant part of a sum of two, where it takes no memory of its own; None where it does.
 
-        If one operand alone has any, it is that, a bias, say. A bias is added in place to what a layer made of the
-        input, if nobody else reads that.
+        If one operand alone has any, it is that, a bias, say, for those who add it up. A bias is added in place to what
+        a layer made of the input, if nobody else reads that.
         """
         one, other = node.args
         a, b = (self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args)
@@ -128,7 +127,8 @@ class _Walk(Walk):
             fits = a.dtype == b.dtype and torch.broadcast_shapes(a.shape, b.shape) == a.shape
             return a.add_(b) if fits and self._is_spent(one) else None
         zero, there = (one, b) if a is None else (other, a)
-        zeros = self._zeros(zero, 0) if isinstance(zero, fx.Node) else None
+        added_up = all(user.meta["kind"] in {Kind.SPIKING, Kind.SUM} for user in node.users)
+        zeros = self._zeros(zero, 0) if added_up and isinstance(zero, fx.Node) else None
         alike = zeros is not None and isinstance(there, Tensor) and zeros.dtype == there.dtype
         return torch.broadcast_tensors(there, zeros)[0] if alike else None
 
@@ -136,7 +136,8 @@ class _Walk(Walk):
         """Whether a node's value is a tensor of its own that nobody reads but one."""
         if not isinstance(node, fx.Node) or node.op != "call_module" or not node.meta["signal"]:
             return False
-        return type(self.network.get_submodule(str(node.target))) in DIMENSIONS and len(node.users) == 1
+        module = self.network.get_submodule(str(node.target))
+        return type(module) in DIMENSIONS and len(node.users) == 1 and not module._forward_hooks
 
     # --- the kinds of node ------------------------------------------------------------------------------------------
 
@@ -251,7 +252,7 @@ class _Walk(Walk):
         last = (Rows.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
         return Pair(None, nested(value, last))
 
-    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | Levels | None:
+    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | Pending | None:
         """The largest levels of each window, where a node pools levels and nothing else."""
         constant, rows = self.values[read]
         module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -309,7 +310,7 @@ def _adds_plainly(node: fx.Node) -> bool:
 
 def _of_levels(value: Any) -> bool:
     """Whether a signal is levels of one threshold."""
-    rows = value.unfilled if isinstance(value, Levels) else value
+    rows = value.unfilled if isinstance(value, Pending) else value
     return isinstance(rows, Rows) and rows.scale is not None and rows.scale.dim() == 0
 
 

@@ -20,8 +20,8 @@ from qffs.state import State
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
 BACKENDS = (COMPILED, PYTORCH, REFERENCE)
-"""The fastest first: event-driven layers compiled for this CPU; sums over time by PyTorch's operators, on any device;
-the reference, which steps through time."""
+"""The fastest first: event-driven layers compiled for this CPU; sums over time by PyTorch's operators, on any device,
+and neurons in Triton on a GPU; the reference, which steps through time."""
 
 Counter = Callable[[str, Tensor], None]
 """Called after each layer of neurons, for some images at a time, with its path and how many positive and negative

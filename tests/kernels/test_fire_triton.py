@@ -14,6 +14,8 @@ import torch
 from kernels.test_fire import CHARGE, RULES, expected, levels, numbers, whole
 from networks import NETWORKS
 from qffs.accumulate import accumulated
+from qffs.functional.fire import fire as reference
+from qffs.functional.fire import rest
 from qffs.functional.rows import Rows
 from qffs.kernels import fire as kernel
 from qffs.levels import FiringRule
@@ -88,6 +90,18 @@ def test_infinity_that_is_not_charged(module: ModuleType, device: torch.device) 
     assert found.flatten(1).tolist() == [[0, 0], [0, 1]]
 
 
+def test_long_runs(module: ModuleType, device: torch.device) -> None:
+    """With levels that fit no byte, and a leak and a charge that are rounded."""
+    torch.manual_seed(0)
+    charge, rule = (0.7, 0.3) * 150, FiringRule(cap=False, precharge=0.3, leak=0.9)
+    constant, theta = torch.rand(1, 50, dtype=torch.float64), torch.tensor(0.25, dtype=torch.float64)
+    found, _ = module.fire([], constant.to(device), charge, theta.to(device), 3, rule, torch.int32)
+    state = rest(constant, theta, 0.3)
+    wanted = reference(state, constant, None, charge, theta, 3, rule)[0].cumsum(0)
+    assert torch.equal(found.cpu().double(), wanted)
+    assert wanted.max() > 255
+
+
 def test_no_images(module: ModuleType, device: torch.device) -> None:
     constant = torch.zeros(0, 3, 4, device=device)
     found, moved = module.fire([], constant, CHARGE, torch.tensor(0.5, device=device), 3, RULES[0], torch.uint8)
@@ -101,7 +115,7 @@ def test_networks_run_through_it(
     snn, inputs = spiking(name).to(device), [x.to(device) for x in NETWORKS[name].inputs()]
     called: list[Any] = []
     counted = SimpleNamespace(fire=lambda *given: called.append(given) or module.fire(*given))
-    monkeypatch.setattr(kernel, "in_triton", lambda _: counted)
+    monkeypatch.setattr(kernel, "in_triton", lambda *_: counted)
     found = accumulated(snn.graph, snn.begin(*inputs), snn.schedule.over(8), compiled=False)
     torch.testing.assert_close(found, snn(*inputs, steps=8), rtol=1e-9, atol=1e-9)
     assert len(called) == len(list(snn.neurons()))
@@ -110,16 +124,16 @@ def test_networks_run_through_it(
 def test_what_fires_otherwise_is_not_used(
     module: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert kernel.differs(module, device) is None
+    assert kernel.differs(module, device, torch.float64) is None
     off = SimpleNamespace(fire=lambda *given: module.fire(*given[:4], 2, *given[5:]))
-    assert kernel.differs(off, device) == "its spikes are others"
+    assert kernel.differs(off, device, torch.float32) == "its spikes are others"
     gpu = torch.device("cuda", 7)  # where there may be none
     for broken, reason in ((off, "its spikes are others"), (SimpleNamespace(), "AttributeError: .*'fire'")):
         monkeypatch.setattr(kernel, "importlib", SimpleNamespace(import_module=lambda _, broken=broken: broken))
-        monkeypatch.setattr(kernel, "differs", lambda triton, _: DIFFERS(triton, device))
+        monkeypatch.setattr(kernel, "differs", lambda triton, _, dtype: DIFFERS(triton, device, dtype))
         kernel.in_triton.cache_clear()
         with pytest.warns(UserWarning, match=f"neurons are not compiled on .*, and simulation is slower: {reason}"):
-            assert kernel.in_triton(gpu) is None
+            assert kernel.in_triton(gpu, torch.bfloat16) is None
     kernel.in_triton.cache_clear()
 
 

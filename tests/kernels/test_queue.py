@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +14,8 @@ from qffs.functional.pool import max_pool, window
 from qffs.functional.rows import Rows
 from qffs.kernels import fire as kernel
 from qffs.kernels import native, pooling
-from qffs.kernels.queue import Levels, Queue
+from qffs.kernels import queue as waiting
+from qffs.kernels.queue import Kept, Pending, Queue
 from qffs.kernels.synapses import Projection, computed
 from qffs.levels import FiringRule
 
@@ -34,27 +39,27 @@ def layers() -> list[nn.Module]:
     return [layer.double() for layer in convolutions]
 
 
-def first(queue: Queue, memory_format: torch.memory_format = torch.channels_last) -> Rows | Levels:
+def first(queue: Queue, memory_format: torch.memory_format = torch.channels_last) -> Rows | Pending:
     """Neurons that an analog input charges."""
     torch.manual_seed(1)
     analog = (4 * torch.rand(IMAGES, 4, 7, 6, dtype=torch.float64)).contiguous(memory_format=memory_format)
     return kernel.enqueue(queue, [], analog, CHARGE, THETA, 3, RULE)
 
 
-def then(queue: Queue, before: Rows | Levels, layer: nn.Module, *others: Rows | Levels) -> Rows | Levels:
+def then(queue: Queue, before: Rows | Pending, layer: nn.Module, *others: Rows | Pending) -> Rows | Pending:
     """The neurons behind a layer, which add up others too."""
     through = Projection.of(before, layer)
     assert through is not None
     return kernel.enqueue(queue, [through, *others], None, CHARGE, THETA, 3, RULE)
 
 
-def memory(levels: Rows | Levels) -> int:
+def memory(levels: Rows | Pending) -> int:
     """Where they lie."""
-    assert isinstance(levels, Levels)
+    assert isinstance(levels, Pending)
     return levels.unfilled.values.data_ptr()
 
 
-def held(levels: Rows | Levels) -> Tensor:
+def held(levels: Rows | Pending) -> Tensor:
     """What images hold after each step."""
     rows = computed(levels)
     return rows.values[rows.place]
@@ -75,16 +80,78 @@ def test_layers_that_wait_send_what_they_send_one_by_one(memory_format: torch.me
     assert len(found[0].unique()) > 2
 
 
+def test_layers_and_pooling_that_wait() -> None:
+    found = []
+    for at_once in (True, False):
+        queue = Queue()
+        one, two, *_ = layers()
+        ready: Any = (lambda levels: levels) if at_once else computed
+        signal = ready(then(queue, ready(first(queue)), one))
+        for _ in range(2):
+            signal = ready(pooling.max_pool(queue, signal, (2, 2), (1, 1), (1, 0)))
+            signal = ready(then(queue, signal, two))
+        found.append(held(signal))
+    assert torch.equal(*found)
+    assert len(found[0].unique()) > 2
+
+
 def test_nothing_is_computed_before_it_is_looked_at() -> None:
     queue, called = Queue(), list[str]()
     levels = first(queue)
-    assert isinstance(levels, Levels)
-    queue.add(lambda: called.append("after"), [])
+    assert isinstance(levels, Pending)
+    queue.add(lambda _: called.append("after"), Kept())
     assert not called
     held(levels)
     assert called == ["after"]
     queue.run()
     assert called == ["after"]
+
+
+def test_what_fails_is_not_called_again() -> None:
+    queue = Queue()
+    queue.add(lambda _: 1 // 0, Kept())
+    with pytest.raises(ZeroDivisionError):
+        queue.run()
+    queue.run()
+
+
+def test_what_nobody_reads_goes_with_its_queue() -> None:
+    gc.disable()
+    try:
+        queue = Queue()
+        levels = first(queue)
+        gone = weakref.ref(queue)
+        del queue, levels
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_calls_run_when_they_keep_much_that_nobody_else_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, called = Queue(), list[int]()
+    monkeypatch.setattr(waiting, "MOST_HELD", 100)
+    for number, (size, alone) in enumerate(((1000, False), (60, True), (60, True), (60, True))):
+        kept = Kept()
+        kept.pointer(torch.zeros(size, dtype=torch.uint8), alone)
+        queue.add(lambda _, number=number: called.append(number), kept)
+        assert called == ([], [], [0, 1, 2], [0, 1, 2])[number]
+
+
+def test_memory_in_pieces_that_are_too_small_goes() -> None:
+    queue, called = Queue(), list[int]()
+    for size in range(1000, 1010):
+        room = queue.room(size)
+        assert len(room) >= size
+        queue.add(lambda _, size=size: called.append(size), Kept())
+        queue.take_back(room)
+        assert sum(map(len, queue._free)) < 2 * size + 2
+    assert called[:2] == [1000, 1001]  # before what they wait to read went
+
+
+def test_large_rooms_hold_what_they_say() -> None:
+    room = Queue().room(2**23 + 5)
+    room.fill_(7)
+    assert room.long().sum() == 7 * (2**23 + 5)
 
 
 def test_memory_that_nobody_reads_is_used_again() -> None:
@@ -139,6 +206,6 @@ def test_pooling_in_one_dimension() -> None:
 
 def test_windows_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="a window of 9 does not fit 7 with a padding of 0"):
-        pooling.max_pool(Queue(), first(Queue()), (9, 9), (1, 1), (0, 0))
+        pooling.max_pool(queue := Queue(), first(queue), (9, 9), (1, 1), (0, 0))
     assert not pooling.available(Rows(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
     assert not pooling.available(Rows(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))

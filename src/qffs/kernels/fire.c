@@ -1,6 +1,6 @@
 // All steps of a layer of neurons in one pass: see fire.py, which calls it, and native.py, which compiles it for one
-// type of `real`, for neurons that lose more of their potential than a threshold a spike (LOSES) or not, and for weights
-// of two digits (DIGITS) or whole ones.
+// type of `real`, for neurons that lose more of their potential than a threshold a spike (LOSES) or not, and for
+// weights of two digits (DIGITS) or whole ones.
 #include "trains.h"
 #include <omp.h>
 
@@ -129,9 +129,9 @@ static __attribute__((noinline)) vector refine(const layer *l, const field *fiel
 #endif
 
 // All steps of `size` neurons of image b, those from `start` on, in so many vectors, where `rest` channels are left;
-// where synapses lead to them, they read these fields. Returned: the step from which on they are not computed, and not written, because nothing arrives
-// from step `end` on and they have settled. Neurons that lose more of their potential than a threshold a spike keep how
-// much is `gone` of all that ever arrived; of others that is what they sent.
+// where synapses lead to them, they read these fields. Returned: the step from which on they are not computed, and not
+// written, because nothing arrives from step `end` on and they have settled. Neurons that lose more of their potential
+// than a threshold a spike keep how much is `gone` of all that ever arrived; of others that is what they sent.
 INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, const layer *l, int64_t b,
                    int64_t start, int64_t rest, field *fields, int64_t end, uint8_t *fired)
 {
@@ -238,8 +238,8 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
                                                            field *fields, int64_t end, uint8_t *fired)                 \
     {                                                                                                                  \
         if (rest >= LANES * vectors)                                                                                   \
-            return run(vectors, LANES * vectors, arrive_##vectors, l, b, start, rest, fields, end, fired);                   \
-        return run(vectors, rest, arrive_##vectors, l, b, start, rest, fields, end, fired);                        \
+            return run(vectors, LANES * vectors, arrive_##vectors, l, b, start, rest, fields, end, fired);             \
+        return run(vectors, rest, arrive_##vectors, l, b, start, rest, fields, end, fired);                            \
     }
 RUN_BLOCK(1)
 RUN_BLOCK(2)

@@ -25,8 +25,8 @@ from qffs.functional import fire as reference
 from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.rows import Rows, changed
 from qffs.kernels import layout, native
-from qffs.kernels.layout import Kept, Layout
-from qffs.kernels.queue import CPU, Levels, Queue
+from qffs.kernels.layout import Layout
+from qffs.kernels.queue import CPU, Kept, Pending, Queue
 from qffs.kernels.synapses import Projection, computed
 from qffs.levels import FiringRule
 
@@ -40,7 +40,7 @@ NEAR = 2**16
 """Bytes up to which the weights of a block are read so fast that half as many would not be faster."""
 
 
-Signal = Rows | Levels | Projection
+Signal = Rows | Pending | Projection
 """What arrives at neurons, as far as it has been computed."""
 
 
@@ -73,7 +73,7 @@ def enqueue(
     highest: int,
     rule: FiringRule,
     compiled: bool = True,
-) -> Rows | Levels:
+) -> Rows | Pending:
     """As `fire`; what is left to the C function is computed when the queue is run."""
     compiled = compiled and not rule.several and len(charge) <= LONGEST
     levels = _native(queue, inputs, constant, charge, threshold, highest, rule) if compiled else None
@@ -83,7 +83,7 @@ def enqueue(
     levels = _native(queue, rows, constant, charge, threshold, highest, rule) if compiled else None
     if levels is not None:
         return levels
-    triton = None if rule.several else in_triton(threshold.device)
+    triton = None if rule.several else in_triton(threshold.device, threshold.dtype)
     if triton is None:
         dense, changes = _plain(rows, constant, charge, threshold, highest, rule)
     else:
@@ -93,15 +93,17 @@ def enqueue(
 
 
 @cache
-def in_triton(device: torch.device) -> Any:
-    """`qffs.kernels.fire_triton` for a GPU, if neurons fire there as by the reference loop, which is tried once.
+def in_triton(device: torch.device, dtype: torch.dtype) -> Any:
+    """`qffs.kernels.fire_triton` for a GPU, if neurons fire there as by the reference loop: tried once for each type.
 
     None on other devices, and, with a warning, where it fails.
     """
     if device.type != "cuda":
         return None
     try:
-        reason = differs(importlib.import_module("qffs.kernels.fire_triton"), device)
+        reason = differs(importlib.import_module("qffs.kernels.fire_triton"), device, dtype)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # a compiler may fail in any way, and the reference loop runs
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if reason is not None:
@@ -110,12 +112,12 @@ def in_triton(device: torch.device) -> Any:
     return importlib.import_module("qffs.kernels.fire_triton")
 
 
-def differs(triton: Any, device: torch.device) -> str | None:
+def differs(triton: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     """What is wrong with what neurons send by a module like `qffs.kernels.fire_triton`; None where nothing is."""
-    charge, rule, theta = (0.5, 0.5, 0.0, 0.0), FiringRule(precharge=0.5), torch.tensor(0.25, device=device)
-    constant = (torch.arange(2000.0, device=device) % 37 / 8 - 1).view(2, 1000)  # multiples of 1/8: nothing is rounded
-    arrived = Rows.of((torch.arange(8000.0, device=device) % 23 / 8 - 1).view(8, 1000), 4)
-    given = [arrived], constant, charge, theta, 3, rule
+    eighths = torch.arange(2000, device=device) % 37 / 8 - 1, torch.arange(8000, device=device) % 23 / 8 - 1
+    constant, arrived = (each.to(dtype).view(-1, 1000) for each in eighths)  # of which nothing is rounded
+    charge, theta = (0.5, 0.5, 0.0, 0.0), torch.tensor(0.25, dtype=dtype, device=device)
+    given = [Rows.of(arrived, 4)], constant, charge, theta, 3, FiringRule(precharge=0.5)
     pairs = zip(triton.fire(*given, torch.uint8), _plain(*given), strict=True)
     return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"
 
@@ -235,7 +237,7 @@ def _native(
     threshold: Tensor,
     highest: int,
     rule: FiringRule,
-) -> Levels | None:
+) -> Pending | None:
     """Levels by the compiled function, on activations as they lie in memory, channels last behind synapses.
 
     None where there is no such function, or its lists would take too much memory.
@@ -269,7 +271,7 @@ def _native(
         input_count=len(operands),
         sources=(native.Synapses * len(sources))(*sources),
         source_count=len(sources),
-        constant=None if fixed is None else kept.pointer(fixed),
+        constant=None if fixed is None else kept.pointer(fixed, alone=True),
         constant_stride=0 if fixed is None or len(fixed) == 1 else math.prod(fixed.shape[1:]),
         constant_of_channels=of_channels,
         charged=(ctypes.c_double * steps)(*accumulate(charge)),
@@ -299,9 +301,9 @@ def _native(
         queue.run()
         if library.scratch_size(layer, True) > MOST_LISTED:
             return None
-    queue.add(partial(_run, library, layer, queue), kept)
+    queue.add(partial(_run, library, layer), kept)
     unfilled = Rows(lie.given_back(sent), place, threshold)
-    return Levels(unfilled, unfilled.like, queue, room)
+    return Pending(unfilled, unfilled.like, queue, room)
 
 
 def _run(library: Any, layer: native.Layer, queue: Queue) -> None:

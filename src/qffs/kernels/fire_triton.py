@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 import triton
@@ -53,8 +54,8 @@ def _fire(
     LEAK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    image = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
+    block = tl.program_id(0)  # of which there may be more than 65,535
+    image = tl.program_id(1).to(tl.int64)
     neuron = block * BLOCK + tl.arange(0, BLOCK)
     real = neuron < neurons
     theta = tl.load(threshold + (neuron if BY_NEURON else neuron * 0), mask=real, other=1.0)
@@ -87,7 +88,7 @@ def _fire(
         at = t * images + image
         tl.store(sent + at * neurons + neuron, level.to(sent.dtype.element_ty), mask=real)
         some = tl.reduce((real & (spike != 0)).to(tl.int32), 0, _either)
-        tl.store(fired + at * tl.num_programs(1) + block, some)
+        tl.store(fired + at * tl.num_programs(0) + block, some)
 
 
 def fire(
@@ -120,8 +121,9 @@ def fire(
     fixed = theta if constant is None else lie.laid_out(constant)
     sent = torch.empty(steps * images, *lie.shape, dtype=levels, device=like.device)
     fired = torch.empty(steps, images, blocks, dtype=torch.uint8, device=like.device)
-    if sent.numel():
-        _fire[(images, blocks)](
+    launch = _fire[(blocks, images)] if sent.numel() else _nothing
+    with torch.cuda.device_of(like):  # Triton launches on the current device, whichever the tensors are on
+        launch(
             theta if total is None else lie.laid_out(total),
             theta if place is None else place.contiguous(),
             fixed,
@@ -145,6 +147,10 @@ def fire(
             enable_fp_fusion=False,  # PyTorch rounds products before it adds
         )
     return lie.given_back(sent).unflatten(0, (steps, images)), fired.any(-1).bool()
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What is launched for no images."""
 
 
 @cache

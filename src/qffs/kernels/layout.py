@@ -10,22 +10,13 @@ from torch import Tensor
 
 from qffs.functional.rows import Rows
 from qffs.kernels import native
-from qffs.kernels.queue import Levels
+from qffs.kernels.queue import Kept, Pending
 from qffs.kernels.synapses import Projection
 
 REGISTER = 64
 """Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
-
-
-class Kept(list[Tensor]):
-    """Tensors that the compiled function is to find where they are."""
-
-    def pointer(self, tensor: Tensor) -> int:
-        """Where a tensor is, which stays there."""
-        self.append(tensor)
-        return tensor.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -91,11 +82,11 @@ def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) 
     return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
-def operand(signal: Rows | Levels, layout: Layout, kept: Kept) -> native.Input:
+def operand(signal: Rows | Pending, layout: Layout, kept: Kept) -> native.Input:
     """A signal that neurons add up as it is."""
     rows = uncomputed(signal)
     return native.Input(
-        values=kept.pointer(turned(signal, layout.turned)),
+        values=kept.pointer(in_order(signal, layout.turned), alone=signal is rows),
         place=kept.pointer(rows.place.contiguous()),
         levels=rows.scale is not None,
         scale=1.0 if rows.scale is None else float(rows.scale),
@@ -105,7 +96,7 @@ def operand(signal: Rows | Levels, layout: Layout, kept: Kept) -> native.Input:
 def source(projection: Projection, block: int, digits: bool, kept: Kept) -> native.Synapses:
     """Levels, and the weights that they go through, for blocks of so many neurons."""
     rows, synapses, steps = uncomputed(projection.source), projection.synapses, projection.size[0]
-    values, kernel = turned(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
+    values, kernel = in_order(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
     packed = synapses.packed(block, digits)
     assert rows.scale is not None
@@ -127,15 +118,15 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> nati
     )
 
 
-def uncomputed(signal: Rows | Levels | Projection) -> Rows:
+def uncomputed(signal: Rows | Pending | Projection) -> Rows:
     """A signal, or the source of it, whose numbers may not be there yet."""
     source = signal.source if isinstance(signal, Projection) else signal
-    return source.unfilled if isinstance(source, Levels) else source
+    return source.unfilled if isinstance(source, Pending) else source
 
 
-def turned(signal: Rows | Levels, turn: Callable[[Tensor], Tensor]) -> Tensor:
-    """Values in another order; where that is to copy them, they have to be computed before."""
+def in_order(signal: Rows | Pending, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    """Values in memory of another order; where that is to copy them, they are computed before."""
     values = turn(uncomputed(signal).values)
-    if isinstance(signal, Levels) and not values.is_contiguous():
+    if isinstance(signal, Pending) and not values.is_contiguous():
         values = turn(signal.rows().values)
     return values.contiguous()

@@ -5,7 +5,7 @@
 #endif
 
 // Have memory that is about to be written come in large pages, where the system has any: in small ones it takes longer
-// to come than to be written.
+// to come than to be written. Levels that are never written come with those beside them.
 void prefer_large_pages(uint8_t *memory, int64_t size)
 {
 #ifdef MADV_HUGEPAGE
@@ -22,7 +22,7 @@ void prefer_large_pages(uint8_t *memory, int64_t size)
 void count(const uint8_t *values, const int64_t *place, int64_t steps, int64_t images, int64_t size, int64_t threads,
            int64_t *spikes)
 {
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t t = 0; t < steps; t++) {
         int64_t up = 0, down = 0;
         for (int64_t b = 0; b < images; b++) {
@@ -66,7 +66,7 @@ void max_pool(const pooling *given)
     const pooling p = *given;
     for (int64_t i = 0; i < p.places; i++)
         p.named[p.place[i]] = 1;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(p.threads)
+#pragma omp parallel for collapse(2) schedule(dynamic, 8) num_threads(p.threads)
     for (int64_t row = 0; row < p.rows; row++)
         for (int64_t y = 0; y < p.pooled_height; y++) {
             if (!p.named[row])
@@ -75,8 +75,8 @@ void max_pool(const pooling *given)
             uint8_t *pooled = p.pooled + (row * p.pooled_height + y) * p.pooled_width * p.channels;
             for (int64_t x = 0; x < p.pooled_width; x++) {
                 const int64_t left = x * p.sx - p.px, right = least(left + p.kw, p.width);
-                largest(p.values + row * p.height * p.width * p.channels, p.width, p.channels, top < 0 ? 0 : top, bottom,
-                        left < 0 ? 0 : left, right, pooled + x * p.channels);
+                largest(p.values + row * p.height * p.width * p.channels, p.width, p.channels, top < 0 ? 0 : top,
+                        bottom, left < 0 ? 0 : left, right, pooled + x * p.channels);
             }
         }
 }

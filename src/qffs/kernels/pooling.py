@@ -10,11 +10,11 @@ import torch
 from qffs.functional.pool import windows
 from qffs.functional.rows import Rows
 from qffs.kernels import native
-from qffs.kernels.layout import Kept, turned, uncomputed
-from qffs.kernels.queue import CPU, Levels, Queue
+from qffs.kernels.layout import in_order, uncomputed
+from qffs.kernels.queue import CPU, Kept, Pending, Queue
 
 
-def available(signal: Rows | Levels) -> bool:
+def available(signal: Rows | Pending) -> bool:
     """Whether there is a compiled function for such levels."""
     values = uncomputed(signal).values
     fits = values.dtype == torch.uint8 and values.device == CPU and values.dim() <= 4
@@ -22,8 +22,8 @@ def available(signal: Rows | Levels) -> bool:
 
 
 def max_pool(
-    queue: Queue, signal: Rows | Levels, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> Levels:
+    queue: Queue, signal: Rows | Pending, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Pending:
     """The largest level of each window of one or two dimensions, computed when the queue is run.
 
     signal: ``[R, C, L]`` or ``[R, C, H, W]``; size, stride, padding: as in `qffs.functional.pool.max_pool`, and raises
@@ -37,7 +37,7 @@ def max_pool(
     room = queue.room(count * channels * math.prod(pooled))
     largest = room[: count * channels * math.prod(pooled)].view(count, *pooled, channels)
     call = native.Pooling(
-        kept.pointer(turned(signal, lambda x: x.movedim(1, -1))),
+        kept.pointer(in_order(signal, lambda x: x.movedim(1, -1))),
         kept.pointer(rows.place.contiguous()),
         rows.place.numel(),
         count,
@@ -57,6 +57,6 @@ def max_pool(
         kept.pointer(largest),
     )
     library = native.library_of_levels()
-    queue.add(lambda: library.max_pool(call), kept)
+    queue.add(lambda _: library.max_pool(call), kept)
     unfilled = Rows(largest.movedim(-1, 1), rows.place, rows.scale)
-    return Levels(unfilled, unfilled.like, queue, room)
+    return Pending(unfilled, unfilled.like, queue, room)

@@ -16,44 +16,64 @@ from qffs.functional.rows import Rows
 from qffs.kernels import native
 
 CPU = torch.device("cpu")
+MOST_HELD = 2**24
+"""Bytes that calls which wait may keep from being freed, beside levels and weights."""
+
+
+class Kept(list[Tensor]):
+    """Tensors that a call is to find where they are, and how many bytes of them are kept for it alone."""
+
+    held: int = 0
+
+    def pointer(self, tensor: Tensor, alone: bool = False) -> int:
+        """Where a tensor is, which stays there; alone: whether nobody else needs it."""
+        self.append(tensor)
+        self.held += tensor.nbytes if alone else 0
+        return tensor.data_ptr()
 
 
 class Queue:
-    """Calls of the compiled function, in their order, and memory for levels, used again when nobody reads them."""
+    """Calls of compiled functions, in their order, and memory for levels, used again when nobody reads them."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[], None], list[Tensor]]] = []
+        self._waiting: list[tuple[Callable[[Queue], None], Kept]] = []
         self._free: list[Tensor] = []
         self._scratch = torch.empty(0, dtype=torch.int32, device=CPU)
 
-    def add(self, call: Callable[[], None], kept: list[Tensor]) -> None:
-        """Have something called after all that waits; kept: the tensors whose memory it names."""
+    def add(self, call: Callable[[Queue], None], kept: Kept) -> None:
+        """Have something called with this queue, after all that waits; kept: the tensors whose memory it names."""
         self._waiting.append((call, kept))
+        if sum(each.held for _, each in self._waiting) > MOST_HELD:
+            self.run()
 
     def run(self) -> None:
         """Call what waits."""
-        for call, _ in self._waiting:
-            call()
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        for call, _ in waiting:
+            call(self)
 
     def scratch(self, size: int) -> int:
         """Where there is room for so many numbers of 32 bits, for a single call."""
         if size > len(self._scratch):
+            self._scratch = torch.empty(0, dtype=torch.int32, device=CPU)
             self._scratch = torch.empty(size, dtype=torch.int32, device=CPU)
         return self._scratch.data_ptr()
 
     def room(self, size: int) -> Tensor:
-        """So many bytes of memory: the least that is free and holds them, or new."""
+        """So many bytes of memory, or more: the least that is free and holds them, or new."""
         fits = [each for each in self._free if len(each) >= size]
-        if not fits:
-            room = torch.empty(size, dtype=torch.uint8, device=CPU)
-            library = native.library_of_levels()
-            if library is not None:
-                library.prefer_large_pages(room.data_ptr(), size)
-            return room
-        found = min(fits, key=len)
-        self._free = [each for each in self._free if each is not found]
-        return found
+        if fits:
+            found = min(fits, key=len)
+            self._free = [each for each in self._free if each is not found]
+            return found
+        if sum(map(len, self._free)) >= size:  # in pieces, which can go once nobody waits to read them
+            self.run()
+            self._free.clear()
+        room = torch.empty(size, dtype=torch.uint8, device=CPU)
+        library = native.library_of_levels()
+        if library is not None:
+            library.prefer_large_pages(room.data_ptr(), size)
+        return room
 
     def take_back(self, room: Tensor) -> None:
         """Memory that no layer reads but those that wait."""
@@ -61,8 +81,8 @@ class Queue:
 
 
 @dataclass(eq=False)
-class Levels:
-    """Levels of a layer that waits in a queue: ``unfilled`` until then, in ``room``; like: as of `Rows`."""
+class Pending:
+    """Levels that wait in a queue to be computed: ``unfilled`` until then, in ``room``; like: as of `Rows`."""
 
     unfilled: Rows
     like: Tensor

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qffs.functional.fingerprint import Fingerprint
 from qffs.functional.rows import Rows
 from qffs.kernels import weights
-from qffs.kernels.queue import Levels
+from qffs.kernels.queue import Pending
 from qffs.kernels.weights import Weights
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
@@ -88,14 +88,14 @@ def _pair(given: Sequence[int], above: int) -> tuple[int, int]:
 class Projection:
     """What levels send through a module's synapses: a signal that neurons can add up without its being computed."""
 
-    source: Rows | Levels
+    source: Rows | Pending
     module: nn.Module
     synapses: Synapses
     like: Tensor
     """An empty tensor of the signal's type and shape, ``[0, ...]``."""
 
     @staticmethod
-    def of(source: Rows | Levels, module: nn.Module) -> Projection | None:
+    def of(source: Rows | Pending, module: nn.Module) -> Projection | None:
         """Of levels through a module; None where the module has no synapses, or none for such levels."""
         found, like = of(module), source.like
         if found is None or DIMENSIONS[type(module)] != like.dim() or like.shape[1] != found.kernel.shape[1]:
@@ -116,6 +116,6 @@ class Projection:
         return Rows(self.module(numbers.values), numbers.place)
 
 
-def computed(signal: Rows | Levels | Projection) -> Rows:
+def computed(signal: Rows | Pending | Projection) -> Rows:
     """A signal as tensors that anybody may read."""
     return signal if isinstance(signal, Rows) else signal.rows()
