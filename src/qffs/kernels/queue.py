@@ -16,7 +16,7 @@ from qffs.functional.rows import Rows
 from qffs.kernels import native
 
 CPU = torch.device("cpu")
-MOST_HELD = 2**24
+MOST_HELD = 2**23
 """Bytes that calls which wait may keep from being freed, beside levels and weights."""
 
 
