@@ -148,6 +148,15 @@ def test_memory_in_pieces_that_are_too_small_goes() -> None:
     assert called[:2] == [1000, 1001]  # before what they wait to read went
 
 
+def test_no_memory_is_free_when_levels_are_looked_at() -> None:
+    queue = Queue()
+    one, two, *_ = layers()
+    signal = then(queue, then(queue, first(queue), one), two)
+    assert queue._free
+    held(signal)
+    assert not queue._free
+
+
 def test_large_rooms_hold_what_they_say() -> None:
     room = Queue().room(2**23 + 5)
     room.fill_(7)

@@ -66,14 +66,18 @@ class Queue:
             found = min(fits, key=len)
             self._free = [each for each in self._free if each is not found]
             return found
-        if sum(map(len, self._free)) >= size:  # in pieces, which can go once nobody waits to read them
-            self.run()
-            self._free.clear()
+        if sum(map(len, self._free)) >= size:  # in pieces that are too small
+            self.clear()
         room = torch.empty(size, dtype=torch.uint8, device=CPU)
         library = native.library_of_levels()
         if library is not None:
             library.prefer_large_pages(room.data_ptr(), size)
         return room
+
+    def clear(self) -> None:
+        """Call what waits, and let go of the memory that is free then."""
+        self.run()
+        self._free.clear()
 
     def take_back(self, room: Tensor) -> None:
         """Memory that no layer reads but those that wait."""
@@ -96,7 +100,7 @@ class Pending:
 
     def rows(self) -> Rows:
         """The levels, computed; from now on their memory is theirs."""
-        self.queue.run()
+        self.queue.clear()
         self.room = None
         return self.unfilled
 
