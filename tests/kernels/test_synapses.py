@@ -268,6 +268,7 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_room_for_events_is_for_steps_at_which_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
     rows = spikes(6, 5, (64, 6, 6))
     layer = eighths(nn.Conv2d(64, 32, 3, padding=1, bias=False), torch.float32)
     some = torch.cat([rows.place, rows.place[-1:].expand(200, -1)])
