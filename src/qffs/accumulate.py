@@ -25,7 +25,8 @@ from qffs.graph import images
 from qffs.graph.annotate import choosing, name_of, option, signals
 from qffs.graph.nesting import nested, tensors
 from qffs.graph.rules import Kind
-from qffs.kernels import fire, pooling
+from qffs.kernels import fire, fire_native, levels
+from qffs.kernels.neurons import Neurons, Signal
 from qffs.kernels.queue import Pending, Queue
 from qffs.kernels.synapses import DIMENSIONS, Projection, computed
 from qffs.nn.neuron import Neuron
@@ -82,7 +83,7 @@ def covers(network: fx.GraphModule) -> bool:
 
 def compiles(network: fx.GraphModule, steps: int) -> bool:
     """Whether every layer's levels fit into a byte and change by one at most, as the compiled function has them."""
-    return steps <= fire.LONGEST and not any(m.several for m in network.modules() if isinstance(m, Neuron))
+    return steps <= fire_native.LONGEST and not any(m.several for m in network.modules() if isinstance(m, Neuron))
 
 
 class _Walk(Walk):
@@ -173,7 +174,7 @@ class _Walk(Walk):
         self.gathered = {node.all_input_nodes[0]: kept.values}
         return _rows(self._part(node, 1), kept.place, kept.scale)
 
-    def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[fire.Signal] | None:
+    def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Signal] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
         if node.meta["kind"] is Kind.SUM:
             return [part for rows in present.values() for part in _listed(rows)]
@@ -216,11 +217,11 @@ class _Walk(Walk):
             constant = images.whole(constant, read, self.batch)
         if path in self.state.neurons:
             inputs = [*inputs, self._begun(neuron, self.state.neurons[path], inputs[0].like if inputs else constant)]
-        settings = neuron.threshold, neuron.highest, neuron.rule, self.compiled
-        levels = fire.enqueue(self.queue, inputs, constant, self.charge, *settings)
+        layer = Neurons(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
+        sent = fire.enqueue(self.queue, layer, self.compiled)
         if self.see is not None:
-            self.see(path, computed(levels))
-        return levels
+            self.see(path, computed(sent))
+        return sent
 
     def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> Rows:
         """What a potential is above that at rest, as if it had arrived before the first step."""
@@ -259,8 +260,8 @@ class _Walk(Walk):
         window = pool.window(module) if module is not None else None
         if constant is not None or window is None or not _of_levels(rows) or rows.like.dim() != 2 + len(window[0]):
             return None
-        if self.compiled and pooling.available(rows):
-            return pooling.max_pool(self.queue, rows, *window)
+        if self.compiled and levels.available(rows):
+            return levels.max_pool(self.queue, rows, *window)
         kept = computed(rows).kept()
         return Rows(pool.max_pool(kept.values, *window), kept.place, kept.scale)
 

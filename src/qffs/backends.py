@@ -14,7 +14,8 @@ from qffs.errors import InvalidArgument
 from qffs.functional.fire import NeuronState
 from qffs.functional.rows import Rows
 from qffs.graph.nesting import joined
-from qffs.kernels import fire, native
+from qffs.kernels import levels, native
+from qffs.kernels.fire_native import LONGEST
 from qffs.simulate import advance, summed
 from qffs.state import State
 
@@ -52,7 +53,7 @@ def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) 
     if not compiles(network, steps):
         if name == COMPILED:
             raise InvalidArgument(
-                f"the compiled back end runs at most {fire.LONGEST} steps, and neurons that send one spike at a step"
+                f"the compiled back end runs at most {LONGEST} steps, and neurons that send one spike at a step"
             )
         return PYTORCH
     return COMPILED if compiled else PYTORCH
@@ -80,8 +81,8 @@ def run(
 def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
     compiled = backend == COMPILED
     if backend != REFERENCE:
-        levels = None if counter is None else partial(_count_levels, counter, compiled)
-        return accumulated(network, state, charge, levels, compiled)
+        observer = None if counter is None else partial(_count_levels, counter, compiled)
+        return accumulated(network, state, charge, observer, compiled)
     spikes = None if counter is None else partial(count_spikes, counter)
     increments, _ = advance(network, state, charge, spikes)
     return summed(increments)
@@ -93,8 +94,8 @@ def _laid_out(backend: str, x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _count_levels(counter: Counter, compiled: bool, path: str, levels: Rows) -> None:
-    counter(path, fire.count(levels, compiled))
+def _count_levels(counter: Counter, compiled: bool, path: str, sent: Rows) -> None:
+    counter(path, levels.count(sent, compiled))
 
 
 def count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:

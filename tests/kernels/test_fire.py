@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels import fire
 from qffs.functional.fire import fire as reference
 from qffs.functional.fire import rest
 from qffs.functional.rows import Rows, changed
-from qffs.kernels import fire as kernel
-from qffs.kernels import native
+from qffs.kernels import fire_loop, native
+from qffs.kernels.neurons import Neurons
 from qffs.levels import FiringRule
 
 CHARGE = (0.5, 0.25, 0.25, 0.0, 0.0, 0.0, 0.0)
@@ -79,14 +80,14 @@ def test_levels_are_those_of_the_reference(given: str, shape: tuple[int, ...], r
     constant = whole(1 if "one" in given else 5, *shape, low=-20, high=40) if "constant" in given else None
     by_channel = torch.tensor([0.25, 0.375, 0.5][: shape[0]]).view(-1, *[1] * (len(shape) - 1))
     for threshold in (torch.tensor(0.25), *([by_channel] if len(shape) > 1 else [])):
-        found = kernel.fire(inputs, constant, CHARGE, threshold, 3, rule)
+        found = fire(inputs, constant, CHARGE, threshold, 3, rule)
         wanted = expected(inputs, constant, threshold, 3, rule)
         assert found.values.dtype == torch.uint8
         assert torch.equal(found.values[found.place].double(), wanted)
         assert found.scale is threshold
         changes = (torch.cat([wanted[:1], wanted[1:] - wanted[:-1]]) != 0).flatten(2).any(-1)
         assert len(found.kept().values) == int(changes.sum() + (~changes[0]).sum())
-        plain, plain_changes = kernel._plain(inputs, constant, CHARGE, threshold, 3, rule)
+        plain, plain_changes = fire_loop.fire(Neurons(inputs, constant, CHARGE, threshold, 3, rule))
         assert torch.equal(plain_changes, changes)
         assert torch.equal(changed(plain, changes).dense(), found.values[found.place].flatten(0, 1))
 
@@ -99,7 +100,7 @@ def test_what_is_smaller_is_broadcast(smaller: tuple[int, ...]) -> None:
         ([numbers(3, 4, 5)], whole(5, *smaller, low=-20, high=40)),
         ([numbers(3, 4, 5)], whole(1, *smaller, low=-20, high=40)),
     ):
-        found = kernel.fire(inputs, constant, CHARGE, torch.tensor(0.25), 3, RULES[0])
+        found = fire(inputs, constant, CHARGE, torch.tensor(0.25), 3, RULES[0])
         parts = [Rows.of(rows.dense().expand(-1, 3, 4, 5), len(CHARGE)) for rows in inputs]
         wide = None if constant is None else constant.expand(-1, 3, 4, 5)
         wanted = expected(parts, wide, torch.tensor(0.25), 3, RULES[0])
@@ -112,7 +113,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(kernel.fire(inputs, None, CHARGE, torch.tensor(0.3), 3, RULES[0]).dense())
+            found.append(fire(inputs, None, CHARGE, torch.tensor(0.3), 3, RULES[0]).dense())
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
@@ -121,14 +122,14 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 def test_without_a_compiler_the_reference_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [numbers(3, 4, 5)]
-    compiled = kernel.fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
+    compiled = fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
     native.made.cache_clear()
     try:
         with pytest.warns(
             UserWarning, match="neurons are not compiled, and simulation is slower: there is no C compiler"
         ):
-            plain = kernel.fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
+            plain = fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
     finally:
         native.made.cache_clear()
     assert torch.equal(compiled.dense(), plain.dense())
@@ -138,7 +139,7 @@ def test_other_types_are_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(native, "library", lambda *_: pytest.fail("compiled"))
     dtype = torch.bfloat16
     rows = Rows(whole(9, 6).to(dtype), torch.randint(0, 9, (len(CHARGE), 5)))
-    found = kernel.fire([rows], None, CHARGE, torch.tensor(0.25, dtype=dtype), 3, RULES[0])
+    found = fire([rows], None, CHARGE, torch.tensor(0.25, dtype=dtype), 3, RULES[0])
     assert torch.equal(found.values[found.place].double(), expected([rows], None, torch.tensor(0.25), 3, RULES[0]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from qffs.functional.fire import fire as reference
 from qffs.functional.fire import rest
 from qffs.functional.rows import Rows
 from qffs.kernels import fire as kernel
+from qffs.kernels.neurons import Neurons
 from qffs.levels import FiringRule
 from test_networks import spiking
 
@@ -74,7 +76,7 @@ def test_levels_are_those_of_the_reference(
             Rows(*(x if x is None else on(x, device, dtype) for x in (r.values, r.place, r.scale))) for r in inputs
         ]
         charged = None if fixed is None else on(fixed, device, dtype)
-        found, moved = module.fire(given, charged, CHARGE, on(threshold, device, dtype), 3, rule, torch.uint8)
+        found, moved = module.fire(Neurons(given, charged, CHARGE, on(threshold, device, dtype), 3, rule))
         assert (found.dtype, moved.dtype) == (torch.uint8, torch.bool)
         assert torch.equal(found.cpu().double(), wanted)
         assert torch.equal(moved.cpu(), (torch.cat([wanted[:1], wanted.diff(dim=0)]) != 0).flatten(2).any(-1))
@@ -86,7 +88,7 @@ def on(x: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tenso
 
 def test_infinity_that_is_not_charged(module: ModuleType, device: torch.device) -> None:
     constant = torch.tensor([[float("-inf"), 1.0]], device=device)
-    found, _ = module.fire([], constant, (0.0, 1.0), torch.tensor(0.5, device=device), 3, RULES[0], torch.uint8)
+    found, _ = module.fire(Neurons([], constant, (0.0, 1.0), torch.tensor(0.5, device=device), 3, RULES[0]))
     assert found.flatten(1).tolist() == [[0, 0], [0, 1]]
 
 
@@ -95,7 +97,7 @@ def test_long_runs(module: ModuleType, device: torch.device) -> None:
     torch.manual_seed(0)
     charge, rule = (0.7, 0.3) * 150, FiringRule(cap=False, precharge=0.3, leak=0.9)
     constant, theta = torch.rand(1, 50, dtype=torch.float64), torch.tensor(0.25, dtype=torch.float64)
-    found, _ = module.fire([], constant.to(device), charge, theta.to(device), 3, rule, torch.int32)
+    found, _ = module.fire(Neurons([], constant.to(device), charge, theta.to(device), 3, rule))
     state = rest(constant, theta, 0.3)
     wanted = reference(state, constant, None, charge, theta, 3, rule)[0].cumsum(0)
     assert torch.equal(found.cpu().double(), wanted)
@@ -104,7 +106,7 @@ def test_long_runs(module: ModuleType, device: torch.device) -> None:
 
 def test_no_images(module: ModuleType, device: torch.device) -> None:
     constant = torch.zeros(0, 3, 4, device=device)
-    found, moved = module.fire([], constant, CHARGE, torch.tensor(0.5, device=device), 3, RULES[0], torch.uint8)
+    found, moved = module.fire(Neurons([], constant, CHARGE, torch.tensor(0.5, device=device), 3, RULES[0]))
     assert (found.shape, moved.shape) == ((7, 0, 3, 4), (7, 0))
 
 
@@ -114,7 +116,7 @@ def test_networks_run_through_it(
 ) -> None:
     snn, inputs = spiking(name).to(device), [x.to(device) for x in NETWORKS[name].inputs()]
     called: list[Any] = []
-    counted = SimpleNamespace(fire=lambda *given: called.append(given) or module.fire(*given))
+    counted = SimpleNamespace(fire=lambda neurons: called.append(neurons) or module.fire(neurons))
     monkeypatch.setattr(kernel, "in_triton", lambda *_: counted)
     found = accumulated(snn.graph, snn.begin(*inputs), snn.schedule.over(8), compiled=False)
     torch.testing.assert_close(found, snn(*inputs, steps=8), rtol=1e-9, atol=1e-9)
@@ -125,7 +127,7 @@ def test_what_fires_otherwise_is_not_used(
     module: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kernel.differs(module, device, torch.float64) is None
-    off = SimpleNamespace(fire=lambda *given: module.fire(*given[:4], 2, *given[5:]))
+    off = SimpleNamespace(fire=lambda neurons: module.fire(replace(neurons, highest=2)))
     assert kernel.differs(off, device, torch.float32) == "its spikes are others"
     gpu = torch.device("cuda", 7)  # where there may be none
     for broken, reason in ((off, "its spikes are others"), (SimpleNamespace(), "AttributeError: .*'fire'")):

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.functional.pool import max_pool, window
+from qffs.functional import pool
 from qffs.functional.rows import Rows
-from qffs.kernels import fire as kernel
-from qffs.kernels import native, pooling
+from qffs.kernels import native
 from qffs.kernels import queue as waiting
+from qffs.kernels.fire import enqueue
+from qffs.kernels.levels import available, max_pool
+from qffs.kernels.neurons import Neurons
 from qffs.kernels.queue import Kept, Pending, Queue
 from qffs.kernels.synapses import Projection, computed
 from qffs.levels import FiringRule
@@ -43,14 +45,14 @@ def first(queue: Queue, memory_format: torch.memory_format = torch.channels_last
     """Neurons that an analog input charges."""
     torch.manual_seed(1)
     analog = (4 * torch.rand(IMAGES, 4, 7, 6, dtype=torch.float64)).contiguous(memory_format=memory_format)
-    return kernel.enqueue(queue, [], analog, CHARGE, THETA, 3, RULE)
+    return enqueue(queue, Neurons([], analog, CHARGE, THETA, 3, RULE))
 
 
 def then(queue: Queue, before: Rows | Pending, layer: nn.Module, *others: Rows | Pending) -> Rows | Pending:
     """The neurons behind a layer, which add up others too."""
     through = Projection.of(before, layer)
     assert through is not None
-    return kernel.enqueue(queue, [through, *others], None, CHARGE, THETA, 3, RULE)
+    return enqueue(queue, Neurons([through, *others], None, CHARGE, THETA, 3, RULE))
 
 
 def memory(levels: Rows | Pending) -> int:
@@ -88,7 +90,7 @@ def test_layers_and_pooling_that_wait() -> None:
         ready: Any = (lambda levels: levels) if at_once else computed
         signal = ready(then(queue, ready(first(queue)), one))
         for _ in range(2):
-            signal = ready(pooling.max_pool(queue, signal, (2, 2), (1, 1), (1, 0)))
+            signal = ready(max_pool(queue, signal, (2, 2), (1, 1), (1, 0)))
             signal = ready(then(queue, signal, two))
         found.append(held(signal))
     assert torch.equal(*found)
@@ -193,28 +195,28 @@ def test_memory_of_what_was_looked_at_is_not_used_again() -> None:
 )
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=str)
 def test_pooling(module: nn.MaxPool2d, memory_format: torch.memory_format) -> None:
-    queue, given = Queue(), window(module)
+    queue, given = Queue(), pool.window(module)
     assert given is not None
     levels = first(queue, memory_format)
-    pooled = pooling.max_pool(queue, levels, *given)
-    assert pooling.available(pooled)
+    pooled = max_pool(queue, levels, *given)
+    assert available(pooled)
     rows = computed(levels)
-    expected = max_pool(rows.values, *given)[rows.place]
+    expected = pool.max_pool(rows.values, *given)[rows.place]
     assert torch.equal(held(pooled), expected)
     assert len(expected.unique()) > 2
-    assert torch.equal(held(pooling.max_pool(queue, rows, *given)), expected)
+    assert torch.equal(held(max_pool(queue, rows, *given)), expected)
 
 
 def test_pooling_in_one_dimension() -> None:
     torch.manual_seed(0)
     values = torch.randint(0, 4, (5, 70, 11), dtype=torch.uint8)
     rows, queue = Rows(values, torch.tensor([[0, 3], [1, 4]]), THETA), Queue()
-    pooled = pooling.max_pool(queue, rows, (3,), (2,), (1,))
-    assert torch.equal(held(pooled), max_pool(values, (3,), (2,), (1,))[rows.place])
+    pooled = max_pool(queue, rows, (3,), (2,), (1,))
+    assert torch.equal(held(pooled), pool.max_pool(values, (3,), (2,), (1,))[rows.place])
 
 
 def test_windows_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="a window of 9 does not fit 7 with a padding of 0"):
-        pooling.max_pool(queue := Queue(), first(queue), (9, 9), (1, 1), (0, 0))
-    assert not pooling.available(Rows(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
-    assert not pooling.available(Rows(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))
+        max_pool(queue := Queue(), first(queue), (9, 9), (1, 1), (0, 0))
+    assert not available(Rows(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
+    assert not available(Rows(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))

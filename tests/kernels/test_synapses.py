@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kernels import fire
 from qffs.functional.rows import Rows, changed
-from qffs.kernels import fire as kernel
-from qffs.kernels import native, synapses
+from qffs.kernels import fire_native, native, synapses
+from qffs.kernels.levels import count
 from qffs.kernels.synapses import Projection
 from qffs.levels import FiringRule
 
@@ -38,7 +39,7 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
 def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not native.available(torch.float64, torch.device("cpu")):
         pytest.skip("nothing can be compiled here")
-    monkeypatch.setattr(kernel, "NEAR", request.param)
+    monkeypatch.setattr(fire_native, "NEAR", request.param)
 
 
 def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:
@@ -72,7 +73,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, *given: Any) -> int:
 
     with monkeypatch.context() as patch:
         patch.setattr(native, "library", noted)
-        kernel.fire(*given)
+        fire(*given)
     return sizes[-1]
 
 
@@ -107,8 +108,8 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
     by_channel = torch.randint(2, 9, (source.like.shape[1], *[1] * (len(shape) - 1))).to(dtype) / 8
     for threshold in (torch.tensor(0.625, dtype=dtype), by_channel):
         for inputs, fixed in (([source], None), ([source, skip], constant), ([source, source], constant)):
-            found = kernel.fire(inputs, fixed, CHARGE, threshold, 3, RULE)
-            wanted = kernel.fire(inputs, fixed, CHARGE, threshold, 3, RULE, compiled=False)
+            found = fire(inputs, fixed, CHARGE, threshold, 3, RULE)
+            wanted = fire(inputs, fixed, CHARGE, threshold, 3, RULE, compiled=False)
             assert torch.equal(as_levels(found), as_levels(wanted))
             assert bool((as_levels(found) > 0).any())
 
@@ -124,7 +125,7 @@ def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], mon
             layer = eighths(nn.Conv2d(70, channels, 3, padding=1, bias=False), torch.float32)
             source = projection(spikes(steps, 4, (70, 12, 11)), layer)
             given = ([source], None, [0.0] * steps, torch.tensor(1.5), 3, RULE)
-            found, wanted = (as_levels(kernel.fire(*given, compiled=compiled)) for compiled in (True, False))
+            found, wanted = (as_levels(fire(*given, compiled=compiled)) for compiled in (True, False))
             assert torch.equal(found, wanted)
             assert len(wanted.unique()) > 2
     finally:
@@ -142,8 +143,8 @@ def test_tiles_and_threads_change_nothing(
     try:
         for count, size in ((1, 1), (2, 1), (1, 2**13), (3, 2**14), (1, 2**20), (40, 2**20)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(kernel, "LISTED", size)
-            found.append(as_levels(kernel.fire([source], None, [0.0] * 11, torch.tensor(0.5), 3, RULE)))
+            monkeypatch.setattr(fire_native, "LISTED", size)
+            found.append(as_levels(fire([source], None, [0.0] * 11, torch.tensor(0.5), 3, RULE)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(each, found[0]) for each in found)
@@ -153,7 +154,7 @@ def test_tiles_and_threads_change_nothing(
 def test_a_batch_may_be_empty() -> None:
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
     rows = Rows(torch.zeros(0, 4, 6, 6, dtype=torch.uint8), torch.zeros(8, 0, dtype=torch.int64), torch.tensor(0.5))
-    found = kernel.fire([projection(rows, layer)], None, [0.0] * 8, torch.tensor(0.5), 3, RULE)
+    found = fire([projection(rows, layer)], None, [0.0] * 8, torch.tensor(0.5), 3, RULE)
     assert found.place.shape == (8, 0)
 
 
@@ -164,7 +165,7 @@ def test_long_signals_keep_their_places() -> None:
     levels[0, :, at] = 1
     rows = Rows(levels, torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
     nn.init.constant_(layer.get_parameter("weight"), 0.5)
-    found = as_levels(kernel.fire([projection(rows, layer)], None, [0.0], torch.tensor(1.0), 3, RULE))
+    found = as_levels(fire([projection(rows, layer)], None, [0.0], torch.tensor(1.0), 3, RULE))
     assert found.nonzero().tolist() == [[0, 0, 0, at]]
 
 
@@ -173,16 +174,16 @@ def test_where_lists_would_be_too_long_the_layer_is_computed(monkeypatch: pytest
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
     source = projection(spikes(9, 3, (4, 6, 5)), layer)
     given = ([source], None, [0.0] * 9, torch.tensor(0.5), 3, RULE)
-    wanted = as_levels(kernel.fire(*given))
+    wanted = as_levels(fire(*given))
     needed = listed(monkeypatch, *given)
     assert needed > 0
     with monkeypatch.context() as patch:
-        patch.setattr(kernel, "MOST_LISTED", needed)
+        patch.setattr(fire_native, "MOST_LISTED", needed)
         assert listed(patch, *given) == needed
     with monkeypatch.context() as patch:
-        patch.setattr(kernel, "MOST_LISTED", needed - 1)
+        patch.setattr(fire_native, "MOST_LISTED", needed - 1)
         assert listed(patch, *given) == 0
-        assert torch.equal(as_levels(kernel.fire(*given)), wanted)
+        assert torch.equal(as_levels(fire(*given)), wanted)
 
 
 def test_levels_that_are_no_bytes_are_left_to_the_reference() -> None:
@@ -190,7 +191,7 @@ def test_levels_that_are_no_bytes_are_left_to_the_reference() -> None:
     rows = Rows(torch.tensor([[0, 0, 1, 2, 0, 300]], dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int64))
     source = projection(Rows(rows.values, rows.place, torch.tensor(0.5)), layer)
     found, wanted = (
-        as_levels(kernel.fire([source], None, [0.0], torch.tensor(0.5), 3, RULE, compiled=compiled))
+        as_levels(fire([source], None, [0.0], torch.tensor(0.5), 3, RULE, compiled=compiled))
         for compiled in (True, False)
     )
     assert torch.equal(found, wanted)
@@ -203,8 +204,8 @@ def test_steps_after_the_last_event_cost_no_memory_and_lose_nothing() -> None:
     longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(94, -1)]), rows.scale)
     charge = (*CHARGE, *[0.0] * 94)
     source = projection(longer, layer)
-    found = kernel.fire([source], None, charge, torch.tensor(0.125), 3, RULE)
-    wanted = kernel.fire([source], None, charge, torch.tensor(0.125), 3, RULE, compiled=False)
+    found = fire([source], None, charge, torch.tensor(0.125), 3, RULE)
+    wanted = fire([source], None, charge, torch.tensor(0.125), 3, RULE, compiled=False)
     assert torch.equal(as_levels(found), as_levels(wanted))
     assert int(found.place.max()) < 20 * 5
 
@@ -261,10 +262,10 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         levels = as_levels(rows).int()
         change = torch.cat([levels[:1], levels[1:] - levels[:-1]]).flatten(1)
         expected = torch.stack([(change == 1).sum(1), (change == -1).sum(1)])
-        assert torch.equal(kernel.count(rows), expected)
+        assert torch.equal(count(rows), expected)
         with monkeypatch.context() as patch:
             patch.setattr(native, "available", lambda *_: False)
-            assert torch.equal(kernel.count(rows), expected)
+            assert torch.equal(count(rows), expected)
 
 
 def test_room_for_events_is_for_steps_at_which_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:

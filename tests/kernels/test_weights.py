@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kernels import fire
 from qffs.functional.rows import Rows
-from qffs.kernels import fire as kernel
-from qffs.kernels import native
+from qffs.kernels import fire_native, native
 from qffs.kernels.synapses import Projection
 from qffs.kernels.weights import LANES, PAIRED, Weights, divisible, in_digits
 from qffs.levels import FiringRule
@@ -21,7 +21,7 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights as two digits even where few neurons read them."""
     if not native.available(torch.float32, torch.device("cpu")):
         pytest.skip("nothing can be compiled here")
-    monkeypatch.setattr(kernel, "NEAR", 0)
+    monkeypatch.setattr(fire_native, "NEAR", 0)
 
 
 def put_together(found: Weights) -> Tensor:
@@ -84,7 +84,7 @@ def levels_of(layer: nn.Module, rows: Rows, threshold: float, rule: FiringRule, 
     source = Projection.of(Rows(rows.values, rows.place, torch.tensor(0.5, dtype=dtype)), layer.to(dtype))
     assert source is not None
     charge, compiled = [0.0] * len(rows.place), dtype == torch.float32
-    found = kernel.fire([source, source], None, charge, torch.tensor(threshold, dtype=dtype), 3, rule, compiled)
+    found = fire([source, source], None, charge, torch.tensor(threshold, dtype=dtype), 3, rule, compiled)
     return found.values[found.place]
 
 
@@ -200,6 +200,6 @@ def test_weights_that_few_neurons_read_stay_whole(channels: int, divided: bool) 
     )
     source = Projection.of(rows, nn.Conv2d(channels, channels, 3, bias=False))
     assert source is not None
-    assert kernel._digits([source], torch.float32, loses=False) is divided
-    assert kernel._digits([rows], torch.float32, loses=False)
-    assert not kernel._digits([source], torch.float32, loses=True)
+    assert fire_native._digits([source], torch.float32, loses=False) is divided
+    assert fire_native._digits([rows], torch.float32, loses=False)
+    assert not fire_native._digits([source], torch.float32, loses=True)

@@ -7,7 +7,6 @@ potentials in registers, and nothing is written but the levels and whether any n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -18,9 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from qffs.functional.lsq import accumulation_dtype
-from qffs.functional.rows import Rows, joint
+from qffs.functional.rows import joint
 from qffs.kernels.layout import Layout
-from qffs.levels import FiringRule
+from qffs.kernels.neurons import Neurons
 
 BLOCK = 512
 """Neurons of a program."""
@@ -91,20 +90,13 @@ def _fire(
         tl.store(fired + at * tl.num_programs(0) + block, some)
 
 
-def fire(
-    inputs: Sequence[Rows],
-    constant: Tensor | None,
-    charge: Sequence[float],
-    threshold: Tensor,
-    highest: int,
-    rule: FiringRule,
-    levels: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Levels ``[T, B, ...]`` of this type and, ``[T, B]``, whether any of an image's changed.
+def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
+    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed, as by `fire_loop.fire`.
 
-    The other arguments are those of `qffs.kernels.fire.fire`; rules that send several spikes at once are not covered.
+    Rules that send several spikes at once are not covered.
     """
-    steps, like = len(charge), constant
+    inputs, constant, threshold, rule = neurons.rows(), neurons.constant, neurons.threshold, neurons.rule
+    (steps, images), like = neurons.size, constant
     total = place = None
     if inputs:
         parts, place = joint(inputs)
@@ -112,14 +104,12 @@ def fire(
         total = parts[0] if len(parts) == 1 else sum((each.to(wide) for each in parts[1:]), parts[0].to(wide))
         like = total
     assert like is not None
-    assert rule.precharge is not None
-    images = len(like) if place is None else place.shape[1]
     lie, wide = Layout.of(like), accumulation_dtype(like.dtype)
-    neurons = math.prod(lie.shape)
-    blocks = triton.cdiv(neurons, BLOCK)
+    size = math.prod(lie.shape)
+    blocks = triton.cdiv(size, BLOCK)
     theta = (lie.laid_out(threshold[None]) if threshold.dim() else threshold).to(wide)
     fixed = theta if constant is None else lie.laid_out(constant)
-    sent = torch.empty(steps * images, *lie.shape, dtype=levels, device=like.device)
+    sent = torch.empty(steps * images, *lie.shape, dtype=neurons.levels, device=like.device)
     fired = torch.empty(steps, images, blocks, dtype=torch.uint8, device=like.device)
     launch = _fire[(blocks, images)] if sent.numel() else _nothing
     with torch.cuda.device_of(like):  # Triton launches on the current device, whichever the tensors are on
@@ -128,18 +118,18 @@ def fire(
             theta if place is None else place.contiguous(),
             fixed,
             theta,
-            _charged(tuple(charge), wide, like.device),
+            _charged(tuple(neurons.charge), wide, like.device),
             sent,
             fired,
             steps,
             images,
-            neurons,
-            0 if constant is None or len(fixed) == 1 else neurons,
+            size,
+            0 if constant is None or len(fixed) == 1 else size,
             ARRIVES=total is not None,
             CHARGES=constant is not None,
             BY_NEURON=threshold.dim() > 0,
-            PRECHARGE=rule.precharge,
-            HIGHEST=highest if rule.cap else 0,
+            PRECHARGE=neurons.precharge,
+            HIGHEST=neurons.highest if rule.cap else 0,
             NEGATIVE=rule.negative_spikes,
             TO_ZERO=rule.to_zero,
             LEAK=rule.leak,

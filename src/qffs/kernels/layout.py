@@ -47,6 +47,10 @@ class Layout:
         """That of an image's neurons, in this order."""
         return [self.like.shape[d] for d in self.order]
 
+    def blocks(self, size: int) -> int:
+        """How many blocks of so many channels, or fewer, are computed apart."""
+        return self.height * self.width * math.ceil(self.channels / size)
+
     def laid_out(self, x: Tensor) -> Tensor:
         """The same in memory of this order."""
         return self.turned(x).contiguous()

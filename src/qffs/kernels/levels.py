@@ -1,4 +1,4 @@
-"""`qffs.functional.pool.max_pool` in C, of those levels that an image holds, without a copy of them."""
+"""What is done with levels, which are bytes, in C: see levels.c."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from qffs.functional.pool import windows
 from qffs.functional.rows import Rows
@@ -24,7 +25,7 @@ def available(signal: Rows | Pending) -> bool:
 def max_pool(
     queue: Queue, signal: Rows | Pending, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> Pending:
-    """The largest level of each window of one or two dimensions, computed when the queue is run.
+    """`qffs.functional.pool.max_pool` of those levels that an image holds, computed when the queue is run.
 
     signal: ``[R, C, L]`` or ``[R, C, H, W]``; size, stride, padding: as in `qffs.functional.pool.max_pool`, and raises
     what it does.
@@ -60,3 +61,35 @@ def max_pool(
     queue.add(lambda _: library.max_pool(call), kept)
     unfilled = Rows(largest.movedim(-1, 1), rows.place, rows.scale)
     return Pending(unfilled, unfilled.like, queue, room)
+
+
+def count(levels: Rows, compiled: bool = True) -> Tensor:
+    """How many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
+
+    compiled: whether it may be the C function, for levels that change by one at most.
+
+    >>> count(Rows(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
+    tensor([[1, 1, 0],
+            [0, 1, 0]])
+    """
+    steps, images = levels.place.shape
+    values = levels.values.contiguous(memory_format=_format(levels.values))
+    library = native.library_of_levels() if compiled and values.device == CPU and values.dtype == torch.uint8 else None
+    if library is not None:
+        spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
+        size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
+        library.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
+        return spikes
+    counts, before = [], torch.zeros_like(values[levels.place[0]], dtype=torch.int32)
+    for step, rows in enumerate(levels.place):
+        moved = rows != levels.place[step - 1] if step else torch.ones_like(rows, dtype=torch.bool)
+        now = values[rows[moved]].int()
+        risen = now - before[moved]
+        before[moved] = now
+        counts.append(torch.stack([(sign * risen).clamp_min(0).sum() for sign in (1, -1)]))
+    return torch.stack(counts, 1)
+
+
+def _format(values: Tensor) -> torch.memory_format:
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
