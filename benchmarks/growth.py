@@ -3,16 +3,18 @@
     python benchmarks/growth.py runs/cifar10_resnet18_narrow/qann --data cifar10:PATH --png growth.png
 
 Steps and images: the network of a checkpoint. Depth and width: residual networks with random weights, batch norms and
-step sizes calibrated on training images, which fire more than trained ones do, and the more the deeper they are: the
-time for each spike tells how they grow. Each time is the least of some turns, taken by turns.
+step sizes calibrated on training images, which fire more than trained ones do, and the more the deeper they are;
+trained networks of several depths are those of more checkpoints (``--deeper``). Each time is the least of some turns,
+taken by turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +51,26 @@ def channels_last(snn: SpikingNetwork) -> SpikingNetwork:
     return snn.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def curves(path: str, x: Tensor, calibration: Tensor) -> dict[str, dict[int, Callable[[], Point]]]:
+def curves(
+    path: str, deeper: Sequence[str], x: Tensor, calibration: Tensor
+) -> dict[str, dict[int, Callable[[], Point]]]:
     """By what grows, and by its size: a network, images and steps."""
-    loaded = qffs.load(path).network
 
-    def trained(steps: int) -> SpikingNetwork:
-        return channels_last(qffs.to_spiking(loaded, min(4, steps)))
+    def trained(steps: int, path: str = path) -> SpikingNetwork:
+        return channels_last(qffs.to_spiking(qffs.load(path).network, min(4, steps)))
 
     def residual(model: Callable[[], nn.Module]) -> Callable[[], Point]:
         return lambda: (calibrated(model(), calibration), x[:BATCH], STEPS)
 
-    return {
+    layers = {len(list(trained(4, each).neurons())): each for each in deeper}
+    found = {
         "steps": {t: (lambda t=t: (trained(t), x[:BATCH], t)) for t in (1, 2, 4, 8, 16, 32, 64)},
         "images": {b: (lambda b=b: (trained(4), x[:b], STEPS)) for b in (1, 2, 4, 8, 16, 32, 64, 128)},
         "depth": {d: residual(lambda d=d: build(f"cifar_resnet{d}")) for d in DEPTHS},
         "width": {w: residual(lambda w=w: build("cifar_resnet18", width=w)) for w in WIDTHS},
+        "depth, trained": {d: (lambda d=d: (trained(4, layers[d]), x[:BATCH], STEPS)) for d in sorted(layers)},
     }
+    return {what: sizes for what, sizes in found.items() if sizes}
 
 
 def measured(point: Point, turns: int) -> dict[str, float]:
@@ -91,9 +97,13 @@ def measured(point: Point, turns: int) -> dict[str, float]:
 
 def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     """A picture of each curve, times above and the ratio in words at each point."""
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    columns = math.ceil(len(results) / 2)
+    figure = Figure(figsize=(5.5 * columns, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (what, points) in zip(figure.subplots(2, 2).flat, results.items(), strict=True):
+    panels = figure.subplots(2, columns).flat
+    for unused in panels[len(results) :]:
+        unused.set_axis_off()
+    for axes, (what, points) in zip(panels, results.items(), strict=False):
         sizes = list(points)
         for name, style in (("simulation", "o-"), ("network", "s--")):
             axes.plot(sizes, [1e3 * points[size][name] for size in sizes], style, label=name)
@@ -113,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How the time of a simulation grows.")
     parser.add_argument("qann", help="the folder of a quantised network")
     parser.add_argument("--data", required=True, help="what it was trained on")
+    parser.add_argument("--deeper", nargs="*", default=[], help="the folders of quantised networks that grow in depth")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
@@ -123,7 +134,7 @@ def main() -> None:
     def read(images: Any, count: int) -> Tensor:
         return data.normalise(images.read(torch.arange(count))).contiguous(memory_format=torch.channels_last)
 
-    points = curves(arguments.qann, read(data.test, 128), read(data.train, 64))
+    points = curves(arguments.qann, arguments.deeper, read(data.test, 128), read(data.train, 64))
     results: dict[str, dict[int, dict[str, float]]] = {what: {} for what in points}
     with track("growth", sum(map(len, points.values())), "points") as bar:
         for what, sizes in points.items():

@@ -34,7 +34,8 @@ def with_neurons(snn: SpikingNetwork, make: Callable[[float], nn.Module]) -> fx.
             network.add_submodule(node.target, make(float(neuron.threshold.mean())))
     network.delete_all_unused_submodules()
     network.recompile()
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    place = {"device": snn.like.device, "memory_format": torch.channels_last}
+    return network.eval().to(**place)  # type: ignore[call-overload,no-any-return]
 
 
 class Scaled(nn.Module):

@@ -7,9 +7,11 @@ compute depends on when neurons fire, so that trained weights and real images ar
 by turns: the network with ReLUs where the neurons are, batch norms folded (``network``); `SpikingNetwork.readout` in
 the network's own type and exactly; the reference simulation, if asked for; and other libraries (`rivals.py`), of which
 those that are not installed are skipped. A ratio is the median over the turns of its time over that of the network in
-the same turn, with the smallest and the largest. Predictions after each step are compared with the reference's.
+the same turn, with the smallest and the largest. Predictions after each step are compared with the reference's. On a
+GPU, the network and `readout` in bfloat16 are compared too, and the former as a CUDA graph.
 
-``--memory`` measures instead what the network and a simulation take at their peak, each in a process of its own.
+``--memory`` measures instead what the network and a simulation take at their peak, each in a process of its own, on
+the CPU.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from qffs.network import SpikingNetwork
 from qffs.progress import track
 
 NETWORK, OWN, EXACT, REFERENCE = "network", "readout", "readout, exact", "reference"
+CPU = torch.device("cpu")
 
 Variants = dict[str, Callable[[Tensor, int], Tensor]]
 """By name: from images and T to what is read out."""
@@ -57,6 +60,30 @@ def own_variants(snn: SpikingNetwork, with_reference: bool) -> Variants:
         EXACT: lambda x, steps: snn.readout(x, steps=steps, precision="exact"),
     }
     return variants | ({REFERENCE: lambda x, steps: snn(x, steps=steps)} if with_reference else {})
+
+
+def on_a_gpu(snn: SpikingNetwork, x: Tensor) -> Variants:
+    """What is worth its while on a GPU: bfloat16, and a launch of all kernels of the network at once."""
+    half = copy.deepcopy(snn).bfloat16()
+    network, held = with_neurons(half, lambda _: nn.ReLU()), x.bfloat16()
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.no_grad():
+        with torch.cuda.stream(aside):  # libraries choose their kernels in a run before
+            network(held)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            made = network(held)
+
+    def replayed(x: Tensor, _: int) -> Tensor:
+        held.copy_(x)
+        graph.replay()
+        return made
+
+    return {
+        f"{NETWORK}, bfloat16": lambda x, _: network(x.bfloat16()),
+        f"{NETWORK}, bfloat16, CUDA graph": replayed,
+        f"{OWN}, bfloat16": lambda x, steps: half.readout(x.bfloat16(), steps=steps),
+    }
 
 
 def rivals(snn: SpikingNetwork) -> Variants:
@@ -77,12 +104,20 @@ def measured(variants: Variants, x: Tensor, steps: int, turns: int) -> dict[str,
         for turn in range(turns + 1):  # the first is not counted: kernels are compiled in it
             names = list(variants)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                finished(x.device)
                 start = time.perf_counter()
                 variants[name](x, steps)
+                finished(x.device)
                 seconds[name].append(time.perf_counter() - start)
                 bar.advance(note=name)
     counted = {name: each[1:] for name, each in seconds.items()}
     return {"steps": steps, "seconds": counted, "ratios": ratios(counted)}
+
+
+def finished(device: torch.device) -> None:
+    """Wait for what has been launched."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -141,6 +176,7 @@ def memory(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
         command = [sys.executable, __file__, path, "--data", arguments.data, "--batch", str(arguments.batch)]
         command += ["--steps", str(arguments.steps[0]), "--peak-of", name, "--size", str(arguments.size or 0)]
         command += ["--charge-steps", str(arguments.charge_steps)] if arguments.charge_steps else []
+        command += ["--device", "cpu"]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found[name] = json.loads(said.splitlines()[-1])
     return found
@@ -171,37 +207,44 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--images", type=int, default=256, help="of which predictions are compared; 0: of none")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--charge-steps", type=int, help="D; by default that of the bits")
     parser.add_argument("--reference", action="store_true", help="time the reference simulation too, which is slow")
     parser.add_argument("--memory", action="store_true", help="measure memory instead, at the first number of steps")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU here")
+    device = torch.device(arguments.device)
     data = load_data(arguments.data, arguments.size or None, in_memory_gib=0)
     spread = torch.linspace(0, len(data.test) - 1, max(arguments.batch, arguments.images)).long()
 
     def images(count: int) -> Iterator[Tensor]:
         for group in spread[:count].split(arguments.batch):
-            yield data.normalise(data.test.read(group)).contiguous(memory_format=torch.channels_last)
+            x = data.normalise(data.test.read(group)).to(device)
+            yield x.contiguous(memory_format=torch.channels_last)
 
     x = next(images(arguments.batch))
     results: dict[str, dict[str, Any]] = {}
     for path in arguments.qann:
         snn = to_spiking(load(path).network, arguments.charge_steps)
-        snn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        snn.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if arguments.peak_of:
             print(json.dumps(peak_of(snn, x, arguments.steps[0], arguments.peak_of)))
             return
         if arguments.memory:
             results[path] = memory(arguments, path)
             continue
-        variants = own_variants(snn, arguments.reference) | rivals(snn)
+        own = own_variants(snn, arguments.reference) | ({} if device == CPU else on_a_gpu(snn, x))
+        variants = own | rivals(snn)
         results[path] = {"runs": [measured(variants, x, steps, arguments.turns) for steps in arguments.steps]}
         if arguments.images:
             results[path]["predictions"] = differing(
                 snn, images(arguments.images), arguments.images, max(arguments.steps)
             )
-    title = f"{arguments.batch} images, {arguments.turns} turns, {processor()}, torch {torch.__version__}"
+    where = processor() if device == CPU else torch.cuda.get_device_name(device)
+    title = f"{arguments.batch} images, {arguments.turns} turns, {where}, torch {torch.__version__}"
     if arguments.memory:
         for path, found in results.items():
             for name, sizes in found.items():
@@ -209,7 +252,7 @@ def main() -> None:
     else:
         show(results, title)
     if arguments.json:
-        about = {"command": " ".join(["python", *sys.argv]), "device": processor(), "torch": torch.__version__}
+        about = {"command": " ".join(["python", *sys.argv]), "device": where, "torch": torch.__version__}
         arguments.json.write_text(json.dumps(about | {"networks": results}, indent=2) + "\n", encoding="utf-8")
 
 

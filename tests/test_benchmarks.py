@@ -38,14 +38,20 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path: Path) -> None:
-    few = ("--data", "digits", "--steps", 3, "--batch", 4, "--turns", 1, "--images", 8)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path: Path, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        refused = run("simulate.py", qann, "--data", "digits", "--device", device)
+        assert (refused.returncode, refused.stderr.rpartition(": ")[2]) == (2, "PyTorch finds no GPU here\n")
+        pytest.skip("there is no GPU")
+    few = ("--data", "digits", "--steps", 3, "--batch", 4, "--turns", 1, "--images", 8, "--device", device)
     done = run("simulate.py", qann, *few, "--json", tmp_path / "simulate.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "simulate.json").read_text())["networks"][str(qann)]
     (ran,) = found["runs"]
     installed = {name for name, package in RIVALS.items() if importlib.util.find_spec(package) is not None}
-    assert set(ran["ratios"]) == {"network", "readout", "readout, exact"} | installed
+    half = {"network, bfloat16", "network, bfloat16, CUDA graph", "readout, bfloat16"} if device == "cuda" else set()
+    assert set(ran["ratios"]) == {"network", "readout", "readout, exact"} | installed | half
     for name in set(RIVALS) - installed:
         assert f"{name} is skipped: {RIVALS[name]} is not installed" in done.stderr
     differing = found["predictions"]["differing"]
