@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kernels import fire
 from qffs.functional.rows import Rows, changed
-from qffs.kernels import fire_native, native, synapses
+from qffs.kernels import fire_native, layout, native, synapses
 from qffs.kernels.levels import count
 from qffs.kernels.synapses import Projection
 from qffs.levels import FiringRule
@@ -35,11 +35,15 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
 ]
 
 
-@pytest.fixture(autouse=True, params=[0, 2**40], ids=["digits", "whole"])
-def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["digits", "whole", "scattered"])
+def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """In float32 as two digits; in lists as they are; or added where spikes arrive."""
     if not native.available(torch.float64, torch.device("cpu")):
         pytest.skip("nothing can be compiled here")
-    monkeypatch.setattr(fire_native, "NEAR", request.param)
+    monkeypatch.setattr(layout, "NEAR", 2**40 if request.param == "scattered" else 0)
+    if request.param == "whole":
+        monkeypatch.setattr(native, "divided", lambda *_: False)
+    return str(request.param)
 
 
 def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:
@@ -268,7 +272,9 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(count(rows), expected)
 
 
-def test_room_for_events_is_for_steps_at_which_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_for_events_is_for_steps_at_which_something_changes(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if weights == "scattered":
+        pytest.skip("there are no lists")
     torch.manual_seed(0)
     rows = spikes(6, 5, (64, 6, 6))
     layer = eighths(nn.Conv2d(64, 32, 3, padding=1, bias=False), torch.float32)

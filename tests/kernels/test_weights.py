@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kernels import fire
 from qffs.functional.rows import Rows
-from qffs.kernels import fire_native, native
+from qffs.kernels import fire_native, layout, native
 from qffs.kernels.synapses import Projection
 from qffs.kernels.weights import LANES, PAIRED, Weights, divisible, in_digits
 from qffs.levels import FiringRule
@@ -21,7 +21,7 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights as two digits even where few neurons read them."""
     if not native.available(torch.float32, torch.device("cpu")):
         pytest.skip("nothing can be compiled here")
-    monkeypatch.setattr(fire_native, "NEAR", 0)
+    monkeypatch.setattr(layout, "NEAR", 0)
 
 
 def put_together(found: Weights) -> Tensor:

@@ -1,7 +1,7 @@
 // All steps of a layer of neurons in one pass: see fire.py, which calls it, and native.py, which compiles it for one
 // type of `real`, for neurons that lose more of their potential than a threshold a spike (LOSES) or not, and for
 // weights of two digits (DIGITS) or whole ones.
-#include "trains.h"
+#include "scatter.h"
 #include <omp.h>
 
 #define PARTS 16 // of an image without synapses
@@ -36,7 +36,7 @@ typedef struct {
     uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
     uint8_t *ended;   // [images][blocks of neurons], how many steps were computed
     int64_t *place;   // [steps][images], the row of `sent` that an image holds after each step
-    int32_t *scratch; // as many numbers as scratch_size says: dictionaries of the sources, lists of the threads
+    int32_t *scratch; // as many numbers as scratch_size says: dictionaries of the sources, lists or sums of the threads
 } layer;
 
 INLINE dictionary *dictionaries(const layer *l) { return (dictionary *)l->scratch; }
@@ -82,6 +82,8 @@ INLINE vector levels(const uint8_t *from, int64_t count)
     return from_bytes(read);
 }
 
+#define SCATTERED(s) (!DIGITS && (s)->scattered) // sums of digits are lists' alone
+
 // Add up what arrives at each step of a window; returned: a bit for each at which anything does.
 typedef unsigned arrive(const layer *l, field *fields, int64_t window, vector arrives[WINDOW][MOST_VECTORS]);
 #define ARRIVE(vectors)                                                                                                \
@@ -90,7 +92,10 @@ typedef unsigned arrive(const layer *l, field *fields, int64_t window, vector ar
     {                                                                                                                  \
         unsigned moved = 0;                                                                                            \
         for (int64_t j = 0; j < l->source_count; j++)                                                                  \
-            moved = add_trains(vectors, dictionaries(l) + j, l->sources + j, fields + j, window, moved, arrives);      \
+            if (SCATTERED(l->sources + j))                                                                             \
+                moved = add_sums(vectors, l->sources + j, fields + j, window, moved, arrives);                         \
+            else                                                                                                       \
+                moved = add_trains(vectors, dictionaries(l) + j, l->sources + j, fields + j, window, moved, arrives);  \
         return moved;                                                                                                  \
     }
 ARRIVE(1)
@@ -300,9 +305,11 @@ typedef struct {
 
 INLINE int64_t blocks_of(const layer *l) { return ratio_up(l->channels, l->block); }
 
-// How many numbers a source's lists of an image take in a tile.
+// How many numbers a source's lists, or sums, of an image take in a tile.
 static int64_t image_size(const layer *l, const synapses *s, int64_t rows)
 {
+    if (SCATTERED(s))
+        return arrivals_size(s, l->steps, rows, l->width, l->block);
     return lists_size(s, windows_of(l->steps), least((rows - 1) * s->sy + s->kh, s->height), rows);
 }
 
@@ -329,7 +336,10 @@ static int64_t thread_size(const layer *l, tile tile)
     return size;
 }
 
-INLINE int64_t dictionaries_size(const layer *l) { return l->source_count * sizeof(dictionary) / sizeof(int32_t); }
+INLINE int64_t dictionaries_size(const layer *l)
+{
+    return ratio_up(l->source_count * sizeof(dictionary) / sizeof(int32_t), 16) * 16;
+}
 
 // How many numbers `scratch` has to hold; where what a layer reads is not `known` yet, at most.
 int64_t scratch_size(const layer *l, int64_t known)
@@ -344,19 +354,27 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                      int64_t to, int32_t *memory)
 {
     const int64_t windows = windows_of(l->steps);
-    lists all[l->source_count][images];
+    lists lists[l->source_count][images];
+    arrivals arrivals[l->source_count][images];
     for (int64_t j = 0; j < l->source_count; j++) {
         const synapses *s = l->sources + j;
         const range lines = lines_read(s, y, rows);
-        for (int64_t i = 0; i < images; i++, memory += image_size(l, s, tile.rows)) {
-            all[j][i] = lay_out(s, windows, lines.to - lines.from, rows, memory);
-            list_units(dictionaries(l) + j, s, &all[j][i], l->steps, l->images, image + i, lines);
-            list_events(dictionaries(l) + j, s, &all[j][i], windows, y, rows, lines);
-        }
+        for (int64_t i = 0; i < images; i++, memory += image_size(l, s, tile.rows))
+            if (SCATTERED(s))
+                arrivals[j][i] = lay_out_arrivals(s, l->steps, rows, l->width, l->block, memory);
+            else {
+                lists[j][i] = lay_out(s, windows, lines.to - lines.from, rows, memory);
+                list_units(dictionaries(l) + j, s, &lists[j][i], l->steps, l->images, image + i, lines);
+                list_events(dictionaries(l) + j, s, &lists[j][i], windows, y, rows, lines);
+            }
     }
     // Channels outside: the weights of a block stay in a core's cache for all images.
     for (int64_t block = from; block < to; block++)
-        for (int64_t i = 0; i < images; i++)
+        for (int64_t i = 0; i < images; i++) {
+            for (int64_t j = 0; j < l->source_count; j++)
+                if (SCATTERED(l->sources + j))
+                    scatter(l->sources + j, l->images, image + i, y, rows, block * l->block, l->block,
+                            &arrivals[j][i]);
             for (int64_t row = 0; row < rows; row++) {
                 uint8_t fired[MOST_STEPS] = {0};
                 const int64_t b = image + i, end = last_arrival(l, b), channel = block * l->block;
@@ -366,8 +384,10 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                     const int64_t start = ((y + row) * l->width + x) * l->channels + channel;
                     field fields[l->source_count];
                     for (int64_t j = 0; j < l->source_count; j++)
-                        fields[j] = find_field(dictionaries(l) + j, l->sources + j, &all[j][i], windows, row, x,
-                                               channel, l->block);
+                        fields[j] = SCATTERED(l->sources + j)
+                                        ? find_sums(&arrivals[j][i], row, x, l->block)
+                                        : find_field(dictionaries(l) + j, l->sources + j, &lists[j][i], windows, row, x,
+                                                     channel, l->block);
                     switch (l->block / LANES) {
                     case 1: ended[x] = run_1(l, b, start, rest, fields, end, fired); break;
                     case 2: ended[x] = run_2(l, b, start, rest, fields, end, fired); break;
@@ -377,6 +397,7 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                 }
                 report(l, b, fired);
             }
+        }
 }
 
 static void with_synapses(const layer *l)
@@ -384,7 +405,8 @@ static void with_synapses(const layer *l)
     const tile tile = tile_of(l);
     const int64_t blocks = blocks_of(l), size = thread_size(l, tile);
     for (int64_t j = 0; j < l->source_count; j++)
-        choose_trains(dictionaries(l) + j, l->sources + j, l->steps, l->images, l->block);
+        if (!SCATTERED(l->sources + j))
+            choose_trains(dictionaries(l) + j, l->sources + j, l->steps, l->images, l->block);
 #pragma omp parallel num_threads(l->threads)
     {
         int32_t *memory = l->scratch + dictionaries_size(l) + omp_get_thread_num() * size;

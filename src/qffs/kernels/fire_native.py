@@ -24,8 +24,6 @@ LISTED = 2**18
 """Numbers that a thread's lists of what spikes have room for, or more where one row of neurons needs it."""
 MOST_LISTED = 2**28
 """The most numbers that all lists may need; the layer before is computed where they would be more."""
-NEAR = 2**16
-"""Bytes up to which the weights of a block are read so fast that half as many would not be faster."""
 
 
 def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
@@ -127,9 +125,9 @@ def _covered(neurons: Neurons) -> bool:
 
 
 def _digits(inputs: Sequence[Signal], dtype: torch.dtype, loses: bool) -> bool:
-    """Whether weights are taken as two digits: where all may be, and those of a block are not near anyway."""
+    """Whether weights are taken as two digits: where all may be, and those of a block are not few."""
     kernels = [each.synapses.kernel for each in inputs if isinstance(each, Projection)]
     rows = [kernel[0].numel() for kernel in kernels]
-    near = any(rows) and max(rows) * layout.block_size(len(kernels[0]), rows, 4, digits=False) * 4 <= NEAR
-    may = native.divided(dtype, loses) and not near
+    few = any(rows) and layout.near(max(rows) * layout.block_size(len(kernels[0]), rows, 4, digits=False) * 4)
+    may = native.divided(dtype, loses) and not few
     return may and all(each.synapses.divisible for each in inputs if isinstance(each, Projection))

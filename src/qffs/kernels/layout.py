@@ -15,6 +15,8 @@ from qffs.kernels.synapses import Projection
 
 REGISTER = 64
 """Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
+NEAR = 2**16
+"""The most bytes that the weights of a block may take to be added where spikes arrive, without lists (scatter.h)."""
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
 
@@ -86,6 +88,11 @@ def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) 
     return next((n for n in (8 * lanes, 4 * lanes, 2 * lanes) if padded % n == 0 and n * size <= SLICE), lanes)
 
 
+def near(size: int) -> bool:
+    """Whether the weights of a block of neurons, so many bytes, are added where spikes arrive."""
+    return size <= NEAR
+
+
 def operand(signal: Rows | Pending, layout: Layout, kept: Kept) -> native.Input:
     """A signal that neurons add up as it is."""
     rows = uncomputed(signal)
@@ -119,6 +126,7 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> nati
         px=synapses.padding[1],
         **{name: kept.pointer(each) for name, each in packed._asdict().items() if each is not None},
         moving=steps,
+        scattered=not digits and near(kernel[0].numel() * block * kernel.itemsize),
     )
 
 

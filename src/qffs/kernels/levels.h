@@ -13,6 +13,12 @@ static const uint8_t NONE[CHUNK]; // levels before the first step
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// The bits from one on, to another.
+INLINE uint64_t bits(int64_t from, int64_t to)
+{
+    return (to < 64 ? ((uint64_t)1 << to) - 1 : ~(uint64_t)0) >> from << from;
+}
+
 // A bit for each of the first `count` bytes, at most CHUNK, that is larger than the other.
 INLINE uint64_t larger(const uint8_t *one, const uint8_t *other, int64_t count)
 {

@@ -43,6 +43,7 @@ class Synapses(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("height", "width", "channels", "kh", "kw", "sy", "sx", "py", "px")),
         *((name, ctypes.c_void_p) for name in ("rows", "fine", "unit", "left")),
         ("moving", ctypes.c_int64),
+        ("scattered", ctypes.c_int64),
     )
 
 

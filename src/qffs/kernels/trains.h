@@ -16,14 +16,15 @@
 
 // Levels, rows of [height][width][channels], of which image b holds row place[t * images + b] after step t; and
 // synapses of kh x kw from them to neurons at [y][x], their first row at y * sy - py, with weights
-// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change.
+// [block][kw][kh][channels][neurons of the block]. moving: the most steps at which an image's levels change;
+// scattered: whether they are so few weights that scatter.h adds them up.
 typedef struct {
     const uint8_t *values;
     const int64_t *place;
     double scale;
     int64_t height, width, channels, kh, kw, sy, sx, py, px;
     weights weights;
-    int64_t moving;
+    int64_t moving, scattered;
 } synapses;
 
 // The trains that are summed, and by code which of them is taken first: 0 for the code's first spike.
@@ -331,12 +332,16 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
     }
 }
 
-// What neurons of a block at column x of a row read: the columns [from, to) of the lists of that row.
+// What neurons of a block at column x of a row read: the columns [from, to) of the lists of that row; or, where
+// scatter.h has added it up, sums, of each step in a row of so many columns.
 typedef struct {
     const int32_t *events, *offsets;
     const uint64_t *present;
     weights weights; // counted from the unit at place 0 on
     int64_t from, to;
+    const real *sums;
+    const uint8_t *moved;
+    int64_t columns;
     double spread; // what first digits may leave out of its sums, in standard deviations of what they do of a weight
 } field;
 
@@ -345,10 +350,12 @@ INLINE field find_field(const dictionary *d, const synapses *s, const lists *l, 
 {
     const int64_t left = x * s->sx - s->px, to = left + s->kw;
     const int64_t rows = s->kw * s->kh * s->channels;
-    return (field){l->events + row * s->kh * listed(s), l->offsets + row * windows * (s->width + 1) * d->stride,
-                   l->present + row * windows * s->width,
-                   from_row(&s->weights, channel, rows, -left * s->kh * s->channels, block), left < 0 ? 0 : left,
-                   to < s->width ? to : s->width, 0};
+    return (field){.events = l->events + row * s->kh * listed(s),
+                   .offsets = l->offsets + row * windows * (s->width + 1) * d->stride,
+                   .present = l->present + row * windows * s->width,
+                   .weights = from_row(&s->weights, channel, rows, -left * s->kh * s->channels, block),
+                   .from = left < 0 ? 0 : left,
+                   .to = least(to, s->width)};
 }
 
 // The trains that units of a field send in a window, a bit for each.
