@@ -111,7 +111,13 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
     skip = Rows(torch.randint(-9, 9, (4, *source.like.shape[1:])).to(dtype) / 8, torch.randint(0, 4, rows.place.shape))
     by_channel = torch.randint(2, 9, (source.like.shape[1], *[1] * (len(shape) - 1))).to(dtype) / 8
     for threshold in (torch.tensor(0.625, dtype=dtype), by_channel):
-        for inputs, fixed in (([source], None), ([source, skip], constant), ([source, source], constant)):
+        bias = constant.view(1, constant.shape[1], -1)[..., :1].view(1, -1, *[1] * (len(shape) - 1)).expand_as(constant)
+        for inputs, fixed in (
+            ([source], None),
+            ([source], bias),
+            ([source, skip], constant),
+            ([source, source], constant),
+        ):
             found = fire(inputs, fixed, CHARGE, threshold, 3, RULE)
             wanted = fire(inputs, fixed, CHARGE, threshold, 3, RULE, compiled=False)
             assert torch.equal(as_levels(found), as_levels(wanted))

@@ -141,7 +141,8 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
                    int64_t start, int64_t rest, field *fields, int64_t end, uint8_t *fired)
 {
     const int64_t neurons = l->height * l->width * l->channels;
-    const int64_t place = l->constant_of_channels ? l->channels - rest : start;
+    const int64_t place = !l->constant_of_channels ? start : rest < l->channels ? l->channels - rest : 0;
+    const int64_t within = l->constant_of_channels ? l->block - 1 : INT64_MAX; // a block is a power of two
     const real *constant = l->constant ? l->constant + b * l->constant_stride + place : NULL;
     const vector zero = {0}, one = zero + 1, highest = zero + (real)(l->cap ? l->highest : MOST_STEPS);
     const vector lowest = l->negative_spikes ? zero : highest; // of a neuron that never sends back: none is above it
@@ -188,7 +189,7 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
             EACH_VECTOR(v) {
                 base[v] = theta[v] * (real)l->precharge;
                 if (l->charged[t] != 0)
-                    base[v] += (real)l->charged[t] * numbers(constant + v * LANES, COUNT);
+                    base[v] += (real)l->charged[t] * numbers(constant + (v * LANES & within), COUNT);
             }
         lanes any = (lanes){0};
         EACH_VECTOR(v) {
@@ -303,6 +304,15 @@ typedef struct {
     int64_t images, rows, parts;
 } tile;
 
+// How many columns of neurons are taken at a time: more than one where they, and their sums, lie beside each other.
+static int64_t columns_of(const layer *l)
+{
+    for (int64_t j = 0; j < l->source_count; j++)
+        if (!SCATTERED(l->sources + j))
+            return 1;
+    return l->channels == l->block && l->block < TOGETHER * LANES ? TOGETHER * LANES / l->block : 1;
+}
+
 INLINE int64_t blocks_of(const layer *l) { return ratio_up(l->channels, l->block); }
 
 // How many numbers a source's lists, or sums, of an image take in a tile.
@@ -353,7 +363,7 @@ int64_t scratch_size(const layer *l, int64_t known)
 static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, int64_t y, int64_t rows, int64_t from,
                      int64_t to, int32_t *memory)
 {
-    const int64_t windows = windows_of(l->steps);
+    const int64_t windows = windows_of(l->steps), columns = columns_of(l);
     lists lists[l->source_count][images];
     arrivals arrivals[l->source_count][images];
     for (int64_t j = 0; j < l->source_count; j++) {
@@ -378,22 +388,24 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
             for (int64_t row = 0; row < rows; row++) {
                 uint8_t fired[MOST_STEPS] = {0};
                 const int64_t b = image + i, end = last_arrival(l, b), channel = block * l->block;
-                const int64_t rest = l->channels - channel;
                 uint8_t *ended = l->ended + ((b * l->height + y + row) * blocks_of(l) + block) * l->width;
-                for (int64_t x = 0; x < l->width; x++) {
+                for (int64_t x = 0; x < l->width; x += columns) {
                     const int64_t start = ((y + row) * l->width + x) * l->channels + channel;
+                    const int64_t taken = least(columns, l->width - x), rest = taken * l->channels - channel;
+                    int64_t until = 0;
                     field fields[l->source_count];
                     for (int64_t j = 0; j < l->source_count; j++)
                         fields[j] = SCATTERED(l->sources + j)
-                                        ? find_sums(&arrivals[j][i], row, x, l->block)
+                                        ? find_sums(&arrivals[j][i], row, x, taken, l->block)
                                         : find_field(dictionaries(l) + j, l->sources + j, &lists[j][i], windows, row, x,
                                                      channel, l->block);
-                    switch (l->block / LANES) {
-                    case 1: ended[x] = run_1(l, b, start, rest, fields, end, fired); break;
-                    case 2: ended[x] = run_2(l, b, start, rest, fields, end, fired); break;
-                    case 4: ended[x] = run_4(l, b, start, rest, fields, end, fired); break;
-                    case 8: ended[x] = run_8(l, b, start, rest, fields, end, fired); break;
+                    switch (columns * l->block / LANES) {
+                    case 1: until = run_1(l, b, start, rest, fields, end, fired); break;
+                    case 2: until = run_2(l, b, start, rest, fields, end, fired); break;
+                    case 4: until = run_4(l, b, start, rest, fields, end, fired); break;
+                    case 8: until = run_8(l, b, start, rest, fields, end, fired); break;
                     }
+                    memset(ended + x, (uint8_t)until, taken);
                 }
                 report(l, b, fired);
             }

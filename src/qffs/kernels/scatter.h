@@ -2,7 +2,8 @@
 // own are added to the sums of all neurons that it reaches, and nothing is listed.
 #include "trains.h"
 
-#define TAPS 9 // sums of a vector that are kept in registers at a time
+#define TAPS 9     // sums of a vector that are kept in registers at a time
+#define TOGETHER 4 // vectors of neurons that are taken at a time, of several columns where channels are few
 
 // What arrives at the neurons of a tile, [row][step][column][block], at steps at which levels of the image change, and
 // a bit for each step of a window at which anything does, [row][window][column]. A row begins `before` columns to the
@@ -13,9 +14,11 @@ typedef struct {
     int64_t steps, columns, before;
 } arrivals;
 
+INLINE int64_t columns_within(const synapses *s, int64_t width) { return width + 2 * s->kw + TOGETHER - 1; }
+
 static int64_t arrivals_size(const synapses *s, int64_t steps, int64_t rows, int64_t width, int64_t block)
 {
-    const int64_t columns = rows * (width + 2 * s->kw), numbers = columns * steps * block;
+    const int64_t columns = rows * columns_within(s, width), numbers = columns * steps * block;
     const int64_t bytes = numbers * (int64_t)sizeof(real) + columns * windows_of(steps);
     return ratio_up(bytes, 64) * 16;
 }
@@ -23,7 +26,7 @@ static int64_t arrivals_size(const synapses *s, int64_t steps, int64_t rows, int
 static arrivals lay_out_arrivals(const synapses *s, int64_t steps, int64_t rows, int64_t width, int64_t block,
                                  int32_t *memory)
 {
-    const int64_t columns = width + 2 * s->kw;
+    const int64_t columns = columns_within(s, width);
     real *sums = (real *)memory;
     return (arrivals){sums, (uint8_t *)(sums + rows * steps * columns * block), steps, columns, s->kw};
 }
@@ -168,23 +171,27 @@ static void scatter(const synapses *s, int64_t images, int64_t b, int64_t y, int
         }
 }
 
-// What arrived at the neurons of a place, as a field.
-INLINE field find_sums(const arrivals *from, int64_t row, int64_t x, int64_t block)
+// What arrived at the neurons of `count` columns from x on, as a field.
+INLINE field find_sums(const arrivals *from, int64_t row, int64_t x, int64_t count, int64_t block)
 {
     const int64_t column = from->before + x;
     return (field){.sums = from->sums + (row * from->steps * from->columns + column) * block,
                    .moved = from->moved + row * windows_of(from->steps) * from->columns + column,
-                   .columns = from->columns};
+                   .columns = from->columns,
+                   .count = count,
+                   .block = block};
 }
 
 // Add them to what arrives at each step of a window; as `add_trains`.
 INLINE unsigned add_sums(const int vectors, const synapses *s, const field *f, int64_t window, unsigned moved,
                          vector arrives[WINDOW][MOST_VECTORS])
 {
-    const unsigned steps = f->moved[window * f->columns];
+    unsigned steps = 0;
+    for (int64_t i = 0; i < f->count; i++)
+        steps |= f->moved[window * f->columns + i];
     for (unsigned at = steps; at; at &= at - 1) {
         const int step = __builtin_ctz(at);
-        const vector *sums = (const vector *)(f->sums + (window * WINDOW + step) * f->columns * LANES * vectors);
+        const vector *sums = (const vector *)(f->sums + (window * WINDOW + step) * f->columns * f->block);
         EACH_VECTOR(v) {
             if (moved >> step & 1)
                 arrives[step][v] += (real)s->scale * sums[v];

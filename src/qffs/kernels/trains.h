@@ -333,7 +333,7 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
 }
 
 // What neurons of a block at column x of a row read: the columns [from, to) of the lists of that row; or, where
-// scatter.h has added it up, sums, of each step in a row of so many columns.
+// scatter.h has added it up, sums, of each step in a row of `columns` blocks, and of `count` columns at a time.
 typedef struct {
     const int32_t *events, *offsets;
     const uint64_t *present;
@@ -341,7 +341,7 @@ typedef struct {
     int64_t from, to;
     const real *sums;
     const uint8_t *moved;
-    int64_t columns;
+    int64_t columns, count, block;
     double spread; // what first digits may leave out of its sums, in standard deviations of what they do of a weight
 } field;
 
