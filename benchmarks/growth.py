@@ -63,12 +63,16 @@ def curves(
         return lambda: (calibrated(model(), calibration), x[:BATCH], STEPS)
 
     layers = {len(list(trained(4, each).neurons())): each for each in deeper}
+    if len(layers) < len(deeper):
+        raise SystemExit("two of the networks that grow in depth have equally many layers of neurons")
     found = {
         "steps": {t: (lambda t=t: (trained(t), x[:BATCH], t)) for t in (1, 2, 4, 8, 16, 32, 64)},
         "images": {b: (lambda b=b: (trained(4), x[:b], STEPS)) for b in (1, 2, 4, 8, 16, 32, 64, 128)},
         "depth": {d: residual(lambda d=d: build(f"cifar_resnet{d}")) for d in DEPTHS},
         "width": {w: residual(lambda w=w: build("cifar_resnet18", width=w)) for w in WIDTHS},
-        "depth, trained": {d: (lambda d=d: (trained(4, layers[d]), x[:BATCH], STEPS)) for d in sorted(layers)},
+        "layers of neurons, trained": {
+            d: (lambda d=d: (trained(4, layers[d]), x[:BATCH], STEPS)) for d in sorted(layers)
+        },
     }
     return {what: sizes for what, sizes in found.items() if sizes}
 

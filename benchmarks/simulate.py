@@ -67,6 +67,7 @@ def on_a_gpu(snn: SpikingNetwork, x: Tensor) -> Variants:
     half = copy.deepcopy(snn).bfloat16()
     network, held = with_neurons(half, lambda _: nn.ReLU()), x.bfloat16()
     graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
     with torch.no_grad():
         with torch.cuda.stream(aside):  # libraries choose their kernels in a run before
             network(held)
@@ -216,7 +217,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here")
-    device = torch.device(arguments.device)
+    device = CPU if arguments.memory else torch.device(arguments.device)
     data = load_data(arguments.data, arguments.size or None, in_memory_gib=0)
     spread = torch.linspace(0, len(data.test) - 1, max(arguments.batch, arguments.images)).long()
 

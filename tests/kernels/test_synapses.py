@@ -121,6 +121,7 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
             found = fire(inputs, fixed, CHARGE, threshold, 3, RULE)
             wanted = fire(inputs, fixed, CHARGE, threshold, 3, RULE, compiled=False)
             assert torch.equal(as_levels(found), as_levels(wanted))
+            assert torch.equal(found.place, wanted.place)
             assert bool((as_levels(found) > 0).any())
 
 
@@ -140,6 +141,53 @@ def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], mon
             assert len(wanted.unique()) > 2
     finally:
         native.made.cache_clear()
+
+
+@pytest.mark.parametrize("rule", [RULE, FiringRule(precharge=0.5, leak=0.5)], ids=["plain", "leaky"])
+@pytest.mark.parametrize("width", [1, 2, 5, 7])
+def test_columns_are_taken_together(width: int, rule: FiringRule) -> None:
+    """Of few channels, in runs of more than a window, where what is beyond a row is reached by spikes."""
+    torch.manual_seed(0)
+    for channels in (8, 16, 32):
+        wide = eighths(nn.Conv2d(6, channels, 3, padding=1, bias=False), torch.float32)
+        one = eighths(nn.Conv2d(6, channels, 1, bias=False), torch.float32)
+        rows = spikes(11, 3, (6, 4, width))
+        given = ([projection(rows, wide), projection(rows, one)], None, [0.0] * 11, torch.tensor(1.5), 3, rule)
+        found, wanted = fire(*given), fire(*given, compiled=False)
+        assert torch.equal(as_levels(found), as_levels(wanted))
+        assert torch.equal(found.place, wanted.place)
+
+
+def test_neurons_beyond_a_row_do_not_fire() -> None:
+    layer = nn.Conv2d(1, 16, (1, 2), bias=False)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.weight.data[..., 0], 4)
+    levels = torch.zeros(1, 1, 1, 6, dtype=torch.uint8)
+    levels[..., 5] = 1
+    rows = Rows(levels, torch.zeros(3, 1, dtype=torch.int64), torch.tensor(1.0))
+    found = fire([projection(rows, layer)], None, [0.0] * 3, torch.tensor(1.0), 3, RULE)
+    assert not as_levels(found).any()
+    assert found.place.flatten().tolist() == [0, 0, 0]
+
+
+def test_some_weights_in_lists_and_others_added_where_spikes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(layout, "NEAR", 2**13)
+    for dtype in (torch.float32, torch.float64):
+        far, near = (eighths(nn.Conv2d(10, 24, k, padding=k // 2, bias=False), dtype) for k in (5, 1))
+        rows = spikes(11, 3, (10, 6, 5))
+        rows = Rows(rows.values, rows.place, torch.tensor(0.375, dtype=dtype))
+        sources = [projection(rows, far), projection(rows, near)]
+        given = (sources, None, [0.0] * 11, torch.tensor(1.5, dtype=dtype), 3, RULE)
+        found, wanted = fire(*given), fire(*given, compiled=False)
+        assert torch.equal(as_levels(found), as_levels(wanted))
+        assert torch.equal(found.place, wanted.place)
+
+
+def test_long_kernels_with_long_strides() -> None:
+    layer = eighths(nn.Conv1d(1, 16, 1024, stride=1024, bias=False), torch.float32)
+    given = ([projection(spikes(3, 2, (1, 2048)), layer)], None, [0.0] * 3, torch.tensor(1.5), 3, RULE)
+    assert torch.equal(as_levels(fire(*given)), as_levels(fire(*given, compiled=False)))
 
 
 @pytest.mark.parametrize(("images", "height", "stride"), [(7, 9, 1), (7, 9, 2), (11, 3, 1)])

@@ -1,5 +1,5 @@
-// All steps of a layer of neurons in one pass: see fire.py, which calls it, and native.py, which compiles it for one
-// type of `real`, for neurons that lose more of their potential than a threshold a spike (LOSES) or not, and for
+// All steps of a layer of neurons in one pass: see fire_native.py, which calls it, and native.py, which compiles it for
+// one type of `real`, for neurons that lose more of their potential than a threshold a spike (LOSES) or not, and for
 // weights of two digits (DIGITS) or whole ones.
 #include "scatter.h"
 #include <omp.h>
@@ -31,7 +31,7 @@ typedef struct {
     int64_t by_neuron;
     double precharge, highest, leak;
     int64_t negative_spikes, cap, to_zero, threads;
-    int64_t listed;   // numbers in the lists of a tile that is more than a row
+    int64_t listed;   // numbers in the lists, or sums, of a tile that is more than a row
     uint8_t *sent;    // [steps][images][neurons], levels after each step
     uint8_t *changes; // [steps][images], whether any neuron fired; where none did, levels need not be written
     uint8_t *ended;   // [images][blocks of neurons], how many steps were computed
@@ -159,7 +159,6 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
         theta[v] = zero + *l->threshold;
         if (l->by_neuron)
             theta[v] = numbers(l->threshold + start + v * LANES, COUNT);
-        theta[v] = add_at(at_least(zero, theta[v]), theta[v], one); // of what is no neuron, which must not fire
         base[v] = theta[v] * (real)l->precharge;
         sent[v] = arrived[v] = zero;
         if (LOSES)
@@ -215,7 +214,9 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
                 unsure[v] = zero;
             }
 #endif
-            const lanes up = at_least(potential, theta[v]) & below(sent[v], highest);
+            lanes up = at_least(potential, theta[v]) & below(sent[v], highest);
+            if (COUNT < LANES) // what is no neuron does not fire
+                up &= first(COUNT);
             const lanes down = below(potential, zero) & below(lowest, sent[v]);
             sent[v] = add_at(down, add_at(up, sent[v], one), -one);
             any |= up | down;
@@ -310,7 +311,10 @@ static int64_t columns_of(const layer *l)
     for (int64_t j = 0; j < l->source_count; j++)
         if (!SCATTERED(l->sources + j))
             return 1;
-    return l->channels == l->block && l->block < TOGETHER * LANES ? TOGETHER * LANES / l->block : 1;
+    int64_t columns = l->channels == l->block && l->block < TOGETHER * LANES ? TOGETHER * LANES / l->block : 1;
+    while (columns > l->width)
+        columns /= 2;
+    return columns;
 }
 
 INLINE int64_t blocks_of(const layer *l) { return ratio_up(l->channels, l->block); }
@@ -342,7 +346,7 @@ static int64_t thread_size(const layer *l, tile tile)
 {
     int64_t size = 0;
     for (int64_t j = 0; j < l->source_count; j++)
-        size += tile.images * image_size(l, l->sources + j, tile.rows);
+        size += (SCATTERED(l->sources + j) ? 1 : tile.images) * image_size(l, l->sources + j, tile.rows);
     return size;
 }
 
@@ -354,8 +358,11 @@ INLINE int64_t dictionaries_size(const layer *l)
 // How many numbers `scratch` has to hold; where what a layer reads is not `known` yet, at most.
 int64_t scratch_size(const layer *l, int64_t known)
 {
-    for (int64_t j = 0; j < l->source_count; j++)
-        l->sources[j].moving = known ? most_moves(l->sources + j, l->steps, l->images) : l->steps;
+    for (int64_t j = 0; j < l->source_count; j++) {
+        synapses *s = l->sources + j;
+        s->moving = known ? most_moves(s, l->steps, l->images) : l->steps;
+        s->scattered &= arrivals_size(s, l->steps, 1, l->width, l->block) <= l->listed; // or lists are shorter
+    }
     return dictionaries_size(l) + l->threads * thread_size(l, tile_of(l));
 }
 
@@ -365,18 +372,20 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
 {
     const int64_t windows = windows_of(l->steps), columns = columns_of(l);
     lists lists[l->source_count][images];
-    arrivals arrivals[l->source_count][images];
+    arrivals arrivals[l->source_count]; // of an image and a block at a time
     for (int64_t j = 0; j < l->source_count; j++) {
         const synapses *s = l->sources + j;
         const range lines = lines_read(s, y, rows);
-        for (int64_t i = 0; i < images; i++, memory += image_size(l, s, tile.rows))
-            if (SCATTERED(s))
-                arrivals[j][i] = lay_out_arrivals(s, l->steps, rows, l->width, l->block, memory);
-            else {
-                lists[j][i] = lay_out(s, windows, lines.to - lines.from, rows, memory);
-                list_units(dictionaries(l) + j, s, &lists[j][i], l->steps, l->images, image + i, lines);
-                list_events(dictionaries(l) + j, s, &lists[j][i], windows, y, rows, lines);
-            }
+        if (SCATTERED(s)) {
+            arrivals[j] = lay_out_arrivals(s, l->steps, rows, l->width, l->block, memory);
+            memory += image_size(l, s, tile.rows);
+            continue;
+        }
+        for (int64_t i = 0; i < images; i++, memory += image_size(l, s, tile.rows)) {
+            lists[j][i] = lay_out(s, windows, lines.to - lines.from, rows, memory);
+            list_units(dictionaries(l) + j, s, &lists[j][i], l->steps, l->images, image + i, lines);
+            list_events(dictionaries(l) + j, s, &lists[j][i], windows, y, rows, lines);
+        }
     }
     // Channels outside: the weights of a block stay in a core's cache for all images.
     for (int64_t block = from; block < to; block++)
@@ -384,7 +393,7 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
             for (int64_t j = 0; j < l->source_count; j++)
                 if (SCATTERED(l->sources + j))
                     scatter(l->sources + j, l->images, image + i, y, rows, block * l->block, l->block,
-                            &arrivals[j][i]);
+                            arrivals + j);
             for (int64_t row = 0; row < rows; row++) {
                 uint8_t fired[MOST_STEPS] = {0};
                 const int64_t b = image + i, end = last_arrival(l, b), channel = block * l->block;
@@ -396,7 +405,7 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                     field fields[l->source_count];
                     for (int64_t j = 0; j < l->source_count; j++)
                         fields[j] = SCATTERED(l->sources + j)
-                                        ? find_sums(&arrivals[j][i], row, x, taken, l->block)
+                                        ? find_sums(arrivals + j, row, x, taken, l->block)
                                         : find_field(dictionaries(l) + j, l->sources + j, &lists[j][i], windows, row, x,
                                                      channel, l->block);
                     switch (columns * l->block / LANES) {

@@ -2,9 +2,10 @@
 
 What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
 ``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
-synapses is added up spike train by spike train: the weights of units that spike at the same steps once, and of those
-that never spike not at all. On CPUs the pass is a C function, compiled by the machine's own compiler. On GPUs what
-comes through synapses is computed before, and the pass is a kernel in Triton; everywhere else, the reference loop.
+synapses is added up spike train by spike train, the weights of units that spike at the same steps once, or, where
+weights are few, spike by spike; those of units that never spike not at all. On CPUs the pass is a C function, compiled
+by the machine's own compiler. On GPUs what comes through synapses is computed before, and the pass is a kernel in
+Triton; everywhere else, the reference loop.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) 
 
 
 def near(size: int) -> bool:
-    """Whether the weights of a block of neurons, so many bytes, are added where spikes arrive."""
+    """Whether the weights of a block of neurons, so many bytes, are few enough to be added where spikes arrive."""
     return size <= NEAR
 
 

@@ -14,7 +14,9 @@ typedef struct {
     int64_t steps, columns, before;
 } arrivals;
 
-INLINE int64_t columns_within(const synapses *s, int64_t width) { return width + 2 * s->kw + TOGETHER - 1; }
+// How many columns of neurons a unit reaches, at most, and how many columns a row of sums has.
+INLINE int64_t spread_of(const synapses *s) { return ratio_up(s->kw, s->sx); }
+INLINE int64_t columns_within(const synapses *s, int64_t width) { return width + 2 * spread_of(s) + TOGETHER - 1; }
 
 static int64_t arrivals_size(const synapses *s, int64_t steps, int64_t rows, int64_t width, int64_t block)
 {
@@ -28,7 +30,7 @@ static arrivals lay_out_arrivals(const synapses *s, int64_t steps, int64_t rows,
 {
     const int64_t columns = columns_within(s, width);
     real *sums = (real *)memory;
-    return (arrivals){sums, (uint8_t *)(sums + rows * steps * columns * block), steps, columns, s->kw};
+    return (arrivals){sums, (uint8_t *)(sums + rows * steps * columns * block), steps, columns, spread_of(s)};
 }
 
 // A neuron that units of a column reach: where the weights begin that lead from them to it, and its sums and steps,
@@ -41,8 +43,8 @@ typedef struct {
 
 static const real SIGNS[2] = {1, -1};
 
-// Add what units send at a step, of 64 channels from one on those that rise or fall, to `count` of the neurons that
-// they reach: each to the sums at a place.
+// Add what units send at a step, of CHUNK channels from one on those that rise or fall, to `count` of the neurons that
+// they reach: each to the sums at a place. Where a column begins within a chunk, that channel is negative.
 INLINE void add_taps(const int count, const int vectors, const tap *taps, uint64_t up, uint64_t down, int64_t channel,
                      int64_t place)
 {
@@ -114,7 +116,7 @@ static void scatter_line(const synapses *s, const real *weights, const change *c
                          : block == 2 * LANES ? add_all_2
                          : block == 4 * LANES ? add_all_4
                                               : add_all_8;
-    tap taps[phases][s->kh * s->kw];
+    tap taps[phases][ratio_up(s->kh, s->sy) * spread_of(s)];
     int64_t reached[phases];
     for (int64_t phase = 0; phase < phases; phase++)
         reached[phase] = find_taps(s, weights, line, phase, y, rows, window, block, to, taps[phase]);

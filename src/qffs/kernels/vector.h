@@ -44,6 +44,7 @@ INLINE void to_bytes(vector v, uint8_t *to)
         _mm_storeu_si64(to, _mm256_cvtepi32_epi8(_mm512_cvttpd_epi32((__m512d)v)));
 }
 INLINE int some(lanes at) { return at != 0; }
+INLINE lanes first(int64_t count) { return (lanes)((1 << count) - 1); }
 #else
 typedef MASK lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
 INLINE lanes at_least(vector a, vector b) { return a >= b; }
@@ -67,6 +68,13 @@ INLINE int some(lanes at)
     for (int i = 0; i < LANES; i++)
         found |= at[i];
     return found != 0;
+}
+INLINE lanes first(int64_t count)
+{
+    lanes at;
+    for (int i = 0; i < LANES; i++)
+        at[i] = i < count ? -1 : 0;
+    return at;
 }
 #endif
 
