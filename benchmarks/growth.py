@@ -70,9 +70,7 @@ def curves(
         "images": {b: (lambda b=b: (trained(4), x[:b], STEPS)) for b in (1, 2, 4, 8, 16, 32, 64, 128)},
         "depth": {d: residual(lambda d=d: build(f"cifar_resnet{d}")) for d in DEPTHS},
         "width": {w: residual(lambda w=w: build("cifar_resnet18", width=w)) for w in WIDTHS},
-        "layers of neurons, trained": {
-            d: (lambda d=d: (trained(4, layers[d]), x[:BATCH], STEPS)) for d in sorted(layers)
-        },
+        "layers, trained": {d: (lambda d=d: (trained(4, layers[d]), x[:BATCH], STEPS)) for d in sorted(layers)},
     }
     return {what: sizes for what, sizes in found.items() if sizes}
 

@@ -21,7 +21,7 @@ from qffs.kernels.synapses import Projection
 LONGEST = 255
 """The most steps: a level is at most one a step, and has to fit into a byte."""
 LISTED = 2**18
-"""Numbers that a thread's lists of what spikes, or sums, have room for; more where lists of a row of neurons need it."""
+"""Numbers that a thread's lists of what spikes, or sums, have room for; lists of a row of neurons may be longer."""
 MOST_LISTED = 2**28
 """The most numbers that all lists may need; the layer before is computed where they would be more."""
 
