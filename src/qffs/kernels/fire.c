@@ -6,7 +6,6 @@
 
 #define PARTS 16 // of an image without synapses
 #define TILES 4  // for each thread, where a layer behind synapses has as many
-#define MOST_STEPS 256
 #define SURE 4 // standard deviations of what first digits leave out: beyond, it is taken not to matter
 
 // An accumulated signal: the row that image b holds after step t is place[t * images + b], of `real`, or of levels
@@ -405,7 +404,7 @@ static void run_tile(const layer *l, tile tile, int64_t image, int64_t images, i
                     field fields[l->source_count];
                     for (int64_t j = 0; j < l->source_count; j++)
                         fields[j] = SCATTERED(l->sources + j)
-                                        ? find_sums(arrivals + j, row, x, taken, l->block)
+                                        ? find_sums(l->sources + j, arrivals + j, row, x, taken, l->block)
                                         : find_field(dictionaries(l) + j, l->sources + j, &lists[j][i], windows, row, x,
                                                      channel, l->block);
                     switch (columns * l->block / LANES) {

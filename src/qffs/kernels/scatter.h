@@ -5,13 +5,14 @@
 #define TAPS 9     // sums of a vector that are kept in registers at a time
 #define TOGETHER 4 // vectors of neurons that are taken at a time, of several columns where channels are few
 
-// What arrives at the neurons of a tile, [row][step][column][block], at steps at which levels of the image change, and
-// a bit for each step of a window at which anything does, [row][window][column]. A row begins `before` columns to the
-// left of its neurons, and ends to their right: what units at its ends send there, nobody reads.
+// What arrives at the neurons of a tile, [row][change][column][block], at steps at which levels of the image change,
+// `number` by step, and a bit for each step of a window at which anything does, [row][window][column]. A row begins
+// `before` columns to the left of its neurons, and ends to their right: what units send there, nobody reads.
 typedef struct {
     real *sums;
     uint8_t *moved;
     int64_t steps, columns, before;
+    uint8_t number[MOST_STEPS];
 } arrivals;
 
 // How many columns of neurons a unit reaches, at most, and how many columns a row of sums has.
@@ -20,7 +21,7 @@ INLINE int64_t columns_within(const synapses *s, int64_t width) { return width +
 
 static int64_t arrivals_size(const synapses *s, int64_t steps, int64_t rows, int64_t width, int64_t block)
 {
-    const int64_t columns = rows * columns_within(s, width), numbers = columns * steps * block;
+    const int64_t columns = rows * columns_within(s, width), numbers = columns * s->moving * block;
     const int64_t bytes = numbers * (int64_t)sizeof(real) + columns * windows_of(steps);
     return ratio_up(bytes, 64) * 16;
 }
@@ -30,7 +31,11 @@ static arrivals lay_out_arrivals(const synapses *s, int64_t steps, int64_t rows,
 {
     const int64_t columns = columns_within(s, width);
     real *sums = (real *)memory;
-    return (arrivals){sums, (uint8_t *)(sums + rows * steps * columns * block), steps, columns, spread_of(s)};
+    return (arrivals){.sums = sums,
+                      .moved = (uint8_t *)(sums + rows * s->moving * columns * block),
+                      .steps = steps,
+                      .columns = columns,
+                      .before = spread_of(s)};
 }
 
 // A neuron that units of a column reach: where the weights begin that lead from them to it, and its sums and steps,
@@ -98,9 +103,9 @@ static int64_t find_taps(const synapses *s, const real *weights, int64_t line, i
         if (ky < 0 || ky >= s->kh)
             continue;
         for (int64_t kx = phase; kx < s->kw; kx += s->sx) {
-            const int64_t column = to->before - kx / s->sx, step = row * to->steps + window * WINDOW;
+            const int64_t column = to->before - kx / s->sx;
             taps[count++] = (tap){weights + (kx * s->kh + ky) * s->channels * block,
-                                  to->sums + (step * to->columns + column) * block,
+                                  to->sums + (row * s->moving * to->columns + column) * block,
                                   to->moved + (row * windows_of(to->steps) + window) * to->columns + column};
         }
     }
@@ -143,7 +148,7 @@ static void scatter_line(const synapses *s, const real *weights, const change *c
             for (int64_t i = 0; i < count; i++)
                 if ((up[i] | down[i]) & here) {
                     add(taps[phase], reached[phase], up[i] & here, down[i] & here, first - x * s->channels,
-                        changes[i].step * to->columns + column);
+                        to->number[window * WINDOW + changes[i].step] * to->columns + column);
                     moved |= (uint8_t)(1 << changes[i].step);
                 }
             for (int64_t k = 0; k < reached[phase]; k++)
@@ -154,30 +159,33 @@ static void scatter_line(const synapses *s, const real *weights, const change *c
 
 // Add up what an image sends in all windows to the neurons of a block, from a channel on, in `rows` rows from `y` on.
 static void scatter(const synapses *s, int64_t images, int64_t b, int64_t y, int64_t rows, int64_t channel,
-                    int64_t block, const arrivals *to)
+                    int64_t block, arrivals *to)
 {
     const int64_t row_size = to->columns * block;
     const real *weights = from_row(&s->weights, channel, s->kw * s->kh * s->channels, 0, block).rows;
     const range lines = lines_read(s, y, rows);
+    int64_t changed = 0;
     memset(to->moved, 0, rows * windows_of(to->steps) * to->columns);
     for (int64_t window = 0; window < windows_of(to->steps); window++)
         for (int64_t line = lines.from; line < lines.to; line++) {
             change changes[WINDOW];
             const int64_t count = find_changes(s, to->steps, images, b, line, window, changes);
-            for (int64_t i = 0; i < count && line == lines.from; i++)
+            for (int64_t i = 0; i < count && line == lines.from; i++, changed++) {
+                to->number[window * WINDOW + changes[i].step] = (uint8_t)changed;
                 for (int64_t row = 0; row < rows; row++)
-                    memset(to->sums + (row * to->steps + window * WINDOW + changes[i].step) * row_size, 0,
-                           row_size * sizeof(real));
+                    memset(to->sums + (row * s->moving + changed) * row_size, 0, row_size * sizeof(real));
+            }
             if (count && (line + s->py) % s->sy < s->kh)
                 scatter_line(s, weights, changes, count, line, y, rows, window, block, to);
         }
 }
 
 // What arrived at the neurons of `count` columns from x on, as a field.
-INLINE field find_sums(const arrivals *from, int64_t row, int64_t x, int64_t count, int64_t block)
+INLINE field find_sums(const synapses *s, const arrivals *from, int64_t row, int64_t x, int64_t count, int64_t block)
 {
     const int64_t column = from->before + x;
-    return (field){.sums = from->sums + (row * from->steps * from->columns + column) * block,
+    return (field){.sums = from->sums + (row * s->moving * from->columns + column) * block,
+                   .number = from->number,
                    .moved = from->moved + row * windows_of(from->steps) * from->columns + column,
                    .columns = from->columns,
                    .count = count,
@@ -193,7 +201,7 @@ INLINE unsigned add_sums(const int vectors, const synapses *s, const field *f, i
         steps |= f->moved[window * f->columns + i];
     for (unsigned at = steps; at; at &= at - 1) {
         const int step = __builtin_ctz(at);
-        const vector *sums = (const vector *)(f->sums + (window * WINDOW + step) * f->columns * f->block);
+        const vector *sums = (const vector *)(f->sums + f->number[window * WINDOW + step] * f->columns * f->block);
         EACH_VECTOR(v) {
             if (moved >> step & 1)
                 arrives[step][v] += (real)s->scale * sums[v];

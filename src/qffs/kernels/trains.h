@@ -10,6 +10,7 @@
 #define WINDOW 8
 #define SPIKES (2 * WINDOW)
 #define CODES (1 << SPIKES)
+#define MOST_STEPS 256
 #define TRAINS 64    // a bit for each
 #define SAMPLED 8192 // units that are looked at to choose trains
 #define GAIN 256     // additions of a number that a train has to save in a field of neurons, on average
@@ -333,14 +334,14 @@ static void list_events(const dictionary *d, const synapses *s, const lists *l, 
 }
 
 // What neurons of a block at column x of a row read: the columns [from, to) of the lists of that row; or, where
-// scatter.h has added it up, sums, of each step in a row of `columns` blocks, and of `count` columns at a time.
+// scatter.h has added it up, sums, by the number of the step, in rows of `columns`, and of `count` columns at a time.
 typedef struct {
     const int32_t *events, *offsets;
     const uint64_t *present;
     weights weights; // counted from the unit at place 0 on
     int64_t from, to;
     const real *sums;
-    const uint8_t *moved;
+    const uint8_t *moved, *number;
     int64_t columns, count, block;
     double spread; // what first digits may leave out of its sums, in standard deviations of what they do of a weight
 } field;
