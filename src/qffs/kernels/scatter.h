@@ -71,6 +71,8 @@ INLINE void add_taps(const int count, const int vectors, const tap *taps, uint64
             *(vector *)(taps[k].sums + place * LANES * vectors + v * LANES) += sums[k * vectors + v];
 }
 
+// The same for any number of them: as many at a time as there are registers for. Other counts are never reached, and
+// compiled for one.
 typedef void add_all(const tap *taps, int64_t count, uint64_t up, uint64_t down, int64_t channel, int64_t place);
 #define ADD_ALL(vectors)                                                                                               \
     static __attribute__((noinline)) void add_all_##vectors(const tap *taps, int64_t count, uint64_t up,               \
