@@ -28,8 +28,8 @@ from torch import Tensor, nn
 import qffs
 from qffs.data import load as load_data
 from qffs.models import build
-from qffs.network import SpikingNetwork
 from qffs.progress import track
+from qffs.spiking.network import SpikingNetwork
 
 STEPS, BATCH = 8, 16
 DEPTHS, WIDTHS = (20, 32, 56, 110), (8, 16, 32, 64)

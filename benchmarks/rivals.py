@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
+from qffs.spiking.network import SpikingNetwork
 
 Run = Callable[[Tensor, int], Tensor]
 """From images and T to what is read out on average, ``[B, classes]``."""

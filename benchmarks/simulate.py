@@ -41,8 +41,8 @@ from torch import Tensor, nn
 
 from qffs import load, to_spiking
 from qffs.data import load as load_data
-from qffs.network import SpikingNetwork
 from qffs.progress import track
+from qffs.spiking.network import SpikingNetwork
 
 NETWORK, OWN, EXACT, REFERENCE = "network", "readout", "readout, exact", "reference"
 CPU = torch.device("cpu")

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import qffs
+from helpers.places import ROOT
 from qffs.data import load
 from qffs.models import build
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 RIVALS = {
     "SpikingJelly, step by step": "spikingjelly",
     "SpikingJelly, layer by layer": "spikingjelly",

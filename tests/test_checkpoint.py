@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import qffs
-from problems import calibrated, images, network
+from helpers.problems import calibrated, images, network
 from qffs import checkpoint
 from qffs.checkpoint import CONFIG, WEIGHTS, load, save
 from qffs.errors import CheckpointError
-from qffs.graph.trace import trace
-from qffs.network import SpikingNetwork
+from qffs.graph.trace.trace import trace
+from qffs.spiking.network import SpikingNetwork
 from qffs.weights import load_weights, read_weights
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from qffs.convert import plan, quantize, to_spiking, verify
     from qffs.errors import QffsError
     from qffs.graph.rules import register
-    from qffs.levels import FiringRule
+    from qffs.method import FiringRule
 
 _HOMES = {
-    "FiringRule": "qffs.levels",
+    "FiringRule": "qffs.method",
     "QffsError": "qffs.errors",
     "calibrate": "qffs.calibration",
     "load": "qffs.checkpoint",

@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
-from qffs.graph.describe import describe, rebuild
 from qffs.graph.rules import Kind
-from qffs.levels import Schedule
-from qffs.network import SpikingNetwork
+from qffs.graph.serialise import describe, rebuild
+from qffs.method import Schedule
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
+from qffs.spiking.network import SpikingNetwork
 from qffs.version import __version__
 from qffs.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
 

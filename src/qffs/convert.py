@@ -12,29 +12,29 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import Diverged, InvalidArgument, Mismatch, NotCalibrated, NothingToQuantize, QffsError
-from qffs.functional.fire import NeuronState
 from qffs.functional.lsq import NEAREST
+from qffs.functional.neuron import NeuronState
 from qffs.graph import plan as planning
-from qffs.graph.annotate import annotate
+from qffs.graph.classify import annotate
 from qffs.graph.fold import fold
-from qffs.graph.nesting import tensors
-from qffs.graph.place import activations, output_quantizers, place_quantizers
+from qffs.graph.nested import tensors
+from qffs.graph.replace import activations, output_quantizers, place_quantizers
 from qffs.graph.swap import swap_neurons
-from qffs.graph.trace import Example, trace
-from qffs.levels import Choice, FiringRule, Levels, Schedule, by_pattern
-from qffs.network import SpikingNetwork
+from qffs.graph.trace.trace import Example, trace
+from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.modes import evaluating
 from qffs.nn.quantizer import Quantizer
 from qffs.precision import resolve
-from qffs.state import State
+from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.state import State
 
 OFFSET = NEAREST + 1e-4
 """The rounding offset of quantisers and pre-charge of neurons: to nearest, with the ties moved off their lattice.
 
 In a network of few-bit weights, sums often end exactly on a tie, and a third of a charge, added three times, need
 not be the whole: at 1/2 itself, rounding errors then decide, differently on both sides. The same small shift on both
-sides leaves such sums clear of every tie (Law 6 of tests/test_network.py measures it).
+sides leaves such sums clear of every tie (Law 6 of tests/spiking/test_network.py measures it).
 """
 
 
@@ -60,7 +60,7 @@ def quantize(
     bits: b of the hidden activations, levels 0..2^b - 1, by default 2; or b by patterns of their paths, such as
     ``{"layer4.*": 3, "stem.*": "full", "*": 2}``: the first that matches (`fnmatch.fnmatchcase`) decides, and "full"
     keeps the ReLU; levels: the same with the highest level, any n, instead of bits; output: "analog", or the bits
-    (or `qffs.levels.Levels`) of a quantiser at the network's output, which then is spiking too; example: a batch of
+    (or `qffs.method.Levels`) of a quantiser at the network's output, which then is spiking too; example: a batch of
     the shape and type the network takes (a tuple for several inputs); per_channel: a step size for each channel
     (dimension 1 of an activation) instead of one for all; offset: ``floor(x / s + offset)`` in the quantiser, and the
     neuron's pre-charge in thresholds; see `OFFSET` for the default; strict: refuse a network that has to send values

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pictures import BLUE, GREEN, RED, make_folder, make_zip, picture, two_classes
+from helpers import places
+from helpers.pictures import BLUE, GREEN, RED, make_folder, make_zip, picture, two_classes
 from qffs.data import Dataset, Images, batches, hold_out, load
 from qffs.errors import DataError, InvalidArgument
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenette-160.zip"
+SHARED = places.SHARED / "data" / "imagenette-160.zip"
 BYTES = 7 * 3 * 8 * 8  # of all images of two_classes()
 GIB = 2**30
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from problems import images, network, randomise
-from qffs.graph.annotate import annotate
+from helpers.problems import images, network, randomise
+from qffs.graph.classify import annotate
 from qffs.graph.fold import fold
-from qffs.graph.trace import trace
+from qffs.graph.trace.trace import trace
 
 
 def folded(model: nn.Module, x: Tensor) -> fx.GraphModule:

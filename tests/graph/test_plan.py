@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qffs.errors import NotConvertible, NothingToQuantize
 from qffs.graph.plan import plan
 from qffs.graph.rules import Kind
-from qffs.graph.trace import trace
+from qffs.graph.trace.trace import trace
 
 
 def kinds(forward: object, x: Tensor) -> dict[str, Kind]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qffs.levels import FiringRule
+from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 

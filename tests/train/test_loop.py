@@ -20,8 +20,8 @@ from qffs.checkpoint import load, save
 from qffs.convert import quantize
 from qffs.data import Images
 from qffs.errors import Diverged, InvalidArgument, Stopped
-from qffs.graph.trace import trace
-from qffs.recipe import Training
+from qffs.graph.trace.trace import trace
+from qffs.recipes.recipe import Training
 from qffs.train import Interruption, RunState, Setting, fit
 from qffs.train.loop import part_of
 from qffs.train.seeds import seed_of

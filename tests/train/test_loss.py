@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qffs.recipe import Training
+from qffs.recipes.recipe import Training
 from qffs.train.loss import loss_of
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qffs.convert import quantize
-from qffs.recipe import Training
+from qffs.recipes.recipe import Training
 from qffs.train.optimise import optimiser_of, rate
 
 

@@ -15,11 +15,11 @@ import typer
 
 from qffs.cli import recipes
 from qffs.cli.comparing import compare, methods
-from qffs.cli.exporting import export, pull, push
-from qffs.cli.measuring import energy, noise, report, simulate
-from qffs.cli.networks import convert, plan
-from qffs.cli.paper import paper
-from qffs.cli.training import demo, quantize, train
+from qffs.cli.convert import convert, plan
+from qffs.cli.export import export, pull, push
+from qffs.cli.measure import energy, noise, report, simulate
+from qffs.cli.studies import paper
+from qffs.cli.train import demo, quantize, train
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.progress import first
 from qffs.version import __version__

@@ -18,7 +18,7 @@ def methods(json: Json = False) -> None:
 
     Example: `qffs methods`
     """
-    from qffs.baselines import METHODS
+    from qffs.methods import METHODS
 
     rows = [{**{key: getattr(m, key) for key in ("name", "title", "source", "says", "notes", "before")},
              "trained_with": m.activation.name, "extra": m.activation.extra} for m in METHODS.values()]  # fmt: skip
@@ -54,7 +54,7 @@ def compare(
 
     Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantised.epochs=1 --methods qffs,qcfs`
     """
-    from qffs import jobs
+    from qffs import runs
     from qffs.models import MODELS
     from qffs.recipes import SUFFIXES, names, of_network, read
 
@@ -69,14 +69,14 @@ def compare(
         near = get_close_matches(recipe, [*names(), *MODELS]) or [*names(), *MODELS]
         raise InvalidArgument(f"there is no recipe or network {recipe!r}; there is {', '.join(near)}")
     asked = (of_network if network and recipe not in names() else read)(recipe, changes or ())
-    results = jobs.compare(asked, output, chosen, latencies, seeds)
+    results = runs.compare(asked, output, chosen, latencies, seeds)
     if json:
         print_json(results)
         return
     from rich.console import Console
 
     from qffs.report.analyses import show_rows
-    from qffs.report.compared import title
+    from qffs.studies.compare_findings import title
 
     show_rows(title(results), results["head"], results["rows"], results["notes"], Console())
     say(f"Wrote compare.json, compare.png and compare.svg to {output}.")

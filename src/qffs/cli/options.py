@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from qffs.errors import InvalidArgument
-from qffs.recipe import Recipe
+from qffs.recipes.recipe import Recipe
 
 
 class Device(StrEnum):

@@ -14,7 +14,7 @@ def show(results: dict[str, Any], json: bool) -> None:
         return
     from rich.console import Console
 
-    from qffs.report.table import show
+    from qffs.report.tables import show
 
     show(results, Console())
 

@@ -11,7 +11,7 @@ from qffs import recipes
 from qffs.cli.options import Json
 from qffs.cli.printing import print_json
 from qffs.errors import InvalidArgument
-from qffs.recipe import Recipe
+from qffs.recipes.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +81,7 @@ def _mistakes(recipe: str, overrides: Any) -> list[str]:
         if made.augmentation:
             import torch
 
-            from qffs.augment import Augmentation
+            from qffs.data.augment import Augmentation
 
             any_size = 512  # large enough for any crop
             Augmentation(made.augmentation, peak=1.0)(torch.zeros(2, 3, any_size, any_size, dtype=torch.uint8))

@@ -9,8 +9,8 @@ are many, they stay in their files, and `batches` reads them ahead.
 """
 
 from qffs.data.dataset import Dataset, Images, hold_out
+from qffs.data.load import load
 from qffs.data.loader import batches
 from qffs.data.photographs import in_memory
-from qffs.data.spec import load
 
 __all__ = ["Dataset", "Images", "batches", "hold_out", "in_memory", "load"]

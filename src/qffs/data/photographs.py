@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qffs.data.archive import Archive, open_archive
+from qffs.data.class_folders import Classes, read_layout
 from qffs.data.dataset import Dataset, Images
 from qffs.data.decode import decode, patient
 from qffs.data.files import Files
-from qffs.data.layout import Classes, read_layout
 from qffs.errors import DataError
 from qffs.progress import track, wait
 

@@ -5,15 +5,15 @@ or not at all, and say in what they return what was checked. A target whose libr
 install it.
 """
 
-from qffs.export.brian2_folder import BRIAN2, brian2
-from qffs.export.hub_folder import HUB, hub, pull, push
-from qffs.export.nir_file import NIR, NIR_EXACT, nir, nir_exact, read_nir
-from qffs.export.onnx_file import ONNX, onnx
-from qffs.export.pt2_archive import PT2, pt2
-from qffs.export.pynn_folder import PYNN, pynn
-from qffs.export.snntorch_module import SNNTORCH, snntorch
-from qffs.export.spikingjelly_module import SPIKINGJELLY, spikingjelly
+from qffs.export.circuit.brian2_folder import BRIAN2, brian2
+from qffs.export.circuit.pynn_folder import PYNN, pynn
+from qffs.export.hub import HUB, hub, pull, push
+from qffs.export.modules.snntorch_module import SNNTORCH, snntorch
+from qffs.export.modules.spikingjelly_module import SPIKINGJELLY, spikingjelly
+from qffs.export.nir.write import NIR, NIR_EXACT, nir, nir_exact, read_nir
+from qffs.export.onnx import ONNX, onnx
 from qffs.export.target import Target
+from qffs.export.torch_export import PT2, pt2
 
 TARGETS = {each.name: each for each in (SPIKINGJELLY, SNNTORCH, BRIAN2, PYNN, NIR, NIR_EXACT, PT2, ONNX, HUB)}
 

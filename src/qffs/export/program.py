@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import NotCalibrated, NotConvertible
 from qffs.export.target import Network
-from qffs.network import SpikingNetwork
 from qffs.nn.quantizer import Quantizer
-from qffs.simulate import advance, summed
-from qffs.state import State
+from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.state import State
+from qffs.spiking.step_by_step import advance, summed
 
 
 class Unrolled(nn.Module):

@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 
 from qffs.checkpoint import kind_of
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
-from qffs.graph.nesting import tensors
-from qffs.network import SpikingNetwork
-from qffs.nn.like import like
+from qffs.graph.nested import tensors
+from qffs.nn.inspect import like
+from qffs.spiking.network import SpikingNetwork
 
 Network = fx.GraphModule | SpikingNetwork
 

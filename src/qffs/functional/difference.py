@@ -54,7 +54,7 @@ def difference(
     finite yet, as a quotient is before its divisor has arrived, the last finite one stands.
 
     g: maps tensors ``[N, ...]`` to one or several tensors ``[N, ...]``, image by image; inputs: for each argument of
-    g its constant ``[B, ...]`` or None and its increments ``[T, B, ...]`` or None, as in `qffs.functional.fire.fire`;
+    g its constant ``[B, ...]`` or None and its increments ``[T, B, ...]`` or None, as in `qffs.functional.neuron.fire`;
     charge: the T weights of the schedule. Returned: the differences ``[T, B, ...]`` of each of g's tensors, and the
     state after step T.
 

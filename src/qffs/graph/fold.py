@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.annotate import name_of, option
+from qffs.graph.classify import name_of, option
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
 

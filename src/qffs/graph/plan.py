@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from qffs.errors import NotConvertible, NothingToQuantize
-from qffs.graph.annotate import annotate, label
+from qffs.graph.classify import annotate, label
 from qffs.graph.paths import owner
 from qffs.graph.rules import Kind
-from qffs.graph.tracer import described
+from qffs.graph.trace.tracer import described
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
-from qffs.functional import cast, guard, write
+from qffs.graph import cast, guard, operators
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -175,7 +175,7 @@ SPACES = {
     "builtins": builtins,
     "qffs.functional.cast": cast,
     "qffs.functional.guard": guard,
-    "qffs.functional.write": write,
+    "qffs.graph.operators": operators,
     "torch.linalg": torch.linalg,
 }
 """Where functions are found by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qffs.levels import FiringRule
+from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 

@@ -1,4 +1,4 @@
-"""The reference loop, `qffs.functional.fire.fire`, on what has accumulated: on any device."""
+"""The reference loop, `qffs.functional.neuron.fire`, on what has accumulated: on any device."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qffs.functional import fire as reference
+from qffs.functional import neuron as reference
 from qffs.functional.lsq import accumulation_dtype
-from qffs.functional.rows import Rows
+from qffs.functional.sparse_steps import Rows
 from qffs.kernels.neurons import Neurons
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qffs.functional.rows import Rows
-from qffs.kernels.queue import Pending
-from qffs.kernels.synapses import Projection, computed
-from qffs.levels import FiringRule
+from qffs.functional.sparse_steps import Rows
+from qffs.kernels.cpu.queue import Pending
+from qffs.kernels.layer import Projection, computed
+from qffs.method import FiringRule
 
 Signal = Rows | Pending | Projection
 """What arrives at neurons, as far as it has been computed."""
@@ -23,7 +23,7 @@ class Neurons:
 
     inputs: what other neurons sent, accumulated over time, each ``[R, ...]`` with its place ``[T, B]``, or through
     synapses; they are added up. constant: ``[B, ...]`` or None, and charge: the T weights that it comes with.
-    threshold, highest and rule: as in `qffs.functional.fire.step`, the pre-charge of the rule included.
+    threshold, highest and rule: as in `qffs.functional.neuron.step`, the pre-charge of the rule included.
     """
 
     inputs: Sequence[Signal]

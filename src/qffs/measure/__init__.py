@@ -1,10 +1,10 @@
 """What networks do on images: accuracy by step, the four noises, and what an inference costs."""
 
+from qffs.measure.accuracy import Activity, Measurement, Stopping, accuracy, measure
 from qffs.measure.batches import Normalise, check_fit, fitting
-from qffs.measure.classified import Activity, Measurement, Stopping, accuracy, measure
-from qffs.measure.costs import ADD_PJ, MULTIPLY_ADD_PJ, Cost, Energy, Synapses, Units
-from qffs.measure.counting import cost
-from qffs.measure.noises import LayerNoise, Noise, Remedy, noise, without
+from qffs.measure.cost import cost
+from qffs.measure.energy import ADD_PJ, MULTIPLY_ADD_PJ, Cost, Energy, Synapses, Units
+from qffs.measure.noise import LayerNoise, Noise, Remedy, noise, without
 
 __all__ = [
     "ADD_PJ",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from qffs import distributed
 from qffs.data import Images, batches
 from qffs.errors import InvalidArgument, QffsError
-from qffs.network import SpikingNetwork
-from qffs.nn.like import like
+from qffs.nn.inspect import like
 from qffs.nn.modes import evaluating
+from qffs.spiking.network import SpikingNetwork
 
 Normalise = Callable[[Tensor], Tensor]
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, fields, replace
 import torch
 from torch import Tensor, nn
 
-from qffs.functional import fire
+from qffs.functional import neuron as fire
 from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE, accumulation_dtype, along_channels
-from qffs.levels import FiringRule, Levels
+from qffs.method import FiringRule, Levels
 from qffs.nn.quantizer import Quantizer
 
 
@@ -18,7 +18,7 @@ class Neuron(nn.Module):
     """A layer of signed integrate-and-fire neurons; ``threshold`` θ is a buffer in the network's own units.
 
     It is a scalar, or one θ a channel of ``shape`` ``[C, 1, ...]``: as it multiplies spikes ``[T, B, C, ...]``. Nothing
-    is kept between calls: the state comes in and goes out. See `qffs.functional.fire` for the equations.
+    is kept between calls: the state comes in and goes out. See `qffs.functional.neuron` for the equations.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Neuron(nn.Module):
         increments: Tensor | None,
         charge: Sequence[float],
     ) -> tuple[Tensor, fire.NeuronState]:
-        """Spikes ``[T, B, ...]`` in {-1, 0, 1} and the next state; arguments as in `qffs.functional.fire.fire`."""
+        """Spikes ``[T, B, ...]`` in {-1, 0, 1} and the next state; arguments as in `qffs.functional.neuron.fire`."""
         threshold = self.threshold.to(state.potential.dtype)
         return fire.fire(state, constant, increments, charge, threshold, self.highest, self.rule)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qffs.errors import Diverged, InvalidArgument, NotCalibrated
 from qffs.functional import lsq
 from qffs.kernels import lsq as kernel
-from qffs.levels import Levels
+from qffs.method import Levels
 
 
 class Quantizer(nn.Module):

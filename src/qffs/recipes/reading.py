@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import InvalidArgument
-from qffs.faults import Fault, section_of, unknown
-from qffs.recipe import Recipe
-from qffs.recipes.dialect import Place, dump, parse
+from qffs.recipes.messages import Fault, section_of, unknown
+from qffs.recipes.recipe import Recipe
+from qffs.recipes.yaml import Place, dump, parse
 
 SHIPPED = files("qffs.recipes")
 SUFFIXES = (".yaml", ".yml")

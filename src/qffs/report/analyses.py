@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qffs.report.results import Results
-from qffs.report.table import percent
+from qffs.report.tables import percent
 
 NOISES = {
     "over_fired": "occasional, over-fired",

@@ -10,7 +10,7 @@ from qffs.errors import InvalidArgument
 from qffs.graph.plan import Plan
 from qffs.report.analyses import joules, verdict
 from qffs.report.results import Results
-from qffs.report.table import percent
+from qffs.report.tables import percent
 
 MISSING = "a report needs plotly and jinja2: pip install 'qffs[report]'"
 
@@ -70,7 +70,7 @@ def page(of: Materials) -> str:
     check()
     import jinja2
 
-    from qffs.report import figures
+    from qffs.report import page_figures
 
     source = resources.files("qffs.report").joinpath("page.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
@@ -81,7 +81,7 @@ def page(of: Materials) -> str:
         subtitle=f"{results['images']:,} test images; spiking network of signed integrate-and-fire neurons.",
         tiles=_tiles(of),
         sections=[section for section in sections if section is not None],
-        library=figures.library(),
+        library=page_figures.library(),
     )
 
 
@@ -106,7 +106,7 @@ def _tiles(of: Materials) -> list[tuple[str, str, str]]:
 
 
 def _accuracy(of: Materials) -> Section:
-    from qffs.report import figures
+    from qffs.report import page_figures
 
     rows = of.results["snn"]
     head = ["T", "accuracy", *(["equal to QANN"] if "agreement" in rows[0] else []), "spikes an image"]
@@ -116,12 +116,12 @@ def _accuracy(of: Materials) -> Section:
         + [f"{row['spikes_per_image']:,.0f}"]
         for row in rows
     ]
-    figure = figures.html(figures.accuracy(of.results), "figure-accuracy")
+    figure = page_figures.html(page_figures.accuracy(of.results), "figure-accuracy")
     return Section("accuracy", "Accuracy against time steps", (), [figure], [Table(head, cells, folded="The numbers")])
 
 
 def _activity(of: Materials) -> Section:
-    from qffs.report import figures
+    from qffs.report import page_figures
 
     units = {each["layer"]: each["count"] for each in of.energy["units"]} if of.energy is not None else {}
     images = of.results["images"]
@@ -137,12 +137,12 @@ def _activity(of: Materials) -> Section:
         "spikes an image, over all test images",
     )
     note = "A negative spike takes back one that was sent too early."
-    figure = figures.html(figures.activity(of.results, units), "figure-activity")
+    figure = page_figures.html(page_figures.activity(of.results, units), "figure-activity")
     return Section("activity", "Spikes by layer and step", [note], [figure], [table])
 
 
 def _noise(of: Materials) -> Section | None:
-    from qffs.report import figures
+    from qffs.report import page_figures
 
     if of.noise is None:
         return None
@@ -173,14 +173,14 @@ def _noise(of: Materials) -> Section | None:
         "quantiser, and rate-coding noise where it is right about what has arrived, which is not yet all."
     )
     shown = [
-        figures.html(figures.noise(of.noise), "figure-noise"),
-        figures.html(figures.noise_by_layer(of.noise), "figure-noise-layers"),
+        page_figures.html(page_figures.noise(of.noise), "figure-noise"),
+        page_figures.html(page_figures.noise_by_layer(of.noise), "figure-noise-layers"),
     ]
     return Section("noise", "Noise by step and layer", [note], shown, [remedies, layers])
 
 
 def _energy(of: Materials) -> Section | None:
-    from qffs.report import figures
+    from qffs.report import page_figures
 
     if of.energy is None:
         return None
@@ -206,8 +206,8 @@ def _energy(of: Materials) -> Section | None:
     if of.energy["uncounted"]:
         notes.append(f"Not counted: {', '.join(of.energy['uncounted'])}.")
     shown = [
-        figures.html(figures.energy(of.energy), "figure-energy"),
-        figures.html(figures.operations(of.energy), "figure-operations"),
+        page_figures.html(page_figures.energy(of.energy), "figure-energy"),
+        page_figures.html(page_figures.operations(of.energy), "figure-operations"),
     ]
     return Section("energy", "What an inference costs", notes, shown, [networks, layers])
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qffs.recipe import Training
+from qffs.recipes.recipe import Training
 
 
 def loss_of(logits: Tensor, labels: Tensor, training: Training, teacher: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from qffs.nn.quantizer import Quantizer
-from qffs.recipe import Training
+from qffs.recipes.recipe import Training
 
 
 def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -1,0 +1,65 @@
+"""The subcommands on one network: its plan, its conversion, its simulation."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qffs.cli.options import NETWORK, Charge, Device, Json, Output, Seed, Weights, Where, charge_steps_of
+from qffs.cli.printing import print_json, say
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help=NETWORK)],
+    shapes: Annotated[
+        list[str] | None, typer.Option("--input", metavar="CxHxW", help="Shape of an input; once for each of several.")
+    ] = None,
+    weights: Weights = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse also what sends values instead of spikes.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what will become of every call of a network, without changing anything.
+
+    Example: `qffs plan torchvision:resnet18 --input 3x224x224`
+    """
+    from qffs import runs
+    from qffs.models.find import shape_of
+    from qffs.report.results import plan_rows
+
+    given = [shape_of(text) for text in shapes or ()]
+    with redirect_stdout(sys.stderr):  # what the network's own code prints is no part of the table
+        planned, inputs = runs.plan(model, given, str(weights) if weights else None)
+    if json:
+        print_json(plan_rows(planned))
+    else:
+        from rich.console import Console
+
+        from qffs.report.tables import show_plan
+
+        show_plan(planned, f"{model} on {inputs}, two at a time", Console())
+    planned.check(strict)
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantised network.")],
+    output: Output,
+    charge_steps: Charge = "",
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Convert a quantised network to a spiking network and save it.
+
+    Example: `qffs convert runs/demo/qann --charge-steps 3 -o snn`
+    """
+    from qffs import runs
+
+    results = runs.convert(checkpoint, output, charge_steps_of(charge_steps), device.value, seed)
+    print_json(results) if json else say(
+        f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
+        f"charged over {len(results['charge_schedule'])} steps."
+    )

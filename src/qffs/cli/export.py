@@ -1,0 +1,79 @@
+"""The subcommands that carry a network to other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qffs.cli.options import Json, Size
+from qffs.cli.printing import print_json, say
+
+TARGETS = "spikingjelly, snntorch, brian2, pynn, nir, nir-exact, pt2, onnx or hub"
+PROFILES = "nir, spikingjelly, snntorch, norse or sinabs"
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a network, as train, quantize and convert write it.")],
+    to: Annotated[str, typer.Option("--to", help=f"{TARGETS}.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; for brian2, pynn and hub a folder.")],
+    steps: Annotated[
+        int | None, typer.Option(help="Time steps T of a spiking network; 8, at least 2 D, and 32 for nir.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help=f"For nir, the tool that will read it: {PROFILES}.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Test images for brian2, pynn, nir and nir-exact to try, as for simulate; else random ones."),
+    ] = None,
+    size: Size = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Only N of the test images, spread evenly over them; 100.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a network in the form of another tool.
+
+    Example: `qffs export runs/demo/snn --to onnx -o demo.onnx --steps 8`
+    """
+    from qffs import runs
+
+    written = runs.export(checkpoint, to, output, steps, profile, data, size, images)
+    if json:
+        print_json(written)
+        return
+    lasting = f", {written['steps']} steps" if written["steps"] is not None else ""
+    apart = written["deviation"]
+    checked = "" if apart is None else f"; read again and run, its outputs differ by {apart:.1g} at most"
+    say(f"Wrote the {written['kind']}{lasting} to {output}{checked}.")
+    if written["note"]:
+        say(written["note"])
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder that qffs export --to hub wrote.")],
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Made where it is not there yet.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it private.")] = False,
+) -> None:
+    """Upload a network to the Hugging Face Hub, with the token that `hf auth login` keeps.
+
+    Example: `qffs push runs/demo/hub me/digits-snn`
+    """
+    from qffs import export
+
+    say(f"Uploaded {folder} to {export.push(folder, repository, private=private)}.")
+
+
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit.")] = None,
+) -> None:
+    """Download a network from the Hugging Face Hub; nothing of what is downloaded is run.
+
+    Example: `qffs pull me/digits-snn -o runs/digits`
+    """
+    from qffs import export
+
+    loaded = export.pull(repository, output, revision)
+    say(f"Wrote the {loaded.kind} to {output}.")

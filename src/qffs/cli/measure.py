@@ -1,0 +1,127 @@
+"""The subcommands that measure a spiking network: its simulation, its noises, what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where
+from qffs.cli.printing import print_json, say, show
+
+Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network.")]
+Images = Annotated[
+    int | None, typer.Option(metavar="N", help="Only N of the test images, spread evenly over them; all by default.")
+]
+
+
+def simulate(
+    checkpoint: Spiking,
+    data: Data = "digits",
+    size: Size = None,
+    steps: Steps = None,
+    images: Images = None,
+    qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
+    stop_when: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="MARGIN",
+            help="Also stop each image once its largest output is this far above the next; may be given several times.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Simulate a spiking network on all test images and show accuracy by time step.
+
+    Example: `qffs simulate runs/demo/snn --qann runs/demo/qann --data digits --steps 8`
+    """
+    from qffs import runs
+
+    trial = runs.Trial(checkpoint, data, size, steps, images, qann, device.value, seed)
+    show(runs.simulate(trial, stop_when or ()), json)
+
+
+def noise(
+    checkpoint: Spiking,
+    data: Data = "digits",
+    size: Size = None,
+    steps: Steps = None,
+    images: Images = None,
+    qann: Annotated[
+        Path | None, typer.Option(help="Folder of its quantised network; the folder qann beside the other by default.")
+    ] = None,
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Count the neurons that suffer each noise, layer by layer and step by step, and what each remedy is worth.
+
+    Example: `qffs noise runs/demo/snn --steps 8`
+    """
+    from qffs import runs
+
+    results = runs.noise(runs.Trial(checkpoint, data, size, steps, images, qann, device.value, seed))
+    if json:
+        print_json(results)
+    else:
+        from rich.console import Console
+
+        from qffs.report.analyses import show_noise
+
+        show_noise(results, Console())
+
+
+def energy(
+    checkpoint: Spiking,
+    data: Data = "digits",
+    size: Size = None,
+    steps: Steps = None,
+    images: Images = None,
+    multiply_add_pj: Annotated[float, typer.Option(help="Energy of a multiply-add, in pJ.")] = 4.6,
+    add_pj: Annotated[float, typer.Option(help="Energy of an addition, in pJ.")] = 0.9,
+    seed: Seed = 0,
+    device: Where = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Count the synaptic operations of an inference, and estimate its energy beside networks that do not spike.
+
+    Example: `qffs energy runs/demo/snn --steps 8`
+    """
+    from qffs import runs
+    from qffs.measure import Energy
+
+    trial = runs.Trial(checkpoint, data, size, steps, images, None, device.value, seed)
+    results = runs.energy(trial, Energy(multiply_add_pj, add_pj))
+    if json:
+        print_json(results)
+    else:
+        from rich.console import Console
+
+        from qffs.report.analyses import show_energy
+
+        show_energy(results, Console())
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as train and demo write it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; report.html in the run's folder.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Count noises and cost on N test images; 256, or all if fewer.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the images are, if no longer where the run's recipe says.")
+    ] = None,
+    device: Where = Device.AUTO,
+) -> None:
+    """Write all that is known of a run to one page that opens from disk: curves, spikes, noises, energy, the plan.
+
+    Example: `qffs report runs/demo`
+    """
+    from qffs import runs
+
+    say(f"Wrote {runs.report(run, output, images, data, device.value)}.")

@@ -1,0 +1,1 @@
+"""A network as modules of other libraries of spiking networks."""

@@ -1,0 +1,1 @@
+"""A network as a graph of NIR: as other tools can read it, or exactly."""

@@ -1,0 +1,80 @@
+"""Quantisers into the graph: one at every ReLU that is to have one, and at the outputs if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import fx, nn
+
+from qffs.graph.classify import label, name_of, signals
+from qffs.graph.paths import free_path
+from qffs.graph.rules import Kind
+from qffs.method import Levels
+from qffs.nn.full_precision import FullPrecision
+from qffs.nn.quantizer import Quantizer
+
+
+def activations(traced: fx.GraphModule) -> list[str]:
+    """The paths of the ReLUs of an annotated graph, in the order of computation."""
+    return [str(node.target) for node in traced.graph.nodes if node.meta["kind"] is Kind.SPIKING]
+
+
+def place_quantizers(
+    traced: fx.GraphModule,
+    hidden: Mapping[str, Levels | None],
+    output: Levels | None,
+    offset: float,
+    per_channel: bool = False,
+) -> None:
+    """Replace every ReLU of an annotated graph by a `Quantizer` with the levels of its path, in place.
+
+    A ReLU whose levels are None stays, as a `FullPrecision`. With ``output`` levels, each output gets a quantiser of
+    its own too; an output that is a ReLU's takes the output's levels instead of a second quantiser. per_channel: a
+    step size for each channel, dimension 1 of the activations; where that is the batch, or the tokens of linear layers,
+    one for all.
+    """
+    (end,) = traced.graph.find_nodes(op="output")
+    outputs = end.all_input_nodes if output else []
+    of_path = {**hidden, **{str(node.target): output for node in outputs if node.meta["kind"] is Kind.SPIKING}}
+
+    def quantizer(node: fx.Node, levels: Levels, clip: float | None = None) -> Quantizer:
+        shape, (batch, _) = node.meta["shape"], node.meta["batch"]
+        apart = per_channel and len(shape) > 1 and batch != 1 and (len(shape) == 2 or not _of_tokens(node, traced))
+        return Quantizer(levels.highest, offset, clip, shape[1] if apart else None)
+
+    for node in traced.graph.nodes:
+        if node.meta["kind"] is Kind.SPIKING:
+            path = str(node.target)
+            levels, clip = of_path[path], getattr(traced.get_submodule(path), "max_val", None)
+            traced.set_submodule(path, quantizer(node, levels, clip) if levels else FullPrecision(clip))
+    for node in outputs:
+        if output and node.meta["kind"] is not Kind.SPIKING:
+            path = free_path(traced, "output_quantizer")
+            traced.add_submodule(path, quantizer(node, output))
+            with traced.graph.inserting_after(node):
+                quantised = traced.graph.call_module(path, (node,))
+            quantised.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
+            end.replace_input_with(node, quantised)
+
+
+def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether a value has its features in its last dimension: what made it, of the same shape since, is linear."""
+    source, shape = node, node.meta["shape"]
+    while True:
+        name = name_of(source) or label(source, traced)
+        if name in {"Linear", "linear", "LayerNorm", "layer_norm", "matmul", "bmm", "einsum"}:
+            return True
+        before = [read for read in signals(source) if read.meta["shape"] == shape]
+        if not before or name.lower().startswith(("conv", "permute", "transpose", "movedim")):
+            return False
+        source = before[0]
+
+
+def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:
+    """The paths of the quantisers (or modules of another ``kind``) that the network returns directly."""
+    (end,) = network.graph.find_nodes(op="output")
+    return {
+        str(node.target)
+        for node in end.all_input_nodes
+        if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), kind)
+    }

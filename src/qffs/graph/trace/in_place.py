@@ -1,0 +1,82 @@
+"""Tensors that share memory: a write into one changes others, which no graph can tell."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.graph.nested import tensors
+from qffs.graph.operators import write_
+
+Write = tuple[fx.Node, list[Tensor]]
+"""A call, and the tensors that it changed in place."""
+
+
+def find_aliases(
+    graph: fx.Graph, values: Mapping[fx.Node, Any], writes: Sequence[Write], inputs: Sequence[Tensor]
+) -> None:
+    """Set ``meta["problem"]`` of a call that changes an input, or a tensor that is read later under another name.
+
+    values: what every node returned while the network was traced.
+    """
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for writer, changed in writes:
+        # Parts of one tensor count their changes together: what has changed lies where the call's first argument does.
+        changed = [x for x in changed if _overlap([x], values[writer.all_input_nodes[0]])]
+        later = [node for node in graph.nodes if order[node] > order[writer]]
+        read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
+        current = set(names(writer))  # who reads these reads what they have become
+        whole, back = _put_back(writer)
+        if back and not any(whole in node.all_input_nodes for node in later if order[node] < order[back]):
+            current.add(whole)
+        value = writer.args[1] if writer.target is write_ else None
+        if isinstance(value, fx.Node) and _put_back(value)[1] is writer:
+            current |= {value, *names(value)}
+        others = [values[each] for each in read - current]
+        if _overlap(changed, inputs):
+            writer.meta["problem"] = "it writes into an input of the network, in place"
+        elif _overlap(changed, others):
+            writer.meta["problem"] = "it changes a tensor in place that is read later under another name"
+
+
+def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
+    """Of a call that changes ``x[index]``: x, and the write that puts the changed part back; else nothing.
+
+    From there on whoever reads x reads what that write returns.
+    """
+    part = names(writer)[-1]
+    for user in writer.users:
+        if part.target is operator.getitem and user.target is write_:
+            whole, value, index = user.args
+            if (whole, value, index) == (part.args[0], writer, part.args[1]):
+                return whole, user
+    return None, None
+
+
+def names(writer: fx.Node) -> list[fx.Node]:
+    """What a call in place has changed, under every name it had so far, the first one last."""
+    found = [writer]
+    while found[-1].meta.get("in_place") and found[-1].all_input_nodes:
+        found.append(found[-1].all_input_nodes[0])
+    return found[1:] or found
+
+
+def _overlap(changed: list[Tensor], value: Any) -> bool:
+    """Whether a tensor of a value lies, in part, where one of the changed ones does."""
+    pairs = ((x, y) for x in changed for y in tensors(value))
+    return any(bool(_shared(x, y).any()) for x, y in pairs)
+
+
+def _shared(x: Tensor, y: Tensor) -> Tensor:
+    """For every element of y whether it is one of x too."""
+    if x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr():
+        return torch.zeros(1)
+    if x.element_size() != y.element_size():
+        return torch.ones(1)
+    marked = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.bool)
+    marked.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
+    return marked.as_strided(y.shape, y.stride(), y.storage_offset())

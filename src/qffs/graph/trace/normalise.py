@@ -1,0 +1,215 @@
+"""Every call of a traced graph in one form: plain instead of in place, activations as modules of their own."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from qffs.graph.cast import at_least
+from qffs.graph.classify import arguments, name_of, option
+from qffs.graph.guard import expect
+from qffs.graph.operators import write, write_
+from qffs.graph.paths import free_path, owner
+from qffs.graph.rules import MODULES
+
+IN_PLACE: dict[Any, Any] = {
+    write_: write,
+    **{getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")},
+    **{
+        getattr(home, f"{name}_"): getattr(home, name)
+        for home in (torch, F)
+        for name in dir(home)
+        if not name.startswith("_") and callable(getattr(home, f"{name}_", None))
+    },
+}
+"""In-place functions and the plain form each becomes: an edge of a graph may be read more than once."""
+
+FILLS: dict[Any, Any] = {"zero_": torch.zeros_like, "fill_": torch.full_like}
+"""In-place methods that have no plain form of the same name."""
+
+RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
+DROPOUTS: dict[str | None, type[nn.Module]] = {
+    "dropout": nn.Dropout,
+    "dropout1d": nn.Dropout1d,
+    "dropout2d": nn.Dropout2d,
+    "dropout3d": nn.Dropout3d,
+    "alpha_dropout": nn.AlphaDropout,
+    "feature_alpha_dropout": nn.FeatureAlphaDropout,
+}
+CLAMP_CALLS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
+WHERE = {"call_function": ("condition", "input", "other"), "call_method": ("input", "condition", "other")}
+"""The operands of ``where`` in its two forms, in order."""
+
+
+def normalise(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Bring every call into the form that the table of rules knows, in place; ``model`` is what was traced."""
+    _own_batch_norms(traced, model)
+    _make_plain(traced)
+    _own_activations(traced)
+    _own_casts(traced.graph)
+    _erase_unused(traced.graph)
+
+
+def _own_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
+    """A class derived from a batch norm of torch, read through, becomes that batch norm, with what else it holds.
+
+    So its statistics go on being learned in train mode, which its functional form, read in eval mode, would not do.
+    """
+    for node in traced.graph.nodes:
+        path = owner(node)
+        norm = model.get_submodule(path)
+        if name_of(node) != "batch_norm" or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        kind = next(kind for kind in type(norm).__mro__ if kind in MODULES)
+        plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        plain._parameters, plain._buffers = norm._parameters, norm._buffers
+        plain._modules = traced.get_submodule(path)._modules
+        traced.set_submodule(path, plain)
+        node.op, node.target, node.args, node.kwargs = "call_module", path, (node.args[0],), {}
+
+
+def _make_plain(traced: fx.GraphModule) -> None:
+    """Arguments by position; in-place calls become plain, and who reads the value later reads the call's result."""
+    for path, module in list(traced.named_modules()):
+        if getattr(module, "inplace", False) is True:
+            plain = copy.copy(module)  # the model's own stays as it is, to compare with
+            plain.inplace = False
+            traced.set_submodule(path, plain)
+    order = {node: position for position, node in enumerate(traced.graph.nodes)}
+    for node in list(traced.graph.nodes):
+        _positional(node)
+        if not node.meta.get("in_place"):
+            continue
+        if not _without_in_place(node):
+            node.meta.setdefault("problem", "it changes a tensor in place, which a static graph cannot hold")
+        (changed, *_) = node.all_input_nodes
+        for user in list(changed.users):
+            if order[user] > order[node]:
+                user.replace_input_with(changed, node)
+
+
+def _without_in_place(node: fx.Node) -> bool:
+    """Make an in-place call one of its plain form; whether there is one."""
+    if node.op == "call_method" and node.target in FILLS:
+        node.op, node.target = "call_function", FILLS[node.target]
+        return True
+    if node.op != "call_function":
+        plain = str(node.target).removesuffix("_")
+        if node.op == "call_method" and hasattr(Tensor, plain):
+            node.target = plain
+        return node.op == "call_module" or node.target == plain
+    if node.target in IN_PLACE:
+        node.target = IN_PLACE[node.target]
+        return True
+    parameters = list(inspect.signature(node.target).parameters) if inspect.isfunction(node.target) else []
+    if "inplace" not in parameters:
+        return False
+    position = parameters.index("inplace")
+    node.args = tuple(False if at == position else argument for at, argument in enumerate(node.args))
+    node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "inplace"}
+    return True
+
+
+def _positional(node: fx.Node) -> None:
+    """Give a call its first operands by position, as every other pass reads them."""
+    operands, named = list(node.args), dict(node.kwargs)
+    names = WHERE[node.op] if name_of(node) == "where" else ("input", "other")
+    for position, name in enumerate(names):
+        if name in named and len(operands) == position:
+            operands.append(named.pop(name))
+    node.args, node.kwargs = tuple(operands), named
+    if node.op == "call_method" and name_of(node) == "where":
+        x, condition, other = operands
+        node.op, node.target, node.args = "call_function", torch.where, (condition, x, other)
+
+
+def _erase_unused(graph: fx.Graph) -> None:
+    """Erase what nobody reads and what computes nothing but shapes; a module that is called stays called."""
+    for node in reversed(list(graph.nodes)):
+        idle = node.op in {"get_attr", "call_function", "call_method"} and node.target not in (torch._assert, expect)
+        if idle and not node.users and "problem" not in node.meta:
+            graph.erase_node(node)
+
+
+def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
+    """The ReLU that a call is, clipped from above or not, as a module of its own; None where it is something else."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        if isinstance(module, nn.Hardtanh) and module.min_val == 0:
+            return nn.Hardtanh(0.0, module.max_val)
+        threshold = type(module) is nn.Threshold and (module.threshold, module.value) == (0, 0)
+        return nn.ReLU() if type(module) is nn.ReLU or threshold else None
+    if node.op not in {"call_function", "call_method"}:
+        return None
+    if node.target in RELU_CALLS:
+        return nn.ReLU()
+    if node.target is F.relu6:
+        return nn.Hardtanh(0.0, 6.0)
+    name = name_of(node)
+    if name not in CLAMP_CALLS:
+        return None
+    low = option(node, 1, "min", option(node, 1, "min_val", option(node, 1, "threshold")))
+    high = None if name == "clamp_min" else option(node, 2, "max", option(node, 2, "max_val", option(node, 2, "value")))
+    if not isinstance(low, (int, float)) or low != 0:
+        return None
+    if high is None or (name == "threshold" and high == 0):
+        return nn.ReLU()
+    ends = isinstance(high, (int, float)) and high > 0 and name != "threshold"
+    return nn.Hardtanh(0.0, float(high)) if ends else None
+
+
+def _own_activations(traced: fx.GraphModule) -> None:
+    """Every call of a ReLU or of functional dropout becomes a call of a module of its own."""
+    seen: set[str] = set()
+    for node in list(traced.graph.nodes):
+        prefix = f"{owner(node)}." if owner(node) else ""
+        relu = _relu(node, traced)
+        if relu is not None and node.op == "call_module" and node.target not in seen:
+            traced.set_submodule(str(node.target), relu)  # a new one: never in place, edges are read more than once
+            seen.add(str(node.target))
+        elif relu is not None:
+            _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
+        elif name_of(node) in DROPOUTS and not _drops(node):
+            dropout = DROPOUTS[name_of(node)]
+            _call(traced, node, f"{prefix}{name_of(node)}", dropout(option(node, 1, "p", 0.5)))
+        elif name_of(node) == "masked_fill":
+            x, mask, value = (option(node, place, name) for place, name in enumerate(("input", "mask", "value")))
+            node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
+
+
+def _drops(node: fx.Node) -> bool:
+    """Whether a functional dropout draws random numbers outside training too."""
+    default = "alpha" not in str(name_of(node))
+    return bool(option(node, 2, "training", option(node, 2, "train", default)))
+
+
+CASTS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def _own_casts(graph: fx.Graph) -> None:
+    """A cast to a floating type that the code names raises the precision where it is lower, and else does nothing."""
+    for node in graph.find_nodes(op="call_method", target="to"):
+        dtypes = [argument for argument in arguments(node)[1:] if isinstance(argument, torch.dtype)]
+        if len(arguments(node)) == 2 and dtypes and dtypes[0].is_floating_point:
+            _cast(node, dtypes[0])
+    for name, dtype in CASTS.items():
+        for node in graph.find_nodes(op="call_method", target=name):
+            _cast(node, dtype)
+
+
+def _cast(node: fx.Node, dtype: torch.dtype) -> None:
+    node.op, node.target, node.args, node.kwargs = "call_function", at_least, (node.args[0], dtype), {}
+
+
+def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
+    """Make ``node`` a call of ``module``, new at a path like this one, on its first argument."""
+    path = free_path(traced, path)
+    traced.add_submodule(path, module)
+    node.op, node.target = "call_module", path
+    node.args, node.kwargs = (node.args[0] if node.args else node.kwargs["input"],), {}

@@ -1,0 +1,81 @@
+"""What stands for a value while a network is traced: it records what is done with it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.graph.operators import write_
+
+if TYPE_CHECKING:
+    from qffs.graph.trace.tracer import Tracer
+
+
+class StandIn(fx.Proxy):
+    """A value of the network while it is traced."""
+
+    tracer: Tracer
+
+    def __getattr__(self, name: str) -> Any:
+        """What a value has: a call to record, a stand-in, or what never changes."""
+        whole = self.tracer.values[self.node]
+        value = getattr(whole, name)  # AttributeError as the real thing would raise it
+        fields = getattr(type(whole), "__match_args__", ()) if isinstance(whole, tuple) else ()
+        if name in fields:
+            return self[fields.index(name)]  # type: ignore[index]
+        if callable(value):
+            return super().__getattr__(name)
+        if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return value  # the rank and the like, which never change
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.known(self))
+
+    def __int__(self) -> int:
+        return int(self.tracer.known(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.known(self))
+
+    def __round__(self, *digits: int) -> Any:
+        return round(self.tracer.known(self), *digits)
+
+    def __ceil__(self) -> int:
+        return -int(-self.tracer.known(self) // 1)
+
+    def __floor__(self) -> int:
+        return int(self.tracer.known(self) // 1)
+
+    def __len__(self) -> int:
+        value = self.tracer.values[self.node]
+        return int(self.shape[0]) if isinstance(value, Tensor) else len(value)
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        last = next(iter(reversed(self.tracer.graph.nodes)))
+        written = tuple(map(self.tracer.create_arg, (self, value, index)))
+        if (last.target, last.args) != (write_, written):  # else it has just been recorded, as `write` of a part
+            self.tracer.write(self, value, index)
+
+    def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
+        written = isinstance(self.tracer.values[self.node], Tensor)
+        return self.tracer.create_proxy("call_function", form if written else plain, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, operator.truediv, other)

@@ -1,0 +1,252 @@
+"""Tracing with an example at hand: what Python asks of a size is answered, what it asks of the data is refused.
+
+`torch.fx` reads a network by running its Python code on stand-ins. Here every stand-in also knows its value on the
+example, so that code which decides on shapes (``if x.shape[-1] % 2``, ``B, N, C = x.shape``, ``range(depth)``) is
+followed as the example goes; a guard in the graph then says so if the network is run on other sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
+
+from qffs.graph.guard import expect
+from qffs.graph.nested import tensors
+from qffs.graph.operators import write_
+from qffs.graph.paths import free_path
+from qffs.graph.rules import is_leaf, registered_functions
+from qffs.graph.trace.in_place import find_aliases, names
+from qffs.graph.trace.proxy import StandIn
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parents[1]) + os.sep
+
+SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
+"""What is read of a tensor without looking at its data."""
+
+
+FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "reshape", "broadcast_to")
+"""What makes or shapes a tensor by sizes, without asking whether they stand for something: recorded where called."""
+
+
+class Unreadable(Exception):
+    """The code asks for something that a static graph cannot hold."""
+
+
+class DoesNotRun(Exception):
+    """An operator failed on the example."""
+
+
+class Tracer(fx.Tracer):
+    """Records a graph while it runs the network on an example.
+
+    After `trace`, ``values`` holds what every node returned, and each node's ``meta`` its ``source`` (file and line,
+    where the network's own code has one), whether it changed what it read ``in_place``, and a ``problem`` where that
+    was an input.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__((), registered_functions())  # type: ignore[arg-type]
+        self.inputs = inputs
+        self.values: dict[fx.Node, Any] = {}
+        self._running = False  # a module that is run on values is not to be recorded
+        self._writes: list[tuple[fx.Node, list[Tensor]]] = []
+        self._fixed: set[fx.Node] = set()
+        self._of_data: set[fx.Node] = set()
+        self._of_sizes: set[fx.Node] = set()
+        self._guarded: set[fx.Node] = set()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of a network, as it runs on the example."""
+        with contextlib.ExitStack() as patched:
+            for name in FACTORIES:
+                patched.enter_context(mock.patch.object(torch, name, self._recording(getattr(torch, name))))
+            patched.enter_context(mock.patch.object(torch, "is_tensor", self._is_tensor))
+            # Functions that `torch.fx.wrap` would keep as one step are read through, as they need no more than sizes.
+            patched.enter_context(mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True))
+            graph = super().trace(root, concrete_args)
+        find_aliases(graph, self.values, self._writes, self.inputs)
+        return graph
+
+    @property
+    def place(self) -> str:
+        """The path of the module whose code runs, as words to append."""
+        return f", in {self.scope.module_path}" if self.scope.module_path else ""
+
+    def _is_tensor(self, value: Any) -> bool:
+        return isinstance(self.values[value.node] if isinstance(value, StandIn) else value, Tensor)
+
+    def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if self._running:
+                return factory(*args, **kwargs)
+            return self.create_proxy("call_function", factory, args, kwargs)
+
+        return record
+
+    # --- recording --------------------------------------------------------------------------------------------------
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        """Whether a call of ``m`` is one node; other modules are read through."""
+        return is_leaf(m)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Where a module stands in the network; one that its code makes on the way, without weights, gets a place."""
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            if not is_leaf(mod):  # read through, as if its code stood here
+                return str(self.scope.module_path)
+            if mod.state_dict():
+                raise Unreadable(f"its code makes a {type(mod).__name__} with weights of its own{self.place}") from None
+            assert isinstance(self.root, nn.Module)
+            scope = f"{self.scope.module_path}." if self.scope.module_path else ""
+            path = free_path(self.root, f"{scope}{type(mod).__name__.lower()}")
+            parent, _, name = path.rpartition(".")
+            self.root.get_submodule(parent).add_module(name, mod)
+            return path
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A node, or what the module's own code gives."""
+        return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """An attribute of a module: a stand-in where it is a parameter."""
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The stand-in of a node."""
+        return StandIn(node, self)
+
+    def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Record a node, run it on the example and keep what it returned."""
+        proxy = super().create_proxy(kind, target, *args, **kwargs)
+        node = proxy.node
+        node.meta["source"] = _source()
+        read = [self._known_or_run(each) for each in node.all_input_nodes]
+        versions = [x._version for x in tensors(read)]
+        self.values[node] = self._run(node)
+        changed = [x for x, version in zip(tensors(read), versions, strict=True) if x._version != version]
+        if target is write_:
+            x, _, index = self._arguments(node)[0]
+            changed = [x[index] if x[index].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else x]
+        node.meta["in_place"] = bool(changed)
+        if changed:
+            self._writes.append((node, changed))
+        self._note(node)
+        part = names(node)[-1]
+        if changed and target is not write_ and part.target is operator.getitem:
+            whole, index = part.args
+            if isinstance(whole, fx.Node) and isinstance(self.values[whole], Tensor):  # it has changed with its part
+                read_by: Any = self.proxy
+                self.write(self.proxy(whole), proxy, fx.node.map_arg(index, read_by))
+        return proxy
+
+    def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
+        """Record ``x[index] = value``."""
+        self.create_proxy("call_function", write_, (x, value, index), {})
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            position = sum(n.op == "placeholder" for n in self.values)
+            return self.inputs[position] if position < len(self.inputs) else (node.args or (None,))[0]
+        args, kwargs = self._arguments(node)
+        self._running = True
+        try:
+            if node.op == "get_attr":
+                return operator.attrgetter(str(node.target))(self.root)
+            if node.op == "call_module":
+                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        except Exception as error:
+            raise DoesNotRun(f"{error} (at {node.target}{described(node)})") from error
+        finally:
+            self._running = False
+
+    def _arguments(self, node: fx.Node) -> Any:
+        """The positional and the named arguments of a node, on the example."""
+        return fx.node.map_arg((node.args, node.kwargs), self._known_or_run)
+
+    def _known_or_run(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            self.values[node] = self._run(node)  # a tensor of the network's, made a node as an argument
+        return self.values[node]
+
+    def _note(self, node: fx.Node) -> None:
+        """Keep apart what a value was made from: buffers alone, sizes, or the data."""
+        if node.op == "get_attr" and not isinstance(self.values[node], nn.Parameter):
+            self._fixed.add(node)
+        if node.op in {"call_function", "call_method"} and all(n in self._fixed for n in node.all_input_nodes):
+            self._fixed.add(node)
+        if isinstance(self.values[node], Tensor):
+            return
+        read = node.all_input_nodes
+        of_tensors = any(isinstance(self.values[n], Tensor) for n in read)
+        name = node.args[1] if node.target is getattr and len(node.args) > 1 else node.target
+        if any(n in self._of_data for n in read) or (of_tensors and name not in SIZE_READS):
+            self._of_data.add(node)
+        if any(n in self._of_sizes for n in read) or (of_tensors and name not in {"dtype", "device"}):
+            self._of_sizes.add(node)
+
+    # --- what Python asks -------------------------------------------------------------------------------------------
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        """The value on the example of what does not depend on the data, from now on guarded; else `Unreadable`."""
+        node = proxy.node
+        value = self.values[node]
+        if node in self._fixed:
+            return value
+        if isinstance(value, Tensor) or node in self._of_data:
+            raise Unreadable(f"its code depends on the data: it asks for the value of a tensor{self.place}")
+        if node in self._of_sizes and node not in self._guarded:
+            self._guarded.add(node)
+            where = described(node).removeprefix(", ")
+            self.create_proxy("call_function", expect, (proxy, value, where), {})
+        return value
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The answer on the example, where it depends on sizes alone."""
+        return bool(self.known(obj))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """One stand-in an element."""
+        return iter([obj[position] for position in range(len(obj))])  # type: ignore[index]
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        """The keys of a dictionary."""
+        return self.values[obj.node].keys()
+
+
+def _source() -> tuple[str, int] | None:
+    """File and line of the network's own code that is being traced; None within torch alone."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _HERE, "<")):
+            return file, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def described(node: fx.Node) -> str:
+    """Where a node stands in the network's source, as words to append; empty where that is not known.
+
+    >>> described(fx.Graph().placeholder("x"))
+    ''
+    """
+    source = node.meta.get("source")
+    return f", {Path(source[0]).name}, line {source[1]}" if source else ""

@@ -1,0 +1,1 @@
+"""The same loops in C, compiled by the machine's own compiler."""

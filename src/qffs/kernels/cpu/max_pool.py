@@ -1,0 +1,97 @@
+"""What is done with levels, which are bytes, in C: see levels.c."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qffs.functional.max_pool import windows
+from qffs.functional.sparse_steps import Rows
+from qffs.kernels.cpu import compiler
+from qffs.kernels.cpu.memory_layout import in_order, uncomputed
+from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
+
+
+def available(signal: Rows | Pending) -> bool:
+    """Whether there is a compiled function for such levels."""
+    values = uncomputed(signal).values
+    fits = values.dtype == torch.uint8 and values.device == CPU and values.dim() <= 4
+    return fits and compiler.library_of_levels() is not None
+
+
+def max_pool(
+    queue: Queue, signal: Rows | Pending, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Pending:
+    """`qffs.functional.max_pool.max_pool` of those levels that an image holds, computed when the queue is run.
+
+    signal: ``[R, C, L]`` or ``[R, C, H, W]``; size, stride, padding: as in `qffs.functional.max_pool.max_pool`, and
+    raises what it does.
+    """
+    rows, kept = uncomputed(signal), Kept()
+    lengths = rows.values.shape[2:]
+    pooled = [windows(*each) for each in zip(lengths, size, stride, padding, strict=True)]
+    above = [1] * (2 - len(pooled))
+    count, channels = rows.values.shape[:2]
+    room = queue.room(count * channels * math.prod(pooled))
+    largest = room[: count * channels * math.prod(pooled)].view(count, *pooled, channels)
+    call = compiler.Pooling(
+        kept.pointer(in_order(signal, lambda x: x.movedim(1, -1))),
+        kept.pointer(rows.place.contiguous()),
+        rows.place.numel(),
+        count,
+        *above,
+        *lengths,
+        channels,
+        *above,
+        *size,
+        *above,
+        *stride,
+        *[0] * len(above),
+        *padding,
+        *above,
+        *pooled,
+        torch.get_num_threads(),
+        kept.pointer(torch.zeros(count, dtype=torch.uint8, device=CPU)),
+        kept.pointer(largest),
+    )
+    library = compiler.library_of_levels()
+    queue.add(lambda _: library.max_pool(call), kept)
+    unfilled = Rows(largest.movedim(-1, 1), rows.place, rows.scale)
+    return Pending(unfilled, unfilled.like, queue, room)
+
+
+def count(levels: Rows, compiled: bool = True) -> Tensor:
+    """How many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
+
+    compiled: whether it may be the C function, for levels that change by one at most.
+
+    >>> count(Rows(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
+    tensor([[1, 1, 0],
+            [0, 1, 0]])
+    """
+    steps, images = levels.place.shape
+    values = levels.values.contiguous(memory_format=_format(levels.values))
+    library = (
+        compiler.library_of_levels() if compiled and values.device == CPU and values.dtype == torch.uint8 else None
+    )
+    if library is not None:
+        spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
+        size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
+        library.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
+        return spikes
+    counts, before = [], torch.zeros_like(values[levels.place[0]], dtype=torch.int32)
+    for step, rows in enumerate(levels.place):
+        moved = rows != levels.place[step - 1] if step else torch.ones_like(rows, dtype=torch.bool)
+        now = values[rows[moved]].int()
+        risen = now - before[moved]
+        before[moved] = now
+        counts.append(torch.stack([(sign * risen).clamp_min(0).sum() for sign in (1, -1)]))
+    return torch.stack(counts, 1)
+
+
+def _format(values: Tensor) -> torch.memory_format:
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format

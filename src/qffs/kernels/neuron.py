@@ -1,0 +1,75 @@
+"""`qffs.functional.neuron.fire` on accumulated input: all steps of a layer in one pass over memory.
+
+What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
+``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
+synapses is added up spike train by spike train, the weights of units that spike at the same steps once, or, where
+weights are few, spike by spike; those of units that never spike not at all. On CPUs the pass is a C function, compiled
+by the machine's own compiler. On GPUs what comes through synapses is computed before, and the pass is a kernel in
+Triton; everywhere else, the reference loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from qffs.functional.sparse_steps import Rows, changed
+from qffs.kernels import fire_loop
+from qffs.kernels.cpu import neuron
+from qffs.kernels.cpu.queue import Pending, Queue
+from qffs.kernels.neurons import Neurons
+from qffs.method import FiringRule
+
+
+def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> Rows | Pending:
+    """The levels after each of T steps, from rest, of the images and steps where one changed.
+
+    compiled: whether it may be the C function, for at most `fire_native.LONGEST` steps, which is called when the queue
+    is run. Returned: levels in the smallest type that they fit, with the threshold as their scale.
+    """
+    levels = neuron.enqueue(queue, neurons) if compiled else None
+    if levels is not None:
+        return levels
+    neurons = replace(neurons, inputs=neurons.rows())
+    levels = neuron.enqueue(queue, neurons) if compiled else None
+    if levels is not None:
+        return levels
+    triton = None if neurons.rule.several else in_triton(neurons.threshold.device, neurons.threshold.dtype)
+    dense, changes = (fire_loop if triton is None else triton).fire(neurons)
+    return changed(dense, changes, neurons.threshold)
+
+
+@cache
+def in_triton(device: torch.device, dtype: torch.dtype) -> Any:
+    """`qffs.kernels.triton_neuron` for a GPU, if neurons fire there as by the reference loop: tried once for each type.
+
+    None on other devices, and, with a warning, where it fails.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        reason = differs(importlib.import_module("qffs.kernels.triton_neuron"), device, dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler may fail in any way, and the reference loop runs
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if reason is not None:
+        warnings.warn(f"neurons are not compiled on {device}, and simulation is slower: {reason}", stacklevel=2)
+        return None
+    return importlib.import_module("qffs.kernels.triton_neuron")
+
+
+def differs(triton: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What is wrong with what neurons send by a module like `qffs.kernels.triton_neuron`; None where nothing is."""
+    eighths = torch.arange(2000, device=device) % 37 / 8 - 1, torch.arange(8000, device=device) % 23 / 8 - 1
+    constant, arrived = (each.to(dtype).view(-1, 1000) for each in eighths)  # of which nothing is rounded
+    threshold = torch.tensor(0.25, dtype=dtype, device=device)
+    arriving = [Rows.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
+    neurons = Neurons(*arriving, threshold, 3, FiringRule(precharge=0.5))
+    pairs = zip(triton.fire(neurons), fire_loop.fire(neurons), strict=True)
+    return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"

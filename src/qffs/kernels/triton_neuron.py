@@ -1,0 +1,148 @@
+"""All steps of a layer of neurons in one launch on a GPU: the loop of `qffs.functional.neuron`, written in Triton.
+
+It is what fire.c is to CPUs, for inputs that have been computed: an image's neurons go through all steps with their
+potentials in registers, and nothing is written but the levels and whether any neuron of a block fired.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qffs.functional.lsq import accumulation_dtype
+from qffs.functional.sparse_steps import joint
+from qffs.kernels.cpu.memory_layout import Layout
+from qffs.kernels.neurons import Neurons
+
+BLOCK = 512
+"""Neurons of a program."""
+
+
+@triton.jit
+def _either(one, other):
+    return one | other
+
+
+@triton.jit
+def _fire(
+    values,  # [R, neurons], what has arrived
+    place,  # [T, B], the row that an image holds after each step
+    constant,  # [1 or B, neurons]
+    threshold,  # [1 or neurons], in the type that is computed in
+    charged,  # [T], what of the constant has been charged after each step
+    sent,  # [T, B, neurons], levels
+    fired,  # [T, B, blocks], whether any neuron did
+    steps,
+    images,
+    neurons,
+    constant_stride,
+    ARRIVES: tl.constexpr,
+    CHARGES: tl.constexpr,
+    BY_NEURON: tl.constexpr,
+    PRECHARGE: tl.constexpr,
+    HIGHEST: tl.constexpr,  # 0 where there is none
+    NEGATIVE: tl.constexpr,
+    TO_ZERO: tl.constexpr,
+    LEAK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    block = tl.program_id(0)  # of which there may be more than 65,535
+    image = tl.program_id(1).to(tl.int64)
+    neuron = block * BLOCK + tl.arange(0, BLOCK)
+    real = neuron < neurons
+    theta = tl.load(threshold + (neuron if BY_NEURON else neuron * 0), mask=real, other=1.0)
+    rest = theta * PRECHARGE
+    level = theta * 0
+    gone = (1 - LEAK) * rest  # of neurons that lose more than a threshold a spike: how much of all that ever arrived
+    held = level
+    if CHARGES:
+        held = tl.load(constant + image * constant_stride + neuron, mask=real, other=0.0).to(theta.dtype)
+    for t in range(steps):
+        total = rest
+        if CHARGES:
+            weight = tl.load(charged + t)
+            total += weight * tl.where(weight != 0, held, 0.0)  # and not 0 times a mask's infinity
+        if ARRIVES:
+            row = tl.load(place + t * images + image)
+            total += tl.load(values + row * neurons + neuron, mask=real, other=0.0).to(theta.dtype)
+        potential = total - gone if TO_ZERO or LEAK != 1 else total - theta * level
+        up = potential >= theta
+        if HIGHEST > 0:
+            up = up & (level < HIGHEST)
+        spike = up.to(theta.dtype)
+        if NEGATIVE:
+            spike -= ((potential < 0) & (level > 0)).to(theta.dtype)
+        level += spike
+        if TO_ZERO:
+            gone = total - LEAK * tl.where(spike != 0, 0.0, potential)
+        elif LEAK != 1:
+            gone = total - LEAK * (potential - theta * spike)
+        at = t * images + image
+        tl.store(sent + at * neurons + neuron, level.to(sent.dtype.element_ty), mask=real)
+        some = tl.reduce((real & (spike != 0)).to(tl.int32), 0, _either)
+        tl.store(fired + at * tl.num_programs(0) + block, some)
+
+
+def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
+    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed, as by `fire_loop.fire`.
+
+    Rules that send several spikes at once are not covered.
+    """
+    inputs, constant, threshold, rule = neurons.rows(), neurons.constant, neurons.threshold, neurons.rule
+    (steps, images), like = neurons.size, constant
+    total = place = None
+    if inputs:
+        parts, place = joint(inputs)
+        wide = accumulation_dtype(parts[0].dtype)
+        total = parts[0] if len(parts) == 1 else sum((each.to(wide) for each in parts[1:]), parts[0].to(wide))
+        like = total
+    assert like is not None
+    lie, wide = Layout.of(like), accumulation_dtype(like.dtype)
+    size = math.prod(lie.shape)
+    blocks = triton.cdiv(size, BLOCK)
+    theta = (lie.laid_out(threshold[None]) if threshold.dim() else threshold).to(wide)
+    fixed = theta if constant is None else lie.laid_out(constant)
+    sent = torch.empty(steps * images, *lie.shape, dtype=neurons.levels, device=like.device)
+    fired = torch.empty(steps, images, blocks, dtype=torch.uint8, device=like.device)
+    launch = _fire[(blocks, images)] if sent.numel() else _nothing
+    with torch.cuda.device_of(like):  # Triton launches on the current device, whichever the tensors are on
+        launch(
+            theta if total is None else lie.laid_out(total),
+            theta if place is None else place.contiguous(),
+            fixed,
+            theta,
+            _charged(tuple(neurons.charge), wide, like.device),
+            sent,
+            fired,
+            steps,
+            images,
+            size,
+            0 if constant is None or len(fixed) == 1 else size,
+            ARRIVES=total is not None,
+            CHARGES=constant is not None,
+            BY_NEURON=threshold.dim() > 0,
+            PRECHARGE=neurons.precharge,
+            HIGHEST=neurons.highest if rule.cap else 0,
+            NEGATIVE=rule.negative_spikes,
+            TO_ZERO=rule.to_zero,
+            LEAK=rule.leak,
+            BLOCK=BLOCK,
+            enable_fp_fusion=False,  # PyTorch rounds products before it adds
+        )
+    return lie.given_back(sent).unflatten(0, (steps, images)), fired.any(-1).bool()
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What is launched for no images."""
+
+
+@cache
+def _charged(charge: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(list(accumulate(charge)), dtype=dtype, device=device)

@@ -1,0 +1,176 @@
+"""The numbers of the method: levels of a quantiser, charge schedule, firing rule. Frozen, and free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qffs.errors import InvalidArgument
+
+MAX_STEPS = 2**20
+"""More steps than anybody waits for: a schedule and a run take memory for each."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels 0, 1, ..., ``highest`` of a quantised activation.
+
+    ``highest`` is n in ``Q(x) = s * clip(floor(x / s + 1/2), 0, n)`` and the largest number of spikes a
+    neuron may have sent, on balance, at any time (the paper's Z_max, eq. 20).
+
+    >>> Levels.from_bits(2)
+    Levels(highest=3)
+    """
+
+    highest: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.highest, int) or isinstance(self.highest, bool) or self.highest < 1:
+            raise InvalidArgument(f"the highest level must be a whole number of at least 1, not {self.highest!r}")
+
+    @classmethod
+    def from_bits(cls, bits: int) -> Levels:
+        """``2**bits - 1`` as the highest level; raises `InvalidArgument` unless bits is a whole number in 1..8."""
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= 8:
+            raise InvalidArgument(f"bits must be a whole number from 1 to 8, not {bits!r}")
+        return cls(2**bits - 1)
+
+
+FULL = "full"
+"""What a user writes instead of bits where an activation stays in full precision."""
+
+Choice = int | Mapping[str, int | str]
+"""Bits, or highest levels, as a user gives them: one number for all activations, or numbers (or `FULL`) by pattern."""
+
+
+def by_pattern(bits: Choice | None = None, levels: Choice | None = None) -> dict[str, Levels | None]:
+    """Levels by name pattern, None for full precision, from bits or from highest levels; without either, 2 bits.
+
+    Raises `InvalidArgument` where both are given, a number is impossible, or a mapping is empty.
+
+    >>> by_pattern({"stem": "full", "*": 2})
+    {'stem': None, '*': Levels(highest=3)}
+    """
+    if bits is not None and levels is not None:
+        raise InvalidArgument("give bits, or levels, but not both")
+    name, given, read = ("bits", bits, Levels.from_bits) if levels is None else ("levels", levels, Levels)
+    if not isinstance(given, Mapping):
+        return {"*": read(2 if given is None else given)}
+    if not given or not all(isinstance(pattern, str) for pattern in given):
+        raise InvalidArgument(f'{name} by pattern must map at least one text, such as "*", to {name}, not be {given!r}')
+    return {pattern: _levels_of(pattern, value, read) for pattern, value in given.items()}
+
+
+def _levels_of(pattern: str, value: Any, read: Callable[[Any], Levels]) -> Levels | None:
+    try:
+        return None if isinstance(value, str) and value == FULL else read(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f'for {pattern!r}, {error}; "{FULL}" keeps it in full precision') from None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the analog input and all biases are spread over the first steps: one weight a step, adding up to 1.
+
+    At step t a constant current x is injected as ``weights[t] * x``; after the last weight it is off. A weight may be
+    negative.
+
+    >>> Schedule.uniform(4).weights
+    (0.25, 0.25, 0.25, 0.25)
+    >>> Schedule((0.5, 0.25, 0.25)).over(5)
+    (0.5, 0.25, 0.25, 0.0, 0.0)
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(math.isfinite(weight) for weight in self.weights):
+            raise InvalidArgument(f"charge weights must be a non-empty sequence of finite numbers, not {self.weights}")
+        total = math.fsum(self.weights)
+        if abs(total - 1) > 1e-9:
+            raise InvalidArgument(f"charge weights must add up to 1, but {self.weights} add up to {total}")
+
+    @classmethod
+    def uniform(cls, steps: int) -> Schedule:
+        """Weight ``1 / steps`` at each of the first ``steps`` steps."""
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise InvalidArgument(f"charge steps must be a whole number of at least 1, not {steps!r}")
+        if steps > MAX_STEPS:
+            raise InvalidArgument(f"there can be at most {MAX_STEPS:,} charge steps")
+        return cls((1 / steps,) * steps)
+
+    @classmethod
+    def of(cls, charge_steps: int | Sequence[float]) -> Schedule:
+        """A uniform schedule from a number of steps, or the given weights by step."""
+        if isinstance(charge_steps, int):
+            return cls.uniform(charge_steps)
+        try:
+            if isinstance(charge_steps, str | bytes):
+                raise TypeError("a text is no sequence of weights")
+            weights = tuple(float(weight) for weight in charge_steps)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgument(f"charge steps must be a number of steps or weights, not {charge_steps!r}") from error
+        return cls(weights)
+
+    @property
+    def steps(self) -> int:
+        """The number of charge steps D."""
+        return len(self.weights)
+
+    @property
+    def usual_steps(self) -> int:
+        """How many steps a run takes where nobody says: 8, and at least 2 D, for the network to settle."""
+        return max(8, 2 * self.steps)
+
+    def over(self, steps: int) -> tuple[float, ...]:
+        """The weights of a run of ``steps`` steps, zero after step D; `InvalidArgument` if steps < D or > 2^20."""
+        if not isinstance(steps, int) or isinstance(steps, bool):
+            raise InvalidArgument(f"the number of steps must be a whole number, not {steps!r}")
+        if steps < self.steps:
+            raise InvalidArgument(
+                f"a run needs at least as many steps as the {self.steps} charge steps of its schedule, not {steps!r}"
+            )
+        if steps > MAX_STEPS:
+            raise InvalidArgument(f"a run can have at most {MAX_STEPS:,} steps")
+        return self.weights + (0.0,) * (steps - self.steps)
+
+
+@dataclass(frozen=True)
+class FiringRule:
+    """What a neuron may do; each field switches one remedy of the paper's section 4.4 on or off.
+
+    ``negative_spikes``: take back a spike when the potential is below 0 and spikes were sent.
+    ``cap``: never send more spikes, on balance, than the highest level.
+    ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
+    quantiser the neuron stands for, which is what makes the neuron round as the quantiser does.
+
+    Three more fields are other methods' (`qffs.methods`). ``to_zero``: a spike sets the potential to zero instead of
+    taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to the level
+    of all that has arrived. ``leak``: the share of the potential that stays from one step to the next.
+    """
+
+    negative_spikes: bool = True
+    cap: bool = True
+    precharge: float | None = None
+    to_zero: bool = False
+    several: bool = False
+    leak: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.to_zero and (self.negative_spikes or self.several):
+            raise InvalidArgument("a spike that sets the potential to zero can be neither negative nor one of several")
+        try:
+            finite = self.precharge is None or math.isfinite(self.precharge)
+        except (TypeError, OverflowError):
+            finite = False
+        if not finite:
+            raise InvalidArgument(f"the pre-charge must be a finite number, not {self.precharge!r}")
+        if not isinstance(self.leak, int | float) or not 0 <= self.leak < math.inf:
+            raise InvalidArgument(f"the leak must be a number of at least 0, not {self.leak!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether a spike takes a threshold off the potential, one at a time, and nothing else is lost."""
+        return not (self.to_zero or self.several) and self.leak == 1

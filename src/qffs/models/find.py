@@ -1,0 +1,74 @@
+"""Networks from names: the library's own, those of torchvision and timm, a function of the user's, a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from torch import fx
+
+from qffs.checkpoint import load_kind
+from qffs.errors import InvalidArgument
+from qffs.models import MODELS, build
+from qffs.models.arguments import Arguments, check
+from qffs.models.function import of_function
+from qffs.models.libraries import LIBRARIES
+from qffs.models.messages import nearest, reporting
+from qffs.models.source import Shape, Source, example, shape_of, show
+from qffs.weights import load_weights, read_weights
+
+__all__ = ["FORMS", "Shape", "Source", "example", "find", "shape_of", "show"]
+
+FORMS = f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:function, and the folder of a checkpoint"
+
+
+def find(name: str, weights: str | None = None, arguments: Arguments | None = None) -> Source:
+    """The network of a name, in one of the `FORMS`, with the weights of a file where one is given.
+
+    weights: a safetensors or torch file, or the folder of a float checkpoint. arguments: keyword arguments for what
+    builds the network, as ``classes=100`` or torchvision's and timm's ``num_classes``; a checkpoint takes none.
+    Raises `InvalidArgument` where there is no such network or it cannot be built with these arguments, and
+    `CheckpointError` where a checkpoint is damaged, is not of a float network, or the weights do not fit.
+
+    >>> find("digits_net").shapes
+    ((1, 8, 8),)
+    """
+    source = _named(name, arguments or {})
+    if weights is not None:
+        load_weights(source.network, read_weights(weights), weights)
+    return source
+
+
+def _named(name: str, arguments: Arguments) -> Source:
+    library, colon, rest = name.partition(":")
+    if name in MODELS:
+        return _of_ours(name, arguments)
+    if os.path.isdir(name):
+        if arguments:
+            raise InvalidArgument(f"{name} is the folder of a checkpoint: its network is built and takes no arguments")
+        return _of_checkpoint(name)
+    if colon and library in LIBRARIES:
+        return LIBRARIES[library](rest, arguments)
+    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        return Source(of_function(library, rest, arguments))
+    raise InvalidArgument(f"there is no model {name!r}; there are {FORMS}{nearest(name, MODELS)}{_elsewhere(name)}")
+
+
+def _of_ours(name: str, arguments: Arguments) -> Source:
+    check(name, MODELS[name], arguments)
+    with reporting(f"{name} cannot be built"):
+        network: Any = build(name, **arguments)
+    return Source(network, (network.image_shape,))
+
+
+def _of_checkpoint(folder: str) -> Source:
+    network = load_kind("float", folder, "name one of a float network, which demo writes to its folder float").network
+    assert isinstance(network, fx.GraphModule)
+    shapes = [node.meta["shape"] for node in network.graph.find_nodes(op="placeholder")]
+    return Source(network, tuple(shape[1:] for shape in shapes) if all(shapes) else ())
+
+
+def _elsewhere(name: str) -> str:
+    """How a bare name would be asked for in another library."""
+    return f"; of another library, write timm:{name} or torchvision:{name}" if re.fullmatch(r"\w+", name) else ""

@@ -1,0 +1,225 @@
+"""Recipes: all that decides a training run, as frozen data that YAML files and command lines write; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qffs.errors import InvalidArgument
+from qffs.method import MAX_STEPS, Levels, Schedule, by_pattern
+from qffs.recipes.messages import Fault, faults_of, refusal, shown
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Weights = Annotated[list[float], Field(min_length=1), "a list of numbers that add up to 1"]
+Augmentations = Annotated[list[dict[str, dict[str, Any]]], "a list, each `Name: {argument: value}`"]
+Bits = Annotated[
+    int | dict[str, int | str], "a whole number from 1 to 8, or a mapping from patterns to such numbers or full"
+]
+
+
+class Section(BaseModel):
+    """A mapping of a recipe: its keys are known, its values have types and bounds, and it never changes.
+
+    Values are taken as they are: no text is read as a number, and true is not 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+    def _faults(self) -> Iterator[Fault]:
+        """What is wrong between keys that are each right by themselves."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        found = list(self._faults())
+        if found:
+            raise refusal(found)
+        return self
+
+
+class Training(Section):
+    """How to train for some epochs; a QANN's step sizes are parameters like any other, but for their two keys.
+
+    ``learning_rate`` is the highest, after ``warmup_epochs`` of a linear rise; from there it falls along a
+    ``cosine`` to zero, is multiplied by ``decay`` an epoch (``exponential``, step by step), or stays
+    (``constant``). ``weight_decay`` acts on the weights of convolutions and linear layers, never on biases and
+    norms, and on step sizes only with ``step_size_weight_decay``; ``step_size_learning_rate`` is their factor.
+    ``ema``: the decay a step of an exponential moving average of all weights, which is then what is measured and
+    kept. ``clip_gradient``: the largest norm of the whole gradient. ``distillation``: the share d of ``(1 - d) CE +
+    d τ² KL(teacher || student)``, where logits are divided by the ``temperature`` τ and the teacher is the
+    full-precision network (Hinton, Vinyals, Dean 2015); only for quantised training.
+    """
+
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate: Positive
+    batch_size: Annotated[int, Field(ge=1, lt=2**31)] = 128
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    momentum: Share = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Share = 0.0
+    ema: Share = 0.0
+    clip_gradient: Positive | None = None
+    step_size_learning_rate: Positive = 1.0
+    step_size_weight_decay: bool = False
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    temperature: Positive = 1.0
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
+            yield Fault(("nesterov",), "needs optimiser: sgd and a momentum above 0")
+        if self.optimiser == "adamw" and self.momentum != Training.model_fields["momentum"].default:
+            yield Fault(("momentum",), "acts only with optimiser: sgd: leave it out")
+        if self.warmup_epochs > self.epochs:
+            yield Fault(("warmup_epochs",), f"must be at most the {self.epochs} epochs, not {self.warmup_epochs:g}")
+        if self.decay != Training.model_fields["decay"].default and self.schedule != "exponential":
+            yield Fault(("decay",), f"acts only with schedule: exponential, not {self.schedule}: leave it out")
+        if self.temperature != 1 and not self.distillation:
+            yield Fault(("temperature",), "acts only with a distillation above 0: leave it out")
+
+
+class Recipe(Section):
+    """A run from a network and data to a spiking network: train in full precision, quantise, train, convert, measure.
+
+    ``augmentation``: classes of ``kornia.augmentation`` with their arguments, applied in this order to training
+    batches. ``held_out``: the share of the training images that is not trained on, for choosing; the test images
+    are read once, at the end, all or a random ``test_images`` of them. Where ``candidates`` are given, the charge
+    schedule is the one of them with the best accuracy on held-out images after ``choose_at`` steps, else
+    ``charge_steps``. ``fused``: train through compiled kernels; "auto" does where that pays.
+    """
+
+    model: str = "digits_net"
+    model_arguments: dict[str, Any] = {}
+    weights: str | None = None
+    data: str = "digits"
+    size: Annotated[int, Field(ge=1)] | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
+    held_out: Share = 0.0
+    augmentation: Augmentations = []
+    bits: Bits = 2
+    output: Annotated[int, Field(ge=1, le=8)] | Literal["analog"] = "analog"
+    per_channel: bool = False
+    calibration_images: Annotated[int, Field(ge=1)] = 512
+    full_precision: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
+    quantised: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
+    steps: Annotated[int, Field(ge=1)] | None = None
+    test_images: Annotated[int, Field(ge=1)] | None = None
+    charge_steps: int | Weights | None = None
+    candidates: Annotated[list[int | Weights], "a list of such values as charge_steps takes"] = []
+    choose_at: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    fused: bool | Literal["auto"] = "auto"
+    seed: Seed = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe of plain values, sections as mappings; raises `InvalidArgument` with all that is wrong.
+
+        >>> Recipe.of({"bits": 3}).schedule.steps
+        7
+        """
+        made = cls.attempt(values)
+        if isinstance(made, Recipe):
+            return made
+        raise InvalidArgument("; ".join(map(str, made)))
+
+    @classmethod
+    def attempt(cls, values: Mapping[str, Any]) -> Recipe | list[Fault]:
+        """The recipe of plain values, or all that is wrong with them."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            return faults_of(cls, values, error)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The charge schedule asked for, or the default: D = 2^b - 1 of the finest hidden bits, else of the output."""
+        if self.charge_steps is not None:
+            return Schedule.of(self.charge_steps)
+        hidden = [levels for levels in by_pattern(self.bits).values() if levels]
+        output = Levels(1) if isinstance(self.output, str) else Levels.from_bits(self.output)
+        return Schedule.of(max(levels.highest for levels in hidden or [output]))
+
+    @property
+    def horizon(self) -> int:
+        """The steps to simulate; by default 8 for digits, else 16, and at least twice the charge steps."""
+        if self.steps is not None:
+            return self.steps
+        return max(8 if self.data == "digits" else 16, 2 * self._charged)
+
+    @property
+    def _charged(self) -> int:
+        """The most charge steps that may come: of the schedule, or of the candidates where it is one of these."""
+        return max(Schedule.of(each).steps for each in self.candidates or [list(self.schedule.weights)])
+
+    def _faults(self) -> Iterator[Fault]:
+        impossible = list(self._impossible())
+        yield from impossible
+        if not impossible:  # without a schedule there is nothing to compare
+            yield from self._steps_faults()
+        if self.choose_at is not None and not self.candidates:
+            yield Fault(("choose_at",), "acts only where there are candidates: leave it out, or set it to null")
+        for name in ("step_size_learning_rate", "step_size_weight_decay"):
+            if getattr(self.full_precision, name) != Training.model_fields[name].default:
+                yield Fault(("full_precision", name), "acts only in quantised training: leave it out")
+        if self.full_precision.distillation:
+            yield Fault(
+                ("full_precision", "distillation"), "must be 0: it is for quantised training, whose teacher this is"
+            )
+        for index, step in enumerate(self.augmentation):
+            if len(step) != 1:
+                yield Fault(
+                    ("augmentation",), f"must name one class in each place, not {len(step)} in place {index + 1}"
+                )
+
+    def _impossible(self) -> Iterator[Fault]:
+        """The values that the method's numbers refuse."""
+        schedules = [("candidates", each) for each in self.candidates]
+        if self.charge_steps is not None:
+            schedules.append(("charge_steps", self.charge_steps))
+        checks: list[tuple[str, Any, Callable[[Any], object]]] = [("bits", self.bits, by_pattern)]
+        for name, value, check in checks + [(*each, Schedule.of) for each in schedules]:
+            try:
+                check(value)
+            except InvalidArgument as error:
+                yield Fault((name,), f"cannot {'hold' if name == 'candidates' else 'be'} {shown(value)}: {error}")
+
+    def _steps_faults(self) -> Iterator[Fault]:
+        if not self._charged <= self.horizon <= MAX_STEPS:
+            least, most = f"at least the {self._charged} charge steps", f"at most {MAX_STEPS:,}"
+            yield Fault(("steps",), f"must be {least} and {most}, not {self.horizon}")
+        if self.choose_at is not None and self.choose_at > self.horizon:
+            yield Fault(("choose_at",), f"must be at most the {self.horizon} steps of a run, not {self.choose_at}")
+        if self.choose_at is not None and self.choose_at < self._charged:
+            yield Fault(("choose_at",), f"must be at least the {self._charged} charge steps, not {self.choose_at}")
+        if self.candidates and not self.held_out:
+            yield Fault(("candidates",), "need a held_out above 0, to be chosen from on those images")
+        if self.candidates and self.charge_steps is not None:
+            yield Fault(("charge_steps",), "is not used where there are candidates: leave one of the two out")
+
+
+def differences(a: Recipe, b: Recipe) -> list[str]:
+    """The keys, with their sections, whose values differ.
+
+    >>> differences(Recipe(), Recipe(seed=1, quantised=Training(epochs=1, learning_rate=0.03, batch_size=64)))
+    ['quantised.epochs', 'seed']
+    """
+    return list(_differences(a, b))
+
+
+def _differences(a: Section, b: Section) -> Iterator[str]:
+    for name in type(a).model_fields:
+        first, second = getattr(a, name), getattr(b, name)
+        if isinstance(first, Section):
+            yield from (f"{name}.{inner}" for inner in _differences(first, second))
+        elif first != second:
+            yield name

@@ -1,0 +1,99 @@
+"""A trial: the spiking network of a checkpoint on labelled test images, for as many steps as asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qffs.checkpoint import load_kind
+from qffs.data import Dataset, Images
+from qffs.data import load as load_data
+from qffs.errors import CheckpointError, InvalidArgument
+from qffs.runs.inputs import Normalise, inputs, prepare
+from qffs.measure import check_fit
+from qffs.spiking.network import SpikingNetwork
+from qffs.nn.neuron import Neuron
+from qffs.nn.quantizer import Quantizer
+from qffs.report.results import Results
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a user asks to be tried.
+
+    ``data`` and ``size``: as `qffs.data.load` takes them; ``steps``: T, by default 8 and at least twice the charge
+    steps; ``images``: how many of the test images, spread evenly over them, by default all; ``qann``: the checkpoint of
+    the quantised network that the spiking one came from.
+    """
+
+    checkpoint: Path
+    data: str = "digits"
+    size: int | None = None
+    steps: int | None = None
+    images: int | None = None
+    qann: Path | None = None
+    device: str = "auto"
+    seed: int = 0
+    progress: bool = True
+
+    def with_qann_beside(self) -> Trial:
+        """The same with the folder ``qann`` beside the checkpoint, as runs write it, where none was named."""
+        return replace(self, qann=self.qann or self.checkpoint.parent / "qann")
+
+    def prepare(self) -> Materials:
+        """Load everything and see that it fits; raises where it does not, before images are decoded."""
+        where = prepare(self.device, self.seed)
+        loaded = load_kind("snn", self.checkpoint, "run qffs convert on it first")
+        snn = loaded.network.to(where)
+        assert isinstance(snn, SpikingNetwork)
+        steps = snn.schedule.usual_steps if self.steps is None else self.steps
+        snn.schedule.over(steps)
+        qann = None if self.qann is None else self._qann(self.qann, snn).to(where)
+        dataset = load_data(self.data, self.size, progress=self.progress)
+        normalise = inputs(dataset, where)
+        for network, source in ((snn, self.checkpoint), (qann, self.qann)):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                check_fit(network, dataset.test, normalise, len(dataset.classes), f"the network in {source}")
+        return Materials(snn, qann, loaded.about, dataset, self._some(dataset), normalise, steps)
+
+    def _qann(self, folder: Path, snn: SpikingNetwork) -> nn.Module:
+        qann: nn.Module = load_kind("qann", folder, "--qann takes a quantised one").network
+        if _step_sizes(snn) != _step_sizes(qann):
+            raise CheckpointError(f"{self.checkpoint} was not converted from {folder}: their step sizes differ")
+        return qann
+
+    def _some(self, dataset: Dataset) -> Images:
+        count = len(dataset.test) if self.images is None else self.images
+        if not 1 <= count <= len(dataset.test):
+            raise InvalidArgument(f"images must be from 1 to the {len(dataset.test):,} of {dataset.name}, not {count}")
+        return dataset.test.select(torch.linspace(0, len(dataset.test) - 1, count).long())
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a trial works with."""
+
+    snn: SpikingNetwork
+    qann: nn.Module | None
+    about: dict[str, Any]
+    dataset: Dataset
+    images: Images
+    normalise: Normalise
+    steps: int
+
+    def said(self, trial: Trial) -> Results:
+        """What the results of every trial begin with."""
+        model = self.about.get("model", str(trial.checkpoint))
+        return {"model": model, "data": self.dataset.name, "images": len(self.images)}
+
+
+def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
+    """The highest level and the step sizes of every quantiser, or the thresholds of its neurons."""
+    found: list[tuple[int, Tensor]] = [(m.highest, m.step_size) for m in network.modules() if isinstance(m, Quantizer)]
+    found += [(m.highest, m.threshold) for m in network.modules() if isinstance(m, Neuron)]
+    return sorted((highest, values.flatten().tolist()) for highest, values in found)

@@ -1,0 +1,208 @@
+"""A recipe from beginning to end: train or load, quantise, fine-tune, convert, verify, measure."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from qffs import distributed
+from qffs.checkpoint import check_folder, load, save
+from qffs.convert import Comparison, to_spiking, verify
+from qffs.errors import InvalidArgument
+from qffs.runs.tensorboard import Log
+from qffs.runs.provenance import provenance
+from qffs.runs.inputs import Materials, about, calibrated, fingerprint, parts, quantised
+from qffs.method import Schedule
+from qffs.measure import accuracy, fitting, measure
+from qffs.spiking.network import SpikingNetwork
+from qffs.recipes.recipe import Recipe, Training
+from qffs.recipes import read, to_yaml
+from qffs.report.figure import draw
+from qffs.report.results import Results, by_layer, by_step, to_json, write, write_text
+from qffs.train import Epoch, Interruption, RunState, Setting, fit
+
+VERIFIED_IMAGES = 32
+FUSED_FROM_PIXELS = 10**8
+"""Training on more pixels than this takes longer than compiling the kernels."""
+
+Stage = Literal["full precision", "quantised"]
+CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantised": "qann"}
+
+
+def check_outputs(folder: Path) -> None:
+    """Raise where a run could not write into a folder, or would write over what is not of a run."""
+    for name in (*CHECKPOINTS.values(), "snn"):
+        check_folder(folder / name)
+    for name in ("results.json", "run.json", "accuracy.png"):
+        if (folder / name).is_dir():
+            raise InvalidArgument(f"{folder / name} is a folder, where a file is to be written: name another output")
+
+
+class Run:
+    """One run of a recipe: what its stages share."""
+
+    state: RunState | None = None
+    log: Log | None = None
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        materials: Materials,
+        device: torch.device,
+        interruption: Interruption,
+        progress: bool,
+    ) -> None:
+        self.recipe, self.folder, self.data, self.device = recipe, folder, materials.data, device
+        self.network, self.normalise = materials.network, materials.normalise
+        self.augmentation = materials.augmentation
+        self.interruption, self.progress = interruption, progress
+        self.about = about(recipe, self.data, device)
+        self.images, self.held_out, self.test = parts(recipe, self.data)
+        self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
+        self.histories: dict[str, list[Results]] = {}
+        self.seconds, self.began_s = 0.0, time.monotonic()
+
+    def whole(self, resume: bool = False) -> Results:
+        """All stages, then the measurement on the test images; the state is gone when the results are there."""
+        saved = self.state.read() if resume and self.state is not None else None
+        if saved is not None:
+            if saved["data"] != fingerprint(self.data):
+                raise InvalidArgument(f"{self.folder} holds a run on other images or labels than {self.recipe.data}")
+            self.histories, self.seconds = saved["histories"], saved["seconds"]
+        self._write_recipe()
+        self._stage("full precision", self.network, self.recipe.full_precision, saved)
+        qann = quantised(self.recipe, self.data, self.network, self.normalise)
+        if saved is None or saved["stage"] != "quantised":
+            calibrated(self.recipe, qann, self.images, self.normalise)
+        self._stage("quantised", qann, self.recipe.quantised, saved, teacher=self.network)
+        schedule, choices = self._chosen(qann)
+        snn = to_spiking(qann, schedule.weights)
+        self._save(snn, "snn")
+        results = self._measured(qann, snn) | {"charge_choices": choices}
+        if not distributed.rank():
+            write(self.folder / "accuracy.png", lambda path: draw(results, path))
+            run = provenance(self.device, self.elapsed_s)
+            write_text(self.folder / "run.json", to_json(run))
+            write_text(self.folder / "results.json", to_json(results))
+        if self.state is not None:
+            self.state.remove()
+        return results
+
+    def _write_recipe(self) -> None:
+        """Say which recipe the folder's run is of; a file that says the same already, in its user's words, stays."""
+        path = self.folder / "recipe.yaml"
+        if not distributed.rank() and not (path.exists() and read(str(path)) == self.recipe):
+            write_text(path, to_yaml(self.recipe))
+
+    def _stage(
+        self,
+        stage: Stage,
+        network: fx.GraphModule,
+        training: Training,
+        saved: dict[str, Any] | None,
+        teacher: fx.GraphModule | None = None,
+    ) -> None:
+        """Train a network and save its checkpoint, after every epoch; or take what a run before has done."""
+        if stage in self.histories:  # it ended before the state was saved that is gone on from
+            trained = load(self.folder / CHECKPOINTS[stage]).network.state_dict()
+            network.load_state_dict(trained, strict=False)
+            return
+
+        def after_epoch(epoch: Epoch) -> float | None:
+            held_out = None
+            if self.held_out is not None:
+                held_out = accuracy(network, self.held_out, self.normalise, workers=self.recipe.workers, progress=False)
+            self._save(network, CHECKPOINTS[stage])
+            if self.log is not None:
+                self.log.epoch(stage, epoch, held_out, network)
+            return held_out
+
+        history = fit(
+            network,
+            self.images,
+            self.normalise,
+            training,
+            self._setting(stage, training, teacher),
+            after_epoch=after_epoch,
+            resume=saved if saved is not None and saved["stage"] == stage else None,
+        )
+        self._save(network, CHECKPOINTS[stage])
+        self.histories[stage] = [asdict(epoch) for epoch in history]
+
+    def _setting(self, stage: Stage, training: Training, teacher: fx.GraphModule | None) -> Setting:
+        pixels = training.epochs * len(self.images) * math.prod(self.images.shape[1:])
+        pays = stage == "quantised" and pixels >= FUSED_FROM_PIXELS
+        return Setting(
+            stage,
+            self.recipe.precision,
+            self.augmentation,
+            None if teacher is None else teacher.eval(),
+            pays if self.recipe.fused == "auto" else self.recipe.fused,
+            self.recipe.seed,
+            self.recipe.workers,
+            self.progress,
+            self.state,
+            self.interruption,
+            lambda: {"histories": self.histories, "seconds": self.elapsed_s, "data": fingerprint(self.data)},
+        )
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the run has taken, those before it was stopped too."""
+        return self.seconds + time.monotonic() - self.began_s
+
+    def _save(self, network: fx.GraphModule | SpikingNetwork, name: str) -> None:
+        if not distributed.rank():
+            save(network, self.folder / name, self.about)
+
+    def _chosen(self, qann: fx.GraphModule) -> tuple[Schedule, list[Results]]:
+        """The charge schedule: the best of the candidates on held-out images, or the one asked for."""
+        if not self.recipe.candidates or self.held_out is None:
+            return self.recipe.schedule, []
+        steps = self.recipe.choose_at or self.recipe.horizon
+        choices: list[Results] = []
+        for candidate in self.recipe.candidates:
+            snn = to_spiking(qann, candidate)
+            measured = measure(snn, self.held_out, self.normalise, steps, **self.reading)
+            choices.append({"charge_steps": candidate, "steps": steps, "held_out": measured.accuracy[-1]})
+        best = max(choices, key=lambda choice: float(choice["held_out"]))  # the first of equals
+        return Schedule.of(best["charge_steps"]), choices
+
+    def _measured(self, qann: fx.GraphModule, snn: SpikingNetwork) -> Results:
+        """What the three networks do on the test images, which nothing has read before."""
+        count = min(len(self.images), fitting(self.images, VERIFIED_IMAGES, self.recipe.horizon))
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.recipe.seed))
+        some = self.images.read(order[:count])
+        verified = _verify_exactly(qann, snn.schedule, self.normalise(some))
+        of_float = accuracy(self.network, self.test, self.normalise, **self.reading)
+        measured = measure(snn, self.test, self.normalise, self.recipe.horizon, qann=qann, **self.reading)
+        return {
+            **self.about,
+            "images": measured.images,
+            "full_precision": {"accuracy": of_float, "epochs": self.histories["full precision"]},
+            "qann": {"accuracy": measured.qann_accuracy, "epochs": self.histories["quantised"]},
+            "charge_schedule": list(snn.schedule.weights),
+            "snn": by_step(measured),
+            "layers": by_layer(measured.activity),
+            "verified": {
+                "dtype": "float64",
+                "images": verified.images,
+                "units": sum(units for _, units in verified.layers),
+                "settled": verified.settled,
+                "deviation": verified.deviation,
+            },
+        }
+
+
+def _verify_exactly(qann: fx.GraphModule, schedule: Schedule, x: Tensor) -> Comparison:
+    """`verify` in float64, until the network has settled."""
+    exact = copy.deepcopy(qann).double()
+    return verify(exact, to_spiking(exact, schedule.weights), x.double())

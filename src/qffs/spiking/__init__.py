@@ -1,0 +1,1 @@
+"""A spiking network, and everything that runs it."""

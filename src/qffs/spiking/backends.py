@@ -1,0 +1,103 @@
+"""Back ends: what carries out the simulation of a whole run. All give what stepping through time gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.errors import InvalidArgument
+from qffs.functional.neuron import NeuronState
+from qffs.functional.sparse_steps import Rows
+from qffs.graph.nested import joined
+from qffs.kernels.cpu import compiler, max_pool
+from qffs.kernels.cpu.neuron import LONGEST
+from qffs.spiking.layer_by_layer import accumulated, compiles, covers
+from qffs.spiking.state import State
+from qffs.spiking.step_by_step import advance, summed
+
+COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
+BACKENDS = (COMPILED, PYTORCH, REFERENCE)
+"""The fastest first: event-driven layers compiled for this CPU; sums over time by PyTorch's operators, on any device,
+and neurons in Triton on a GPU; the reference, which steps through time."""
+
+Counter = Callable[[str, Tensor], None]
+"""Called after each layer of neurons, for some images at a time, with its path and how many positive and negative
+spikes it sent at each step: int64 ``[2, T]``."""
+
+Begin = Callable[[tuple[Tensor, ...]], State]
+
+AT_A_TIME, NUMBERS = 64, 2**21
+"""The most images that run at a time, and the most numbers that they hold: memory does not grow with further images."""
+
+
+def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:
+    """The back end of this name, or the fastest, for a network whose weights are like a tensor.
+
+    Raises `InvalidArgument` where there is none of this name, or it cannot run the network.
+    """
+    if name is not None and name not in BACKENDS:
+        raise InvalidArgument(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
+    if name == REFERENCE or not covers(network):
+        if name not in {None, REFERENCE}:
+            raise InvalidArgument(
+                f"the {name} back end cannot run this: the network turns or cuts the images of a batch"
+            )
+        return REFERENCE
+    compiled = name != PYTORCH and compiler.available(like.dtype, like.device)
+    if name == COMPILED and not compiled:
+        raise InvalidArgument("the compiled back end needs a CPU with a C compiler, and float32 or float64")
+    if not compiles(network, steps):
+        if name == COMPILED:
+            raise InvalidArgument(
+                f"the compiled back end runs at most {LONGEST} steps, and neurons that send one spike at a step"
+            )
+        return PYTORCH
+    return COMPILED if compiled else PYTORCH
+
+
+def run(
+    backend: str,
+    network: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    charge: Sequence[float],
+    counter: Counter | None,
+    begin: Begin = State,
+) -> Any:
+    """What is read out up to each step, ``[T, B, ...]``, in the network's own nesting, of inputs ``[B, ...]``.
+
+    begin: the state before the first step, in which no neuron has sent a spike, of some of the inputs.
+    """
+    count = max(1, min(AT_A_TIME, NUMBERS // max([1, *(x[:1].numel() for x in inputs)])))
+    if backend == REFERENCE:  # images need not be in the first dimension
+        count = max(1, len(inputs[0]))
+    groups = zip(*(_laid_out(backend, x).split(count) for x in inputs), strict=True)
+    return joined([_some(backend, network, begin(group), charge, counter) for group in groups], 1)
+
+
+def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
+    compiled = backend == COMPILED
+    if backend != REFERENCE:
+        observer = None if counter is None else partial(_count_levels, counter, compiled)
+        return accumulated(network, state, charge, observer, compiled)
+    spikes = None if counter is None else partial(count_spikes, counter)
+    increments, _ = advance(network, state, charge, spikes)
+    return summed(increments)
+
+
+def _laid_out(backend: str, x: Tensor) -> Tensor:
+    """Images as events are found in them."""
+    channels_last = backend == COMPILED and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def _count_levels(counter: Counter, compiled: bool, path: str, sent: Rows) -> None:
+    counter(path, max_pool.count(sent, compiled))
+
+
+def count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:
+    """Tell a counter how many spikes a layer sent at each step, of each sign; several at once count as many."""
+    counter(path, torch.stack([(sign * spikes).clamp_min(0).flatten(1).sum(1).long() for sign in (1, -1)]))

@@ -1,0 +1,341 @@
+"""Simulation by what has accumulated: the walk of `qffs.spiking.step_by_step` for a whole run at once, made to be fast.
+
+An edge carries, instead of what neurons sent step by step, the sum of it up to each step, so that most operators see
+what the quantised network's own see. An image whose neurons send nothing at a step has the same sums as before, which
+are not computed again: `Rows` hold each once. A layer of neurons is one pass over all steps (`qffs.kernels.neuron`),
+which takes in what is before it as it is: the operands of a sum, and levels that go through synapses,
+of which it looks at nothing but what changes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qffs.functional import max_pool as reference_pool
+from qffs.functional.difference import held
+from qffs.functional.neuron import NeuronState
+from qffs.functional.sparse_steps import Rows, joint
+from qffs.graph import batch_axis
+from qffs.graph.classify import choosing, name_of, option, signals
+from qffs.graph.nested import nested, tensors
+from qffs.graph.rules import Kind
+from qffs.kernels import neuron as kernel
+from qffs.kernels.cpu import max_pool
+from qffs.kernels.cpu import neuron as native
+from qffs.kernels.cpu.queue import Pending, Queue
+from qffs.kernels.layer import DIMENSIONS, Projection, computed
+from qffs.kernels.neurons import Neurons, Signal
+from qffs.nn.neuron import Neuron
+from qffs.spiking.state import State
+from qffs.spiking.step_by_step import Pair, Walk, wide
+
+MOVES = frozenset(
+    (
+        "chunk",
+        "flatten",
+        "getitem",
+        "narrow",
+        "pad",
+        "permute",
+        "reshape",
+        "select",
+        "squeeze",
+        "transpose",
+        "unflatten",
+    )
+)
+"""Linear operators that move what they get; of `pad`, which has its value as a sum of its own, zeros come in."""
+
+Observer = Callable[[str, Rows], None]
+"""Called after each layer of neurons with its path and its levels."""
+
+
+@torch.no_grad()
+def accumulated(
+    network: fx.GraphModule,
+    state: State,
+    charge: Sequence[float],
+    observer: Observer | None = None,
+    compiled: bool = True,
+) -> Any:
+    """What is read out up to each step of a run from its first state, ``[T, B, ...]``, in the network's own nesting.
+
+    state: of neurons that have sent nothing yet; compiled: whether what a CPU has compiled functions for may be theirs.
+    """
+    return _Walk(network, state, tuple(charge), observer, compiled).run()
+
+
+def covers(network: fx.GraphModule) -> bool:
+    """Whether every signal has its images in dimension 0, one row each.
+
+    Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
+    """
+    signals_ = (node for node in network.graph.nodes if node.meta["signal"] and node.op != "output")
+    return all(
+        set(batch_axis.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
+        for node in signals_
+    )
+
+
+def compiles(network: fx.GraphModule, steps: int) -> bool:
+    """Whether every layer's levels fit into a byte and change by one at most, as the compiled function has them."""
+    return steps <= native.LONGEST and not any(m.several for m in network.modules() if isinstance(m, Neuron))
+
+
+class _Walk(Walk):
+    """The pass over the graph, with `Rows` as the second part of what an edge carries."""
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        state: State,
+        charge: tuple[float, ...],
+        observer: Observer | None,
+        compiled: bool,
+    ) -> None:
+        super().__init__(network, state, charge, None)
+        self.see, self.compiled = observer, compiled
+        self.charged = tuple(accumulate(charge))
+        self.queue = Queue()
+        self.gathered: dict[fx.Node, Tensor] = {}  # of the operands of a node, at the rows where any of them differs
+
+    def _value(self, node: fx.Node, part: int) -> Any:
+        if part == 1 and node.meta["signal"]:
+            return self.gathered.get(node)
+        return self.values[node][part]
+
+    def _keep(self, node: fx.Node, pair: Pair) -> None:
+        """Nothing: no other chunk follows."""
+
+    def _part(self, node: fx.Node, part: int) -> Any:
+        plain = part == 0 and name_of(node) == "add" and len(node.args) == 2 and not node.kwargs
+        total = self._sum_of_constants(node) if plain else None
+        return super()._part(node, part) if total is None else total
+
+    def _sum_of_constants(self, node: fx.Node) -> Any:
+        """The constant part of a sum of two, where it takes no memory of its own; None where it does.
+
+        If one operand alone has any, it is that, a bias, say, for those who add it up. A bias is added in place to what
+        a layer made of the input, if nobody else reads that.
+        """
+        one, other = node.args
+        a, b = (self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            fits = a.dtype == b.dtype and torch.broadcast_shapes(a.shape, b.shape) == a.shape
+            return a.add_(b) if fits and self._is_spent(one) else None
+        zero, there = (one, b) if a is None else (other, a)
+        added_up = all(user.meta["kind"] in {Kind.SPIKING, Kind.SUM} for user in node.users)
+        zeros = self._zeros(zero, 0) if added_up and isinstance(zero, fx.Node) else None
+        alike = zeros is not None and isinstance(there, Tensor) and zeros.dtype == there.dtype
+        return torch.broadcast_tensors(there, zeros)[0] if alike else None
+
+    def _is_spent(self, node: Any) -> bool:
+        """Whether a node's value is a tensor of its own that nobody reads but one."""
+        if not isinstance(node, fx.Node) or node.op != "call_module" or not node.meta["signal"]:
+            return False
+        module = self.network.get_submodule(str(node.target))
+        return type(module) in DIMENSIONS and len(node.users) == 1 and not module._forward_hooks
+
+    # --- the kinds of node ------------------------------------------------------------------------------------------
+
+    def _linear(self, node: fx.Node) -> Pair:
+        read = list(dict.fromkeys(signals(node)))
+        if any(map(_several, read)):
+            taken = operator.itemgetter(node.args[1])
+            return Pair(*(None if part is None else taken(part) for part in self.values[read[0]]))
+        present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
+        if present and _for_neurons_alone(node):
+            parts = self._parts(node, present)
+            if parts is not None:
+                self.gathered = {n: _listed(rows)[0].like for n, rows in present.items()}  # of their shapes
+                return Pair(self._part(node, 0), parts)
+        present = {n: computed(signal) for n, signal in present.items()}
+        moved = self._moved(node, present)
+        if moved is not None:
+            return Pair(self._part(node, 0), moved)
+        place = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
+        constant, value = self._part(node, 0), self._part(node, 1)
+        return Pair(constant, None if value is None else _rows(value, place))
+
+    def _moved(self, node: fx.Node, present: dict[fx.Node, Rows]) -> Any:
+        """Levels in other places, where a node does nothing but move them and put zeros between; else None."""
+        if name_of(node) not in MOVES or list(present) != node.all_input_nodes:
+            return None
+        if name_of(node) == "pad" and (option(node, 2, "mode", "constant") != "constant" or option(node, 3, "value")):
+            return None
+        (rows,) = present.values()
+        if not _of_levels(rows):
+            return None
+        kept = rows.kept()
+        self.gathered = {node.all_input_nodes[0]: kept.values}
+        return _rows(self._part(node, 1), kept.place, kept.scale)
+
+    def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Signal] | None:
+        """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
+        if node.meta["kind"] is Kind.SUM:
+            return [part for rows in present.values() for part in _listed(rows)]
+        if len(present) > 1:
+            return None
+        (rows,) = present.values()
+        module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        found = Projection.of(rows, module) if module is not None and self.compiled and _of_levels(rows) else None
+        return None if found is None else [found]
+
+    def _plain(self, node: fx.Node) -> Pair:
+        """Shapes, say, which are those of all steps: who reads them does it for all steps."""
+        self.rows = self.steps * self.batch
+        received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
+        self.gathered = {
+            n: rows.like.new_zeros(1).expand(self.rows, *rows.like.shape[1:])
+            for n, rows in received.items()
+            if rows is not None
+        }
+        return super()._plain(node)
+
+    def _gather(self, present: dict[fx.Node, Rows], dense: bool) -> Tensor:
+        """Have the operands of a node at the rows where any of them differs, or at all; returned: their place."""
+        parts = list(present.values())
+        if dense:
+            parts = [Rows.of(rows.dense(), self.steps) for rows in parts]
+        values, place = joint(parts) if parts else ([], torch.empty(0))
+        self.gathered = dict(zip(present, values, strict=True))
+        self.rows = len(values[0]) if values else 0
+        return place
+
+    def _spiking(self, node: fx.Node) -> Any:
+        path = str(node.target)
+        neuron = self.network.get_submodule(path)
+        assert isinstance(neuron, Neuron)
+        (read,) = signals(node)
+        constant, received = self.values[read]
+        inputs = [] if received is None else _listed(received)
+        if constant is not None and not (inputs and len(constant) == 1):
+            constant = batch_axis.whole(constant, read, self.batch)
+        if path in self.state.neurons:
+            inputs = [*inputs, self._begun(neuron, self.state.neurons[path], inputs[0].like if inputs else constant)]
+        layer = Neurons(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
+        sent = kernel.enqueue(self.queue, layer, self.compiled)
+        if self.see is not None:
+            self.see(path, computed(sent))
+        return sent
+
+    def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> Rows:
+        """What a potential is above that at rest, as if it had arrived before the first step."""
+        above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype) * neuron.leak
+        above = above.expand(self.batch, *like.shape[1:])
+        return Rows(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
+
+    def _differenced(self, node: fx.Node) -> Pair:
+        """``g(X_t)``: what has accumulated is all that g needs to know."""
+        read = list(dict.fromkeys(signals(node)))
+        if all(self.values[n].increments is None for n in read):
+            given = {n: batch_axis.whole(self.values[n].constant, n, self.batch) for n in read}
+            return Pair(self._apply(node, lambda n: given[n] if n in given else self.values[n][0]), None)
+        pooled = self._pooled(node, *read) if len(read) == 1 else None
+        if pooled is not None:
+            return Pair(None, pooled)
+        arrived = [(n, rows) for n in read for rows in self._sums(n)]
+        if _shaped(node):
+            arrived = [(n, Rows.of(rows.dense(), self.steps)) for n, rows in arrived]
+        values, place = joint([rows for _, rows in arrived])
+        totals: dict[fx.Node, Tensor] = {}
+        for (n, _), value in zip(arrived, values, strict=True):
+            totals[n] = totals[n] + value if n in totals else value
+        value = self._apply(node, lambda n: totals[n] if n in totals else self.values[n][1])
+        if all(bool(each.isfinite().all()) for each in tensors(value)):
+            return Pair(None, _rows(value, place))
+        # A quotient is not finite before its divisor has arrived.
+        dense = (Rows(each, place).dense().unflatten(0, (self.steps, -1)) for each in tensors(value))
+        last = (Rows.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
+        return Pair(None, nested(value, last))
+
+    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | Pending | None:
+        """The largest levels of each window, where a node pools levels and nothing else."""
+        constant, rows = self.values[read]
+        module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        window = reference_pool.window(module) if module is not None else None
+        if constant is not None or window is None or not _of_levels(rows) or rows.like.dim() != 2 + len(window[0]):
+            return None
+        if self.compiled and max_pool.available(rows):
+            return max_pool.max_pool(self.queue, rows, *window)
+        kept = computed(rows).kept()
+        return Rows(reference_pool.max_pool(kept.values, *window), kept.place, kept.scale)
+
+    def _sums(self, node: fx.Node) -> list[Rows]:
+        """What has arrived at a signal up to each step, as parts to be added up."""
+        constant, received = self.values[node]
+        parts = [] if received is None else [computed(received)]
+        if constant is not None:
+            parts.append(self._charged(batch_axis.whole(constant, node, self.batch)))
+        return parts
+
+    def _charged(self, constant: Tensor) -> Rows:
+        """A constant as the schedule brings it; whole numbers, names of things, are there from the first step on."""
+        known = not (constant.is_floating_point() or constant.is_complex())
+        last = 1 if known else next(t for t, weight in enumerate(self.charged, 1) if not any(self.charge[t:]))
+        # Where nothing has been charged it is 0, and not 0 times a mask's infinity.
+        parts = [weight * constant if weight else torch.zeros_like(constant) for weight in self.charged[:last]]
+        values = constant if known else torch.cat(parts)
+        step = torch.arange(self.steps, device=constant.device).clamp_max(last - 1)
+        image = torch.arange(self.batch, device=constant.device)
+        return Rows(values, step[:, None] * self.batch + image)
+
+    def _read_out(self, node: fx.Node) -> Tensor:
+        values, place = joint(self._sums(node))
+        total = wide(values[0])
+        for value in values[1:]:
+            total = total + value
+        return total[place]
+
+
+def _for_neurons_alone(node: fx.Node) -> bool:
+    """Whether a node is read by a layer of neurons alone, at once or through sums that broadcast nothing."""
+    if node.meta["kind"] is Kind.SUM and not _adds_plainly(node):
+        return False
+    if len(node.users) != 1:
+        return False
+    (user,) = node.users
+    return user.meta["kind"] is Kind.SPIKING or (user.meta["kind"] is Kind.SUM and _for_neurons_alone(user))
+
+
+def _adds_plainly(node: fx.Node) -> bool:
+    """Whether a sum is one of different signals, of its own shape, and perhaps a constant."""
+    read = signals(node)
+    alike = all(n.meta["shape"][1:] == node.meta["shape"][1:] for n in read)
+    return name_of(node) == "add" and not node.kwargs and len(set(read)) == len(read) and alike
+
+
+def _of_levels(value: Any) -> bool:
+    """Whether a signal is levels of one threshold."""
+    rows = value.unfilled if isinstance(value, Pending) else value
+    return isinstance(rows, Rows) and rows.scale is not None and rows.scale.dim() == 0
+
+
+def _shaped(node: fx.Node) -> bool:
+    """Whether a node reads what was computed for all steps, a shape, say."""
+    return any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
+
+
+def _rows(value: Any, place: Tensor, scale: Tensor | None = None) -> Any:
+    """A tensor, or those of any nesting, as `Rows` of one place."""
+    return nested(value, [Rows(each, place, scale) for each in tensors(value)])
+
+
+def _several(node: fx.Node) -> bool:
+    """Whether the value of a signal holds several."""
+    return batch_axis.places(node) != [node.meta["batch"]]
+
+
+def _takes_one(node: fx.Node) -> bool:
+    """Whether a node takes one value out of several."""
+    return node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[1], int)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,140 @@
+"""Simulation step by step, from a state that comes in and goes out: frames arrive one by one, images stop early.
+
+Memory is that of one step, however many there are. An image stops once its largest output is far enough above the
+next, and does not wait for steps that will hardly change its class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qffs.errors import InvalidArgument
+from qffs.graph.batch_axis import places
+from qffs.spiking.state import State
+from qffs.spiking.step_by_step import advance
+
+if TYPE_CHECKING:
+    from qffs.spiking.network import SpikingNetwork
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Between two steps: how many have been taken, what has been read out so far ``[B, ...]``, and the network's state.
+
+    ``readout`` is None before the first step.
+    """
+
+    steps: int
+    readout: Tensor | None
+    state: State
+
+
+class Stopped(NamedTuple):
+    """What was read out of each image when it stopped, ``[B, classes]``, and after how many steps: int64 ``[B]``."""
+
+    readout: Tensor
+    steps: Tensor
+
+
+class Stream:
+    """A spiking network run step by step; see `SpikingNetwork.stream`. It holds no state itself.
+
+    >>> import qffs
+    >>> x = torch.tensor([[1.0], [2.0]])
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+    >>> stream = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x])).stream()
+    >>> moment = stream.begin(x)
+    >>> for _ in range(4):
+    ...     moment = stream.step(moment)
+    >>> moment.steps, moment.readout.shape
+    (4, torch.Size([2, 2]))
+    """
+
+    def __init__(self, network: SpikingNetwork) -> None:
+        self.network = network
+
+    def begin(self, *inputs: Tensor) -> Moment:
+        """Before the first step. Raises as `SpikingNetwork.begin` does."""
+        return Moment(0, None, self.network.begin(*inputs))
+
+    @torch.no_grad()
+    def step(self, moment: Moment, *frames: Tensor) -> Moment:
+        """The next moment; the one given stays as it is, and can be gone on from again.
+
+        frames: new inputs, of the same shapes, from this step on. Step t brings ``schedule.weights[t]`` of the input of
+        its time, and none once the schedule is over, so that the network settles on what it computes of the frames'
+        mean by these weights, if what lies before its first neurons is linear.
+        Raises as `SpikingNetwork.begin` does, and `InvalidArgument` where frames are of another shape.
+        """
+        state = moment.state
+        if frames:
+            given, had = ([tuple(x.shape) for x in each] for each in (frames, state.inputs))
+            if given != had:
+                raise InvalidArgument(f"frames must have the shapes of those before, {had}, not {given}")
+            state = self.network.begin(*frames).after(state)
+        weights = self.network.schedule.weights
+        weight = weights[moment.steps] if moment.steps < len(weights) else 0.0
+        increments, after = self.network.refusing(state.inputs, lambda: advance(self.network.graph, state, (weight,)))
+        if not isinstance(increments, Tensor):
+            raise InvalidArgument("a stream needs a network with one output")
+        readout = increments[0] if moment.readout is None else moment.readout + increments[0]
+        return Moment(moment.steps + 1, readout, after)
+
+    def run(self, *inputs: Tensor, stop_when: float, longest: int) -> Stopped:
+        """Run each image until its largest output is ``stop_when`` above the next, or for ``longest`` steps.
+
+        Images that have stopped are not computed any more, where each is a row of every signal. One may stop before
+        the schedule is over, on what has come of its input by then.
+        Raises as `begin` does, and `InvalidArgument` unless the margin is a number above 0, ``longest`` at least the
+        schedule's steps, and the output ``[B, classes]`` with two classes or more.
+        """
+        check_margin(stop_when)
+        self.network.schedule.over(longest)
+        moment, images = self.begin(*inputs), len(inputs[0])
+        rows = all(place == (0, 1) for node in self.network.graph.graph.nodes for place in places(node))
+        going, readout = torch.arange(images, device=inputs[0].device), torch.empty(0)
+        steps = torch.zeros_like(going)
+        while moment.steps < longest:
+            moment = self.step(moment)
+            now = moment.readout
+            assert now is not None
+            if now.dim() != 2:
+                raise InvalidArgument(f"to stop by a margin takes outputs [B, classes], not {list(now.shape)}")
+            stops = margins(now) >= stop_when
+            if moment.steps == longest:
+                stops = torch.ones_like(stops)
+            if moment.steps == 1:
+                readout = torch.empty_like(now)
+            running = steps[going] == 0
+            at = going[stops & running]
+            readout[at], steps[at] = now[stops & running], moment.steps
+            if rows and bool(stops.any()):
+                going = going[~stops]
+                moment = Moment(moment.steps, now[~stops], moment.state.of(~stops))
+            if bool((steps > 0).all()):
+                break
+        return Stopped(readout, steps)
+
+
+def margins(readout: Tensor) -> Tensor:
+    """How far the largest output lies above the next, ``[...]`` of ``[..., classes]``.
+
+    Raises `InvalidArgument` where there are not two classes.
+
+    >>> margins(torch.tensor([[3.0, 1.0, 2.5], [0.0, 4.0, 0.0]]))
+    tensor([0.5000, 4.0000])
+    """
+    if readout.dim() < 2 or readout.shape[-1] < 2:
+        raise InvalidArgument(f"to stop by a margin takes outputs [B, classes], not {list(readout.shape)}")
+    largest = readout.topk(2, -1).values
+    return largest[..., 0] - largest[..., 1]
+
+
+def check_margin(margin: float) -> None:
+    """Raise `InvalidArgument` unless a margin is a finite number above 0."""
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < float("inf"):
+        raise InvalidArgument(f"stop_when must be a finite number above 0, not {margin!r}")

@@ -1,0 +1,1 @@
+"""Questions that take many runs: other methods on the same network, the figures of the paper."""

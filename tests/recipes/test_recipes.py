@@ -1,0 +1,372 @@
+"""Recipes as files: how YAML and overrides are read, those that come with qffs, their subcommands and document."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from helpers.places import ROOT
+from qffs import recipes
+from qffs.cli.recipes import app
+from qffs.errors import InvalidArgument
+from qffs.recipes import attempt, names, read, text, to_yaml
+from qffs.recipes.messages import allowed, shown
+from qffs.recipes.recipe import Recipe, Training
+from qffs.recipes.yaml import parse
+
+DOCUMENT = ROOT / "docs" / "recipes.md"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    """Write a recipe, return its path."""
+
+    def write(content: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(content, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e-3", 0.001),
+        ("5.", 5.0),
+        (".5", 0.5),
+        ("-2", -2),
+        ("010", 10),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("no", "no"),
+        ("on", "on"),
+        ("full", "full"),
+        ("2020-01-01", "2020-01-01"),
+        ("true", True),
+        ("", None),
+        ("~", None),
+        ("'1e-3'", "1e-3"),
+        ("[a, {b: [1, 2.0]}]", ["a", {"b": [1, 2.0]}]),
+    ],
+)
+def test_scalars_are_those_of_the_core_schema(written: str, value: Any) -> None:
+    found = parse(f"key: {written}")[0]["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_every_key_has_its_line() -> None:
+    assert parse("a: 1\n\nb:\n  - c: 2\n  - 3\n")[1] == {("a",): 1, ("b",): 3, ("b", "0", "c"): 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("seed: 1\nseed: 2", "line 2: seed is said twice, first on line 1"),
+        ("quantised:\n  epochs: 1\n  epochs: 1", "line 3: quantised.epochs is said twice, first on line 2"),
+        ("a: &a [1]\nb: *a", "line 1: anchors (&) and aliases (*) are not used in recipes: write the value out"),
+        ("a: &a [*a]", "line 1: anchors"),
+        ("a: [1", "line 1: this is no YAML"),
+        ("data: a\n b: c", "line 2: this is no YAML"),
+        ("a: 1\n---\nb: 2", "line 2: this is no YAML: but found another document"),
+        ("a: !!python/object/apply:os.getcwd []", "line 1: a recipe holds no !!python/object/apply:os.getcwd"),
+        ("a: !!set {1}", "line 1: a recipe holds no !!set"),
+        ("? [1]\n: 2", "line 1: a key must be a text"),
+        ("a: \x01", "this is no YAML: unacceptable character"),
+        ("[" * 5000, "this is nested too deep"),
+        ("seed: 1e999", "line 1: 1e999 is too large a number"),
+        ("seed: " + "9" * 5000, "line 1: '9999"),
+        ("a: !!int x", "line 1: 'x' is no int"),
+        ("- 1", "line 1: a recipe is a mapping"),
+        ("", "line 1: a recipe is a mapping"),
+        ("seed: 1\nsize: no", 'line 2: size must be a whole number of at least 1, or null, not "no"'),
+        ("\nquantised:\n  epochs: 1", "line 2: quantised.learning_rate is missing: it must be a number above 0"),
+        ("quantised:\n  epochs: 1\n  learning_rat: 1\n", "line 3: quantised.learning_rat is no key; did you mean quan"),
+        ("seed: 1\nbits: {a: 2, b: 10}", "line 2: bits cannot be"),
+        ("1: 2", "line 1: 1 is no key"),
+    ],
+)
+def test_a_mistake_in_a_file_is_said_with_its_line(content: str, sentence: str, file: Any) -> None:
+    found = attempt(file(content))
+    assert isinstance(found, list)
+    assert any(each.startswith(sentence) for each in found), found
+
+
+def test_reading_says_the_file_and_all_mistakes(file: Any) -> None:
+    path = file("seed: -1\nsize: 0\n")
+    with pytest.raises(InvalidArgument) as caught:
+        read(path, ["workers=-1"])
+    assert str(caught.value) == (
+        f"{path}, line 2: size must be a whole number of at least 1, or null, not 0; "
+        "workers=-1: workers must be a whole number of at least 0, not -1; "
+        "line 1: seed must be a whole number of at least 0 and below 2^63, not -1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("digit", "there is no recipe 'digit'; there is digits, and a file ends in .yaml"),
+        ("xyz", "there is no recipe 'xyz'; there is cifar10_resnet18, "),
+        ("absent.yaml", "absent.yaml cannot be read: No such file"),
+        ("a\0.yaml", "a\0.yaml is no text in UTF-8"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_by_name(name: str, sentence: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        text(name)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InvalidArgument, match=r"a\.yaml is no text in UTF-8"):
+        read(str(tmp_path / "a.yaml"))
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("bits=3", "bits", 3),
+        ('bits={"layer4.*": 3, "*": full}', "bits", {"layer4.*": 3, "*": "full"}),
+        ("data=cifar10:a: b #c", "data", "cifar10:a: b #c"),
+        ("data=12", "data", "12"),
+        ("weights=*.pt", "weights", "*.pt"),
+        ("weights=", "weights", None),
+        ("weights=null", "weights", None),
+        ("augmentation=[]", "augmentation", []),
+        ("charge_steps=[0.5, 0.25, 0.25]", "charge_steps", [0.5, 0.25, 0.25]),
+        ("held_out=5e-2", "held_out", 0.05),
+        ("output=3", "output", 3),
+        ("output=analog", "output", "analog"),
+        ("model_arguments.width=32", "model_arguments", {"width": 32}),
+        ("model_arguments={width: 32}", "model_arguments", {"width": 32}),
+        ("steps=", "steps", None),
+    ],
+)
+def test_an_override_takes_the_place_of_a_value(override: str, key: str, value: Any) -> None:
+    assert getattr(read("digits", [override]), key) == value
+
+
+def test_an_override_in_a_section_leaves_the_rest_of_it(file: Any) -> None:
+    whole = read("cifar10_resnet18", ["quantised.epochs=3", "quantised.learning_rate=1e-2"])
+    assert whole.quantised == read("cifar10_resnet18").quantised.model_copy(update={"epochs": 3})
+    absent = read(file("data: digits"), ["quantised.epochs=3"])
+    assert absent.quantised == Recipe().quantised.model_copy(update={"epochs": 3})
+    assert Recipe().quantised.epochs == 15
+
+
+def test_the_last_of_two_overrides_decides_and_names_the_mistake() -> None:
+    assert read("digits", ["seed=1", "seed=2"]).seed == 2
+    assert attempt("digits", ["seed=1", "seed=-2"]) == [
+        "seed=-2: seed must be a whole number of at least 0 and below 2^63, not -2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("bits", "bits: what is said beside a recipe is written key=value, as in bits=3"),
+        ("=3", "=3: what is said beside a recipe"),
+        ("epochs=3", "epochs=3: epochs is no key; did you mean full_precision.epochs or quantised.epochs?"),
+        ("quantized.epochs=3", "quantized.epochs=3: quantized is no key; did you mean quantised?"),
+        ("quantised.epoch=3", "quantised.epoch=3: quantised.epoch is no key; did you mean quantised.epochs?"),
+        ("bits.layer4=3", "bits.layer4=3: bits is said as a whole, as in bits=..."),
+        ("bits={*: 2}", "bits={*: 2}: this is no YAML"),
+        ("size=[1", "size=[1: this is no YAML"),
+        ("data=", "data=: data must be a text, not null"),
+        ("steps=1", "steps=1: steps must be at least the 3 charge steps"),
+    ],
+)
+def test_a_mistake_in_an_override_is_said_with_it(override: str, sentence: str) -> None:
+    found = attempt("digits", [override])
+    assert isinstance(found, list)
+    assert found[0].startswith(sentence)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_that_is_written_is_read_as_it_was(name: str, file: Any) -> None:
+    recipe = read(name, ["quantised.clip_gradient=1e-5"])
+    assert read(file(to_yaml(recipe))) == recipe
+
+
+WORDS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
+    ["1e3", "08", "no", "~", "1_0", "0x1", "<<"]
+)
+
+
+@given(WORDS, st.dictionaries(WORDS, WORDS | st.integers() | st.booleans() | st.none(), max_size=3))
+def test_any_text_is_read_as_it_was_written(word: str, arguments: dict[str, Any]) -> None:
+    recipe = Recipe(data=word, model_arguments=arguments)
+    assert Recipe.of(parse(to_yaml(recipe))[0]) == recipe
+
+
+# The recipes that come with qffs
+
+
+def test_the_recipes_are_these() -> None:
+    assert names() == [
+        "cifar10_resnet18",
+        "cifar10_resnet20",
+        "cifar10_vgg16",
+        "digits",
+        "imagenet_resnet50",
+        "imagenet_vgg16",
+        "imagenette_resnet18",
+        "imagenette_resnet50",
+        "imagenette_vgg16",
+    ]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_begins_with_its_command_and_what_was_measured(name: str) -> None:
+    lines = text(name).splitlines()
+    command, overrides = shlex.split(lines[0])[:4], shlex.split(lines[0])[4:]
+    assert command == ["#", "qffs", "train", name]
+    assert isinstance(attempt(name, overrides), Recipe)
+    assert [line.split(":")[0] for line in lines[1:5]] == ["#", "# about", "# machine and time", "# measured"]
+    assert all(line.split(": ", 1)[1].strip() for line in lines[2:5])
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_overrides_that_comments_suggest_are_valid(name: str) -> None:
+    for line in text(name).splitlines()[1:]:
+        if line.startswith("#"):
+            suggested = re.findall(r"(?<![\w-])[a-z_]+(?:\.[a-z_]+)?=(?:'[^']*'|[^\s']+)", line[1:])
+            assert isinstance(attempt(name, shlex.split(" ".join(suggested))), Recipe), line
+
+
+def test_digits_is_the_default_recipe_with_each_image_moved() -> None:
+    digits, default = read("digits"), Recipe()
+    moved = {"augmentation": [{"RandomCrop": {"size": [8, 8], "padding": 1}}], "steps": 8}
+    assert digits == default.model_copy(update=moved)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in names() if name.startswith(("cifar10_resnet18", "cifar10_vgg", "imagenet_"))]
+)
+def test_what_the_paper_gives_is_taken(name: str) -> None:
+    recipe = read(name)
+    table = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 40, "batch_size": 32}
+    assert {key: getattr(recipe.quantised, key) for key in table} == table
+    assert (recipe.quantised.optimiser, recipe.quantised.schedule) == ("sgd", "exponential")
+    assert (recipe.bits, recipe.output, recipe.schedule.steps) == (2, 3, 3)
+
+
+# Subcommands
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_list_has_a_row_for_each_recipe() -> None:
+    shown_, rows = run("list"), json.loads(run("list", "--json").stdout)
+    assert shown_.exit_code == 0
+    assert [row["name"] for row in rows] == names()
+    assert all(name in shown_.stdout for name in names())
+    assert rows[names().index("digits")] == {
+        "name": "digits",
+        "model": "digits_net",
+        "data": "digits",
+        "bits": 2,
+        "output": "analog",
+        "epochs": {"full_precision": 15, "quantised": 15},
+        "about": recipes.about("digits"),
+    }
+
+
+def test_show_prints_the_recipe_as_it_stands_in_its_file() -> None:
+    assert run("show", "digits").stdout == text("digits")
+
+
+def test_validate_says_that_a_recipe_is_valid(file: Any) -> None:
+    path = file(text("digits"))
+    assert run("validate", path, "quantised.epochs=1").stdout == f"{path} is valid\n"
+    answer = run("validate", path, "--json")
+    assert (answer.exit_code, json.loads(answer.stdout)) == (0, {"recipe": path, "valid": True, "mistakes": []})
+
+
+def test_validate_says_all_mistakes_and_leaves_with_2() -> None:
+    answer = run("validate", "digits", "seed=-1", "bitz=2")
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+    assert answer.stderr.splitlines() == [
+        "digits, bitz=2: bitz is no key; did you mean bits?",
+        "digits, seed=-1: seed must be a whole number of at least 0 and below 2^63, not -1",
+    ]
+    answer = run("validate", "digits", "seed=-1", "--json")
+    assert answer.exit_code == 2
+    assert json.loads(answer.stdout)["mistakes"] == attempt("digits", ["seed=-1"])
+
+
+def test_validate_looks_at_the_augmentation_too() -> None:
+    answer = run("validate", "digits", "augmentation=[{RandomCrp: {}}]")
+    assert answer.exit_code == 2
+    assert "kornia.augmentation has no 'RandomCrp'; there is RandomCrop" in answer.stderr
+    answer = run("validate", "digits", "augmentation=[{RandomCrop: {size: [0, 0]}}]")
+    assert answer.exit_code == 2
+    assert "RandomCrop leaves nothing of images: its size is 0" in answer.stderr
+    answer = run("validate", "digits", "augmentation=[{RandomCrop: {size: 8}}]")
+    assert answer.exit_code == 2
+    assert "RandomCrop cannot be applied to images of 3 x 512 x 512: " in answer.stderr
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = "import sys, qffs.cli.recipes; sys.exit(bool({'torch', 'kornia'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# The document
+
+
+def rows_of(section: type[Any]) -> list[str]:
+    """The beginning of the row of each key, as the document must have it."""
+    found = []
+    for name, field in section.model_fields.items():
+        default = field.default
+        if isinstance(default, Training):
+            default = default.model_dump(exclude_unset=True)
+        said = "must be said" if field.is_required() else f"`{shown(default)}`"
+        found.append(f"| `{name}` | {allowed(field)} | {said} | ")
+    return found
+
+
+def test_the_document_has_every_key_with_what_it_takes_and_its_default() -> None:
+    lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    wanted = rows_of(Recipe) + rows_of(Training)
+    assert len(lines) == len(wanted)
+    for line, beginning in zip(lines, wanted, strict=True):
+        assert line.startswith(beginning)
+        assert len(line) > len(beginning) + 2, "a meaning"
+
+
+def test_the_examples_of_the_document_are_read() -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    for block in re.findall(r"```yaml\n(.*?)```", document, re.DOTALL):
+        assert isinstance(Recipe.of(parse(block)[0]), Recipe)
+    found = re.findall(r"`([a-z_.]+=[^`]+)`", document)
+    overrides = [shlex.split(override)[0] for override in found if override != "key=value"]
+    assert len(overrides) > 3
+    for override in overrides:
+        assert isinstance(attempt("digits", [override]), Recipe), override

@@ -1,0 +1,237 @@
+"""A recipe's run in its folder: never lost, never mixed with another, and told where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from helpers.problems import instead_of_data
+from qffs import runs, models
+from qffs.data import load
+from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
+from qffs.runs import inputs
+from qffs.runs.tensorboard import Log
+from qffs.runs.provenance import command, commit
+from qffs.measure import batches
+from qffs.recipes.recipe import Recipe
+from qffs.recipes import read, to_yaml
+
+ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
+SAID: dict[str, Any] = {"full_precision": ROUND, "quantised": ROUND, "steps": 4, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load("digits")
+    train, test = digits.train.select(torch.arange(120)), digits.test.select(torch.arange(30))
+    instead_of_data(monkeypatch, lambda *_, **__: dataclasses.replace(digits, train=train, test=test))
+    monkeypatch.setitem(models.MODELS, "digits_net", partial(models.DigitsNet, width=4))
+
+
+def train(folder: Path, *, resume: bool = False, tensorboard: bool = False, **more: object) -> runs.Results:
+    recipe = Recipe.of({**SAID, **more})
+    return runs.train(recipe, folder, resume=resume, tensorboard=tensorboard, progress=False)
+
+
+def test_a_run_that_has_ended_is_not_lost_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = train(tmp_path, resume=True)  # nothing to go on from: it begins
+    assert read(str(tmp_path / "recipe.yaml")) == Recipe.of(SAID)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InvalidArgument, match="holds a run that has ended: name another --output"):
+        train(tmp_path)
+    with pytest.raises(InvalidArgument, match=r"the run of another recipe: it differs in quantised\.epochs, seed"):
+        train(tmp_path, resume=True, seed=1, quantised=ROUND | {"epochs": 2})
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
+    assert train(tmp_path, resume=True) == json.loads(json.dumps(results))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_divergence_leaves_the_state_and_the_last_good_network(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"in epoch \d of quantised: .*; what was before it is in .*state\.pt"):
+        train(tmp_path, quantised=ROUND | {"learning_rate": 1e30, "epochs": 3})
+    with pytest.raises(InvalidArgument, match="holds a run that can go on with --resume"):
+        train(tmp_path)
+    assert (tmp_path / "float" / "model.safetensors").exists()
+
+
+def test_the_schedule_is_chosen_on_held_out_images(tmp_path: Path) -> None:
+    results = train(tmp_path, held_out=0.25, candidates=[1, [0.5, 0.25, 0.25], 4], choose_at=4)
+    choices = results["charge_choices"]
+    assert [choice["charge_steps"] for choice in choices] == [1, [0.5, 0.25, 0.25], 4]
+    best = max(choices, key=lambda choice: choice["held_out"])["charge_steps"]
+    expected = [1 / best] * best if isinstance(best, int) else best
+    assert results["charge_schedule"] == pytest.approx(expected)
+    assert all(round(choice["held_out"] * 30, 6).is_integer() for choice in choices)  # a quarter of 120
+    assert [epoch["held_out"] for epoch in results["qann"]["epochs"]] != [None]
+
+
+def test_figures_of_fewer_test_images(tmp_path: Path) -> None:
+    results = train(tmp_path, test_images=7)
+    assert results["images"] == 7
+    for part in (results["full_precision"], results["qann"], *results["snn"]):
+        assert round(part["accuracy"] * 7, 6).is_integer()
+
+
+def test_the_folder_says_where_the_figures_come_from(tmp_path: Path) -> None:
+    train(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["seconds"] > 0
+    assert run["processes"] == 1
+    assert "CPU core" in run["device"]
+    assert run["commit"] == commit()
+    assert (
+        command(["/somewhere/bin/qffs", "train", "digits", "bits={'*': 2}"])
+        == """qffs train digits 'bits={'"'"'*'"'"': 2}'"""
+    )
+    assert command(["/somewhere/qffs/__main__.py", "demo"]) == "qffs demo"
+
+
+def test_curves_for_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    results = train(tmp_path / "run", tensorboard=True, held_out=0.25)
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    curves.Reload()
+    told = {tag: curves.Scalars(tag)[0].value for tag in curves.Tags()["scalars"]}
+    (epoch,) = results["qann"]["epochs"]
+    assert told["quantised/loss"] == pytest.approx(epoch["loss"])
+    assert told["quantised/held-out accuracy"] == pytest.approx(epoch["held_out"])
+    assert told["quantised/step size/stem.2"] > 0
+    assert "full precision/accuracy" in told
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InvalidArgument, match=r"pip install 'qffs\[tensorboard\]'"):
+        train(tmp_path / "other", tensorboard=True)
+
+
+def test_curves_that_cannot_be_written_stop_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr(tensorboard.SummaryWriter, "flush", full)
+    with pytest.raises(QffsError, match=r"^TensorBoard's curves could not be written: No space left on device$"):
+        train(tmp_path / "run", tensorboard=True)
+    assert train(tmp_path / "run", resume=True) == whole  # the epoch was not lost
+
+
+def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = inputs.load_data("digits")
+    run, said = tmp_path / "run", {"quantised": ROUND | {"epochs": 2}, "seed": 1}
+    with monkeypatch.context() as within:
+        within.setattr(Log, "epoch", Mock(side_effect=[None, QffsError("stopped")]))
+        with pytest.raises(QffsError, match="stopped"):
+            train(run, data="images:/old/pictures", **said)
+    for other in ("images:/old/others", "cifar10:/old/pictures"):
+        with pytest.raises(InvalidArgument, match=r"it differs in data$"):
+            train(run, resume=True, data=other, **said)
+    moved: dict[str, object] = {"data": "images:new/pictures", "workers": 1, **said}
+    mislabelled = dataclasses.replace(digits.train, labels=digits.train.labels.flip(0))
+    with monkeypatch.context() as within:
+        instead_of_data(within, lambda *_, **__: dataclasses.replace(digits, train=mislabelled))
+        with pytest.raises(
+            InvalidArgument, match=r"run holds a run on other images or labels than images:new/pictures$"
+        ):
+            train(run, resume=True, **moved)
+    results = train(run, resume=True, **moved)
+    assert results == train(tmp_path / "whole", **moved)
+    assert read(str(run / "recipe.yaml")).data == "images:new/pictures"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"model": "digits_nett"}, "there is no model 'digits_nett'"),
+        ({"augmentation": [{"RandomCrap": {}}]}, "kornia.augmentation has no 'RandomCrap'"),
+        ({"tensorboard": True}, r"pip install 'qffs\[tensorboard\]'"),
+    ],
+)
+def test_what_cannot_be_is_told_before_images_are_decoded(
+    said: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to decode"))
+    with pytest.raises(InvalidArgument, match=told):
+        train(tmp_path / "run", **said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_of_the_user_are_not_lost(tmp_path: Path) -> None:
+    own = tmp_path / "recipe.yaml"
+    own.write_text("# mine\n" + to_yaml(Recipe.of(SAID)))
+    with pytest.raises(InvalidArgument, match=r"holds the run of another recipe: it differs in seed$"):
+        train(tmp_path, seed=1)
+    for name in ("run.json", "accuracy.png"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InvalidArgument, match=f"holds no run, but a file {name}, which one would replace"):
+            train(tmp_path, resume=True)
+        (tmp_path / name).unlink()
+    train(tmp_path)
+    assert own.read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_results_are_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"results\.json (cannot be read|holds something else)"):
+        train(tmp_path, resume=True)
+
+
+def test_fewer_images_are_verified_where_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(tmp_path / "usual")["verified"]["images"] == 32
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 5 * SAID["steps"] * 8 * 8)
+    assert train(tmp_path / "large")["verified"]["images"] == 5
+
+
+def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch.utils.tensorboard")
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(InvalidArgument, match=r"tensorboard is a file, where a folder is to be written"):
+        train(tmp_path, tensorboard=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"augmentation": [{"RandomCrop": {"size": [4, 4]}}]},
+            r"^digits_net with this augmentation does not run on images of 1 x 4 x 4: ",
+        ),
+        ({"bits": {"nowhere": 2}}, "nowhere"),
+        ({"held_out": 0.001}, "leaves the held-out part empty"),
+        ({"test_images": 31}, r"^test_images is 31, but digits has 30$"),
+        ({"model_arguments": {"classes": 3}}, "returns .* numbers an image, but the data have 10 classes"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
+    said: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "in_memory", lambda *_, **__: pytest.fail("began to decode"))
+    with pytest.raises(InvalidArgument, match=told):
+        train(tmp_path / "run", **said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_trains(tmp_path: Path) -> None:
+    said = ["full_precision.epochs=0", "quantised.epochs=0", "steps=3", "device=cpu"]
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    done = run([sys.executable, "-m", "qffs", "train", "digits", *said])
+    assert done.returncode == 0, done.stderr
+    assert "QANN, 2 bit" in done.stdout
+    assert "Wrote runs/digits: results.json" in done.stdout
+    done = run([sys.executable, "-m", "qffs", "train", "digits", "quantised.epoch=1"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "quantised.epoch=1: quantised.epoch is no key; did you mean quantised.epochs?" in done.stderr

@@ -1,0 +1,291 @@
+"""`qffs compare` and `qffs methods`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import qffs
+from helpers.untrained import images, network, trained
+from qffs import export, runs
+from qffs.errors import CheckpointError, Diverged, InvalidArgument, NotConvertible
+from qffs.measure import measure
+from qffs.methods import METHODS
+from qffs.recipes.recipe import Recipe
+from qffs.runs import inputs
+from qffs.studies import compare
+from qffs.studies.compare_findings import title
+from qffs.train import RunState, fit, loop
+
+RECIPE = Recipe.of(
+    {
+        "model_arguments": {"width": 8, "pooling": "average"},
+        "full_precision": {"epochs": 4, "learning_rate": 0.03, "batch_size": 64},
+        "quantised": {"epochs": 1, "learning_rate": 0.01, "batch_size": 64},
+        "test_images": 100,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("compare")
+    return runs.compare(RECIPE, folder, ["qcfs", "qffs", "cos"], [1, 4, 8, 16], progress=False), folder
+
+
+def test_all_methods_have_the_same_network_images_and_epochs(compared: Any) -> None:
+    results, folder = compared
+    kept = json.loads((folder / "compare.json").read_text())
+    assert [row["method"] for row in kept["methods"]] == ["qffs", "qcfs", "cos"]  # in the order of the list
+    assert (kept["images"], kept["latencies"]) == (100, [1, 4, 8, 16])
+    own, qcfs, cos = kept["methods"]
+    assert qcfs["trained_accuracy"] == cos["trained_accuracy"]  # trained once
+    assert [point["latency"] for point in own["by_latency"]] == [1, 4, 8, 16]
+    assert [point["latency"] for point in cos["by_latency"]] == [8, 16]  # 4 steps come before
+    assert own["by_latency"][-1]["accuracy"] == pytest.approx(own["trained_accuracy"], abs=0.02)
+    for row in kept["methods"]:
+        spikes = [point["spikes"] for point in row["by_latency"]]
+        assert spikes == sorted(spikes)
+        assert spikes[-1] > 0
+        energies = [point["energy_pj"] for point in row["by_latency"]]
+        assert energies == sorted(energies)
+        assert energies[0] > 1000
+        assert {point["spread"] for point in row["by_latency"]} == {None}
+    assert results["rows"][2][3:5] == [None, None]
+    for suffix in ("png", "svg"):
+        assert (folder / f"compare.{suffix}").stat().st_size > 10_000
+
+
+def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if "seconds" not in key}
+
+
+def test_the_same_seed_gives_the_same(compared: Any, tmp_path: Path) -> None:
+    results, _ = compared
+    again = runs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], progress=False)
+    assert without_seconds(again["methods"][0]) == without_seconds(results["methods"][0])
+    assert again["full_precision"] == results["full_precision"]
+
+
+def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> None:
+    results, _ = compared
+    both = runs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], seeds=2, progress=False)
+    assert both["seeds"] == [0, 1]
+    (row,) = both["methods"]
+    one, other = row["by_seed"]
+    assert (one["seed"], other["seed"]) == (0, 1)
+    assert one["by_latency"] != other["by_latency"]
+    assert [point["accuracy"] for point in one["by_latency"]] == [
+        point["accuracy"] for point in results["methods"][0]["by_latency"]
+    ]
+    for point, first, second in zip(row["by_latency"], one["by_latency"], other["by_latency"], strict=True):
+        for key in ("accuracy", "spikes", "energy_pj"):
+            assert point[key] == pytest.approx((first[key] + second[key]) / 2)
+        assert point["spread"] == pytest.approx(abs(first["accuracy"] - second["accuracy"]) / 2**0.5)
+    assert both["full_precision"]["accuracy"] == pytest.approx(sum(both["full_precision"]["by_seed"]) / 2)
+    assert all(" ± " in str(cell) for cell in (both["rows"][0][1], *both["rows"][0][3:]))
+    assert both["panels"][0]["series"][0]["spread"]
+    assert "2 seeds" in title(both)
+
+
+def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that was measured is not measured again; what was half trained ends with the same weights."""
+    monkeypatch.setattr(compare, "commit", lambda: "abc")
+    whole = runs.compare(RECIPE, tmp_path / "whole", ["ts", "qcfs", "srp"], [8], progress=False)
+
+    class Stopped(Exception):
+        pass
+
+    steps = 0
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > 5 * 22 + 11:  # full precision, one activation, and half of another
+            raise Stopped
+        return loss_of(*arguments, **options)
+
+    loss_of = loop.loss_of
+    monkeypatch.setattr(loop, "loss_of", stopping)
+    monkeypatch.setattr(RunState, "due", True)
+    with pytest.raises(Stopped):
+        runs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
+    left: list[None] = []
+    monkeypatch.setattr(loop, "loss_of", lambda *a: (left.append(None), loss_of(*a))[1])
+    trained: list[str] = []
+    measured: list[Any] = []
+    monkeypatch.setattr(compare, "fit", lambda *a, **k: (trained.append(a[4].label), fit(*a, **k))[1])
+    monkeypatch.setattr(compare, "measure", lambda *a, **k: (measured.append(a), measure(*a, **k))[1])
+    half = runs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
+    assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
+    assert trained == ["full precision", "quantised clip, floor and shift"]
+    assert len(left) == 11
+    assert len(measured) == 2
+    more = runs.compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
+    assert len(measured) == 3
+    assert more["run"]["seconds"] > half["methods"][-1]["seconds"]
+    runs.compare(RECIPE, tmp_path / "half", ["srp"], [8, 16], progress=False)
+    assert len(measured) == 4
+    monkeypatch.setattr(compare, "commit", lambda: "abc-dirty")  # what has changed since is not known
+    for _ in range(2):
+        runs.compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
+    assert len(measured) == 6
+
+
+def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "commit", lambda: "abc")
+    short = RECIPE.model_copy(update={"full_precision": RECIPE.full_precision.model_copy(update={"epochs": 1})})
+    first = runs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+    part = tmp_path / "parts" / "seed-0" / "qffs.json"
+    for damaged in ("[]", "{", '{"asked": 1}'):
+        part.write_text(damaged)
+        again = runs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+        assert without_seconds(again["methods"][0]) == without_seconds(first["methods"][0])
+    whole = inputs.materials
+
+    def other(*arguments: Any, **options: Any) -> Any:
+        made = whole(*arguments, **options)
+        for parameter in made.network.parameters():
+            parameter.data *= 0.5
+        return made
+
+    monkeypatch.setattr(compare, "materials", other)  # as if the file of weights had changed
+    changed = runs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+    assert changed["full_precision"] != first["full_precision"]
+    assert without_seconds(changed["methods"][0]) != without_seconds(first["methods"][0])
+
+
+def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit
+
+    def diverging(network: Any, images: Any, normalise: Any, training: Any, setting: Any, **options: Any) -> Any:
+        if setting.label == "fixed clip":
+            raise Diverged("the loss became nan")
+        return whole(network, images, normalise, training, setting, **options)
+
+    monkeypatch.setattr(compare, "fit", diverging)
+    results = runs.compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
+    assert [row["method"] for row in results["methods"]] == ["cos"]
+    assert "COS reads nothing out at these latencies." in results["notes"]
+    assert results["notes"][-1] == "TS is left out: the loss became nan."
+    assert (tmp_path / "compare.svg").exists()
+
+
+def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: METHODS[name] for name in ("qffs", "sew")}
+    monkeypatch.setattr(compare, "METHODS", few)
+    largest = RECIPE.model_copy(update={"model_arguments": {"width": 4}, "test_images": 20})
+    results = runs.compare(largest, tmp_path, [], [4], progress=False)
+    assert [row["method"] for row in results["methods"]] == ["qffs"]
+    assert results["left_out"][0]["method"] == "sew"
+    assert results["notes"][-1].startswith("SEW is left out: direct training takes networks that are linear but for")
+    with pytest.raises(NotConvertible, match="direct training takes networks that are linear but for their ReLUs"):
+        runs.compare(largest, tmp_path / "named", ["sew"], [4], progress=False)
+    monkeypatch.setattr("qffs.methods.method.find_spec", lambda _: None)
+    results = runs.compare(RECIPE.model_copy(update={"test_images": 20}), tmp_path, [], [4], progress=False)
+    assert "this needs spikingjelly, which is not installed" in results["notes"][-1]
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="there is no method 'lif'; there are qffs, spike-norm, rmp, "):
+        runs.compare(RECIPE, tmp_path, ["lif"])
+    for steps in ([], [0], [1, 2.5], [2**21]):
+        with pytest.raises(
+            InvalidArgument, match="latencies must be whole numbers of at least 1, at most 1,048,576, not "
+        ):
+            runs.compare(RECIPE, tmp_path, [], steps)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "qffs", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, said, _ = run("methods", "--json")
+    assert code == 0
+    assert [each["name"] for each in json.loads(said)] == list(METHODS)
+    code, said, _ = run("methods")
+    assert all(name in said for name in METHODS)
+    changes = ("full_precision.epochs=1", "quantised.epochs=0", "test_images=20", "model_arguments={width: 4}")
+    code, said, _ = run("compare", "digits", *changes, "--methods", "qffs, ts", "--steps", "1,2", "-o", "out")
+    assert code == 0
+    assert said.endswith("Wrote compare.json, compare.png and compare.svg to out.\n")
+    assert (tmp_path / "out" / "compare.json").exists()
+    code, said, _ = run("compare", "digits_net", *changes, "--methods", "ts", "--steps", "2", "--json")
+    assert code == 0
+    assert json.loads(said)["model"] == "digits_net"
+    for arguments, sentence in (
+        (("--seeds", "0"), "qffs: the number of seeds must be a whole number of at least 1, not 0"),
+        (("--methods", "lif"), "qffs: there is no method 'lif'; there are "),
+        (("--steps", "1,two"), "qffs: --steps must be whole numbers such as 1,2,4, not '1,two'"),
+        (("--steps", "0"), "qffs: latencies must be whole numbers of at least 1, at most 1,048,576, not [0]"),
+    ):
+        code, _, errors = run("compare", "digits", *arguments)
+        assert code == 2
+        assert errors.startswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["spike-norm", "multi-level"])
+def test_other_rules_go_where_neurons_are_ours(name: str) -> None:
+    x = images()
+    snn = METHODS[name].spiking(trained(METHODS[name], network(), x), [x], 8)
+    for make in (lambda: export.brian2(snn, "nowhere"), lambda: export.nir_exact(snn, "nowhere.nir")):
+        with pytest.raises(NotConvertible, match=r"\n1 \(Neuron\): it fires by another rule\n"):
+            make()
+    made = export.snntorch(snn)
+    found = torch.stack([made(x) for _ in range(8)]).cumsum(0)
+    torch.testing.assert_close(found, snn(x, steps=8))
+
+
+def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
+    x = images()
+    for name in ("srp", "cos", "calibration"):
+        snn = METHODS[name].spiking(trained(METHODS[name], network(), x), [x], 8)
+        for taken in (lambda s: qffs.save(s, tmp_path / "snn"), copy.deepcopy, export.snntorch, export.spikingjelly):
+            with pytest.raises(CheckpointError, match="network is more than its graph: it cannot be saved"):
+                taken(snn)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> None:
+    nesterov = RECIPE.quantised.model_copy(update={"nesterov": True, "momentum": 0.8})
+    few = RECIPE.model_copy(update={"quantised": nesterov, "test_images": 20})
+    (row,) = runs.compare(few, tmp_path, ["diet"], [4], progress=False)["methods"]
+    assert row["by_latency"]
+
+
+def test_what_is_no_network_and_no_recipe_is_said(tmp_path: Path) -> None:
+    for name, sentence in (
+        ("cifar_resnet21", "qffs: there is no recipe or network 'cifar_resnet21'; there is cifar_resnet"),
+        ("a:b/r.yaml", "qffs: a:b/r.yaml cannot be read"),
+    ):
+        command = [sys.executable, "-m", "qffs", "compare", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stderr.startswith(sentence)
+
+
+def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
+    other = RECIPE.model_copy(update={"bits": 3, "output": 3})
+    with pytest.raises(InvalidArgument, match=r"compared with 2 bits .* and 3 charge steps: leave out bits, output$"):
+        runs.compare(other, tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidArgument, match="file is a file, where a folder is to be written: name another output"):
+        runs.compare(RECIPE, tmp_path / "file")
+
+
+def test_the_network_that_was_trained_teaches(tmp_path: Path) -> None:
+    taught = RECIPE.quantised.model_copy(update={"distillation": 1.0})
+    found = [runs.compare(RECIPE.model_copy(update={"quantised": each, "test_images": 20}), tmp_path, ["ts"], [4],
+             progress=False)["methods"][0] for each in (RECIPE.quantised, taught)]  # fmt: skip
+    assert without_seconds(found[0]) != without_seconds(found[1])

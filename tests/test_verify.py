@@ -1,0 +1,88 @@
+"""Ordinary networks convert, exactly."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+import qffs
+from helpers.networks import NETWORKS
+from qffs.errors import NotConvertible
+from qffs.functional.neuron import NeuronState
+from qffs.graph.nested import tensors
+from qffs.nn.quantizer import Quantizer
+from qffs.spiking.network import SpikingNetwork
+
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@cache
+def quantised(name: str) -> fx.GraphModule:
+    """The calibrated quantised network."""
+    inputs = NETWORKS[name].inputs()
+    qann = qffs.quantize(NETWORKS[name].model(), example=inputs)
+    return qffs.calibrate(qann, [inputs]).eval()
+
+
+@cache
+def spiking(name: str) -> SpikingNetwork:
+    return qffs.to_spiking(quantised(name))
+
+
+def run(name: str, steps: int, chunk: int | None) -> tuple[Any, dict[str, Tensor]]:
+    """The read-out of every output after each step, and the spikes [T, B, ...] of every layer."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def observe(path: str, spikes: Tensor, state: NeuronState) -> None:
+        seen.setdefault(path, []).append(spikes)
+
+    readout, _ = spiking(name).run(*NETWORKS[name].inputs(), steps=steps, chunk=chunk, observer=observe)
+    return readout, {path: torch.cat(parts) for path, parts in seen.items()}
+
+
+@every_network
+def test_counts_are_levels(name: str) -> None:
+    """Every layer's counts are the quantised network's levels, and the outputs are equal in float64."""
+    inputs = NETWORKS[name].inputs()
+    compared = qffs.verify(quantised(name), spiking(name), *inputs)
+    with torch.no_grad():
+        expected = quantised(name)(*inputs)
+    readout, spikes = run(name, compared.steps, None)
+    assert len(compared.layers) == len(spikes) > 0
+    assert all(bool(fired.any()) for fired in spikes.values()), "a layer that never fires shows nothing"
+    torch.testing.assert_close([total[-1] for total in tensors(readout)], tensors(expected), rtol=1e-9, atol=1e-9)
+
+
+@every_network
+def test_step_by_step(name: str) -> None:
+    """All steps of one layer before the next, or all layers of one step: the same spikes and read-outs."""
+    whole, spikes = run(name, 8, None)
+    parts, by_step = run(name, 8, 1)
+    assert spikes.keys() == by_step.keys()
+    assert all(torch.equal(spikes[path], by_step[path]) for path in spikes)
+    torch.testing.assert_close(tensors(parts), tensors(whole), rtol=1e-9, atol=1e-9)
+
+
+@every_network
+def test_state_dict_keys(name: str) -> None:
+    """The quantised network has the model's keys, and one step size a quantiser."""
+    keys = set(quantised(name).state_dict())
+    steps = {f"{path}.step_size" for path, each in quantised(name).named_modules() if isinstance(each, Quantizer)}
+    assert steps <= keys
+    assert keys - steps == set(NETWORKS[name].model().state_dict())
+
+
+@every_network
+def test_strict(name: str) -> None:
+    """Strictly, a network that sends nothing but spikes converts, and another is refused for the values it sends."""
+    model, inputs = NETWORKS[name].model(), NETWORKS[name].inputs()
+    if NETWORKS[name].spiking:
+        qffs.quantize(model, example=inputs, strict=True)
+        return
+    with pytest.raises(NotConvertible, match="sends values, not single spikes") as refusal:
+        qffs.quantize(model, example=inputs, strict=True)
+    assert "no rule" not in str(refusal.value)
