@@ -27,7 +27,7 @@ from qffs.errors import Mismatch, QffsError
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
 from qffs.models import find
-from qffs.models.vision import vision
+from qffs.models.libraries import vision
 from qffs.spiking.network import SpikingNetwork
 
 TIMM = [

@@ -15,17 +15,17 @@ from qffs.version import __version__
 
 if TYPE_CHECKING:
     from qffs import export
-    from qffs.calibration import calibrate
     from qffs.checkpoint import load, save
-    from qffs.convert import plan, quantize, to_spiking, verify
+    from qffs.convert import calibrate, plan, quantize, to_spiking
     from qffs.errors import QffsError
     from qffs.graph.rules import register
     from qffs.method import FiringRule
+    from qffs.verify import verify
 
 _HOMES = {
     "FiringRule": "qffs.method",
     "QffsError": "qffs.errors",
-    "calibrate": "qffs.calibration",
+    "calibrate": "qffs.convert",
     "load": "qffs.checkpoint",
     "plan": "qffs.convert",
     "quantize": "qffs.convert",

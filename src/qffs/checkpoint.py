@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
+from qffs.files import beside, write_folder
 from qffs.graph.rules import Kind
 from qffs.graph.serialise import describe, rebuild
 from qffs.method import Schedule
@@ -127,47 +126,12 @@ def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
 
     def fill(fresh: Path) -> None:
         (fresh / CONFIG).write_text(text, encoding="utf-8")
-        save_file(tensors, fresh / WEIGHTS)
+        try:
+            save_file(tensors, fresh / WEIGHTS)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
-    put(folder, fill)
-
-
-def put(folder: Path, fill: Callable[[Path], object], what: str = "the checkpoint") -> None:
-    """Let ``fill`` fill a folder beside another one, then put it in its place, whole; raises `CheckpointError`."""
-    fresh, old = _beside(folder, "new"), _beside(folder, "old")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        fill(fresh)
-        for path in fresh.iterdir():
-            with path.open("r+b") as stream:
-                os.fsync(stream.fileno())
-        _swap(fresh, folder, old)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{what} could not be written to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        for parent in new_parents:
-            with suppress(OSError):  # after a success they are not empty
-                parent.rmdir()
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(fresh: Path, folder: Path, old: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)  # should the machine stop here, `load` finds the old checkpoint
-    try:
-        fresh.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():  # a signal may come just after the renaming
-            old.rename(folder)
-        raise
-
-
-def _beside(folder: Path, suffix: str) -> Path:
-    return folder.with_name(f".{folder.name}.{suffix}")
+    write_folder(folder, fill)
 
 
 def kind_of(network: nn.Module) -> str:
@@ -186,7 +150,7 @@ def load(folder: str | Path) -> Checkpoint:
     """The checkpoint of a folder that `save` wrote; raises `CheckpointError` where it is missing or damaged."""
     folder = path_of(folder)
     try:
-        old = _beside(folder.resolve(), "old")
+        old = beside(folder.resolve(), "old")
         found = old if not folder.exists() and old.exists() else folder
         config, tensors = _read_config(found), read_safetensors(found / WEIGHTS)
     except OSError as error:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument, Mismatch, NotCalibrated, NothingToQuantize, QffsError
+from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NothingToQuantize, QffsError
+from qffs.functional import lsq
 from qffs.functional.lsq import NEAREST
-from qffs.functional.neuron import NeuronState
 from qffs.graph import plan as planning
 from qffs.graph.classify import annotate
 from qffs.graph.fold import fold
-from qffs.graph.nested import tensors
-from qffs.graph.replace import activations, output_quantizers, place_quantizers
-from qffs.graph.swap import swap_neurons
+from qffs.graph.replace import activations, output_quantizers, place_quantizers, swap_neurons
 from qffs.graph.trace.trace import Example, trace
-from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern
+from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.full_precision import FullPrecision
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating, quantizers
 from qffs.nn.quantizer import Quantizer
-from qffs.precision import resolve
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.state import State
 
 OFFSET = NEAREST + 1e-4
 """The rounding offset of quantisers and pre-charge of neurons: to nearest, with the ties moved off their lattice.
@@ -117,11 +112,11 @@ def to_spiking(
     Batch norm is folded into weights; ``qann`` is not touched. Raises `NotCalibrated` where a step size is not
     set, `InvalidArgument` where ``qann`` was not made by `quantize` or the charge steps are impossible.
     """
-    if not isinstance(qann, fx.GraphModule) or not _quantizers(qann):
+    if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
         raise InvalidArgument("to_spiking takes the network that qffs.quantize returned")
     if rule is not None and not isinstance(rule, FiringRule):
         raise InvalidArgument(f"the firing rule must be a qffs.FiringRule, not {rule!r}")
-    unset = [path for path, quantizer in _quantizers(qann).items() if not quantizer.ready]
+    unset = [path for path, quantizer in quantizers(qann).items() if not quantizer.ready]
     if unset:
         raise NotCalibrated(
             f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
@@ -150,136 +145,75 @@ def to_spiking(
 def _refuse_converted(model: nn.Module) -> None:
     if isinstance(model, SpikingNetwork):
         raise InvalidArgument("this is a spiking network already")
-    if isinstance(model, nn.Module) and _quantizers(model):
+    if isinstance(model, nn.Module) and quantizers(model):
         raise InvalidArgument("this network is quantised already")
-
-
-def _quantizers(qann: nn.Module) -> dict[str, Quantizer]:
-    return {path: module for path, module in qann.named_modules() if isinstance(module, Quantizer)}
 
 
 def _hidden_levels(qann: fx.GraphModule) -> int:
     """The highest level of the hidden layers; of the output where there is nothing else."""
     outputs = output_quantizers(qann)
-    hidden = [quantizer.highest for path, quantizer in _quantizers(qann).items() if path not in outputs]
-    return max(hidden or [quantizer.highest for quantizer in _quantizers(qann).values()])
-
-
-TOLERANCE = 1000.0
-"""How far outputs may differ where every count is equal, in units of the type's precision times the largest output.
-
-Counts are compared exactly; outputs are sums of the same numbers in another order.
-"""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `verify` compared, all of it equal: ``layers`` (path, units) in order, over ``images`` and ``steps``.
-
-    ``settled``: the first step after which no neuron sent a spike any more; ``deviation``: the largest absolute
-    difference of the outputs, which is within `TOLERANCE` of their size.
-    """
-
-    layers: tuple[tuple[str, int], ...]
-    images: int
-    steps: int
-    settled: int
-    deviation: float
-
-    def __str__(self) -> str:
-        neurons = sum(units for _, units in self.layers)
-        return (
-            f"the spike counts of all {neurons:,} neurons of {len(self.layers)} layers, over {self.images} images, are "
-            f"their quantisers' levels, settled after {self.settled} of {self.steps} steps; the outputs differ by at "
-            f"most {self.deviation:.1g}"
-        )
-
-
-def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None = None) -> Comparison:
-    """Compare every neuron's count with its quantiser's level after ``steps`` steps; raise at the first difference.
-
-    inputs: the network's, as tensors or, as for an example, one tuple of them; steps: by default, as many as it takes
-    until no neuron fires any more. The two are equal in exact arithmetic; in floating point a sum that ends within
-    rounding of a tie may fall either way, so compare float64 copies (``qann.double()``, ``snn.double()``) where
-    exactness is the question.
-    Returned: what was compared. Raises `Mismatch`, naming the first layer that differs, by how much, on how many
-    of its units.
-    """
-    if len(inputs) == 1 and isinstance(inputs[0], tuple):
-        inputs = inputs[0]
-    whole = bool(inputs) and all(isinstance(x, Tensor) and x.numel() for x in inputs)
-    if not isinstance(snn, SpikingNetwork) or not isinstance(qann, nn.Module) or not whole:
-        raise InvalidArgument(
-            "verify takes a quantised network, its spiking network, and a batch of inputs, in this order"
-        )
-    expected, levels = levels_of(qann, *inputs)
-    fired: dict[str, list[Tensor]] = {}
-    readout, state = snn.run(*inputs, steps=steps, observer=partial(_record_activity, fired))
-    layers = tuple((path, _equal_units(path, state, levels)) for path, _ in snn.neurons())
-    active = torch.stack([torch.cat(each) for each in fired.values()]).any(0).nonzero()
-    differences = [
-        _equal_output(after[-1], value) for after, value in zip(tensors(readout), tensors(expected), strict=True)
-    ]
-    return Comparison(
-        layers,
-        inputs[0].shape[0],
-        len(tensors(readout)[0]),
-        int(active.max()) + 1 if len(active) else 0,
-        max(differences),
-    )
+    hidden = [quantizer.highest for path, quantizer in quantizers(qann).items() if path not in outputs]
+    return max(hidden or [quantizer.highest for quantizer in quantizers(qann).values()])
 
 
 @torch.no_grad()
-def levels_of(qann: nn.Module, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    """What a quantised network returns, and the level of every unit of its quantisers, by their paths.
+def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> nn.Module:
+    """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
 
-    Raises `InvalidArgument` where it does not run on these inputs.
+    Each becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, over the activations x that reach the
+    quantiser (or its channel, where each has a step size of its own) in all batches so far, in eval mode. While a
+    batch runs, the quantisers before are already in force, so later layers see what they will see in use. batches:
+    input tensors ``[B, ...]``, or tuples of inputs.
+    Raises `InvalidArgument` without a quantiser or a batch, or where a batch is not the inputs; `Diverged` where NaN or
+    infinity arrives. After an error all step sizes are what they were.
     """
-    levels: dict[str, Tensor] = {}
-    quantizers = _quantizers(qann)
-    hooks = [q.register_forward_pre_hook(partial(_record_level, levels, path)) for path, q in quantizers.items()]
+    of_all = list(quantizers(qann).values())
+    if not of_all:
+        raise InvalidArgument("there is nothing to calibrate: the network has no quantiser; call qffs.quantize first")
+    if isinstance(batches, Tensor):
+        raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
+    sums = {quantizer: (torch.zeros((), dtype=torch.float64), 0) for quantizer in of_all}
+    hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in of_all]
+    before = {quantizer: quantizer.step_size.detach().clone() for quantizer in of_all}
     try:
         with evaluating(qann):
-            return qann(*inputs), levels
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, QffsError):
-            raise
-        raise InvalidArgument(f"the quantised network does not run on these inputs: {error}") from error
+            for batch in batches:
+                _run(qann, batch)
+    except BaseException:
+        for quantizer, step_size in before.items():
+            quantizer.step_size.copy_(step_size)
+            quantizer.forget()
+        raise
     finally:
         for hook in hooks:
             hook.remove()
+    if not all(count for _, count in sums.values()):
+        raise InvalidArgument("calibration needs at least one batch of images")
+    return qann
 
 
-def _record_level(levels: dict[str, Tensor], path: str, quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
+def _run(qann: nn.Module, batch: Any) -> None:
+    inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if isinstance(qann, fx.GraphModule):
+        expected = len(qann.graph.find_nodes(op="placeholder"))
+        if len(inputs) != expected or not all(isinstance(x, Tensor) and x.numel() for x in inputs):
+            raise InvalidArgument(
+                f"calibration takes batches of the network's {expected} inputs alone, without labels, as in "
+                "(x for x, y in loader), and none of them empty"
+            )
+    try:
+        qann(*inputs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, QffsError):
+            raise
+        raise InvalidArgument(f"the network does not run on a batch of {tuple(inputs[0].shape)}: {error}") from error
+
+
+def _observe(sums: dict[Quantizer, tuple[Tensor, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
     assert isinstance(quantizer, Quantizer)
-    levels[path] = quantizer.level(arguments[0])
-
-
-def _record_activity(fired: dict[str, list[Tensor]], path: str, spikes: Tensor, _: NeuronState) -> None:
-    fired.setdefault(path, []).append(spikes.flatten(1).any(1))
-
-
-def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
-    """The number of units of a layer, all of which agree; raises `Mismatch` where one does not."""
-    if path not in levels:
-        raise Mismatch(f"the spiking network has neurons at {path}, where the quantised network has no quantiser")
-    after = state.neurons[path]
-    if after.sent.shape != levels[path].shape:
-        raise Mismatch(f"{path} has other shapes in the two networks: the spiking network was made from another one")
-    difference = (after.sent - levels[path]).abs()
-    wrong = int(difference.count_nonzero())
-    if wrong:
-        raise Mismatch(
-            f"the first layer that differs is {path}: the spike count is not the quantiser's level on {wrong} of "
-            f"{difference.numel()} units, by {int(difference.max())} at most"
-        )
-    return difference.numel()
-
-
-def _equal_output(after: Tensor, expected: Tensor) -> float:
-    """The largest absolute difference of an output; raises `Mismatch` where rounding does not explain it."""
-    apart = torch.where(after == expected, 0.0, (after - expected).abs())  # 0 also where both are -inf
-    difference = float(apart.max())
-    if not difference <= TOLERANCE * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max())):
-        raise Mismatch(f"every neuron's count is its quantiser's level, but the output differs by {difference:.3g}")
-    return difference
+    x, step_size = arguments[0], quantizer.step_size
+    magnitude, count = sums[quantizer]
+    magnitude = magnitude + lsq.total(x.abs(), step_size, torch.float64).cpu()
+    count += x.numel() // step_size.numel()
+    sums[quantizer] = magnitude, count
+    quantizer.set_step_size_from(magnitude / count)

@@ -5,8 +5,7 @@ from torch import Tensor
 from qffs.functional.sparse_steps import Rows
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu.queue import Queue
-from qffs.kernels.layer import computed
-from qffs.kernels.neurons import Neurons, Signal
+from qffs.kernels.layer import Neurons, Signal, computed
 from qffs.method import FiringRule
 
 

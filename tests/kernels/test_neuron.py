@@ -13,9 +13,9 @@ from helpers.kernels import fire
 from qffs.functional.neuron import fire as reference
 from qffs.functional.neuron import rest
 from qffs.functional.sparse_steps import Rows, changed
-from qffs.kernels import fire_loop
+from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import compiler as native
-from qffs.kernels.neurons import Neurons
+from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
 
 CHARGE = (0.5, 0.25, 0.25, 0.0, 0.0, 0.0, 0.0)
@@ -88,7 +88,7 @@ def test_levels_are_those_of_the_reference(given: str, shape: tuple[int, ...], r
         assert found.scale is threshold
         changes = (torch.cat([wanted[:1], wanted[1:] - wanted[:-1]]) != 0).flatten(2).any(-1)
         assert len(found.kept().values) == int(changes.sum() + (~changes[0]).sum())
-        plain, plain_changes = fire_loop.fire(Neurons(inputs, constant, CHARGE, threshold, 3, rule))
+        plain, plain_changes = kernel.fire(Neurons(inputs, constant, CHARGE, threshold, 3, rule))
         assert torch.equal(plain_changes, changes)
         assert torch.equal(changed(plain, changes).dense(), found.values[found.place].flatten(0, 1))
 

@@ -18,7 +18,7 @@ from qffs.functional.neuron import fire as reference
 from qffs.functional.neuron import rest
 from qffs.functional.sparse_steps import Rows
 from qffs.kernels import neuron as kernel
-from qffs.kernels.neurons import Neurons
+from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
 from qffs.spiking.layer_by_layer import accumulated
 from test_verify import spiking

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.calibration import calibrate
-from qffs.convert import quantize, to_spiking
+from qffs.convert import calibrate, quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState

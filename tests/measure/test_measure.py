@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.calibration import calibrate
-from qffs.convert import quantize, to_spiking
+from qffs.convert import calibrate, quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument, QffsError
 from qffs.measure import accuracy, check_fit, measure

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.calibration import calibrate
-from qffs.convert import levels_of, quantize, to_spiking
+from qffs.convert import calibrate, quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.measure import cost, noise, without
@@ -15,6 +14,7 @@ from qffs.measure.noise import LONGER, NOISES, sort
 from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
+from qffs.verify import levels_of
 
 STEPS = 6
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qffs.errors import InvalidArgument
-from qffs.method import Levels, by_pattern
-from qffs.precision import resolve
+from qffs.method import Levels, by_pattern, resolve
 
 PATHS = ["stem.relu", "layer1.0.relu", "layer1.0.relu_2", "layer4.0.relu", "head.relu"]
 names = st.text("ab.", min_size=1, max_size=3)

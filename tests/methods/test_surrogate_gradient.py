@@ -17,7 +17,7 @@ from qffs.methods import METHODS, over_time, placed, started
 from qffs.methods.dspike import Dspike, adapted
 from qffs.spiking.backends import BACKENDS
 
-Neurons = pytest.importorskip("qffs.methods.direct_neurons", exc_type=ImportError).Neurons
+Neurons = pytest.importorskip("qffs.methods.spikingjelly_neurons", exc_type=ImportError).Neurons
 
 DIRECT = ("diet", "dspike", "sew")
 

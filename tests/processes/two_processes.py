@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import qffs
 from qffs import distributed, quantize, to_spiking
-from qffs.calibration import calibrate
+from qffs.convert import calibrate
 from qffs.data import Images, load
 from qffs.graph.trace.trace import trace
 from qffs.measure import Cost, Measurement, Noise, accuracy, check_fit, cost, measure, noise

@@ -14,11 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 from qffs.errors import QffsError
+from qffs.files import to_json, write
 from qffs.graph.plan import Plan, Row
 from qffs.graph.rules import Kind
 from qffs.measure import Activity, Measurement
-from qffs.report.figure import draw
-from qffs.report.results import by_layer, by_step, plan_rows, to_json, write
+from qffs.report.plots import draw_accuracy
+from qffs.report.results import by_layer, by_step, plan_rows
 from qffs.report.tables import show, show_plan
 
 MEASURED = Measurement(
@@ -85,7 +86,7 @@ def test_the_table_leaves_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize("name", ["[/bold]", "[red]pets", "$\\frac$", "a$b$", "50 % {x}"])
 def test_names_are_shown_as_they_are(name: str, tmp_path: Path) -> None:
     assert name in shown(results(data=name))
-    draw(results(data=name), tmp_path / "figure.png")
+    draw_accuracy(results(data=name), tmp_path / "figure.png")
 
 
 @pytest.mark.parametrize("steps", [1, 3, 64])
@@ -97,7 +98,7 @@ def test_the_picture_is_a_sound_png(steps: int, compared: bool, tmp_path: Path) 
         of["full_precision"] = {"accuracy": 0.5}
     else:
         del of["qann"]
-    draw(of, tmp_path / "figure.png")
+    draw_accuracy(of, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png", formats=["PNG"]) as image:
         image.load()
         assert image.size == (960, 630)

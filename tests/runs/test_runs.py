@@ -22,7 +22,7 @@ from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
 from qffs.runs.inputs import device_of
 from qffs.recipes.recipe import Recipe
-from qffs.report.results import Results
+from qffs.files import Results
 
 
 def simulate(

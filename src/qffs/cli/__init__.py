@@ -14,11 +14,10 @@ from typing import Annotated
 import typer
 
 from qffs.cli import recipes
-from qffs.cli.comparing import compare, methods
 from qffs.cli.convert import convert, plan
 from qffs.cli.export import export, pull, push
 from qffs.cli.measure import energy, noise, report, simulate
-from qffs.cli.studies import paper
+from qffs.cli.studies import compare, methods, paper
 from qffs.cli.train import demo, quantize, train
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.progress import first

@@ -9,8 +9,19 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import NETWORK, Charge, Device, Json, Output, Seed, Weights, Where, charge_steps_of
-from qffs.cli.printing import print_json, say
+from qffs.cli.options import (
+    NETWORK,
+    Charge,
+    Device,
+    Json,
+    Output,
+    Seed,
+    Weights,
+    Where,
+    charge_steps_of,
+    print_json,
+    say,
+)
 
 
 def plan(

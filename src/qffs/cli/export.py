@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import Json, Size
-from qffs.cli.printing import print_json, say
+from qffs.cli.options import Json, Size, print_json, say
 
 TARGETS = "spikingjelly, snntorch, brian2, pynn, nir, nir-exact, pt2, onnx or hub"
 PROFILES = "nir, spikingjelly, snntorch, norse or sinabs"

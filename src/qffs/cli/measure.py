@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where
-from qffs.cli.printing import print_json, say, show
+from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where, print_json, say, show
 
 Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network.")]
 Images = Annotated[
@@ -69,7 +68,7 @@ def noise(
     else:
         from rich.console import Console
 
-        from qffs.report.analyses import show_noise
+        from qffs.report.tables import show_noise
 
         show_noise(results, Console())
 
@@ -100,7 +99,7 @@ def energy(
     else:
         from rich.console import Console
 
-        from qffs.report.analyses import show_energy
+        from qffs.report.tables import show_energy
 
         show_energy(results, Console())
 

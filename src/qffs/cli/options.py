@@ -109,3 +109,27 @@ def recipe_of(
             "quantised": {"epochs": epochs, **both},
         }
     )
+
+
+def show(results: dict[str, Any], json: bool) -> None:
+    """The measured networks as a table, or as JSON."""
+    if json:
+        print_json(results)
+        return
+    from rich.console import Console
+
+    from qffs.report.tables import show
+
+    show(results, Console())
+
+
+def print_json(results: Any) -> None:
+    """Plain data as JSON and nothing else."""
+    from qffs.files import to_json
+
+    typer.echo(to_json(results), nl=False)
+
+
+def say(sentence: str) -> None:
+    """One line on standard output."""
+    typer.echo(sentence)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from qffs import recipes
-from qffs.cli.options import Json
-from qffs.cli.printing import print_json
+from qffs.cli.options import Json, print_json
 from qffs.errors import InvalidArgument
 from qffs.recipes.recipe import Recipe
 

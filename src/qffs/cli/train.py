@@ -28,9 +28,11 @@ from qffs.cli.options import (
     Weights,
     Where,
     charge_steps_of,
+    print_json,
     recipe_of,
+    say,
+    show,
 )
-from qffs.cli.printing import print_json, say, show
 from qffs.progress import first
 
 

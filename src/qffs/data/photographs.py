@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from qffs.data.archive import Archive, open_archive
 from qffs.data.class_folders import Classes, read_layout
 from qffs.data.dataset import Dataset, Images
-from qffs.data.decode import decode, patient
 from qffs.data.files import Files
 from qffs.errors import DataError
 from qffs.progress import track, wait
@@ -146,3 +149,45 @@ def _labels(part: Classes) -> Tensor:
     """Return the place of its class for each image of a part."""
     counts = torch.tensor([len(files) for files in part.values()])
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
+    """Return one image as RGB, uint8 [H, W, 3], with its shorter side resized to ``size`` and the centre cut out.
+
+    The content tells what it is, not the name (ImageNet has a PNG called .JPEG). Raises `DataError`, with the label,
+    if it is broken or has more than 8 bits a value.
+    """
+    try:
+        # Only these two: Pillow would hand other contents to decoders nobody asked for, even to Ghostscript.
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+            deep = image.mode.startswith(("I", "F"))
+            # Pillow warns if the transparency of a palette is dropped in one step.
+            palette = image.mode == "P" and "transparency" in image.info
+            rgb = (image.convert("RGBA") if palette else image).convert("RGB")
+    # Pillow's decoders raise many kinds of error for a broken file, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise DataError(f"{label} is broken, or is not a JPEG or PNG image") from error
+    if deep:
+        # Pillow clips every value above 255 to white.
+        raise DataError(f"{label} has more than 8 bits a pixel value: save it with 8 bits")
+    return np.asarray(rgb if size is None else _square(rgb, size))
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Pass over what Pillow says of EXIF tags that it cannot read, which some photographs of ImageNet have.
+
+    Around a loop and not around each image, because the filters of warnings belong to all threads.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
+        yield
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """Return the image with its shorter side resized to ``size``, and of that the centre square."""
+    short = min(image.size)
+    width, height = (max(size, int(side * size / short)) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))

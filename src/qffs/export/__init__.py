@@ -5,11 +5,10 @@ or not at all, and say in what they return what was checked. A target whose libr
 install it.
 """
 
-from qffs.export.circuit.brian2_folder import BRIAN2, brian2
-from qffs.export.circuit.pynn_folder import PYNN, pynn
+from qffs.export.circuit.folder import BRIAN2, PYNN, brian2, pynn
 from qffs.export.hub import HUB, hub, pull, push
-from qffs.export.modules.snntorch_module import SNNTORCH, snntorch
-from qffs.export.modules.spikingjelly_module import SPIKINGJELLY, spikingjelly
+from qffs.export.modules.snntorch import SNNTORCH, snntorch
+from qffs.export.modules.spikingjelly import SPIKINGJELLY, spikingjelly
 from qffs.export.nir.write import NIR, NIR_EXACT, nir, nir_exact, read_nir
 from qffs.export.onnx import ONNX, onnx
 from qffs.export.target import Target

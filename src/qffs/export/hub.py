@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qffs.checkpoint import CONFIG, Checkpoint, check_folder, kind_of, load, put, save
+from qffs.checkpoint import CONFIG, Checkpoint, check_folder, kind_of, load, save
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.export.target import Network, Target, Written
+from qffs.files import write_folder
 from qffs.spiking.network import SpikingNetwork
 from qffs.weights import WEIGHTS
 
@@ -50,7 +51,7 @@ def hub(
         (fresh / "made").rmdir()
         (fresh / CARD).write_text(card(network, about or {}, results), encoding="utf-8")
 
-    put(folder.resolve(), fill)
+    write_folder(folder.resolve(), fill)
     return Written(folder, kind)
 
 
@@ -90,7 +91,7 @@ def pull(repository: str, folder: str | Path, revision: str | None = None) -> Ch
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(fresh), repository)) from error
 
-    put(folder.resolve(), fill)
+    write_folder(folder.resolve(), fill)
     return loaded[0]
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible
-from qffs.export.program import plain, program
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
+from qffs.export.torch_export import plain, program
+from qffs.files import write
 from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE
 from qffs.nn.inspect import like
 from qffs.nn.quantizer import Quantizer
-from qffs.report.results import write
 
 OPSET = 20
 HIGHEST = 255

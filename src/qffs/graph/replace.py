@@ -9,8 +9,9 @@ from torch import fx, nn
 from qffs.graph.classify import label, name_of, signals
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
-from qffs.method import Levels
+from qffs.method import FiringRule, Levels
 from qffs.nn.full_precision import FullPrecision
+from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
 
@@ -78,3 +79,11 @@ def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer
         for node in end.all_input_nodes
         if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), kind)
     }
+
+
+def swap_neurons(network: fx.GraphModule, rule: FiringRule) -> None:
+    """Replace every `Quantizer` that the graph calls by its `Neuron`, at the same path, in place."""
+    for node in network.graph.find_nodes(op="call_module"):
+        module = network.get_submodule(str(node.target))
+        if isinstance(module, Quantizer):
+            network.set_submodule(str(node.target), Neuron.from_quantizer(module, rule, node.meta["shape"]))

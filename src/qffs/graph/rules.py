@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
-from qffs.graph import cast, guard, operators
+from qffs.graph import operators
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -173,12 +173,17 @@ SPACES = {
     "torch": torch,
     "operator": operator,
     "builtins": builtins,
-    "qffs.functional.cast": cast,
-    "qffs.functional.guard": guard,
-    "qffs.graph.operators": operators,
     "torch.linalg": torch.linalg,
 }
 """Where functions are found by name."""
+
+OURS = {
+    "qffs.functional.cast.at_least": operators.at_least,
+    "qffs.functional.guard.expect": operators.expect,
+    "qffs.functional.write.write": operators.write,
+    "qffs.functional.write.write_": operators.write_,
+}
+"""Functions of this library that stand in graphs, by the names that checkpoints have had for them since the first."""
 
 METHODS = frozenset(name for name in OPERATORS if callable(getattr(Tensor, name, None)))
 """The operators that are methods of a tensor."""
@@ -189,7 +194,7 @@ ADDRESSES: dict[str, Any] = {
     for name in OPERATORS
     if callable(getattr(home, name, None)) and (home is not builtins or name == "getattr")
     if getattr(home, name) is not torch.batch_norm  # other arguments than those of F.batch_norm
-}
+} | OURS
 """Every function of the table by where it is found, its name last; as checkpoints name it."""
 
 FUNCTIONS: dict[Any, str] = {function: address.rpartition(".")[2] for address, function in ADDRESSES.items()}

@@ -16,7 +16,7 @@ from qffs.functional.sparse_steps import Rows
 from qffs.kernels.cpu import weights
 from qffs.kernels.cpu.queue import Pending
 from qffs.kernels.cpu.weights import Weights
-from qffs.kernels.fingerprint import Fingerprint
+from qffs.method import FiringRule
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
 """Of what goes through the layers that are synapses."""
@@ -119,3 +119,100 @@ class Projection:
 def computed(signal: Rows | Pending | Projection) -> Rows:
     """A signal as tensors that anybody may read."""
     return signal if isinstance(signal, Rows) else signal.rows()
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """A tensor, its version where it has one, and its sum, which changes made behind PyTorch's back change too.
+
+    >>> import torch
+    >>> x = torch.ones(3)
+    >>> before = Fingerprint.of(x)
+    >>> before == Fingerprint.of(x)
+    True
+    >>> x.data[1] = 5
+    >>> before == Fingerprint.of(x)
+    False
+    """
+
+    tensor: Tensor
+    version: int
+    total: float
+
+    @staticmethod
+    def of(tensor: Tensor) -> Fingerprint:
+        """That of a tensor as it is now."""
+        version = -1 if tensor.is_inference() else tensor._version
+        # Detached, it keeps its memory when a module's parameter is given other, as `nn.Module.to` does.
+        return Fingerprint(tensor.detach(), version, float(tensor.detach().sum()))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are of the same memory, unchanged; of NaN never."""
+        return (
+            isinstance(other, Fingerprint)
+            and (self.tensor.data_ptr(), self.tensor.shape) == (other.tensor.data_ptr(), other.tensor.shape)
+            and (self.version, self.total) == (other.version, other.total)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Signal = Rows | Pending | Projection
+"""What arrives at neurons, as far as it has been computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """A layer of neurons at rest, and what arrives at it in T steps.
+
+    inputs: what other neurons sent, accumulated over time, each ``[R, ...]`` with its place ``[T, B]``, or through
+    synapses; they are added up. constant: ``[B, ...]`` or None, and charge: the T weights that it comes with.
+    threshold, highest and rule: as in `qffs.functional.neuron.step`, the pre-charge of the rule included.
+    """
+
+    inputs: Sequence[Signal]
+    constant: Tensor | None
+    charge: Sequence[float]
+    threshold: Tensor
+    highest: int
+    rule: FiringRule
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the type and shape of what arrives, ``[0, ...]``."""
+        if self.inputs:
+            return self.inputs[0].like
+        assert self.constant is not None
+        return self.constant[:0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """T and B."""
+        if self.inputs:
+            steps, images = self.inputs[0].size
+            return steps, images
+        assert self.constant is not None
+        return len(self.charge), len(self.constant)
+
+    @property
+    def precharge(self) -> float:
+        """That of the rule."""
+        assert self.rule.precharge is not None
+        return self.rule.precharge
+
+    @property
+    def loses(self) -> bool:
+        """Whether neurons lose more of their potential than a threshold a spike."""
+        return not self.rule.plain
+
+    @property
+    def levels(self) -> torch.dtype:
+        """The smallest type of whole numbers that holds every level of a run."""
+        largest = self.highest if self.rule.cap else len(self.charge)
+        if self.rule.several and not self.rule.cap:
+            return torch.int32
+        return torch.uint8 if largest <= torch.iinfo(torch.uint8).max else torch.int32
+
+    def rows(self) -> list[Rows]:
+        """The inputs, computed."""
+        return [computed(each) for each in self.inputs]

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from qffs.functional import neuron as reference
+from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.sparse_steps import Rows, changed
-from qffs.kernels import fire_loop
 from qffs.kernels.cpu import neuron
 from qffs.kernels.cpu.queue import Pending, Queue
-from qffs.kernels.neurons import Neurons
+from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
 
 
@@ -40,7 +43,7 @@ def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> Rows | Pen
     if levels is not None:
         return levels
     triton = None if neurons.rule.several else in_triton(neurons.threshold.device, neurons.threshold.dtype)
-    dense, changes = (fire_loop if triton is None else triton).fire(neurons)
+    dense, changes = (fire if triton is None else triton.fire)(neurons)
     return changed(dense, changes, neurons.threshold)
 
 
@@ -71,5 +74,41 @@ def differs(triton: Any, device: torch.device, dtype: torch.dtype) -> str | None
     threshold = torch.tensor(0.25, dtype=dtype, device=device)
     arriving = [Rows.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
     neurons = Neurons(*arriving, threshold, 3, FiringRule(precharge=0.5))
-    pairs = zip(triton.fire(neurons), fire_loop.fire(neurons), strict=True)
+    pairs = zip(triton.fire(neurons), fire(neurons), strict=True)
     return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"
+
+
+def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
+    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed.
+
+    Steps at which nothing arrives any more are run until no neuron fires; the levels of those after are left out.
+    """
+    inputs, charge = neurons.rows(), neurons.charge
+    end = _end(inputs, neurons.constant, charge) if neurons.rule.leak == 1 else len(charge)
+    sums = [Rows(each.values, each.place[:end], each.scale).dense().unflatten(0, (end, -1)) for each in inputs]
+    like = sums[0][0] if sums else neurons.constant
+    assert like is not None
+    wide = accumulation_dtype(like.dtype)
+    total = sum((each.to(wide) for each in sums[1:]), sums[0].to(wide)) if sums else None
+    increments = None if total is None else torch.cat([total[:1], total[1:] - total[:-1]])
+    theta = neurons.threshold.to(wide)
+    settings = theta, neurons.highest, neurons.rule
+    state = reference.rest(like.to(wide), theta, neurons.precharge)
+    spikes, state = reference.fire(state, neurons.constant, increments, charge[:end], *settings)
+    every = list(spikes)
+    while len(every) < len(charge) and bool(every[-1].any()):
+        spike, state = reference.step(state, torch.zeros_like(state.potential), *settings)
+        every.append(spike)
+    spikes = torch.stack(every)
+    levels = spikes.new_empty((len(charge), *spikes.shape[1:]), dtype=neurons.levels)
+    changes = torch.zeros(levels.shape[:2], dtype=torch.bool, device=levels.device)
+    levels[: len(every)] = spikes.cumsum(0)
+    changes[: len(every)] = (spikes != 0).unsqueeze(-1).flatten(2).any(-1)
+    return levels, changes
+
+
+def _end(inputs: Sequence[Rows], constant: Tensor | None, charge: Sequence[float]) -> int:
+    """The step from which on nothing arrives any more, at least 1."""
+    charged = [t for t, weight in enumerate(charge) if weight and constant is not None]
+    moved = [(each.place[1:] != each.place[:-1]).any(1).nonzero().flatten() + 1 for each in inputs]
+    return max([0, *charged, *(int(each[-1]) for each in moved if len(each))]) + 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.sparse_steps import joint
 from qffs.kernels.cpu.memory_layout import Layout
-from qffs.kernels.neurons import Neurons
+from qffs.kernels.layer import Neurons
 
 BLOCK = 512
 """Neurons of a program."""
@@ -91,7 +91,7 @@ def _fire(
 
 
 def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
-    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed, as by `fire_loop.fire`.
+    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed, as by `qffs.kernels.neuron.fire`.
 
     Rules that send several spikes at once are not covered.
     """

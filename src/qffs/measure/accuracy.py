@@ -15,21 +15,12 @@ from torch import Tensor, nn
 from qffs import distributed
 from qffs.data import Images
 from qffs.errors import InvalidArgument
+from qffs.measure.activity import Activity
 from qffs.measure.batches import Normalise, fitting, labelled
-from qffs.nn.inspect import like
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating, like
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.stream import check_margin, margins
-
-
-@dataclass(frozen=True)
-class Activity:
-    """Spikes of one layer by step, summed over its units and all images: ``positive`` and ``negative`` apart."""
-
-    layer: str
-    positive: tuple[int, ...]
-    negative: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from qffs import distributed
 from qffs.data import Images, batches
 from qffs.errors import InvalidArgument, QffsError
-from qffs.nn.inspect import like
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating, like
 from qffs.spiking.network import SpikingNetwork
 
 Normalise = Callable[[Tensor], Tensor]

@@ -14,15 +14,14 @@ from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis as of_images
 from qffs.graph.classify import label, signals
 from qffs.graph.rules import Kind
-from qffs.measure.accuracy import Activity
+from qffs.measure.activity import Activity
 from qffs.measure.batches import Normalise, fitting, inputs, labelled
 from qffs.measure.energy import Cost, Energy, Synapses, Units
 from qffs.measure.fan_out import Work, fan_out, work
 from qffs.nn.neuron import Neuron
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import Pair, Walk
+from qffs.spiking.step_by_step import Pair, State, Walk
 
 ROUNDING = 1e-5
 """What may be left, of the size of an event, where events have cancelled."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qffs.errors import InvalidArgument
-from qffs.measure.accuracy import Activity
+from qffs.measure.activity import Activity
 
 MULTIPLY_ADD_PJ, ADD_PJ = 4.6, 0.9
 """Energy of a float32 multiply-add (3.7 for the product) and of an addition, at 45 nm, in pJ: Horowitz, ISSCC 2014."""

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from qffs import distributed
-from qffs.convert import levels_of
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState
@@ -34,6 +33,7 @@ from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
+from qffs.verify import levels_of
 
 NOISES = ("over_fired", "supra_threshold", "under_fired", "sub_threshold", "rate_coding")
 """As fields of `LayerNoise`, in the order in which they are looked for."""

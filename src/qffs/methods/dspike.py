@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qffs.methods.method import Activation, Method
 from qffs.methods.surrogate_gradient import EXTRA, deviation, neurons, spiking
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating
 
 STEPS, LEAK = 4, 0.5
 FIRST, LEAST = 3, 1

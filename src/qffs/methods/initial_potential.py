@@ -13,8 +13,7 @@ from qffs.functional.neuron import NeuronState
 from qffs.spiking import backends
 from qffs.spiking.backends import Counter
 from qffs.spiking.network import OWN, SpikingNetwork
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import Observer
+from qffs.spiking.step_by_step import Observer, State
 
 
 class Begun(SpikingNetwork):

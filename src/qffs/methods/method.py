@@ -19,8 +19,7 @@ from qffs.graph.replace import activations
 from qffs.graph.rules import Kind
 from qffs.graph.trace.trace import Example, trace
 from qffs.method import FiringRule
-from qffs.nn.inspect import like
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating, like
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 

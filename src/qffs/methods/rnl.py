@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qffs.graph.replace import activations
 from qffs.methods.method import Activation, Batches, Method, rates
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating
 from qffs.spiking.network import SpikingNetwork
 
 PASSES, IMAGES, LEARNING_RATE, WEIGHT = 50, 64, 0.1, 0.1

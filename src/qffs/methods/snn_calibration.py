@@ -15,7 +15,7 @@ from qffs.graph.replace import activations
 from qffs.methods.initial_potential import Begun
 from qffs.methods.method import RATE, SOME, Batches, Method, rates, some
 from qffs.methods.spike_norm import RELU
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import Observer, Walk

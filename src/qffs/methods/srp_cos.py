@@ -12,8 +12,7 @@ from qffs.methods.initial_potential import Begun
 from qffs.methods.method import Batches, Method
 from qffs.methods.qcfs import QCFS, spiking
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import Observer, advance
+from qffs.spiking.step_by_step import Observer, State, advance
 
 Shift = Callable[[Tensor, Tensor], Tensor]
 """From a neuron's potential after a first run, in thresholds, and its count: by how many its next one begins higher."""

@@ -21,11 +21,11 @@ Surrogate = Callable[[Tensor], Tensor]
 
 
 def neurons(steps: int, surrogate: Callable[[], Surrogate], **options: Any) -> Callable[[float | None], nn.Module]:
-    """What makes a layer of neurons in the place of a ReLU; options: of `qffs.methods.direct_neurons.Neurons`."""
+    """What makes a layer of neurons in the place of a ReLU; options: of `qffs.methods.spikingjelly_neurons.Neurons`."""
 
     def make(clip: float | None) -> nn.Module:
         del clip
-        from qffs.methods.direct_neurons import Neurons
+        from qffs.methods.spikingjelly_neurons import Neurons
 
         return Neurons(steps, surrogate(), **options)
 

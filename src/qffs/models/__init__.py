@@ -11,8 +11,7 @@ from torch import nn
 
 from qffs.errors import InvalidArgument
 from qffs.models.digits import DigitsNet
-from qffs.models.pooling import POOLINGS
-from qffs.models.residual import Block, CifarResNet
+from qffs.models.residual import POOLINGS, Block, CifarResNet
 from qffs.models.vgg import CifarVGG
 
 __all__ = ["MODELS", "Block", "CifarResNet", "CifarVGG", "DigitsNet", "build"]

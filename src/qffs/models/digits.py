@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from qffs.models.pooling import halved
-from qffs.models.residual import Block
+from qffs.models.residual import Block, halved
 
 
 class DigitsNet(nn.Module):

@@ -14,8 +14,7 @@ from qffs.models import MODELS, build
 from qffs.models.arguments import Arguments, check
 from qffs.models.function import of_function
 from qffs.models.libraries import LIBRARIES
-from qffs.models.messages import nearest, reporting
-from qffs.models.source import Shape, Source, example, shape_of, show
+from qffs.models.source import Shape, Source, example, nearest, reporting, shape_of, show
 from qffs.weights import load_weights, read_weights
 
 __all__ = ["FORMS", "Shape", "Source", "example", "find", "shape_of", "show"]

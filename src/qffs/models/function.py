@@ -13,7 +13,7 @@ from torch import nn
 from qffs.errors import InvalidArgument
 from qffs.models.arguments import Arguments, check
 from qffs.models.libraries import LIBRARIES
-from qffs.models.messages import nearest, reporting
+from qffs.models.source import nearest, reporting
 
 
 def of_function(path: str, attribute: str, arguments: Arguments) -> nn.Module:

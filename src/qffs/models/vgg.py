@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from qffs.models.pooling import halved
+from qffs.models.residual import halved
 
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 """How many convolutions stand before each max pooling, and their channels in units of the width."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -23,3 +25,28 @@ def like(network: nn.Module) -> Tensor:
              if isinstance(m, Quantizer | Neuron))  # fmt: skip
     floating = (each for each in chain(steps, network.parameters(), network.buffers()) if each.is_floating_point())
     return next(floating, torch.zeros(())).detach().new_empty(0)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode; afterwards each of its parts is back in the mode it was in.
+
+    >>> layer = nn.Dropout()
+    >>> with evaluating(layer):
+    ...     layer.training
+    False
+    >>> layer.training
+    True
+    """
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def quantizers(network: nn.Module) -> dict[str, Quantizer]:
+    """Return the quantizers of a network by their paths, in the order of its modules."""
+    return {path: module for path, module in network.named_modules() if isinstance(module, Quantizer)}

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from qffs.errors import InvalidArgument
+from qffs.files import Results
 from qffs.graph.plan import Plan
-from qffs.report.analyses import joules, verdict
-from qffs.report.results import Results
-from qffs.report.tables import percent
+from qffs.report.tables import joules, percent, verdict
 
 MISSING = "a report needs plotly and jinja2: pip install 'qffs[report]'"
 

@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from qffs.report.analyses import NOISES, joules
-from qffs.report.results import Results
+from qffs.files import Results
+from qffs.report.tables import NOISES, joules
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
 GREY = "#8a8a8a"

@@ -1,20 +1,13 @@
-"""Results as plain data, and files that are complete or not there."""
+"""Measurements and plans as plain data: the parts of results.json."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from qffs.errors import QffsError
+from qffs.files import Results
 from qffs.graph.plan import Plan
 from qffs.measure import Activity, Cost, Measurement, Noise
-
-Results = dict[str, Any]
 
 
 def by_step(measured: Measurement) -> list[Results]:
@@ -66,30 +59,3 @@ def of_cost(found: Cost) -> Results:
 def plan_rows(plan: Plan) -> list[Results]:
     """One entry a call, with the fields of its row."""
     return [dataclasses.asdict(row) for row in plan.rows]
-
-
-def to_json(results: Results | list[Results]) -> str:
-    """The text of results.json: the same results give the same text."""
-    return json.dumps(results, indent=2, allow_nan=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> Path:
-    """`write` a text file."""
-    return write(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
-
-
-def write(path: Path, write_to: Callable[[Path], object]) -> Path:
-    """Let ``write_to`` write a file beside ``path`` and put it in place whole; raises `QffsError` where it cannot."""
-    fresh = path.with_name(f".{path.name}.new{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_to(fresh)
-        with fresh.open("r+b") as stream:
-            os.fsync(stream.fileno())
-        os.replace(fresh, path)
-    except OSError as error:
-        raise QffsError(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            fresh.unlink()
-    return path

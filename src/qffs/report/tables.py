@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -11,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qffs.files import Results
 from qffs.graph.plan import Plan, Row
 from qffs.graph.rules import Kind
-from qffs.report.results import Results
 
 
 def show(results: Results, console: Console) -> None:
@@ -92,3 +93,139 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return ""  # whether values are sent, which is said in words too
     return "x".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+
+
+NOISES = {
+    "over_fired": "occasional, over-fired",
+    "under_fired": "occasional, under-fired",
+    "supra_threshold": "supra-threshold",
+    "sub_threshold": "sub-threshold",
+    "rate_coding": "rate-coding",
+}
+"""As people read them."""
+
+
+def show_noise(results: Results, console: Console) -> None:
+    """Print how many neurons suffer each noise at each step, when layers settle, and what remedies are worth."""
+    steps, neurons = results["steps"], sum(layer["neurons"] for layer in results["noise"])
+    table = _table(results, f"neurons of {neurons:,} that suffer each noise after each step", "noise")
+    for step in range(steps):
+        table.add_column(str(step + 1), justify="right")
+    for name, shown in NOISES.items():
+        by_step = [sum(layer[name][step] for layer in results["noise"]) for step in range(steps)]
+        table.add_row(shown, *map(_count, by_step))
+    console.print(table)
+    table = Table(title="layers")
+    for heading in ("layer", "neurons", "occasional, at most", "all noises", "settles at", "at the latest"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
+    for layer in results["noise"]:
+        occasional = [over + under for over, under in zip(layer["over_fired"], layer["under_fired"], strict=True)]
+        every = [sum(layer[name][step] for name in NOISES) for step in range(steps)]
+        most = (_count(max(occasional)), _count(max(every)))
+        settled = (f"{layer['settled']:.1f}", str(layer["settled_last"]))
+        table.add_row(Text(layer["layer"]), f"{layer['neurons']:,}", *most, *settled)
+    console.print(table)
+    table = Table(title="remedies, switched off one at a time")
+    for heading in ("without", "accuracy", "equal to QANN", "output error"):
+        table.add_column(heading, justify="left" if heading == "without" else "right")
+    table.add_row("QANN", percent(results["qann"]["accuracy"]), "", "")
+    for remedy in results["remedies"]:
+        table.add_row(
+            remedy["off"], percent(remedy["accuracy"]), percent(remedy["agreement"]), percent(remedy["output_error"])
+        )
+    console.print(table)
+
+
+def show_energy(results: Results, console: Console) -> None:
+    """Print operations by layer, and energy and bits sent beside networks that do not spike."""
+    table = _table(results, f"operations an image, {results['steps']} steps", "layer")
+    for heading in ("operator", "synapses", "synaptic operations", "a synapse", "multiply-adds"):
+        table.add_column(heading, justify="left" if heading == "operator" else "right")
+    for each in results["synapses"]:
+        events = sum(each["events"])
+        adds = each["bits"] is not None or not each["weighted"]
+        shares = f"{events / each['count']:.2f}" if events else ""
+        multiplied = each["analog"] + (0 if adds else events)
+        row = (_count(events if adds else 0), shares, _count(multiplied))
+        table.add_row(Text(each["layer"]), each["operator"], f"{each['count']:,}", *row)
+    table.add_section()
+    done = results["operations"]
+    total = sum(each["count"] for each in results["synapses"])
+    table.add_row("all", "", f"{total:,}", _count(done["synaptic"]), "", _count(done["multiply-adds"]))
+    table.add_row("injected", "", "", _count(done["injected"]), "", "")
+    console.print(table)
+    table = Table(title="energy of the arithmetic, and bits sent between layers, an image")
+    for heading in ("network", "energy", "of full precision's", "bits sent"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    energy, bits = results["energy_pj"], results["bits_sent"]
+    for name, value in energy.items():
+        sent = bits.get(name, bits["SNN, signs"] if name == "SNN" else None)
+        share = f"{value / energy['full precision']:.3f}" if energy["full precision"] else ""
+        table.add_row(name, joules(value), share, "" if sent is None else f"{sent:,.0f}")
+    table.add_row("SNN, with addresses", "", "", f"{bits['SNN, with addresses']:,.0f}")
+    console.print(table)
+    positive, negative = results["spikes"]["positive"], results["spikes"]["negative"]
+    console.print(f"{positive:,.0f} positive and {negative:,.0f} negative spikes an image.")
+    for line in (verdict(energy), *_uncounted(results)):
+        console.print(Text(line), soft_wrap=True)
+
+
+def verdict(energy: dict[str, float]) -> str:
+    """Beside which networks the spiking one is cheaper, and beside which not.
+
+    >>> verdict({"full precision": 4.0, "QANN": 2.0, "QANN, zeros skipped": 0.5, "SNN": 1.0})
+    'The SNN takes less than full precision (0.25) and QANN (0.50), but not less than QANN, zeros skipped (2.00).'
+    """
+    ratios = {name: energy["SNN"] / value for name, value in energy.items() if name != "SNN" and value}
+    less = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1)
+    more = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio >= 1)
+    told = [f"less than {less}"] if less else []
+    told += [f"but not less than {more}" if less else f"not less than {more}"] if more else []
+    return f"The SNN takes {', '.join(told)}." if told else "No operation takes energy."
+
+
+def _uncounted(results: Results) -> Sequence[str]:
+    names = results["uncounted"]
+    return [f"Not counted: {', '.join(names)}."] if names else []
+
+
+def joules(pj: float) -> str:
+    """An energy with the prefix that suits it.
+
+    >>> joules(123.0), joules(4.5e6)
+    ('123 pJ', '4.5 µJ')
+    """
+    for size, unit in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")):
+        if pj >= size:
+            return f"{pj / size:.3g} {unit}"
+    return f"{pj:.3g} pJ"
+
+
+def _table(results: Results, what: str, first: str) -> Table:
+    # As plain text: a name may hold what `rich` would take for markup.
+    table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images: {what}"))
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _count(value: float) -> str:
+    return "" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def show_rows(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str], console: Console
+) -> None:
+    """Print any rows under a head, and notes below; numbers with two decimals, to the right."""
+    if rows:
+        table = Table(title=Text(title))
+        for name, cell in zip(head, rows[0], strict=True):
+            table.add_column(Text(name), justify="left" if isinstance(cell, str) else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_shown(cell)) for cell in row))
+        console.print(table)
+    for note in notes:
+        console.print(Text(note))
+
+
+def _shown(cell: object) -> str:
+    return "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell)

@@ -1,9 +1,9 @@
 """Whole jobs from files to files: what each subcommand of the command line calls."""
 
-from qffs.runs.begin import demo, train
+from qffs.runs.train import demo, train
 from qffs.studies.compare import compare
 from qffs.runs.export import export
-from qffs.runs.measuring import energy, noise, simulate
+from qffs.runs.measure import energy, noise, simulate
 from qffs.runs.convert import convert, plan, quantise
 from qffs.runs.report import report
 from qffs.runs.parallel import train_all

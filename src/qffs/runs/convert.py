@@ -15,7 +15,7 @@ from qffs.runs.inputs import about, calibrated, device_of, materials, prepare, q
 from qffs.measure import accuracy
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
-from qffs.report.results import Results
+from qffs.files import Results
 from qffs.train import Setting, fit
 
 

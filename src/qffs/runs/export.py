@@ -17,7 +17,7 @@ from qffs.export.target import Network
 from qffs.runs.measure import Trial
 from qffs.spiking.network import SpikingNetwork
 from qffs.progress import wait
-from qffs.report.results import Results
+from qffs.files import Results
 
 IMAGES = 100
 """How many test images a target is given where nobody says."""

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qffs.models import find
 from qffs.data.augment import Augmentation
-from qffs.calibration import calibrate
+from qffs.convert import calibrate
 from qffs.convert import quantize
 from qffs.data import Dataset, Images, hold_out, in_memory
 from qffs.data import load as load_data
@@ -21,7 +21,7 @@ from qffs.errors import InvalidArgument
 from qffs.graph.trace.trace import trace
 from qffs.measure import check_fit
 from qffs.recipes.recipe import Recipe
-from qffs.report.results import Results
+from qffs.files import Results
 from qffs.train import check_seed
 from qffs.version import __version__
 

@@ -18,7 +18,14 @@ from qffs.measure import check_fit
 from qffs.spiking.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
-from qffs.report.results import Results
+from qffs.files import Results
+import dataclasses
+from collections.abc import Sequence
+from qffs.measure import Energy, cost, measure
+from qffs.measure import noise as noise_of
+from qffs.files import Results
+from qffs.report.results import by_layer, by_step, of_cost, of_noise
+from qffs.spiking.stream import check_margin
 
 
 @dataclass(frozen=True)
@@ -97,3 +104,41 @@ def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
     found: list[tuple[int, Tensor]] = [(m.highest, m.step_size) for m in network.modules() if isinstance(m, Quantizer)]
     found += [(m.highest, m.threshold) for m in network.modules() if isinstance(m, Neuron)]
     return sorted((highest, values.flatten().tolist()) for highest, values in found)
+
+
+def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
+    """Accuracy and spikes by step, beside the quantised network where given; stop_when: margins to stop images at."""
+    for margin in stop_when:
+        check_margin(margin)
+    ready = trial.prepare()
+    measured = measure(
+        ready.snn,
+        ready.images,
+        ready.normalise,
+        ready.steps,
+        qann=ready.qann,
+        stop_when=stop_when,
+        progress=trial.progress,
+    )
+    results = ready.said(trial) | {"snn": by_step(measured), "layers": by_layer(measured.activity)}
+    if measured.stopping:
+        results["stopping"] = [dataclasses.asdict(each) for each in measured.stopping]
+    if measured.qann_accuracy is not None:
+        results["qann"] = {"accuracy": measured.qann_accuracy}
+    return results
+
+
+def noise(trial: Trial) -> Results:
+    """The four noises by layer and step, and what each remedy is worth; see `qffs.measure.noise`."""
+    trial = trial.with_qann_beside()
+    ready = trial.prepare()
+    assert ready.qann is not None
+    found = noise_of(ready.snn, ready.qann, ready.images, ready.normalise, ready.steps, progress=trial.progress)
+    return ready.said(trial) | of_noise(found)
+
+
+def energy(trial: Trial, constants: Energy) -> Results:
+    """Operations, energy and bits sent; see `qffs.measure.cost`."""
+    ready = trial.prepare()
+    found = cost(ready.snn, ready.images, ready.normalise, ready.steps, energy=constants, progress=trial.progress)
+    return ready.said(trial) | of_cost(found)

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 
 from qffs.errors import InvalidArgument, QffsError
-from qffs.runs.begin import train
+from qffs.runs.train import train
 from qffs.runs.inputs import device_of
 from qffs.progress import track
 from qffs.recipes.recipe import Recipe

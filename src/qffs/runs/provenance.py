@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from qffs import distributed
-from qffs.report.results import Results
+from qffs.files import Results
 from qffs.version import __version__
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
-from qffs.runs.measuring import energy, noise
+from qffs.runs.measure import energy, noise
 from qffs.runs.convert import plan
 from qffs.runs.measure import Trial
 from qffs.measure import Energy
 from qffs.recipes import read
 from qffs.report.page import Materials, check, page
-from qffs.report.results import Results, to_json, write_text
+from qffs.files import Results, to_json, write_text
 
 IMAGES = 256
 """On how many test images noises and cost are counted unless said otherwise: step by step takes time."""

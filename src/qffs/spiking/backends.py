@@ -16,8 +16,7 @@ from qffs.graph.nested import joined
 from qffs.kernels.cpu import compiler, max_pool
 from qffs.kernels.cpu.neuron import LONGEST
 from qffs.spiking.layer_by_layer import accumulated, compiles, covers
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import advance, summed
+from qffs.spiking.step_by_step import State, advance, summed
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
 BACKENDS = (COMPILED, PYTORCH, REFERENCE)

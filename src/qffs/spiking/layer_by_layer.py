@@ -29,11 +29,9 @@ from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import max_pool
 from qffs.kernels.cpu import neuron as native
 from qffs.kernels.cpu.queue import Pending, Queue
-from qffs.kernels.layer import DIMENSIONS, Projection, computed
-from qffs.kernels.neurons import Neurons, Signal
+from qffs.kernels.layer import DIMENSIONS, Neurons, Projection, Signal, computed
 from qffs.nn.neuron import Neuron
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import Pair, Walk, wide
+from qffs.spiking.step_by_step import Pair, State, Walk, wide
 
 MOVES = frozenset(
     (

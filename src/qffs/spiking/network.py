@@ -17,14 +17,13 @@ from qffs.graph.classify import annotate
 from qffs.graph.nested import joined
 from qffs.graph.rules import Kind
 from qffs.graph.serialise import Description, describe, rebuild
-from qffs.kernels.fingerprint import Fingerprint
+from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import like
 from qffs.nn.neuron import Neuron
 from qffs.spiking import backends
 from qffs.spiking.backends import Counter
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import Observer, advance, summed
+from qffs.spiking.step_by_step import Observer, State, advance, summed
 from qffs.spiking.stream import Stream
 
 T = TypeVar("T")

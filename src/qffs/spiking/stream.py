@@ -14,8 +14,7 @@ from torch import Tensor
 
 from qffs.errors import InvalidArgument
 from qffs.graph.batch_axis import places
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import advance
+from qffs.spiking.step_by_step import State, advance
 
 if TYPE_CHECKING:
     from qffs.spiking.network import SpikingNetwork

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from qffs.data import Images
 from qffs.errors import Diverged, InvalidArgument, NotConvertible, QffsError
+from qffs.files import Results, to_json, write, write_text
 from qffs.graph.replace import activations
 from qffs.measure import accuracy, cost, fitting, measure
 from qffs.method import MAX_STEPS
@@ -25,7 +26,6 @@ from qffs.methods.initial_potential import Begun
 from qffs.methods.quantised import BITS, HIGHEST
 from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw
-from qffs.report.results import Results, to_json, write, write_text
 from qffs.runs.inputs import Materials, about, device_of, fingerprint, materials, parts
 from qffs.runs.provenance import commit, provenance
 from qffs.spiking.network import SpikingNetwork

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from qffs.files import Results
 from qffs.report.findings import Cell, Findings, Panel, Series
-from qffs.report.results import Results
 
 PERCENT = "test images (%)"
 WITHIN = 0.01 + 1e-9

@@ -20,7 +20,7 @@ from helpers.problems import IMAGE, Residual, randomise
 from qffs import export, models
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument, NotConvertible
-from qffs.export.modules.spikingjelly import SignedIFNode
+from qffs.export.modules.spikingjelly_neurons import SignedIFNode
 from qffs.export.modules.stepping import Fire
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.operators import Form, check_every_form
-from qffs.graph.guard import expect
+from qffs.graph.operators import expect
 
 MAPS: dict[str, tuple[Form, ...]] = {
     "interpolate": (

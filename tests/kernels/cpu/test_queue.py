@@ -16,9 +16,8 @@ from qffs.kernels.cpu import compiler as native
 from qffs.kernels.cpu import queue as waiting
 from qffs.kernels.cpu.max_pool import available, max_pool
 from qffs.kernels.cpu.queue import Kept, Pending, Queue
-from qffs.kernels.layer import Projection, computed
+from qffs.kernels.layer import Neurons, Projection, computed
 from qffs.kernels.neuron import enqueue
-from qffs.kernels.neurons import Neurons
 from qffs.method import FiringRule
 
 STEPS, IMAGES = 6, 3

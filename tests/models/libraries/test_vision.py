@@ -14,7 +14,7 @@ import pytest
 import qffs
 from qffs.errors import InvalidArgument
 from qffs.models import find
-from qffs.models.vision import vision
+from qffs.models.libraries import vision
 
 needs = {
     name: pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is not installed")
@@ -23,7 +23,7 @@ needs = {
 
 ASK = """
 import gc, sys, torch
-from qffs.models.vision import vision
+from qffs.models.libraries import vision
 module = vision(sys.argv[1])
 gc.collect()
 print(module.__name__, module.imports, hasattr(torch.ops.torchvision, "nms"))
@@ -97,7 +97,7 @@ def unimported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 def test_any_other_failure_is_reported_as_it_is(
     name: str, package: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qffs.models.vision._define", lambda: pytest.fail("tried to repair it"))
+    monkeypatch.setattr("qffs.models.libraries._define", lambda: pytest.fail("tried to repair it"))
     for path, text in {"torchvision": "", name: package}.items():
         (tmp_path / path).mkdir()
         (tmp_path / path / "__init__.py").write_text(text)

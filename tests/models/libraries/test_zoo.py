@@ -6,7 +6,7 @@ import pytest
 
 from helpers.scripted import script
 from qffs.errors import InvalidArgument
-from qffs.models.vision import vision
+from qffs.models.libraries import vision
 
 zoo = script("models")
 Row, document, examine = zoo.Row, zoo.document, zoo.examine

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from qffs.checkpoint import put
 from qffs.errors import InvalidArgument, Mismatch
 from qffs.export.circuit.circuit import Circuit, simulate
 from qffs.export.circuit.extract import circuit
 from qffs.export.circuit.unit_response import names_of
 from qffs.export.target import Target, Written, close, steps_of, tried
+from qffs.files import write_folder
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
 from qffs.graph.rules import Kind
@@ -63,7 +63,7 @@ def write(
         shutil.copyfile(SCRIPTS / READER, fresh / READER)
         shutil.copyfile(SCRIPTS / f"run_{target.name}.py", fresh / SCRIPT)
 
-    put(folder.resolve(), fill, "the export")
+    write_folder(folder.resolve(), fill, "the export")
     note = f"Its spikes are the network's own; `python {folder / SCRIPT}` sends them again."
     return Written(folder, kind, length, note=note)
 
@@ -114,3 +114,64 @@ def _arrays(found: Circuit, given: Sequence[Tensor], sent: dict[str, Tensor]) ->
         "charge": found.charge,
     }
     return {"structure": np.array(json.dumps(structure))} | {name: x.numpy() for name, x in fields.items()}
+
+
+def brian2(
+    snn: SpikingNetwork,
+    folder: str | Path,
+    steps: int | None = None,
+    inputs: Tensor | Sequence[Tensor] = (),
+    progress: bool = False,
+) -> Written:
+    """Write a network as populations of neurons and synapses, with a script ``run.py`` that simulates it in Brian 2.
+
+    The script needs NumPy and Brian 2, not qffs. It simulates ``inputs`` (by default four random ones) for T ``steps``
+    (8, at least 2 D) and says whether all spikes are the network's own, which are kept beside it, or any other inputs
+    from ``.npy`` files. Each neuron sends positive and negative spikes, as two events. A spike takes one step from a
+    population to the next, so that the network's spikes come later, by as many steps as populations lie before, and are
+    the same otherwise.
+
+    Max pooling becomes neurons too, each of them signed (see `qffs.export.circuit.extract`). Raises `NotConvertible`,
+    naming each operator that is not linear, and on more than 100,000 units; `Mismatch` where the written network would
+    send other spikes than this one in float64.
+    """
+    return write(BRIAN2, snn, folder, steps, inputs, progress)
+
+
+BRIAN2 = Target(
+    "brian2",
+    "a folder with a script for Brian 2, with the same spikes: python FOLDER/run.py",
+    ("snn",),
+    brian2,
+    frozenset({"steps", "inputs", "progress"}),
+    folder=True,
+)
+
+
+def pynn(
+    snn: SpikingNetwork,
+    folder: str | Path,
+    steps: int | None = None,
+    inputs: Tensor | Sequence[Tensor] = (),
+    progress: bool = False,
+) -> Written:
+    """Write a network as `qffs.export.brian2` does, with a script ``run.py`` that simulates it in PyNN, on Brian 2.
+
+    The script needs NumPy, PyNN and Brian 2, not qffs. PyNN's neurons send spikes of one kind and its projections have
+    weights of one sign, so each population is a pair of twins, for positive and for negative spikes, and each
+    connection eight projections. A spike takes two steps from a population to the next. PyNN makes connections one by
+    one, some thousand a second: this is for small networks.
+
+    Arguments, what is returned and what is raised are those of `qffs.export.brian2`.
+    """
+    return write(PYNN, snn, folder, steps, inputs, progress)
+
+
+PYNN = Target(
+    "pynn",
+    "a folder with a script for PyNN on Brian 2, with the same spikes: python FOLDER/run.py",
+    ("snn",),
+    pynn,
+    frozenset({"steps", "inputs", "progress"}),
+    folder=True,
+)

@@ -14,8 +14,7 @@ from qffs.graph import batch_axis
 from qffs.graph.classify import arguments, choosing, label, name_of
 from qffs.graph.rules import Kind
 from qffs.nn.neuron import Neuron
-from qffs.spiking.state import State
-from qffs.spiking.step_by_step import Pair, Walk
+from qffs.spiking.step_by_step import Pair, State, Walk
 
 
 def refusal(node: fx.Node) -> str | None:

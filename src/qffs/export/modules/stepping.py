@@ -20,12 +20,12 @@ from torch.utils import _pytree as pytree
 
 from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Written
+from qffs.files import write
 from qffs.functional import neuron as fire
 from qffs.graph.classify import arguments, choosing, label, name_of, option, signals
 from qffs.graph.paths import free_path
 from qffs.graph.rules import Kind
 from qffs.nn.neuron import Neuron
-from qffs.report.results import write
 from qffs.spiking.network import SpikingNetwork
 
 State = tuple[Any, ...]

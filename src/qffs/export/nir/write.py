@@ -14,8 +14,8 @@ from torch import Tensor
 
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.export.target import Network, Target, Written, close, steps_of, tried
+from qffs.files import write
 from qffs.graph.nested import tensors
-from qffs.report.results import write
 from qffs.spiking.network import SpikingNetwork
 
 if TYPE_CHECKING:

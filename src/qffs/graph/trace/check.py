@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
-from qffs.graph.cast import at_least
 from qffs.graph.classify import name_of, rule_of
 from qffs.graph.nested import nested, tensors
+from qffs.graph.operators import at_least
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, Kind
 
 FEW = 2

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.cast import at_least
 from qffs.graph.classify import arguments, name_of, option
-from qffs.graph.guard import expect
-from qffs.graph.operators import write, write_
+from qffs.graph.operators import at_least, expect, write, write_
 from qffs.graph.paths import free_path, owner
 from qffs.graph.rules import MODULES
 

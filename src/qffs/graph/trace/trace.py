@@ -16,7 +16,7 @@ from qffs.graph.paths import has
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalise import normalise
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
-from qffs.nn.modes import evaluating
+from qffs.nn.inspect import evaluating
 
 Example = Tensor | tuple[Tensor, ...]
 

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
-from qffs.graph.guard import expect
 from qffs.graph.nested import tensors
-from qffs.graph.operators import write_
+from qffs.graph.operators import expect, write_
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
 from qffs.graph.trace.in_place import find_aliases, names

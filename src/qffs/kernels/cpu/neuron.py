@@ -15,8 +15,7 @@ from qffs.functional.sparse_steps import Rows
 from qffs.kernels.cpu import compiler, memory_layout
 from qffs.kernels.cpu.memory_layout import Layout
 from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
-from qffs.kernels.layer import Projection
-from qffs.kernels.neurons import Neurons, Signal
+from qffs.kernels.layer import Neurons, Projection, Signal
 
 LONGEST = 255
 """The most steps: a level is at most one a step, and has to fit into a byte."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import InvalidArgument
+from qffs.files import Results, to_json, write, write_text
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
-from qffs.report.results import Results, to_json, write, write_text
 from qffs.runs.inputs import device_of
 from qffs.runs.provenance import provenance
 from qffs.studies.paper.items import ITEMS

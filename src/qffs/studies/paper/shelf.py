@@ -13,11 +13,11 @@ import torch
 from qffs import runs as jobs
 from qffs.checkpoint import load
 from qffs.data import load as load_data
+from qffs.files import Results
 from qffs.measure import measure
 from qffs.recipes.recipe import Recipe
-from qffs.report.results import Results
-from qffs.runs.begin import placeless
 from qffs.runs.inputs import inputs, parts
+from qffs.runs.train import placeless
 from qffs.spiking.network import SpikingNetwork
 
 SMALL = 8
