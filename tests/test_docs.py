@@ -16,7 +16,7 @@ from helpers.places import ROOT
 from helpers.scripted import script
 from helpers.untrained import images, network, trained
 from qffs.graph.rules import MODULES, OPERATORS
-from qffs.methods import METHODS
+from qffs.studies.methods import METHODS
 from qffs.version import __version__
 
 operators = script("operators")

@@ -150,7 +150,7 @@ def published(results: dict[str, Any]) -> str:
 
 def methods() -> str:
     """All methods, and what is otherwise here."""
-    from qffs.methods import METHODS
+    from qffs.studies.methods import METHODS
 
     rows = [[each.name, each.source, each.activation.name, each.says, each.notes] for each in METHODS.values()]
     return table(["method", "source", "trained with", "what it does", "otherwise here"], rows) + "\n"

@@ -52,9 +52,9 @@ def one(name: str) -> dict[str, str]:
     import qffs
     from helpers.networks import NETWORKS
     from qffs import export
-    from qffs.checkpoint import load
     from qffs.export.target import apart
-    from test_verify import quantised, spiking
+    from qffs.models.checkpoint import load
+    from test_verification import quantised, spiking
 
     inputs, qann, snn = NETWORKS[name].inputs(), quantised(name), spiking(name)
     found = {each: tried(lambda each=each: simulated(name, getattr(export, each)(snn))) for each in COLUMNS[:2]}
@@ -138,7 +138,7 @@ def tried(form: Any) -> str:
 def simulated(name: str, network: Any) -> str:
     """Whether all spikes of a simulator's network are ours."""
     from helpers.networks import NETWORKS
-    from test_verify import run, spiking
+    from test_verification import run, spiking
 
     _, expected = run(name, STEPS, None)
     sent: dict[str, list[torch.Tensor]] = {path: [] for path in expected}

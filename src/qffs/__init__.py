@@ -1,4 +1,4 @@
-"""Quantised networks into fast spiking networks, exactly.
+"""Quantized networks into fast spiking networks, exactly.
 
     import qffs
     qann = qffs.quantize(model, bits=2, output="analog", example=x)   # train it with any loop
@@ -11,37 +11,71 @@ Names are imported when they are first used, so that ``qffs --help`` does not wa
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qffs import errors
+from qffs.errors import (
+    CheckpointError,
+    DataError,
+    Diverged,
+    InvalidArgument,
+    Mismatch,
+    NotCalibrated,
+    NotConvertible,
+    NothingToQuantize,
+    NotTraceable,
+    QffsError,
+    Stopped,
+)
 from qffs.version import __version__
 
 if TYPE_CHECKING:
     from qffs import export
-    from qffs.checkpoint import load, save
     from qffs.convert import calibrate, plan, quantize, to_spiking
-    from qffs.errors import QffsError
+    from qffs.graph.plan import Plan
     from qffs.graph.rules import register
-    from qffs.method import FiringRule
-    from qffs.verify import verify
+    from qffs.measurement.accuracy import measure
+    from qffs.method import FiringRule, Levels
+    from qffs.models.checkpoint import load, save
+    from qffs.spiking.network import SpikingNetwork
+    from qffs.verification import verify
 
 _HOMES = {
     "FiringRule": "qffs.method",
-    "QffsError": "qffs.errors",
+    "Levels": "qffs.method",
+    "Plan": "qffs.graph.plan",
+    "SpikingNetwork": "qffs.spiking.network",
     "calibrate": "qffs.convert",
-    "load": "qffs.checkpoint",
+    "load": "qffs.models.checkpoint",
+    "measure": "qffs.measurement.accuracy",
     "plan": "qffs.convert",
     "quantize": "qffs.convert",
     "register": "qffs.graph.rules",
-    "save": "qffs.checkpoint",
+    "save": "qffs.models.checkpoint",
     "to_spiking": "qffs.convert",
-    "verify": "qffs.convert",
+    "verify": "qffs.verification",
 }
 
 __all__ = [
+    "CheckpointError",
+    "DataError",
+    "Diverged",
     "FiringRule",
+    "InvalidArgument",
+    "Levels",
+    "Mismatch",
+    "NotCalibrated",
+    "NotConvertible",
+    "NotTraceable",
+    "NothingToQuantize",
+    "Plan",
     "QffsError",
+    "SpikingNetwork",
+    "Stopped",
     "__version__",
     "calibrate",
+    "errors",
     "export",
     "load",
+    "measure",
     "plan",
     "quantize",
     "register",

@@ -148,9 +148,9 @@ class FiringRule:
     ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
     quantiser the neuron stands for, which is what makes the neuron round as the quantiser does.
 
-    Three more fields are other methods' (`qffs.methods`). ``to_zero``: a spike sets the potential to zero instead of
-    taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to the level
-    of all that has arrived. ``leak``: the share of the potential that stays from one step to the next.
+    Three more fields are other methods' (`qffs.studies.methods`). ``to_zero``: a spike sets the potential to zero
+    instead of taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to
+    the level of all that has arrived. ``leak``: the share of the potential that stays from one step to the next.
     """
 
     negative_spikes: bool = True

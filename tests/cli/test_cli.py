@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 
 import qffs
 from helpers.problems import instead_of_data
-from qffs import cli, models, runs
+from qffs import cli, models
 from qffs.data import Images
 from qffs.data import load as load_data
 from qffs.graph.plan import Row
 from qffs.graph.trace.trace import trace
+from qffs.models.weights import load_weights, read_weights
 from qffs.recipes.recipe import Recipe
-from qffs.weights import load_weights, read_weights
+from qffs.runs.convert import convert, quantise
 
 SUBCOMMANDS = ("demo", "quantize", "convert", "simulate", "noise", "energy")
 
@@ -74,8 +75,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_file(models.build("digits_net").state_dict(), folder / "w.safetensors")
     recipe = Recipe.of({"weights": str(folder / "w.safetensors"), "quantised": ROUNDS | {"epochs": 0}, "device": "cpu"})
-    runs.quantise(recipe, folder / "qann", progress=False)
-    runs.convert(folder / "qann", folder / "snn", None)
+    quantise(recipe, folder / "qann", progress=False)
+    convert(folder / "qann", folder / "snn", None)
     return folder
 
 
@@ -155,7 +156,7 @@ def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pyt
         rows = [{"steps": 1, "accuracy": 0.5, "spikes_per_image": 2.0}]
         return {"model": "net", "data": "pets", "images": 9, "snn": rows}
 
-    monkeypatch.setattr(runs, "demo", demo)
+    monkeypatch.setattr("qffs.runs.train.demo", demo)
     assert "net on pets, 9 test images" in run("demo").out
     options = "--data images:x --model m --weights w --bits 3 --output-bits 4 --epochs 7 --learning-rate 0.5"
     more = "--batch-size 8 --bfloat16 --charge-steps 5 -o out --seed 6 --device cpu --size 24 --json"
@@ -502,7 +503,7 @@ def test_a_message_of_several_lines_becomes_one(run: Callable[..., Said], monkey
     def fail(*_: object) -> None:
         raise qffs.errors.QffsError("one\n  two\nthree")
 
-    monkeypatch.setattr(runs, "convert", fail)
+    monkeypatch.setattr("qffs.runs.convert.convert", fail)
     assert run("convert", "a", "-o", "b") == Said(2, "", "qffs: one two three\n")
 
 
@@ -510,7 +511,7 @@ def test_an_interruption_is_exit_code_130(run: Callable[..., Said], monkeypatch:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "convert", stop)
+    monkeypatch.setattr("qffs.runs.convert.convert", stop)
     said = run("convert", "a", "-o", "b")
     assert said.code == 130
     assert "Traceback" not in said.err

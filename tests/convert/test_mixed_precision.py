@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 
 import qffs
 from helpers.problems import calibrated, images, losses_of_training, network
-from qffs.checkpoint import load, save
 from qffs.errors import CheckpointError, InvalidArgument, NotConvertible, NothingToQuantize
 from qffs.method import Levels
+from qffs.models.checkpoint import load, save
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.quantizer import Quantizer
 

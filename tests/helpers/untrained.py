@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qffs.methods import Method, placed, started
-from qffs.methods.qcfs import ClipFloorShift
-from qffs.methods.tcl import Clip
+from qffs.studies.methods import Method, placed, started
+from qffs.studies.methods.qcfs import ClipFloorShift
+from qffs.studies.methods.tcl import Clip
 
 
 def network() -> nn.Module:

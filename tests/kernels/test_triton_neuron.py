@@ -21,7 +21,7 @@ from qffs.kernels import neuron as kernel
 from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
 from qffs.spiking.layer_by_layer import accumulated
-from test_verify import spiking
+from test_verification import spiking
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 NAME = "qffs.kernels.triton_neuron"

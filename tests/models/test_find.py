@@ -14,10 +14,10 @@ from torch import nn
 
 import qffs
 from qffs import models
-from qffs.checkpoint import load, save
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.graph.trace.trace import trace
 from qffs.models import find as sources
+from qffs.models.checkpoint import load, save
 from qffs.models.find import find
 from qffs.models.libraries import LIBRARIES
 

@@ -10,7 +10,7 @@ import qffs
 from helpers import places
 from qffs.errors import InvalidArgument
 from qffs.models import MODELS, build
-from qffs.weights import load_weights, read_weights
+from qffs.models.weights import load_weights, read_weights
 
 SHARED = places.SHARED / "data"
 

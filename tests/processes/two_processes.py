@@ -22,15 +22,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import qffs
-from qffs import distributed, quantize, to_spiking
+from qffs import quantize, to_spiking
 from qffs.convert import calibrate
 from qffs.data import Images, load
 from qffs.graph.trace.trace import trace
-from qffs.measure import Cost, Measurement, Noise, accuracy, check_fit, cost, measure, noise
+from qffs.measurement.accuracy import Measurement, accuracy, measure
+from qffs.measurement.batches import check_fit
+from qffs.measurement.cost import cost
+from qffs.measurement.energy import Cost
+from qffs.measurement.noise import Noise, noise
 from qffs.models import DigitsNet
 from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
-from qffs.train import Setting, fit
+from qffs.train import distributed
+from qffs.train.loop import Setting, fit
 
 PATIENCE_S = 300
 """Far more than any of these needs; what hangs fails."""

@@ -13,10 +13,11 @@ import pytest
 pytest.importorskip("plotly", reason="plotly is not installed")
 pytest.importorskip("jinja2", reason="jinja2 is not installed")
 
-from qffs import runs
 from qffs.errors import CheckpointError, DataError, InvalidArgument
 from qffs.recipes.recipe import Recipe
 from qffs.report import page as pages
+from qffs.runs.report import report
+from qffs.runs.train import train
 
 STEPS = 6
 
@@ -27,8 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "a <b> & $c$"
     short = {"epochs": 1, "learning_rate": 0.03}
     recipe = Recipe.of({"full_precision": short, "quantised": short, "steps": STEPS, "device": "cpu"})
-    runs.train(recipe, folder, progress=False)
-    assert runs.report(run=folder, images=40, device="cpu", progress=False) == folder / "report.html"
+    train(recipe, folder, progress=False)
+    assert report(run=folder, images=40, device="cpu", progress=False) == folder / "report.html"
     return folder
 
 
@@ -138,12 +139,12 @@ def brightness(colour: str) -> int:
 
 def test_what_cannot_be_reported_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="holds no results of a run"):
-        runs.report(tmp_path)
+        report(tmp_path)
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        runs.report(tmp_path)
+        report(tmp_path)
     with pytest.raises(DataError, match=r"none\.zip does not exist; --data says where the images are"):
-        runs.report(run, data="cifar10:none.zip")
+        report(run, data="cifar10:none.zip")
     monkeypatch.setattr(pages, "check", lambda: (_ for _ in ()).throw(InvalidArgument(pages.MISSING)))
     with pytest.raises(InvalidArgument, match=r"pip install 'qffs\[report\]'"):
         pages.page(pages.Materials({}))

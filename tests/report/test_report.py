@@ -17,7 +17,8 @@ from qffs.errors import QffsError
 from qffs.files import to_json, write
 from qffs.graph.plan import Plan, Row
 from qffs.graph.rules import Kind
-from qffs.measure import Activity, Measurement
+from qffs.measurement.accuracy import Measurement
+from qffs.measurement.activity import Activity
 from qffs.report.plots import draw_accuracy
 from qffs.report.results import by_layer, by_step, plan_rows
 from qffs.report.tables import show, show_plan

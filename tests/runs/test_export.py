@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 import qffs
-from qffs import export, runs
+from qffs import export
+from qffs.runs.export import export as run_export
 from qffs.cli.export import PROFILES as PROFILED
 from qffs.cli.export import TARGETS as NAMED
 from qffs.data import load as load_data
@@ -48,9 +49,9 @@ def test_a_checkpoint_is_written_for_every_target(run: Path, tmp_path: Path) -> 
             output = tmp_path / "out" / f"{kind}.{name}"
             if kind not in target.kinds:
                 with pytest.raises(InvalidArgument, match=f"{name} takes a network of kind snn, not qann"):
-                    runs.export(run / kind, name, output, progress=False)
+                    run_export(run / kind, name, output, progress=False)
                 continue
-            said = runs.export(run / kind, name, output, progress=False)
+            said = run_export(run / kind, name, output, progress=False)
             assert output.is_dir() == target.folder
             assert output.exists()
             assert said["path"] == str(output)
@@ -73,26 +74,26 @@ def test_the_card_shows_no_results_of_others(damage: str, run: Path, tmp_path: P
     path.write_text("{" if damage == "no JSON" else json.dumps(results))
     if damage == "another name":
         checkpoint = checkpoint.rename(run / "other")
-    runs.export(checkpoint, "hub", tmp_path / "hub", progress=False)
+    run_export(checkpoint, "hub", tmp_path / "hub", progress=False)
     assert "Measured" not in (tmp_path / "hub" / "README.md").read_text()
 
 
 def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=f"there is no target 'caffe'; there are {', '.join(TARGETS)}"):
-        runs.export(run / "snn", "caffe", tmp_path / "out")
+        run_export(run / "snn", "caffe", tmp_path / "out")
     for name, option in (("hub", "steps"), ("spikingjelly", "steps"), ("brian2", "profile"), ("onnx", "data")):
         with pytest.raises(InvalidArgument, match=f"{name} takes no --{option}: leave it out"):
-            runs.export(run / "snn", name, tmp_path / "out", **{option: 8 if option == "steps" else "digits"})
+            run_export(run / "snn", name, tmp_path / "out", **{option: 8 if option == "steps" else "digits"})
     with pytest.raises(InvalidArgument, match="--size and --images say which of the --data: name these too"):
-        runs.export(run / "snn", "nir", tmp_path / "out", images=3)
+        run_export(run / "snn", "nir", tmp_path / "out", images=3)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidArgument, match=r"onnx writes a file, and .*folder is none"):
-        runs.export(run / "snn", "onnx", tmp_path / "folder")
+        run_export(run / "snn", "onnx", tmp_path / "folder")
     with pytest.raises(InvalidArgument, match=r"hub writes a folder, and .*file is none"):
-        runs.export(run / "snn", "hub", tmp_path / "file")
+        run_export(run / "snn", "hub", tmp_path / "file")
     with pytest.raises(InvalidArgument, match="snn is the checkpoint itself: name another output"):
-        runs.export(run / "snn", "hub", run / "snn")
+        run_export(run / "snn", "hub", run / "snn")
     assert not (tmp_path / "out").exists()
 
 
@@ -123,10 +124,10 @@ def test_images_are_what_is_tried(tmp_path: Path) -> None:
     x = digits.normalise(digits.test.images)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
     qffs.save(qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x])), tmp_path / "snn")
-    runs.export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)
+    run_export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)
     with np.load(tmp_path / "brian2" / "network.npz") as file:
         assert np.array_equal(file["input 0/examples"], x[[0, 112, 224, 336, 448]].double().numpy())
-    said = runs.export(tmp_path / "snn", "nir", tmp_path / "a.nir", 4, "norse", "digits", progress=False)
+    said = run_export(tmp_path / "snn", "nir", tmp_path / "a.nir", 4, "norse", "digits", progress=False)
     known = json.loads(nir.read(tmp_path / "a.nir").metadata["qffs"])
     assert (known["inputs"], known["profile"]) == (100, "norse")
     assert known["measured"][-1].keys() == {"steps", "error", "agreement", "accuracy"}

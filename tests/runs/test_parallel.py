@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from qffs import runs
+from qffs.runs.parallel import train_all
 from qffs.errors import InvalidArgument, Stopped
-from qffs.runs import train, parallel
+from qffs.runs.train import train
+from qffs.runs import parallel
 from qffs.recipes.recipe import Recipe
 from qffs.recipes import read
-from qffs.train import Interruption
+from qffs.train.state import Interruption
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}
 SAID: dict[str, Any] = {
@@ -46,11 +47,11 @@ def test_runs_at_once_are_those_alone_with_as_many_threads(tmp_path: Path, monke
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        runs.train_all(recipes(tmp_path / "beside"), jobs=2, progress=False)
+        train_all(recipes(tmp_path / "beside"), jobs=2, progress=False)
         (only,) = list(recipes(tmp_path / "one").items())[:1]
-        runs.train_all(dict([only]), jobs=2, progress=False)
+        train_all(dict([only]), jobs=2, progress=False)
         torch.set_num_threads(1)  # the half, which each of the two had
-        runs.train_all(recipes(tmp_path / "alone"), jobs=1, progress=False)
+        train_all(recipes(tmp_path / "alone"), jobs=1, progress=False)
     finally:
         torch.set_num_threads(threads)
     for bits in ("1", "2", "3"):
@@ -71,14 +72,14 @@ def test_runs_that_have_ended_cost_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_the_fault_of_one_is_told(tmp_path: Path) -> None:
     wrong = {tmp_path / "wrong": Recipe.of(SAID | {"model": "no_such_network"})} | recipes(tmp_path)
     with pytest.raises(InvalidArgument, match="no_such_network"):
-        runs.train_all(wrong, jobs=2, progress=False)
+        train_all(wrong, jobs=2, progress=False)
     assert not (tmp_path / "3").exists()
 
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_at_least_one_goes_on(number: int, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=f"at least 1 run must go on at once, not {number}"):
-        runs.train_all(recipes(tmp_path), jobs=number)
+        train_all(recipes(tmp_path), jobs=number)
 
 
 def test_how_many_pay_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +131,7 @@ def test_all_are_stopped_and_go_on_as_if_they_had_not_been(asked: signal.Signals
     torch.set_num_threads(2)
     try:
         recipe = read("digits", ["device=cpu", "model_arguments.width=4", "test_images=50", *LONG])
-        runs.train_all({tmp_path / name: recipe for name in "abc"}, jobs=2, progress=False)
+        train_all({tmp_path / name: recipe for name in "abc"}, jobs=2, progress=False)
     finally:
         torch.set_num_threads(threads)
     assert results_of(tmp_path / "a") == results_of(tmp_path / "b") == results_of(tmp_path / "c")

@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.problems import instead_of_data
-from qffs import runs, models
-from qffs.checkpoint import load, save
+from qffs import models
+from qffs.runs.measure import Trial, simulate as run_simulate
+from qffs.runs.convert import convert, quantise as run_quantise
+from qffs.runs.train import demo as run_demo
+from qffs.models.checkpoint import load, save
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
@@ -35,7 +38,7 @@ def simulate(
     seed: int = 0,
     size: int | None = None,
 ) -> Results:
-    return runs.simulate(runs.Trial(checkpoint, data, size, steps, None, qann, device, seed, progress))
+    return run_simulate(Trial(checkpoint, data, size, steps, None, qann, device, seed, progress))
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +74,11 @@ def recipe(float_epochs: int = 1, epochs: int = 1, **more: Any) -> Recipe:
 
 
 def demo(told: Recipe, folder: Path) -> Results:
-    return runs.demo(told, folder, progress=False)
+    return run_demo(told, folder, progress=False)
 
 
 def quantise(told: Recipe, folder: Path) -> Results:
-    return runs.quantise(told, folder, progress=False)
+    return run_quantise(told, folder, progress=False)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -103,7 +106,7 @@ def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Pat
 
     # The single steps on the demo's checkpoints give the demo's numbers.
     folder = tmp_path / "one"
-    runs.convert(folder / "qann", tmp_path / "snn", None, "cpu")
+    convert(folder / "qann", tmp_path / "snn", None, "cpu")
     assert files(tmp_path / "snn") == files(folder / "snn")
     simulated = simulate(folder / "snn", "digits", 4, folder / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
@@ -120,7 +123,7 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
         assert told["per_channel"] is True
     assert [row["layer"] for row in results["layers"]][-1] == "output_quantizer"
     assert len(results["layers"]) == 5
-    told = runs.convert(tmp_path / "one" / "qann", tmp_path / "snn", 2, "cpu")
+    told = convert(tmp_path / "one" / "qann", tmp_path / "snn", 2, "cpu")
     assert list(told["highest_level"].values()) == [1, 1, 3, 3, 7]
     simulated = simulate(tmp_path / "snn", "digits", 4, tmp_path / "one" / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
@@ -128,7 +131,7 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
 
 def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None:
     quantise(recipe(epochs=0, per_channel=True), tmp_path / "qann")
-    runs.convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
+    convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
     simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
     other = load(tmp_path / "qann").network
     with torch.no_grad():
@@ -149,7 +152,7 @@ def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
     torch.manual_seed(3)
     weights = models.build("digits_net").state_dict()
     save_file(weights, tmp_path / "w.safetensors")
-    told = runs.quantise(
+    told = run_quantise(
         recipe(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
     )
     assert told["loss"] == []
@@ -210,7 +213,7 @@ def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
 @pytest.fixture
 def snn(tmp_path: Path) -> Path:
     quantise(recipe(epochs=0), tmp_path / "in" / "qann")
-    runs.convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, "cpu")
+    convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, "cpu")
     return tmp_path / "in" / "snn"
 
 
@@ -331,7 +334,7 @@ def test_the_size_is_handed_on_and_written_down(tmp_path: Path) -> None:
 def test_convert_copes_with_any_notes_beside_the_network(snn: Path, tmp_path: Path) -> None:
     config = snn.parent / "qann" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"about": {"network": 1, "folder": 2}}))
-    assert runs.convert(snn.parent / "qann", tmp_path / "out", None, "cpu")["network"] == 1
+    assert convert(snn.parent / "qann", tmp_path / "out", None, "cpu")["network"] == 1
     assert load(tmp_path / "out").about == {"network": 1, "folder": 2}
 
 
@@ -339,20 +342,20 @@ def test_convert_takes_a_quantised_network_and_does_not_replace_it(snn: Path, tm
     qann = snn.parent / "qann"
     before = files(tmp_path)
     for run, message in (
-        (lambda: runs.convert(snn, tmp_path / "out", None), "of kind 'snn': convert takes a quantised one"),
-        (lambda: runs.convert(tmp_path / "none", tmp_path / "out", None), "none is not a checkpoint"),
-        (lambda: runs.convert(qann, qann, None), "would replace the quantised one"),
-        (lambda: runs.convert(qann, qann / "a" / "b", None), "lies inside the checkpoint .* name another folder"),
-        (lambda: runs.convert(qann, qann / "x" / ".." / "y", None), "lies inside the checkpoint"),
-        (lambda: runs.convert(qann, tmp_path / "out", [0.5, 0.6]), "charge weights must add up to 1"),
-        (lambda: runs.convert(qann, tmp_path / "out", 3, "tpu"), "the device must be"),
-        (lambda: runs.convert(qann, tmp_path / "out", 3, "cpu", -1), "the seed must be"),
-        (lambda: runs.convert(qann, snn.parent, 3), "holds something else"),
+        (lambda: convert(snn, tmp_path / "out", None), "of kind 'snn': convert takes a quantised one"),
+        (lambda: convert(tmp_path / "none", tmp_path / "out", None), "none is not a checkpoint"),
+        (lambda: convert(qann, qann, None), "would replace the quantised one"),
+        (lambda: convert(qann, qann / "a" / "b", None), "lies inside the checkpoint .* name another folder"),
+        (lambda: convert(qann, qann / "x" / ".." / "y", None), "lies inside the checkpoint"),
+        (lambda: convert(qann, tmp_path / "out", [0.5, 0.6]), "charge weights must add up to 1"),
+        (lambda: convert(qann, tmp_path / "out", 3, "tpu"), "the device must be"),
+        (lambda: convert(qann, tmp_path / "out", 3, "cpu", -1), "the seed must be"),
+        (lambda: convert(qann, snn.parent, 3), "holds something else"),
     ):
         with pytest.raises(QffsError, match=message):
             run()
     assert files(tmp_path) == before
-    told = runs.convert(qann, snn, [0.5, 0.25, 0.25])
+    told = convert(qann, snn, [0.5, 0.25, 0.25])
     assert told["charge_schedule"] == [0.5, 0.25, 0.25]
     assert set(told["highest_level"].values()) == {3}
 

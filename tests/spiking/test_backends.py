@@ -14,14 +14,14 @@ from helpers.networks import NETWORKS
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.kernels.cpu import compiler
-from qffs.measure import measure
+from qffs.measurement.accuracy import measure
 from qffs.method import FiringRule
 from qffs.nn.inspect import like
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking import backends
 from qffs.spiking.backends import BACKENDS, COMPILED, PYTORCH, REFERENCE
 from qffs.spiking.network import SpikingNetwork
-from test_verify import spiking
+from test_verification import spiking
 
 STEPS = 8
 

@@ -15,7 +15,7 @@ from qffs.kernels.cpu import compiler
 from qffs.spiking import layer_by_layer
 from qffs.spiking.backends import COMPILED, PYTORCH
 from qffs.spiking.layer_by_layer import accumulated, compiles, covers
-from test_verify import every_network, spiking
+from test_verification import every_network, spiking
 
 STEPS = 8
 

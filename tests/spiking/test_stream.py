@@ -13,7 +13,7 @@ from qffs.graph.nested import tensors
 from qffs.spiking import stream as streams
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.stream import Moment, margins
-from test_verify import every_network, spiking
+from test_verification import every_network, spiking
 
 STEPS = 10
 

@@ -14,15 +14,18 @@ import torch
 
 import qffs
 from helpers.untrained import images, network, trained
-from qffs import export, runs
+from qffs import export
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, NotConvertible
-from qffs.measure import measure
-from qffs.methods import METHODS
+from qffs.measurement.accuracy import measure
 from qffs.recipes.recipe import Recipe
 from qffs.runs import inputs
 from qffs.studies import compare
+from qffs.studies.compare import compare as run_compare
 from qffs.studies.compare_findings import title
-from qffs.train import RunState, fit, loop
+from qffs.studies.methods import METHODS
+from qffs.train import loop
+from qffs.train.loop import fit
+from qffs.train.state import RunState
 
 RECIPE = Recipe.of(
     {
@@ -37,7 +40,7 @@ RECIPE = Recipe.of(
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("compare")
-    return runs.compare(RECIPE, folder, ["qcfs", "qffs", "cos"], [1, 4, 8, 16], progress=False), folder
+    return run_compare(RECIPE, folder, ["qcfs", "qffs", "cos"], [1, 4, 8, 16], progress=False), folder
 
 
 def test_all_methods_have_the_same_network_images_and_epochs(compared: Any) -> None:
@@ -69,14 +72,14 @@ def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_same_seed_gives_the_same(compared: Any, tmp_path: Path) -> None:
     results, _ = compared
-    again = runs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], progress=False)
+    again = run_compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], progress=False)
     assert without_seconds(again["methods"][0]) == without_seconds(results["methods"][0])
     assert again["full_precision"] == results["full_precision"]
 
 
 def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> None:
     results, _ = compared
-    both = runs.compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], seeds=2, progress=False)
+    both = run_compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], seeds=2, progress=False)
     assert both["seeds"] == [0, 1]
     (row,) = both["methods"]
     one, other = row["by_seed"]
@@ -98,7 +101,7 @@ def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> 
 def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that was measured is not measured again; what was half trained ends with the same weights."""
     monkeypatch.setattr(compare, "commit", lambda: "abc")
-    whole = runs.compare(RECIPE, tmp_path / "whole", ["ts", "qcfs", "srp"], [8], progress=False)
+    whole = run_compare(RECIPE, tmp_path / "whole", ["ts", "qcfs", "srp"], [8], progress=False)
 
     class Stopped(Exception):
         pass
@@ -116,26 +119,26 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loop, "loss_of", stopping)
     monkeypatch.setattr(RunState, "due", True)
     with pytest.raises(Stopped):
-        runs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
+        run_compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
     left: list[None] = []
     monkeypatch.setattr(loop, "loss_of", lambda *a: (left.append(None), loss_of(*a))[1])
     trained: list[str] = []
     measured: list[Any] = []
     monkeypatch.setattr(compare, "fit", lambda *a, **k: (trained.append(a[4].label), fit(*a, **k))[1])
     monkeypatch.setattr(compare, "measure", lambda *a, **k: (measured.append(a), measure(*a, **k))[1])
-    half = runs.compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
+    half = run_compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
     assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
     assert trained == ["full precision", "quantised clip, floor and shift"]
     assert len(left) == 11
     assert len(measured) == 2
-    more = runs.compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
+    more = run_compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
     assert len(measured) == 3
     assert more["run"]["seconds"] > half["methods"][-1]["seconds"]
-    runs.compare(RECIPE, tmp_path / "half", ["srp"], [8, 16], progress=False)
+    run_compare(RECIPE, tmp_path / "half", ["srp"], [8, 16], progress=False)
     assert len(measured) == 4
     monkeypatch.setattr(compare, "commit", lambda: "abc-dirty")  # what has changed since is not known
     for _ in range(2):
-        runs.compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
+        run_compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
     assert len(measured) == 6
 
 
@@ -144,11 +147,11 @@ def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
 ) -> None:
     monkeypatch.setattr(compare, "commit", lambda: "abc")
     short = RECIPE.model_copy(update={"full_precision": RECIPE.full_precision.model_copy(update={"epochs": 1})})
-    first = runs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+    first = run_compare(short, tmp_path, ["qffs"], [4], progress=False)
     part = tmp_path / "parts" / "seed-0" / "qffs.json"
     for damaged in ("[]", "{", '{"asked": 1}'):
         part.write_text(damaged)
-        again = runs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+        again = run_compare(short, tmp_path, ["qffs"], [4], progress=False)
         assert without_seconds(again["methods"][0]) == without_seconds(first["methods"][0])
     whole = inputs.materials
 
@@ -159,7 +162,7 @@ def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
         return made
 
     monkeypatch.setattr(compare, "materials", other)  # as if the file of weights had changed
-    changed = runs.compare(short, tmp_path, ["qffs"], [4], progress=False)
+    changed = run_compare(short, tmp_path, ["qffs"], [4], progress=False)
     assert changed["full_precision"] != first["full_precision"]
     assert without_seconds(changed["methods"][0]) != without_seconds(first["methods"][0])
 
@@ -173,7 +176,7 @@ def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatc
         return whole(network, images, normalise, training, setting, **options)
 
     monkeypatch.setattr(compare, "fit", diverging)
-    results = runs.compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
+    results = run_compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
     assert [row["method"] for row in results["methods"]] == ["cos"]
     assert "COS reads nothing out at these latencies." in results["notes"]
     assert results["notes"][-1] == "TS is left out: the loss became nan."
@@ -184,25 +187,25 @@ def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, mon
     few = {name: METHODS[name] for name in ("qffs", "sew")}
     monkeypatch.setattr(compare, "METHODS", few)
     largest = RECIPE.model_copy(update={"model_arguments": {"width": 4}, "test_images": 20})
-    results = runs.compare(largest, tmp_path, [], [4], progress=False)
+    results = run_compare(largest, tmp_path, [], [4], progress=False)
     assert [row["method"] for row in results["methods"]] == ["qffs"]
     assert results["left_out"][0]["method"] == "sew"
     assert results["notes"][-1].startswith("SEW is left out: direct training takes networks that are linear but for")
     with pytest.raises(NotConvertible, match="direct training takes networks that are linear but for their ReLUs"):
-        runs.compare(largest, tmp_path / "named", ["sew"], [4], progress=False)
-    monkeypatch.setattr("qffs.methods.method.find_spec", lambda _: None)
-    results = runs.compare(RECIPE.model_copy(update={"test_images": 20}), tmp_path, [], [4], progress=False)
+        run_compare(largest, tmp_path / "named", ["sew"], [4], progress=False)
+    monkeypatch.setattr("qffs.studies.methods.method.find_spec", lambda _: None)
+    results = run_compare(RECIPE.model_copy(update={"test_images": 20}), tmp_path, [], [4], progress=False)
     assert "this needs spikingjelly, which is not installed" in results["notes"][-1]
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="there is no method 'lif'; there are qffs, spike-norm, rmp, "):
-        runs.compare(RECIPE, tmp_path, ["lif"])
+        run_compare(RECIPE, tmp_path, ["lif"])
     for steps in ([], [0], [1, 2.5], [2**21]):
         with pytest.raises(
             InvalidArgument, match="latencies must be whole numbers of at least 1, at most 1,048,576, not "
         ):
-            runs.compare(RECIPE, tmp_path, [], steps)  # type: ignore[arg-type]
+            run_compare(RECIPE, tmp_path, [], steps)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,7 +264,7 @@ def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: 
 def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> None:
     nesterov = RECIPE.quantised.model_copy(update={"nesterov": True, "momentum": 0.8})
     few = RECIPE.model_copy(update={"quantised": nesterov, "test_images": 20})
-    (row,) = runs.compare(few, tmp_path, ["diet"], [4], progress=False)["methods"]
+    (row,) = run_compare(few, tmp_path, ["diet"], [4], progress=False)["methods"]
     assert row["by_latency"]
 
 
@@ -278,14 +281,14 @@ def test_what_is_no_network_and_no_recipe_is_said(tmp_path: Path) -> None:
 def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
     other = RECIPE.model_copy(update={"bits": 3, "output": 3})
     with pytest.raises(InvalidArgument, match=r"compared with 2 bits .* and 3 charge steps: leave out bits, output$"):
-        runs.compare(other, tmp_path)
+        run_compare(other, tmp_path)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InvalidArgument, match="file is a file, where a folder is to be written: name another output"):
-        runs.compare(RECIPE, tmp_path / "file")
+        run_compare(RECIPE, tmp_path / "file")
 
 
 def test_the_network_that_was_trained_teaches(tmp_path: Path) -> None:
     taught = RECIPE.quantised.model_copy(update={"distillation": 1.0})
-    found = [runs.compare(RECIPE.model_copy(update={"quantised": each, "test_images": 20}), tmp_path, ["ts"], [4],
+    found = [run_compare(RECIPE.model_copy(update={"quantised": each, "test_images": 20}), tmp_path, ["ts"], [4],
              progress=False)["methods"][0] for each in (RECIPE.quantised, taught)]  # fmt: skip
     assert without_seconds(found[0]) != without_seconds(found[1])

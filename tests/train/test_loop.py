@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs import distributed
-from qffs.checkpoint import load, save
 from qffs.convert import quantize
 from qffs.data import Images
 from qffs.errors import Diverged, InvalidArgument, Stopped
 from qffs.graph.trace.trace import trace
+from qffs.models.checkpoint import load, save
 from qffs.recipes.recipe import Training
-from qffs.train import Interruption, RunState, Setting, fit
-from qffs.train.loop import part_of
+from qffs.train import distributed
+from qffs.train.loop import Setting, fit, part_of
 from qffs.train.seeds import seed_of
+from qffs.train.state import Interruption, RunState
 
 
 def pictures(count: int = 40, seed: int = 0) -> Images:

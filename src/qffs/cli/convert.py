@@ -37,13 +37,13 @@ def plan(
 
     Example: `qffs plan torchvision:resnet18 --input 3x224x224`
     """
-    from qffs import runs
     from qffs.models.find import shape_of
     from qffs.report.results import plan_rows
+    from qffs.runs.convert import plan as run_plan
 
     given = [shape_of(text) for text in shapes or ()]
     with redirect_stdout(sys.stderr):  # what the network's own code prints is no part of the table
-        planned, inputs = runs.plan(model, given, str(weights) if weights else None)
+        planned, inputs = run_plan(model, given, str(weights) if weights else None)
     if json:
         print_json(plan_rows(planned))
     else:
@@ -67,9 +67,9 @@ def convert(
 
     Example: `qffs convert runs/demo/qann --charge-steps 3 -o snn`
     """
-    from qffs import runs
+    from qffs.runs.convert import convert as run_convert
 
-    results = runs.convert(checkpoint, output, charge_steps_of(charge_steps), device.value, seed)
+    results = run_convert(checkpoint, output, charge_steps_of(charge_steps), device.value, seed)
     print_json(results) if json else say(
         f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
         f"charged over {len(results['charge_schedule'])} steps."

@@ -35,9 +35,9 @@ def export(
 
     Example: `qffs export runs/demo/snn --to onnx -o demo.onnx --steps 8`
     """
-    from qffs import runs
+    from qffs.runs.export import export as run_export
 
-    written = runs.export(checkpoint, to, output, steps, profile, data, size, images)
+    written = run_export(checkpoint, to, output, steps, profile, data, size, images)
     if json:
         print_json(written)
         return

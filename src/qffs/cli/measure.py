@@ -37,10 +37,11 @@ def simulate(
 
     Example: `qffs simulate runs/demo/snn --qann runs/demo/qann --data digits --steps 8`
     """
-    from qffs import runs
+    from qffs.runs.measure import Trial
+    from qffs.runs.measure import simulate as run_simulate
 
-    trial = runs.Trial(checkpoint, data, size, steps, images, qann, device.value, seed)
-    show(runs.simulate(trial, stop_when or ()), json)
+    trial = Trial(checkpoint, data, size, steps, images, qann, device.value, seed)
+    show(run_simulate(trial, stop_when or ()), json)
 
 
 def noise(
@@ -60,9 +61,10 @@ def noise(
 
     Example: `qffs noise runs/demo/snn --steps 8`
     """
-    from qffs import runs
+    from qffs.runs.measure import Trial
+    from qffs.runs.measure import noise as run_noise
 
-    results = runs.noise(runs.Trial(checkpoint, data, size, steps, images, qann, device.value, seed))
+    results = run_noise(Trial(checkpoint, data, size, steps, images, qann, device.value, seed))
     if json:
         print_json(results)
     else:
@@ -89,11 +91,12 @@ def energy(
 
     Example: `qffs energy runs/demo/snn --steps 8`
     """
-    from qffs import runs
-    from qffs.measure import Energy
+    from qffs.measurement.energy import Energy
+    from qffs.runs.measure import Trial
+    from qffs.runs.measure import energy as run_energy
 
-    trial = runs.Trial(checkpoint, data, size, steps, images, None, device.value, seed)
-    results = runs.energy(trial, Energy(multiply_add_pj, add_pj))
+    trial = Trial(checkpoint, data, size, steps, images, None, device.value, seed)
+    results = run_energy(trial, Energy(multiply_add_pj, add_pj))
     if json:
         print_json(results)
     else:
@@ -121,6 +124,6 @@ def report(
 
     Example: `qffs report runs/demo`
     """
-    from qffs import runs
+    from qffs.runs.report import report as run_report
 
-    say(f"Wrote {runs.report(run, output, images, data, device.value)}.")
+    say(f"Wrote {run_report(run, output, images, data, device.value)}.")

@@ -34,7 +34,7 @@ def paper(
     Example: `qffs paper fig6 cifar10_resnet20 data=cifar10:PATH quantised.epochs=2 -o runs/resnet20`
     """
     from qffs.recipes import read
-    from qffs.studies.paper import make
+    from qffs.studies.paper.make import make
 
     results = make(item, read(recipe, changes or ()), output, jobs=jobs)
     if json:
@@ -54,7 +54,7 @@ def methods(json: Json = False) -> None:
 
     Example: `qffs methods`
     """
-    from qffs.methods import METHODS
+    from qffs.studies.methods import METHODS
 
     rows = [{**{key: getattr(m, key) for key in ("name", "title", "source", "says", "notes", "before")},
              "trained_with": m.activation.name, "extra": m.activation.extra} for m in METHODS.values()]  # fmt: skip
@@ -90,9 +90,9 @@ def compare(
 
     Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantised.epochs=1 --methods qffs,qcfs`
     """
-    from qffs import runs
     from qffs.models import MODELS
     from qffs.recipes import SUFFIXES, names, of_network, read
+    from qffs.studies.compare import compare as run_compare
 
     try:
         latencies = [int(each) for each in steps.split(",")]
@@ -105,7 +105,7 @@ def compare(
         near = get_close_matches(recipe, [*names(), *MODELS]) or [*names(), *MODELS]
         raise InvalidArgument(f"there is no recipe or network {recipe!r}; there is {', '.join(near)}")
     asked = (of_network if network and recipe not in names() else read)(recipe, changes or ())
-    results = runs.compare(asked, output, chosen, latencies, seeds)
+    results = run_compare(asked, output, chosen, latencies, seeds)
     if json:
         print_json(results)
         return

@@ -62,7 +62,7 @@ def demo(
 
     Example: `qffs demo --data cifar10:cifar10.zip --model cifar_resnet20 --weights resnet20.safetensors --epochs 8`
     """
-    from qffs import runs
+    from qffs.runs.train import demo as run_demo
 
     recipe = recipe_of(
         data=data,
@@ -82,7 +82,7 @@ def demo(
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
-    results = runs.demo(recipe, output)
+    results = run_demo(recipe, output)
     show(results, json)
     if not json:
         say(f"Wrote {output}/results.json, accuracy.png, and the checkpoints float, qann and snn.")
@@ -111,11 +111,11 @@ def train(
     Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantised.epochs=3 --output runs/short`
     """
     signal.signal(signal.SIGTERM, _not_begun)
-    from qffs import runs
     from qffs.recipes import read
+    from qffs.runs.train import train as run_train
 
     folder = output or Path("runs") / Path(recipe).stem
-    results = runs.train(
+    results = run_train(
         read(recipe, changes or ()), folder, resume=resume, save_every_s=save_every, tensorboard=tensorboard
     )
     if first():
@@ -145,7 +145,7 @@ def quantize(
 
     Example: `qffs quantize digits_net --data digits --weights runs/demo/float/model.safetensors --epochs 5 -o qann`
     """
-    from qffs import runs
+    from qffs.runs.convert import quantise
 
     recipe = recipe_of(
         data=data,
@@ -163,7 +163,7 @@ def quantize(
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
-    results = runs.quantise(recipe, output)
+    results = quantise(recipe, output)
     right = f"{100 * results['training_accuracy']:.2f} %"
     print_json(results) if json else say(
         f"Wrote the quantised network to {output}; it classifies {right} of the training images rightly."

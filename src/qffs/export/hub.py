@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qffs.checkpoint import CONFIG, Checkpoint, check_folder, kind_of, load, save
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.export.target import Network, Target, Written
 from qffs.files import write_folder
+from qffs.models.checkpoint import CONFIG, Checkpoint, check_folder, kind_of, load, save
+from qffs.models.weights import WEIGHTS
 from qffs.spiking.network import SpikingNetwork
-from qffs.weights import WEIGHTS
 
 CARD = "README.md"
 NAMES = {

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.checkpoint import kind_of
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.graph.nested import tensors
+from qffs.models.checkpoint import kind_of
 from qffs.nn.inspect import like
 from qffs.spiking.network import SpikingNetwork
 
@@ -40,9 +40,9 @@ class Written:
 class Target:
     """A form that a network can be written in.
 
-    ``kinds``: of which networks, as `qffs.checkpoint.kind_of` tells them apart; ``write``: takes network and path, and
-    by name what ``takes`` lists; ``modules`` are imported, and come with the ``extra`` of that name; ``folder``:
-    whether it writes a folder.
+    ``kinds``: of which networks, as `qffs.models.checkpoint.kind_of` tells them apart; ``write``: takes network and
+    path, and by name what ``takes`` lists; ``modules`` are imported, and come with the ``extra`` of that name;
+    ``folder``: whether it writes a folder.
     """
 
     name: str

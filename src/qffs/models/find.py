@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import fx
 
-from qffs.checkpoint import load_kind
 from qffs.errors import InvalidArgument
 from qffs.models import MODELS, build
 from qffs.models.arguments import Arguments, check
+from qffs.models.checkpoint import load_kind
 from qffs.models.function import of_function
 from qffs.models.libraries import LIBRARIES
 from qffs.models.source import Shape, Source, example, nearest, reporting, shape_of, show
-from qffs.weights import load_weights, read_weights
+from qffs.models.weights import load_weights, read_weights
 
 __all__ = ["FORMS", "Shape", "Source", "example", "find", "shape_of", "show"]
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from qffs.files import Results
 from qffs.graph.plan import Plan
-from qffs.measure import Activity, Cost, Measurement, Noise
+from qffs.measurement.accuracy import Measurement
+from qffs.measurement.activity import Activity
+from qffs.measurement.energy import Cost
+from qffs.measurement.noise import Noise
 
 
 def by_step(measured: Measurement) -> list[Results]:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qffs.models import find
-from qffs.checkpoint import check_folder, load_kind, save
+from qffs.models.checkpoint import check_folder, load_kind, save
 from qffs.convert import plan as plan_of
 from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
 from qffs.graph.plan import Plan
 from qffs.runs.inputs import about, calibrated, device_of, materials, prepare, quantised
-from qffs.measure import accuracy
+from qffs.measurement.accuracy import accuracy
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
 from qffs.files import Results
-from qffs.train import Setting, fit
+from qffs.train.loop import Setting, fit
 
 
 def plan(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qffs.checkpoint import kind_of, load
+from qffs.models.checkpoint import kind_of, load
 from qffs.errors import InvalidArgument
 from qffs.export import TARGETS
 from qffs.export.target import Network

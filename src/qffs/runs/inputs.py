@@ -19,10 +19,10 @@ from qffs.data import Dataset, Images, hold_out, in_memory
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.graph.trace.trace import trace
-from qffs.measure import check_fit
+from qffs.measurement.batches import check_fit
 from qffs.recipes.recipe import Recipe
 from qffs.files import Results
-from qffs.train import check_seed
+from qffs.train.seeds import check_seed
 from qffs.version import __version__
 
 Normalise = Callable[[Tensor], Tensor]

@@ -9,20 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qffs.checkpoint import load_kind
+from qffs.models.checkpoint import load_kind
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument
 from qffs.runs.inputs import Normalise, inputs, prepare
-from qffs.measure import check_fit
+from qffs.measurement.batches import check_fit
 from qffs.spiking.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.files import Results
 import dataclasses
 from collections.abc import Sequence
-from qffs.measure import Energy, cost, measure
-from qffs.measure import noise as noise_of
+from qffs.measurement.energy import Energy
+from qffs.measurement.cost import cost
+from qffs.measurement.accuracy import measure
+from qffs.measurement.noise import noise as noise_of
 from qffs.files import Results
 from qffs.report.results import by_layer, by_step, of_cost, of_noise
 from qffs.spiking.stream import check_margin
@@ -129,7 +131,7 @@ def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
 
 
 def noise(trial: Trial) -> Results:
-    """The four noises by layer and step, and what each remedy is worth; see `qffs.measure.noise`."""
+    """The four noises by layer and step, and what each remedy is worth; see `qffs.measurement.noise`."""
     trial = trial.with_qann_beside()
     ready = trial.prepare()
     assert ready.qann is not None
@@ -138,7 +140,7 @@ def noise(trial: Trial) -> Results:
 
 
 def energy(trial: Trial, constants: Energy) -> Results:
-    """Operations, energy and bits sent; see `qffs.measure.cost`."""
+    """Operations, energy and bits sent; see `qffs.measurement.cost`."""
     ready = trial.prepare()
     found = cost(ready.snn, ready.images, ready.normalise, ready.steps, energy=constants, progress=trial.progress)
     return ready.said(trial) | of_cost(found)

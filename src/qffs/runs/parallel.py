@@ -21,7 +21,7 @@ from qffs.runs.train import train
 from qffs.runs.inputs import device_of
 from qffs.progress import track
 from qffs.recipes.recipe import Recipe
-from qffs.train import Interruption
+from qffs.train.state import Interruption
 
 CORES_A_RUN = 4
 """More threads than these do little for the small networks that come by the dozen."""

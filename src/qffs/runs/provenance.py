@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from qffs import distributed
+from qffs.train import distributed
 from qffs.files import Results
 from qffs.version import __version__
 

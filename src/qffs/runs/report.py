@@ -11,7 +11,7 @@ from qffs.errors import CheckpointError, DataError, InvalidArgument
 from qffs.runs.measure import energy, noise
 from qffs.runs.convert import plan
 from qffs.runs.measure import Trial
-from qffs.measure import Energy
+from qffs.measurement.energy import Energy
 from qffs.recipes import read
 from qffs.report.page import Materials, check, page
 from qffs.files import Results, to_json, write_text

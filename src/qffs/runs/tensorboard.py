@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from qffs import distributed
+from qffs.train import distributed
 from qffs.errors import InvalidArgument, QffsError
 from qffs.nn.quantizer import Quantizer
-from qffs.train import Epoch
+from qffs.train.loop import Epoch
 
 
 class Log:

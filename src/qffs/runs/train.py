@@ -12,33 +12,35 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from qffs import distributed
-from qffs.checkpoint import check_folder, load, save
-from qffs.verify import Comparison, verify
+from qffs.train import distributed
+from qffs.models.checkpoint import check_folder, load, save
+from qffs.verification import Comparison, verify
 from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
 from qffs.runs.tensorboard import Log
 from qffs.runs.provenance import provenance
 from qffs.runs.inputs import Materials, about, calibrated, fingerprint, parts, quantised
 from qffs.method import Schedule
-from qffs.measure import accuracy, fitting, measure
+from qffs.measurement.accuracy import accuracy, measure
+from qffs.measurement.batches import fitting
 from qffs.spiking.network import SpikingNetwork
 from qffs.recipes.recipe import Recipe, Training
 from qffs.recipes import read, to_yaml
 from qffs.report.plots import draw_accuracy
 from qffs.files import Results, to_json, write, write_text
 from qffs.report.results import by_layer, by_step
-from qffs.train import Epoch, Interruption, RunState, Setting, fit
+from qffs.train.loop import Epoch, Setting, fit
+from qffs.train.state import Interruption, RunState
 import json
 from pathlib import Path
-from qffs import distributed
+from qffs.train import distributed
 from qffs.errors import CheckpointError, InvalidArgument
 from qffs.runs.tensorboard import Log
 from qffs.runs.inputs import device_of, materials, usual_augmentation
 from qffs.recipes.recipe import Recipe, differences
 from qffs.recipes import read
 from qffs.files import Results
-from qffs.train import Interruption, RunState
+from qffs.train.state import Interruption, RunState
 
 VERIFIED_IMAGES = 32
 FUSED_FROM_PIXELS = 10**8

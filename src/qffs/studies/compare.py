@@ -19,18 +19,21 @@ from qffs.data import Images
 from qffs.errors import Diverged, InvalidArgument, NotConvertible, QffsError
 from qffs.files import Results, to_json, write, write_text
 from qffs.graph.replace import activations
-from qffs.measure import accuracy, cost, fitting, measure
+from qffs.measurement.accuracy import accuracy, measure
+from qffs.measurement.batches import fitting
+from qffs.measurement.cost import cost
 from qffs.method import MAX_STEPS
-from qffs.methods import METHODS, Activation, Method, over_time, placed, started
-from qffs.methods.initial_potential import Begun
-from qffs.methods.quantised import BITS, HIGHEST
 from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw
 from qffs.runs.inputs import Materials, about, device_of, fingerprint, materials, parts
 from qffs.runs.provenance import commit, provenance
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.compare_findings import findings, title
-from qffs.train import Interruption, RunState, Setting, fit
+from qffs.studies.methods import METHODS, Activation, Method, over_time, placed, started
+from qffs.studies.methods.initial_potential import Begun
+from qffs.studies.methods.quantised import BITS, HIGHEST
+from qffs.train.loop import Setting, fit
+from qffs.train.state import Interruption, RunState
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 CALIBRATED, COSTED, ADAPTED = 256, 32, 64
@@ -47,7 +50,7 @@ def compare(
     seeds: int = 1,
     progress: bool = True,
 ) -> Results:
-    """Compare methods of `qffs.methods.METHODS` (all by default) on the network and data of a recipe.
+    """Compare methods of `qffs.studies.methods.METHODS` (all by default) on the network and data of a recipe.
 
     The network is trained in full precision once, as the recipe says; then each method's own activations are trained
     for the recipe's quantised epochs, once for all methods that share them, from there. steps: the latencies T that are

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from qffs import distributed
 from qffs.data import Images, batches
 from qffs.data.augment import Augmentation
 from qffs.errors import Diverged, InvalidArgument, Stopped
 from qffs.nn.quantizer import fuse
 from qffs.progress import Bar, track
 from qffs.recipes.recipe import Training
+from qffs.train import distributed
 from qffs.train.loss import loss_of
 from qffs.train.optimise import Average, optimiser_of, rate
 from qffs.train.seeds import check_seed, seed_of

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from qffs import distributed
 from qffs.errors import CheckpointError, Stopped
+from qffs.train import distributed
 
 FILE = "state.pt"
 

@@ -28,8 +28,8 @@ from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
 from qffs.graph.rules import Kind
 from qffs.spiking.network import SpikingNetwork
-from test_verify import every_network, run
-from test_verify import spiking as converted
+from test_verification import every_network, run
+from test_verification import spiking as converted
 
 STEPS = 9
 NONLINEAR = {

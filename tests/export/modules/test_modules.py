@@ -25,8 +25,8 @@ from qffs.export.modules.stepping import Fire
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork
 from spiking.test_backends import WithConstant
-from test_verify import every_network, run
-from test_verify import spiking as converted
+from test_verification import every_network, run
+from test_verification import spiking as converted
 
 STEPS = 9
 

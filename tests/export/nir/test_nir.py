@@ -27,8 +27,8 @@ from qffs.export.nir.write import PROFILES
 from qffs.graph.nested import tensors
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
-from test_verify import every_network, quantised, run
-from test_verify import spiking as converted
+from test_verification import every_network, quantised, run
+from test_verification import spiking as converted
 
 STEPS = 9
 EXACT = {

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from helpers.pictures import make_folder, picture
-from qffs import runs
+from qffs.runs.train import train
 from qffs.models import find as sources
 from qffs.recipes import names, read
 
@@ -65,7 +65,7 @@ def test_a_recipe_runs(name: str, pictures: Path, tmp_path: Path) -> None:
         changes = [f"data=cifar10:{pictures}"] + ["model_arguments.width=4"] * ("resnet20" not in name)
     else:
         changes = [f"data=images:{pictures}", *SMALL]
-    results = runs.train(read(name, [*SHORT, *changes]), tmp_path, progress=False)
+    results = train(read(name, [*SHORT, *changes]), tmp_path, progress=False)
     assert results["images"] == (449 if name == "digits" else CLASSES)
     assert [row["steps"] for row in results["snn"]] == [1, 2, 3, 4]
     assert [len(results[part]["epochs"]) for part in ("full_precision", "qann")] == [8, 1]

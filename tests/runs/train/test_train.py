@@ -17,13 +17,15 @@ import pytest
 import torch
 
 from helpers.problems import instead_of_data
-from qffs import runs, models
+from qffs import models
+from qffs.runs.train import train as run_train
 from qffs.data import load
+from qffs.files import Results
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
 from qffs.runs import inputs
 from qffs.runs.tensorboard import Log
 from qffs.runs.provenance import command, commit
-from qffs.measure import batches
+from qffs.measurement import batches
 from qffs.recipes.recipe import Recipe
 from qffs.recipes import read, to_yaml
 
@@ -39,9 +41,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.MODELS, "digits_net", partial(models.DigitsNet, width=4))
 
 
-def train(folder: Path, *, resume: bool = False, tensorboard: bool = False, **more: object) -> runs.Results:
+def train(folder: Path, *, resume: bool = False, tensorboard: bool = False, **more: object) -> Results:
     recipe = Recipe.of({**SAID, **more})
-    return runs.train(recipe, folder, resume=resume, tensorboard=tensorboard, progress=False)
+    return run_train(recipe, folder, resume=resume, tensorboard=tensorboard, progress=False)
 
 
 def test_a_run_that_has_ended_is_not_lost_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

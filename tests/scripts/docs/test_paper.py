@@ -8,7 +8,7 @@ import pytest
 
 from helpers import scripted
 from helpers.places import ROOT
-from qffs.studies.paper import ITEMS
+from qffs.studies.paper.items import ITEMS
 
 
 @pytest.fixture(scope="module")

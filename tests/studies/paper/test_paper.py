@@ -14,19 +14,20 @@ from PIL import Image
 
 from helpers.places import SHARED
 from helpers.problems import instead_of_data
-from qffs.checkpoint import load
 from qffs.convert import to_spiking
 from qffs.data import Images
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.method import FiringRule
+from qffs.models.checkpoint import load
 from qffs.recipes import read
 from qffs.recipes.recipe import Recipe
 from qffs.report.findings import Findings
-from qffs.runs import train as running
-from qffs.studies.paper import ITEMS, items, make
+from qffs.runs.train import train as running
+from qffs.studies.paper import items
 from qffs.studies.paper import shelf as shelves
-from qffs.studies.paper.items import BITS, figure1, figure4, figure5, table3
+from qffs.studies.paper.items import BITS, ITEMS, figure1, figure4, figure5, table3
+from qffs.studies.paper.make import make
 from qffs.studies.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
 from qffs.studies.paper.shelf import Shelf, Trained
 

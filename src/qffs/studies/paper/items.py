@@ -10,8 +10,7 @@ import torch
 
 from qffs.convert import OFFSET
 from qffs.errors import InvalidArgument
-from qffs.measure import without
-from qffs.measure.noise import NEGATIVE_SPIKES
+from qffs.measurement.noise import NEGATIVE_SPIKES, without
 from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer

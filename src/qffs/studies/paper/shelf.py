@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from qffs import runs as jobs
-from qffs.checkpoint import load
 from qffs.data import load as load_data
 from qffs.files import Results
-from qffs.measure import measure
+from qffs.measurement.accuracy import measure
+from qffs.models.checkpoint import load
 from qffs.recipes.recipe import Recipe
 from qffs.runs.inputs import inputs, parts
-from qffs.runs.train import placeless
+from qffs.runs.parallel import train_all
+from qffs.runs.train import placeless, train
 from qffs.spiking.network import SpikingNetwork
 
 SMALL = 8
@@ -89,11 +89,11 @@ class Shelf:
     def networks(self, *variants: Variant) -> list[Trained]:
         """The networks of these variants, in their order."""
         bases = [self._base(variant) for variant in variants]
-        jobs.train_all(dict(bases), jobs=self.jobs, progress=self.progress)
+        train_all(dict(bases), jobs=self.jobs, progress=self.progress)
         made = [self._made(variant, folder) for variant, (folder, _) in zip(variants, bases, strict=True)]
-        jobs.train_all(dict(made), jobs=self.jobs, progress=self.progress)
+        train_all(dict(made), jobs=self.jobs, progress=self.progress)
         self.used.update(folder for folder, _ in (*bases, *made))
-        return [Trained(folder, recipe, jobs.train(recipe, folder, resume=True)) for folder, recipe in made]
+        return [Trained(folder, recipe, train(recipe, folder, resume=True)) for folder, recipe in made]
 
     @property
     def training_seconds(self) -> float:

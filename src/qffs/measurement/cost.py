@@ -1,0 +1,221 @@
+"""Counting what a spiking network does: the reference simulation, which looks at what every operator reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.data import Images
+from qffs.functional.neuron import NeuronState
+from qffs.graph import batch_axis as of_images
+from qffs.graph.classify import label, signals
+from qffs.graph.rules import Kind
+from qffs.measurement.activity import Activity
+from qffs.measurement.batches import Normalise, fitting, inputs, labelled
+from qffs.measurement.energy import Cost, Energy, Synapses, Units
+from qffs.measurement.fan_out import Work, fan_out, work
+from qffs.nn.neuron import Neuron
+from qffs.progress import track
+from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.step_by_step import Pair, State, Walk
+from qffs.train import distributed
+
+ROUNDING = 1e-5
+"""What may be left, of the size of an event, where events have cancelled."""
+
+
+def cost(
+    snn: SpikingNetwork,
+    images: Images,
+    normalise: Normalise,
+    steps: int,
+    *,
+    energy: Energy | None = None,
+    batch_size: int | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> Cost:
+    """Count what ``snn`` does on every image in T steps; see `Cost`.
+
+    The levels that the quantised network would have are taken to be those after step T. Arguments as in `measure`;
+    energy: of an operation, by default at 45 nm. Raises `InvalidArgument` where T is less than the charge steps.
+    """
+    charge = snn.schedule.over(steps)
+    with torch.no_grad():
+        counts, own = _Counts(snn, steps, _one(snn, images, normalise)), distributed.share(len(images))
+        with track(f"cost, {steps} steps", len(own), "images", show=progress) as bar:
+            for x, _ in labelled(snn, images, normalise, batch_size or fitting(images, 16, steps), workers):
+                _Counting(snn.graph, snn.begin(x), charge, counts).run()
+                bar.advance(len(x))
+    return counts.total(len(images), snn.schedule.steps, energy or Energy())
+
+
+def _one(snn: SpikingNetwork, images: Images, normalise: Normalise) -> Tensor:
+    return inputs(snn, normalise(images.read(torch.tensor([0]))))
+
+
+@dataclass
+class _Read:
+    """What an operator reads of one signal: units with their ``fan_out``, images in the first dimension.
+
+    ``analog``: synapses of the units that depend on the network's input without a neuron between.
+    """
+
+    node: fx.Node
+    fan_out: Tensor
+    analog: int
+
+
+class _Counts:
+    """Sums over the images of this process, and what is known of the network before: units and their synapses."""
+
+    def __init__(self, snn: SpikingNetwork, steps: int, image: Tensor) -> None:
+        self.network, self.steps = snn.graph, steps
+        nodes = list(snn.graph.graph.nodes)
+        self.single = _single(nodes, snn.graph)
+        self.uncounted = [n for n in nodes if _is_uncounted(n, snn.graph)]
+        self.reads: dict[fx.Node, list[_Read]] = {}
+        self.units: dict[str, Units] = {}
+        # Two images of noise: what of a constant part differs between them depends on the input.
+        noise = torch.randn(2, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
+        _Probe(snn.graph, snn.begin(noise), (1.0,), self).run()
+        zeros = torch.zeros(steps, dtype=torch.float64, device=image.device)
+        self.events = {node: zeros.clone() for node in self.reads}
+        self.ends = {node: zeros.new_zeros(2) for node in self.reads}  # active, set bits
+        self.spikes = {path: zeros.new_zeros(2, steps) for path in self.units}
+
+    def total(self, images: int, charge_steps: int, energy: Energy) -> Cost:
+        """The averages over the images of all processes."""
+        every = (*self.events.values(), *self.ends.values(), *self.spikes.values())
+        lists = iter([part.tolist() for part in distributed.totals(*(part.round().long() for part in every))])
+        events, ends = ({node: next(lists) for node in each} for each in (self.events, self.ends))
+        spikes = {path: next(lists) for path in self.spikes}
+        synapses = tuple(self._synapses(node, images, events[node], ends[node]) for node in self.reads)
+        activity = tuple(Activity(path, tuple(up), tuple(down)) for path, (up, down) in spikes.items())
+        uncounted = tuple(f"{label(n, self.network)} at {n.name}" for n in self.uncounted)
+        return Cost(images, charge_steps, synapses, tuple(self.units.values()), activity, uncounted, energy)
+
+    def _synapses(self, node: fx.Node, images: int, events: Sequence[int], ends: Sequence[int]) -> Synapses:
+        reads = self.reads[node]
+        highest = max((_highest(read.node, self.network) for read in reads), default=0)
+        levels = highest > 0 and all(read.node in self.single for read in reads)
+        active, set_bits = (end / images for end in ends)
+        return Synapses(
+            layer=str(node.target) if node.op == "call_module" else node.name,
+            operator=label(node, self.network),
+            weighted=work(node, self.network) is Work.WEIGHTED,
+            bits=highest.bit_length() if levels else None,
+            count=round(sum(float(read.fan_out.sum()) for read in reads)),
+            analog=sum(read.analog for read in reads),
+            events=tuple(count / images for count in events),
+            active=active,
+            set_bits=set_bits if levels else 0.0,
+        )
+
+
+class _Probe(Walk):
+    """One step of two images, which finds out what the network consists of."""
+
+    def __init__(self, network: fx.GraphModule, state: State, charge: tuple[float, ...], counts: _Counts) -> None:
+        super().__init__(network, state, charge, None)
+        self.counts = counts
+
+    def _spiking(self, node: fx.Node) -> Tensor:
+        (read,) = signals(node)
+        path = str(node.target)
+        neuron = self.network.get_submodule(path)
+        assert isinstance(neuron, Neuron)
+        count = self._at_rest(read).numel() // self.batch
+        self.counts.units[path] = Units(path, count, neuron.highest, self.values[read].constant is not None)
+        return super()._spiking(node)
+
+    def _linear(self, node: fx.Node) -> Pair:
+        if work(node, self.network) in {Work.WEIGHTED, Work.ADDED}:
+            read = dict.fromkeys(signals(node))
+            if node.meta["kind"] is Kind.SUM:  # what went through synapses is added up at the neuron anyway
+                read = {n: None for n in read if n in self.counts.single}
+            found = [self._read(node, n) for n in read]
+            if found:
+                self.counts.reads[node] = found
+        return super()._linear(node)
+
+    def _read(self, node: fx.Node, read: fx.Node) -> _Read:
+        constant, increments = self.values[read]
+        value = constant if increments is None else increments
+        d, rows = of_images.dimension(read), of_images.rows(read)
+        others = {n: self.values[n].constant for n in node.all_input_nodes if not n.meta["signal"]}
+        like = value.new_zeros(()).expand(of_images.shape(value, read, rows))
+        counts = fan_out(node, read, self.network, others, like).movedim(d, 0)
+        depends = torch.zeros_like(counts, dtype=torch.bool)
+        if constant is not None and constant.shape[d] == 2 * rows:
+            one, other = constant.movedim(d, 0).split(rows)
+            depends = one != other
+        return _Read(read, counts, round(float((counts * depends).sum())))
+
+
+class _Counting(Walk):
+    """The reference simulation, which looks at what every operator reads."""
+
+    def __init__(self, network: fx.GraphModule, state: State, charge: tuple[float, ...], counts: _Counts) -> None:
+        super().__init__(network, state, charge, self._see)
+        self.counts = counts
+
+    def _see(self, path: str, spikes: Tensor, _: NeuronState) -> None:
+        for number, sign in enumerate((1, -1)):
+            self.counts.spikes[path][number] += (sign * spikes).clamp_min(0).flatten(1).sum(1)
+
+    def _linear(self, node: fx.Node) -> Pair:
+        for read in self.counts.reads.get(node, ()):
+            increments = self.values[read.node].increments
+            if increments is not None:
+                self._count(node, read, increments)
+        return super()._linear(node)
+
+    def _count(self, node: fx.Node, read: _Read, increments: Tensor) -> None:
+        """Count the events of a signal, and what is active after the last step, each at all its synapses."""
+        x = of_images.unfold_steps(increments, of_images.dimension(read.node), self.steps, images_first=True)
+        fan = read.fan_out.repeat(x.shape[1] // len(read.fan_out), *[1] * (read.fan_out.dim() - 1))
+        size = x.abs().amax((0, 1))  # every event of a unit has this, where levels are read
+        self.counts.events[node] += ((x.abs() > ROUNDING * size) * fan).flatten(1).sum(1)
+        share = torch.where(size > 0, x.sum(0) / size, 0)
+        level, active = share.round().long(), share.abs() > ROUNDING
+        bits = sum((level >> bit & 1) for bit in range(8))
+        self.counts.ends[node] += torch.stack([(active * fan).sum(), (bits * fan).sum()])
+
+
+def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
+    """Signals whose units each have events of one size: neurons' own, wherever they are moved, and their largest.
+
+    Neurons that send several spikes at once send values.
+    """
+    found: set[fx.Node] = set()
+    for node in nodes:
+        match node.meta["kind"]:
+            case Kind.SPIKING:
+                single = not getattr(network.get_submodule(str(node.target)), "several", False)
+            case Kind.DIFFERENCED | Kind.LINEAR | Kind.JOIN as kind:
+                passes = node.meta["unit"] if kind is Kind.DIFFERENCED else work(node, network) is Work.PASSED
+                single = passes and all(n in found or n.meta["analog"] for n in signals(node))
+            case _:
+                single = False
+        if single and not node.meta["analog"]:
+            found.add(node)
+    return found
+
+
+def _is_uncounted(node: fx.Node, network: nn.Module) -> bool:
+    if node.meta["kind"] is Kind.DIFFERENCED:
+        return not node.meta["unit"]
+    return node.meta["kind"] in {Kind.LINEAR, Kind.JOIN} and work(node, network) is Work.OTHER
+
+
+def _highest(node: fx.Node, network: fx.GraphModule) -> int:
+    """The highest level of the neurons whose spikes a node passes on; 0 where there are none."""
+    if node.meta["kind"] is Kind.SPIKING:
+        neuron = network.get_submodule(str(node.target))
+        assert isinstance(neuron, Neuron)
+        return neuron.highest
+    return max((_highest(read, network) for read in signals(node)), default=0)

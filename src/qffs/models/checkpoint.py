@@ -1,0 +1,210 @@
+"""Networks in folders: ``model.safetensors`` with the weights, ``config.json`` with everything else.
+
+Loading executes no code of the file: the weights are plain tensors and the network is described as data, from
+which only operators of the library's own table are built. Saving is atomic: a folder is complete or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+
+from qffs.errors import CheckpointError
+from qffs.files import beside, write_folder
+from qffs.graph.rules import Kind
+from qffs.graph.serialise import describe, rebuild
+from qffs.method import Schedule
+from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
+from qffs.nn.neuron import Neuron
+from qffs.nn.quantizer import Quantizer
+from qffs.spiking.network import SpikingNetwork
+from qffs.version import __version__
+
+FORMAT = 1
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the ``network`` in eval mode, and ``about``, what was saved beside it.
+
+    ``network`` is a `SpikingNetwork` where kind is "snn", else a graph module: "qann" or "float".
+    """
+
+    kind: str
+    network: nn.Module
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write a network that `quantize`, `to_spiking` or `trace` returned to ``folder`` and return the folder.
+
+    about: anything JSON can hold, given back by `load`. An earlier checkpoint in the folder is replaced only when the
+    new one is complete; a folder that holds anything else is not touched. What the network's graph never calls is
+    not written. Raises `CheckpointError`.
+    """
+    if not isinstance(network, SpikingNetwork | fx.GraphModule):
+        raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
+    check_folder(folder)
+    graph = network.graph if isinstance(network, SpikingNetwork) else network
+    description = describe(graph)
+    tensors = _needed(graph.state_dict(), description)
+    config = {
+        "format": FORMAT,
+        "qffs": __version__,
+        "kind": kind_of(network),
+        "schedule": list(network.schedule.weights) if isinstance(network, SpikingNetwork) else None,
+        "network": description,
+    }
+    try:
+        text = json.dumps(config | {"about": dict(about or {})}, indent=1)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"what is to be saved beside the network does not fit into JSON: {error}") from error
+    _assemble(json.loads(text), tensors, str(folder))  # what could not be loaded is not written
+    _replace(Path(folder).resolve(), text, tensors)
+    return Path(folder)
+
+
+def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of the tensors that a description speaks of: those of its modules, and its constants."""
+    constants = {node["target"] for node in description["nodes"] if node["op"] == "get_attr"}
+    return {
+        name: tensor.detach().contiguous().clone()
+        for name, tensor in tensors.items()
+        if name in constants or _within(name, description["modules"])
+    }
+
+
+def _within(name: str, modules: Mapping[str, Any]) -> bool:
+    """Whether a tensor belongs to one of the modules, or to the projection that is a part of an attention."""
+    parent = name.rpartition(".")[0]
+    whole = modules.get(parent.rpartition(".")[0], {})
+    return parent in modules or whole.get("type") == nn.MultiheadAttention.__name__
+
+
+def check_folder(folder: str | Path, others: frozenset[str] = frozenset()) -> None:
+    """Raise `CheckpointError` where `save` cannot write: beside this folder, or over what it holds.
+
+    others: what may lie there beside a checkpoint, and be replaced with it.
+    """
+    folder = path_of(folder)
+    try:
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise CheckpointError(f"{folder} cannot be written: {above} is no folder that may be written to")
+        if folder.exists() and (not folder.is_dir() or not _replaceable(folder, others)):
+            raise CheckpointError(
+                f"{folder} exists and holds something else than a checkpoint of qffs: nothing was written; "
+                "name another folder"
+            )
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _replaceable(folder: Path, others: frozenset[str] = frozenset()) -> bool:
+    """Whether a folder is empty or holds a checkpoint of this library, of any format, and nothing more but others."""
+    names = {path.name for path in folder.iterdir()}
+    if not names or not names <= {CONFIG, WEIGHTS, *others}:
+        return not names
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and "qffs" in config
+
+
+def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
+    """Write both files beside the folder, then put them in its place."""
+
+    def fill(fresh: Path) -> None:
+        (fresh / CONFIG).write_text(text, encoding="utf-8")
+        try:
+            save_file(tensors, fresh / WEIGHTS)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_folder(folder, fill)
+
+
+def kind_of(network: nn.Module) -> str:
+    """What a network is: "snn", "qann" or "float".
+
+    Raises `CheckpointError` on a spiking network that begins otherwise than its graph says, as other methods have it.
+    """
+    if isinstance(network, SpikingNetwork):
+        if type(network) is not SpikingNetwork:
+            raise CheckpointError(f"a {type(network).__name__} network is more than its graph: it cannot be saved")
+        return "snn"
+    return "qann" if any(isinstance(module, Quantizer) for module in network.modules()) else "float"
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """The checkpoint of a folder that `save` wrote; raises `CheckpointError` where it is missing or damaged."""
+    folder = path_of(folder)
+    try:
+        old = beside(folder.resolve(), "old")
+        found = old if not folder.exists() and old.exists() else folder
+        config, tensors = _read_config(found), read_safetensors(found / WEIGHTS)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
+    network = _assemble(config, tensors, str(found))
+    return Checkpoint(config["kind"], network.eval(), config["about"])
+
+
+def load_kind(kind: str, folder: str | Path, otherwise: str) -> Checkpoint:
+    """`load`, but raises `CheckpointError`, ending with ``otherwise``, where the network is of another kind."""
+    loaded = load(folder)
+    if loaded.kind != kind:
+        raise CheckpointError(f"{folder} holds a network of kind {loaded.kind!r}: {otherwise}")
+    return loaded
+
+
+def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network of a configuration with its weights, of the kind the configuration says."""
+    graph = rebuild(config["network"], tensors)
+    own = graph.state_dict()
+    refuse(misfits(own, tensors), source)
+    graph.load_state_dict(dict(tensors), assign=True)
+    kinds = {type(module) for module in graph.modules()}
+    if config["kind"] != "snn":
+        if kind_of(graph) != config["kind"] or Neuron in kinds:
+            raise CheckpointError(f"{source} is damaged: its network is not of kind {config['kind']!r}")
+        return graph
+    try:
+        network = SpikingNetwork(graph.requires_grad_(False), Schedule(tuple(config["schedule"])))
+    except Exception as error:  # what others wrote can be wrong in nearly any way
+        raise CheckpointError(f"{source} is damaged: {error}") from error
+    kinds_of_node = {node.meta["kind"] for node in graph.graph.nodes}
+    if Neuron not in kinds or kinds & {Quantizer, nn.ReLU} or kinds_of_node & {Kind.FOLDED, Kind.REFUSED}:
+        raise CheckpointError(f"{source} is damaged: its network is not of kind 'snn'")
+    return network
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    keys = {"format", "kind", "schedule", "network", "about"}
+    lacking = sorted(keys - set(config)) if isinstance(config, dict) else sorted(keys)
+    if lacking:
+        raise CheckpointError(f"{path} is not a checkpoint of qffs: it lacks {', '.join(lacking)}")
+    if config["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {config['format']!r}, but qffs {__version__} reads format {FORMAT}: "
+            "use the version of qffs that wrote it"
+        )
+    if config["kind"] not in ("float", "qann", "snn") or not isinstance(config["about"], dict):
+        raise CheckpointError(f"{path} is damaged: unknown kind {config['kind']!r}, or no notes beside the network")
+    return config

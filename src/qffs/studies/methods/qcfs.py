@@ -1,0 +1,71 @@
+"""QCFS: activations quantised to L levels and shifted by half of one, with a trained height."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.spiking.network import SpikingNetwork
+from qffs.studies.methods.method import RATE, SOME, Activation, Batches, Method, rates
+from qffs.studies.methods.snn_calibration import best
+from qffs.studies.methods.tcl import heights
+
+
+class _Floor(torch.autograd.Function):
+    """``floor``, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x.floor()
+
+    @staticmethod
+    def backward(_: Any, *gradients: Any) -> Any:
+        return gradients[0]
+
+
+class ClipFloorShift(nn.Module):
+    """``λ clip(floor(x L / λ + 1/2) / L, 0, 1)``, λ trained, the floor passed straight through.
+
+    >>> ClipFloorShift(4, 2.0)(torch.tensor([-1.0, 0.2, 0.3, 5.0])).tolist()
+    [0.0, 0.0, 0.5, 2.0]
+    """
+
+    def __init__(self, levels: int, height: float) -> None:
+        super().__init__()
+        self.levels, self.height = levels, nn.Parameter(torch.tensor(float(height)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The quantised activation."""
+        level: Tensor = _Floor.apply(x * (self.levels / self.height) + 0.5)  # type: ignore[no-untyped-call]
+        return (level / self.levels).clamp(0, 1) * self.height
+
+
+def _start(module: Any, x: Tensor) -> None:
+    """λ is where the quantised activations have the least error, for weights have been trained before."""
+    module.height.data.fill_(min(best(torch.relu(x[:SOME]), LEVELS), module.height.item()))
+
+
+def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
+    """θ = λ, with half a threshold before the first step."""
+    return rates(network, heights(network), steps, replace(RATE, precharge=0.5))
+
+
+LEVELS = 4
+
+QCFS = Method(
+    "qcfs",
+    "QCFS",
+    "Bu et al., ICLR 2022",
+    "trains activations of 4 levels with a trained height, and starts neurons at half their threshold",
+    Activation(
+        "quantised clip, floor and shift",
+        lambda clip: ClipFloorShift(LEVELS, 8.0 if clip is None else min(8.0, clip)),
+        _start,
+        penalty=lambda clips: 5e-4 / 2 * torch.stack([clip.height.square() for clip in clips]).sum(),
+    ),
+    spiking,
+    notes="heights begin where the activations of a trained network have the least error, and not at 8",
+)

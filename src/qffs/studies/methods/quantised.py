@@ -1,0 +1,66 @@
+"""A network that was quantised as this library does, run by other rules: the schedule, the cap, the spikes differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, fx, nn
+
+from qffs.convert import OFFSET, to_spiking
+from qffs.method import FiringRule, Levels
+from qffs.nn.quantizer import Quantizer
+from qffs.spiking.network import SpikingNetwork
+from qffs.studies.methods.method import Activation, Batches, Method
+
+BITS = 2
+HIGHEST = Levels.from_bits(BITS).highest
+
+
+def _start(module: nn.Module, x: Tensor) -> None:
+    assert isinstance(module, Quantizer)
+    module.set_step_size_from(float(x.abs().mean()))
+
+
+LSQ = Activation(f"LSQ, {BITS} bits", lambda clip: Quantizer(HIGHEST, OFFSET, clip), _start)
+
+
+def _by(
+    charge: int | Sequence[float], rule: FiringRule | None = None
+) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
+    return lambda network, _, __: to_spiking(network, charge, rule)
+
+
+QFFS = Method(
+    "qffs",
+    "this library",
+    "Li, Ma, Furber, Frontiers in Neuroscience 2022",
+    "signed spikes, no more of them than there are levels, input charged over the first steps",
+    LSQ,
+    _by(HIGHEST),
+)
+FAST_SNN = Method(
+    "fast-snn",
+    "Fast-SNN",
+    "Hu et al., TPAMI 2023",
+    "signed spikes without a cap",
+    LSQ,
+    _by(HIGHEST, FiringRule(cap=False)),
+    notes="of its conversion alone: no fine-tuning layer by layer",
+)
+AT_ONCE = Method(
+    "spikezip",
+    "SpikeZIP",
+    "You et al., ICML 2024",
+    "signed spikes with a cap, all of the input at the first step",
+    LSQ,
+    _by((1.0,)),
+)
+MULTI_LEVEL = Method(
+    "multi-level",
+    "multi-level spikes",
+    "Lv et al. (group neurons), 2024",
+    "as many spikes at once as take a neuron to its level: exact in one step, compare at equal spikes",
+    LSQ,
+    _by((1.0,), FiringRule(several=True)),
+    notes="a spike is counted as often as it carries a threshold",
+)

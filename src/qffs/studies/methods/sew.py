@@ -1,0 +1,91 @@
+"""SEW-ResNet: spikes are added up behind the neurons of a residual block, instead of currents before them."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import fx, nn
+
+from qffs.graph.classify import name_of, signals
+from qffs.graph.paths import free_path
+from qffs.graph.rules import Kind
+from qffs.studies.methods.method import Activation, Method
+from qffs.studies.methods.surrogate_gradient import EXTRA, Surrogate, deviation, neurons, spiking
+
+STEPS = 4
+
+
+def sigmoid() -> Surrogate:
+    """The derivative of ``sigmoid(4 (u - θ))`` as the gradient of a spike."""
+    from spikingjelly.activation_based.surrogate import Sigmoid
+
+    made: Surrogate = Sigmoid(alpha=4.0)
+    return made
+
+
+def element_wise(network: fx.GraphModule) -> nn.Module:
+    """The network with ``relu(a) + relu(b)`` for every ``relu(a + b)``; what was a ReLU's already is added as it is."""
+    network = copy.deepcopy(network)
+    spikes: set[fx.Node] = set()
+    for node in list(network.graph.nodes):
+        read = signals(node)
+        if node.meta["kind"] is Kind.SPIKING:
+            spikes.add(node)
+            (total,) = read
+            if _adds_two(total) and list(total.users) == [node]:
+                _swap(network, node, total, spikes)
+        elif (
+            read and node.meta["kind"] is Kind.LINEAR and all(n in spikes for n in read) and not _weighs(network, node)
+        ):
+            spikes.add(node)
+    network.graph.lint()
+    network.recompile()
+    return network
+
+
+def _adds_two(node: fx.Node) -> bool:
+    """Whether a node is the sum of two different signals."""
+    return name_of(node) == "add" and not node.kwargs and len(set(signals(node))) == len(node.args) == 2
+
+
+def _swap(network: fx.GraphModule, relu: fx.Node, total: fx.Node, spikes: set[fx.Node]) -> None:
+    """The sum behind the ReLU, with a ReLU of its own for each operand that is no spikes."""
+    for operand in signals(total):
+        if operand in spikes:
+            continue
+        path = free_path(network, "relu")
+        network.add_submodule(path, nn.ReLU())
+        with network.graph.inserting_before(total):
+            own = network.graph.call_module(path, (operand,))
+        own.meta.update(operand.meta)
+        total.replace_input_with(operand, own)
+    relu.replace_all_uses_with(total)
+    network.graph.erase_node(relu)
+    network.delete_submodule(str(relu.target))
+    spikes.add(total)
+
+
+def _weighs(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node multiplies by weights, which may be negative."""
+    if node.op == "call_module":
+        return any(True for _ in network.get_submodule(str(node.target)).parameters())
+    return any(read.op == "get_attr" for read in node.all_input_nodes)
+
+
+SEW = Method(
+    "sew",
+    "SEW",
+    "Fang et al., NeurIPS 2021",
+    "trains neurons that are reset, and adds the spikes of residual blocks up behind them",
+    Activation(
+        f"neurons over {STEPS} steps, spikes added",
+        neurons(STEPS, sigmoid, detached=True),
+        deviation,
+        steps=STEPS,
+        prepare=element_wise,
+        extra=EXTRA,
+    ),
+    spiking(to_zero=True),
+    notes=f"trained over {STEPS} steps from the network in full precision, whose blocks add up before their ReLU; "
+    "thresholds are the standard deviation of what arrives first",
+)

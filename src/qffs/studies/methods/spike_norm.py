@@ -1,0 +1,78 @@
+"""Spike-Norm and RMP: thresholds found by running the spiking network, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.graph.classify import signals
+from qffs.graph.replace import activations
+from qffs.method import FiringRule
+from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.step_by_step import Walk
+from qffs.studies.methods.method import RATE, SOME, Activation, Batches, Method, rates, some
+
+BALANCED_STEPS = 64
+
+
+@torch.no_grad()
+def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule) -> dict[str, float]:
+    """By activation, the largest current that arrives in one step, those before it with their thresholds.
+
+    In the units of activations: of a spike that stands for θ. Of some images of the first batch.
+    """
+    snn = rates(network, dict.fromkeys(activations(network), 1.0), BALANCED_STEPS, rule)
+    _Balancing(snn, some(batches, BALANCED_STEPS)).run()
+    return {path: float(neuron.threshold) * BALANCED_STEPS for path, neuron in snn.neurons()}
+
+
+class _Balancing(Walk):
+    """The simulation, layer by layer, each of which is given its threshold when all is known that arrives at it."""
+
+    def __init__(self, snn: SpikingNetwork, x: Tensor) -> None:
+        super().__init__(snn.graph, snn.begin(x), snn.schedule.weights, None)
+        self.thresholds = {path: neuron.threshold for path, neuron in snn.neurons()}
+
+    def _spiking(self, node: fx.Node) -> Tensor:
+        (read,) = signals(node)
+        constant, increments = self._arrived(read)
+        injected = [0.0 if constant is None else weight * constant for weight in self.charge]
+        sent = [0.0] * self.steps if increments is None else list(increments)
+        largest = max(float(torch.as_tensor(one + other).max()) for one, other in zip(injected, sent, strict=True))
+        self.thresholds[str(node.target)].fill_(max(1e-6, largest))
+        return super()._spiking(node)
+
+
+def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
+    def made(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
+        thresholds = balanced(network, batches, HARD)
+        return rates(network, {path: β * θ for path, θ in thresholds.items()}, steps, rule)
+
+    return made
+
+
+RELU = Activation("ReLU", lambda clip: nn.ReLU() if clip is None else nn.Hardtanh(0.0, clip))
+HARD = replace(RATE, to_zero=True)
+NOTES = f"analog input instead of Poisson spikes; {BALANCED_STEPS} steps of at most {SOME} images find thresholds"
+
+SPIKE_NORM = Method(
+    "spike-norm",
+    "Spike-Norm",
+    "Sengupta et al., Frontiers in Neuroscience 2019",
+    "the largest current that ever arrives is the threshold, layer by layer; a spike sets the potential to zero",
+    RELU,
+    _spiking(HARD, 1.0),
+    notes=NOTES,
+)
+RMP = Method(
+    "rmp",
+    "RMP",
+    "Han, Srinivasan, Roy, CVPR 2020",
+    "Spike-Norm's thresholds times 0.8; a spike takes the threshold off",
+    RELU,
+    _spiking(RATE, 0.8),
+    notes=NOTES,
+)

@@ -1,0 +1,62 @@
+"""Layers of neurons that train, of SpikingJelly; imported only where it is installed."""
+
+from __future__ import annotations
+
+import torch
+from spikingjelly.activation_based.neuron import SimpleBaseNode
+from torch import Tensor, nn
+
+from qffs.studies.methods.surrogate_gradient import Surrogate
+
+SMALLEST = 1e-3
+"""The least threshold that training leaves."""
+
+
+class Neurons(SimpleBaseNode):
+    """Leaky integrate-and-fire neurons, all steps of a batch at once: currents ``[T * B, ...]`` to spikes times θ.
+
+    ::
+
+        u <- λ u + I / θ
+        z  = 1 if u >= 1, else 0
+        u <- 0 if z and to_zero, else u - z
+
+    surrogate: ``u - 1`` to z, with a gradient of its own; detached: whether no gradient goes through the reset;
+    trained: whether θ and λ are parameters.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        surrogate: Surrogate,
+        to_zero: bool = True,
+        leak: float = 1.0,
+        detached: bool = False,
+        trained: bool = False,
+    ) -> None:
+        super().__init__(1.0, 0.0 if to_zero else None, surrogate, detach_reset=detached, step_mode="m")
+        self.steps = steps
+        self.threshold = nn.Parameter(torch.tensor(1.0), requires_grad=trained)
+        self.leak = nn.Parameter(torch.tensor(float(leak)), requires_grad=trained)
+
+    @property
+    def height(self) -> float:
+        """The value of θ."""
+        return max(SMALLEST, float(self.threshold.detach()))
+
+    @property
+    def kept(self) -> float:
+        """The value of λ, at least 0."""
+        return max(0.0, float(self.leak.detach()))
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        """One step's current."""
+        self.v: Tensor = self.leak.clamp_min(0) * self.v + x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The spikes of all steps, from rest."""
+        self.reset()
+        θ = self.threshold.clamp_min(SMALLEST)
+        sent: Tensor = super().forward((x / θ).unflatten(0, (self.steps, -1)))
+        self.reset()  # what is left of a graph cannot be copied
+        return sent.flatten(0, 1) * θ

@@ -1,0 +1,86 @@
+"""SRP and COS: a first run of some steps says how neurons are to begin the run that is read out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+
+from qffs.functional.neuron import NeuronState
+from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.step_by_step import Observer, State, advance
+from qffs.studies.methods.initial_potential import Begun
+from qffs.studies.methods.method import Batches, Method
+from qffs.studies.methods.qcfs import QCFS, spiking
+
+Shift = Callable[[Tensor, Tensor], Tensor]
+"""From a neuron's potential after a first run, in thresholds, and its count: by how many its next one begins higher."""
+
+STEPS_BEFORE = 4
+SILENT = -1e6
+
+
+class Prepared(Begun):
+    """A spiking network whose neurons begin as a first run of another one says, in ``first.schedule.steps`` steps."""
+
+    def __init__(self, network: SpikingNetwork, first: SpikingNetwork, shift: Shift) -> None:
+        super().__init__(network, first)
+        self.shift = shift
+
+    def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
+        """The neurons' states, from a first run."""
+        assert self.first is not None
+        _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
+        θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
+        found = {}
+        for path, neuron in self.neurons():
+            potential, sent = after.neurons[path]
+            rest = neuron.rest(potential)
+            raised = self.shift(potential / θ[path], sent) * neuron.threshold
+            found[path] = NeuronState(rest.potential + raised, rest.sent)
+        return found
+
+
+def _prepared(shift: Shift) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
+    return lambda network, batches, steps: Prepared(
+        spiking(network, batches, steps), spiking(network, batches, STEPS_BEFORE), shift
+    )
+
+
+def silenced(potential: Tensor, _: Tensor) -> Tensor:
+    """SRP: a neuron that is left with no potential never fires.
+
+    >>> silenced(torch.tensor([0.25, 0.0, -2.0]), torch.ones(3)) == SILENT
+    tensor([False,  True,  True])
+    """
+    return torch.where(potential > 0, 0.0, SILENT)
+
+
+def offset(potential: Tensor, sent: Tensor) -> Tensor:
+    """COS: a neuron that has sent one too many begins a threshold lower, one that has sent one too few, higher.
+
+    >>> offset(torch.tensor([-0.5, -0.5, 0.5, 1.0]), torch.tensor([2.0, 0.0, 1.0, 1.0]))
+    tensor([-1.,  0.,  0.,  1.])
+    """
+    return (potential >= 1).to(potential) - ((potential < 0) & (sent > 0)).to(potential)
+
+
+SRP = Method(
+    "srp",
+    "SRP",
+    "Hao et al., AAAI 2023",
+    "QCFS, where neurons that a first run leaves without potential are silenced in a second",
+    QCFS.activation,
+    _prepared(silenced),
+    before=STEPS_BEFORE,
+)
+COS = Method(
+    "cos",
+    "COS",
+    "Hao et al., ICLR 2023",
+    "QCFS, where neurons that a first run leaves a spike off begin a second one a threshold away",
+    QCFS.activation,
+    _prepared(offset),
+    before=STEPS_BEFORE,
+)

@@ -1,0 +1,33 @@
+"""Several processes that work as one, as ``torchrun`` starts them; alone, everything here does nothing.
+
+>>> share(5), total(torch.ones(2)), broadcast("resume")
+(tensor([0, 1, 2, 3, 4]), tensor([1., 1.]), 'resume')
+"""
+
+from qffs.train.distributed.batch_norm import synchronised
+from qffs.train.distributed.group import (
+    agreed,
+    barrier,
+    broadcast,
+    gather,
+    processes,
+    rank,
+    share,
+    total,
+    totals,
+    world,
+)
+
+__all__ = [
+    "agreed",
+    "barrier",
+    "broadcast",
+    "gather",
+    "processes",
+    "rank",
+    "share",
+    "synchronised",
+    "total",
+    "totals",
+    "world",
+]
