@@ -123,9 +123,9 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How the time of a simulation grows.")
-    parser.add_argument("qann", help="the folder of a quantised network")
+    parser.add_argument("qann", help="the folder of a quantized network")
     parser.add_argument("--data", required=True, help="what it was trained on")
-    parser.add_argument("--deeper", nargs="*", default=[], help="the folders of quantised networks that grow in depth")
+    parser.add_argument("--deeper", nargs="*", default=[], help="the folders of quantized networks that grow in depth")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
@@ -134,7 +134,7 @@ def main() -> None:
     data = load_data(arguments.data, in_memory_gib=0)
 
     def read(images: Any, count: int) -> Tensor:
-        return data.normalise(images.read(torch.arange(count))).contiguous(memory_format=torch.channels_last)
+        return data.normalize(images.read(torch.arange(count))).contiguous(memory_format=torch.channels_last)
 
     points = curves(arguments.qann, arguments.deeper, read(data.test, 128), read(data.train, 64))
     results: dict[str, dict[int, dict[str, float]]] = {what: {} for what in points}

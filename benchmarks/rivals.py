@@ -34,7 +34,7 @@ def with_neurons(snn: SpikingNetwork, make: Callable[[float], nn.Module]) -> fx.
             network.add_submodule(node.target, make(float(neuron.threshold.mean())))
     network.delete_all_unused_submodules()
     network.recompile()
-    place = {"device": snn.like.device, "memory_format": torch.channels_last}
+    place = {"device": snn.empty_like.device, "memory_format": torch.channels_last}
     return network.eval().to(**place)  # type: ignore[call-overload,no-any-return]
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/simulate.py runs/cifar10_resnet18_narrow/qann --data cifar10:PATH --json simulate.json
 
-The network is that of a checkpoint of a quantised network, and the images are of the test part: how much there is to
+The network is that of a checkpoint of a quantized network, and the images are of the test part: how much there is to
 compute depends on when neurons fire, so that trained weights and real images are needed. Compared, in one process and
 by turns: the network with ReLUs where the neurons are, batch norms folded (``network``); `SpikingNetwork.readout` in
 the network's own type and exactly; the reference simulation, if asked for; and other libraries (`rivals.py`), of which
@@ -201,7 +201,7 @@ def peak_of(snn: SpikingNetwork, x: Tensor, steps: int, name: str) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time of a simulation over the full-precision network's forward pass.")
-    parser.add_argument("qann", nargs="+", help="folders of quantised networks")
+    parser.add_argument("qann", nargs="+", help="folders of quantized networks")
     parser.add_argument("--data", required=True, help="what the networks were trained on, as qffs simulate takes it")
     parser.add_argument("--size", type=int, help="pixels of photographs")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16])
@@ -223,7 +223,7 @@ def main() -> None:
 
     def images(count: int) -> Iterator[Tensor]:
         for group in spread[:count].split(arguments.batch):
-            x = data.normalise(data.test.read(group)).to(device)
+            x = data.normalize(data.test.read(group)).to(device)
             yield x.contiguous(memory_format=torch.channels_last)
 
     x = next(images(arguments.batch))

@@ -1,4 +1,4 @@
-"""What quantised training costs: time and peak memory of one step on ResNet-18 at 32 x 32, over full precision.
+"""What quantized training costs: time and peak memory of one step on ResNet-18 at 32 x 32, over full precision.
 
     python benchmarks/train.py --batch 128 --repeats 7 --precision float32 --json training.json
 
@@ -68,7 +68,7 @@ class PlainQuantizer(nn.Module):
 
 
 def brevitas_quantizer() -> nn.Module:
-    """The quantiser of brevitas whose step size is learned from the first step on."""
+    """The quantizer of brevitas whose step size is learned from the first step on."""
     from brevitas.nn import QuantReLU  # type: ignore[import-untyped]
     from brevitas.quant.scaled_int import Uint8ActPerTensorFloatMaxInit  # type: ignore[import-untyped]
 
@@ -116,23 +116,23 @@ class Trainer:
         torch.manual_seed(0)
         self.network = resnet18(VARIANTS[name]).to(device).to(memory_format=torch.channels_last)
         fuse(self.network, name == "qffs, fused")
-        self.optimiser = torch.optim.SGD(self.network.parameters(), 0.01, 0.9, weight_decay=5e-4)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.01, 0.9, weight_decay=5e-4)
         self.x = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(10, (batch,), device=device)
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
     def step(self) -> None:
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         with self.autocast:
             loss = F.cross_entropy(self.network(self.x).float(), self.labels)
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         if self.x.is_cuda:
             torch.cuda.synchronize()
 
     def bytes_held(self) -> int:
         """Bytes of all tensors that are there between two steps, gradients left out."""
-        state = [v for values in self.optimiser.state.values() for v in values.values() if isinstance(v, Tensor)]
+        state = [v for values in self.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
         tensors = [*self.network.parameters(), *self.network.buffers(), *state, self.x, self.labels]
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -148,7 +148,7 @@ def peak_of_step(trainer: Trainer) -> dict[str, int]:
     """Peak memory of one step in bytes: as PyTorch's allocator sees it, and as the system does, where it says."""
     for _ in range(FIRST_STEPS):
         trainer.step()
-    trainer.optimiser.zero_grad()
+    trainer.optimizer.zero_grad()
     if trainer.x.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         trainer.step()
@@ -156,7 +156,7 @@ def peak_of_step(trainer: Trainer) -> dict[str, int]:
 
     def step() -> None:
         trainer.step()
-        trainer.optimiser.zero_grad()
+        trainer.optimizer.zero_grad()
 
     return {name: trainer.bytes_held() + size for name, size in peak(step).items()}
 

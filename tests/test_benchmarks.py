@@ -28,7 +28,7 @@ RIVALS = {
 def qann(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     data = load("digits")
-    x = data.normalise(data.train.read(torch.arange(64)))
+    x = data.normalize(data.train.read(torch.arange(64)))
     folder = tmp_path_factory.mktemp("benchmark") / "qann"
     qffs.save(qffs.calibrate(qffs.quantize(build("digits_net").eval(), 2, example=x), [x]), folder)
     return folder

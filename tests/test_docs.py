@@ -81,7 +81,7 @@ def test_constraints_pin_torch() -> None:
     assert "torchvision==0.28.0" in pins  # the one that needs this torch: another would pull another
 
 
-def test_licence_is_apache() -> None:
+def test_license_is_apache() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert "END OF TERMS AND CONDITIONS" in text
@@ -124,7 +124,7 @@ def test_the_example_of_ones_own_operator_runs(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert re.search(r"wavelet +Wavelet +16x8x32 +linear", printed)
     assert re.search(r"median +median +16x8x1 +differenced +the median of the accumulated input", printed)
-    assert "the spike counts of all 6,144 neurons of 2 layers, over 16 images, are their quantisers' levels" in printed
+    assert "the spike counts of all 6,144 neurons of 2 layers, over 16 images, are their quantizers' levels" in printed
 
 
 def test_the_example_of_ones_own_method_runs(monkeypatch: pytest.MonkeyPatch) -> None:

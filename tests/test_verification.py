@@ -21,8 +21,8 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 @cache
-def quantised(name: str) -> fx.GraphModule:
-    """The calibrated quantised network."""
+def quantized(name: str) -> fx.GraphModule:
+    """The calibrated quantized network."""
     inputs = NETWORKS[name].inputs()
     qann = qffs.quantize(NETWORKS[name].model(), example=inputs)
     return qffs.calibrate(qann, [inputs]).eval()
@@ -30,7 +30,7 @@ def quantised(name: str) -> fx.GraphModule:
 
 @cache
 def spiking(name: str) -> SpikingNetwork:
-    return qffs.to_spiking(quantised(name))
+    return qffs.to_spiking(quantized(name))
 
 
 def run(name: str, steps: int, chunk: int | None) -> tuple[Any, dict[str, Tensor]]:
@@ -46,11 +46,11 @@ def run(name: str, steps: int, chunk: int | None) -> tuple[Any, dict[str, Tensor
 
 @every_network
 def test_counts_are_levels(name: str) -> None:
-    """Every layer's counts are the quantised network's levels, and the outputs are equal in float64."""
+    """Every layer's counts are the quantized network's levels, and the outputs are equal in float64."""
     inputs = NETWORKS[name].inputs()
-    compared = qffs.verify(quantised(name), spiking(name), *inputs)
+    compared = qffs.verify(quantized(name), spiking(name), *inputs)
     with torch.no_grad():
-        expected = quantised(name)(*inputs)
+        expected = quantized(name)(*inputs)
     readout, spikes = run(name, compared.steps, None)
     assert len(compared.layers) == len(spikes) > 0
     assert all(bool(fired.any()) for fired in spikes.values()), "a layer that never fires shows nothing"
@@ -69,9 +69,9 @@ def test_step_by_step(name: str) -> None:
 
 @every_network
 def test_state_dict_keys(name: str) -> None:
-    """The quantised network has the model's keys, and one step size a quantiser."""
-    keys = set(quantised(name).state_dict())
-    steps = {f"{path}.step_size" for path, each in quantised(name).named_modules() if isinstance(each, Quantizer)}
+    """The quantized network has the model's keys, and one step size a quantizer."""
+    keys = set(quantized(name).state_dict())
+    steps = {f"{path}.step_size" for path, each in quantized(name).named_modules() if isinstance(each, Quantizer)}
     assert steps <= keys
     assert keys - steps == set(NETWORKS[name].model().state_dict())
 

@@ -88,7 +88,7 @@ LATE = {
     "rnl": "heights follow the largest activations, which are far above most",
     **dict.fromkeys(("diet", "dspike", "sew"), "it was trained for few steps, and is another function of more of them"),
     "srp": "what a first run of 4 steps silences stays silent, however long the second one is",
-    "fast-snn": "without a cap neurons send more than their highest level, where the quantised activation was clipped",
+    "fast-snn": "without a cap neurons send more than their highest level, where the quantized activation was clipped",
 }
 """Why a spiking network is below what was trained, or comes to it late, by method."""
 UNTRAINED = {

@@ -54,9 +54,9 @@ def one(name: str) -> dict[str, str]:
     from qffs import export
     from qffs.export.target import apart
     from qffs.models.checkpoint import load
-    from test_verification import quantised, spiking
+    from test_verification import quantized, spiking
 
-    inputs, qann, snn = NETWORKS[name].inputs(), quantised(name), spiking(name)
+    inputs, qann, snn = NETWORKS[name].inputs(), quantized(name), spiking(name)
     found = {each: tried(lambda each=each: simulated(name, getattr(export, each)(snn))) for each in COLUMNS[:2]}
     with tempfile.TemporaryDirectory() as folder:
         for each in ("brian2", "pynn"):

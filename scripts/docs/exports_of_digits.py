@@ -38,11 +38,11 @@ def network(name: str) -> nn.Module:
 
 
 def trained(name: str, digits: Any) -> tuple[nn.Module, Any]:
-    """The quantised network with 2 bits and the spiking one; seed 0, the same every time."""
+    """The quantized network with 2 bits and the spiking one; seed 0, the same every time."""
     import qffs
 
     torch.manual_seed(0)
-    x, y = digits.normalise(digits.train.images), digits.train.labels
+    x, y = digits.normalize(digits.train.images), digits.train.labels
     model: Any = network(name)
     fitted(model, x, y, 15, 3e-3)
     qann: Any = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x[:256]])
@@ -52,12 +52,12 @@ def trained(name: str, digits: Any) -> tuple[nn.Module, Any]:
 
 def fitted(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float) -> None:
     """Train it, and leave it in eval mode."""
-    optimiser = torch.optim.Adam(model.train().parameters(), rate)
+    optimizer = torch.optim.Adam(model.train().parameters(), rate)
     for _ in range(epochs):
         for i in torch.randperm(len(x)).split(64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[i]), y[i]).backward()
-            optimiser.step()
+            optimizer.step()
     model.eval()
 
 
@@ -112,7 +112,7 @@ def main() -> None:
 
     warnings.simplefilter("ignore")
     digits = load("digits")
-    x, y = digits.normalise(digits.test.images), digits.test.labels
+    x, y = digits.normalize(digits.test.images), digits.test.labels
     found: dict[str, Any] = {}
     for name in track(NETWORKS, "networks"):
         qann, snn = trained(name, digits)

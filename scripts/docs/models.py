@@ -184,7 +184,7 @@ def _learn_statistics(model: nn.Module, x: Tensor) -> None:
 
 @torch.no_grad()
 def compare(qann: fx.GraphModule, snn: SpikingNetwork, *inputs: Tensor) -> dict[str, object]:
-    """What `verify` found, and the largest deviation of an output from the quantised network's, over its size.
+    """What `verify` found, and the largest deviation of an output from the quantized network's, over its size.
 
     Raises where a count is no level, or step-wise simulation sends another spike than layer-wise simulation.
     """
@@ -218,19 +218,19 @@ def document(rows: Sequence[Row]) -> str:
         "# Networks that were tried",
         "",
         "Classification networks of torchvision and timm that contain a ReLU, as they come, with random weights and",
-        "the batch norm statistics of two random batches: quantised to 2 bits, calibrated, converted, and compared in",
+        "the batch norm statistics of two random batches: quantized to 2 bits, calibrated, converted, and compared in",
         "float64 on one image of the size the network takes (of a smaller one where that would take many minutes: see",
         "`image`, the side in pixels). A network counts as converted where",
         "",
-        "- every neuron's spike count is its quantiser's level after the run (`qffs.verify`),",
-        "- the outputs deviate from the quantised network's by no more than rounding (`deviation`: the largest",
+        "- every neuron's spike count is its quantizer's level after the run (`qffs.verify`),",
+        "- the outputs deviate from the quantized network's by no more than rounding (`deviation`: the largest",
         "  absolute difference over the largest output),",
         "- advancing step by step and advancing every layer over all steps give the same spikes.",
         "",
         "`settled` is the step after which no neuron fires any more. What sends values instead of single spikes is",
         "named; `strict=True` refuses it.",
         "",
-        f"{_count(rows)} networks are converted. Where there is nothing to quantise, the network's only ReLUs make a",
+        f"{_count(rows)} networks are converted. Where there is nothing to quantize, the network's only ReLUs make a",
         "table of constants (of relative positions); these are not counted. Made by `python scripts/docs/models.py` on",
         f"{_machine()}.",
         "",

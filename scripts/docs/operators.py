@@ -12,11 +12,11 @@ INTRODUCTION = """\
 # Operators
 
 What becomes of every operator, generated from the one table in `src/qffs/graph/rules.py` by
-`python scripts/docs/operators.py`. Every row but the refused ones is converted and compared with its quantised network
+`python scripts/docs/operators.py`. Every row but the refused ones is converted and compared with its quantized network
 in float64 by the cases in `tests/graph/rules`. For your own network: `qffs plan MODEL`, or
 `print(qffs.plan(model, x))`.
 
-An edge of the spiking network carries increments whose sum over time is the quantised network's value. So an operator
+An edge of the spiking network carries increments whose sum over time is the quantized network's value. So an operator
 is linear (applied to every increment), spiking (a neuron), or differenced (g(X_t) - g(X_{t-1}) on the accumulated
 input). All are exact; of the differenced ones only max pooling sends single spikes, where it reads single spikes; all
 else sends values, which `strict=True` refuses.
@@ -32,8 +32,8 @@ else sends values, which `strict=True` refuses.
 - **Of the input alone**, before any neuron, whatever is in the table is computed once and charged with the input: it
   may round, compare and index.
 - **ReLU** in all its forms (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu()`, `clamp(min=0)`, `nn.Threshold(0, 0)`, in
-  place or not, one module called many times) is one quantiser a call. A ReLU clipped from above (`nn.ReLU6`,
-  `nn.Hardtanh(0, c)`, `clamp(0, c)`) is a quantiser whose levels at first end at the clip.
+  place or not, one module called many times) is one quantizer a call. A ReLU clipped from above (`nn.ReLU6`,
+  `nn.Hardtanh(0, c)`, `clamp(0, c)`) is a quantizer whose levels at first end at the clip.
 - **Batch norm** is folded into the layer before it, or else becomes a product and a sum; without running statistics it
   depends on the other images, and is refused. Derived classes count, and `F.batch_norm`, which in training keeps the
   statistics it has.

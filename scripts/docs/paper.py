@@ -24,7 +24,7 @@ shows a measurement, made again by one command each from networks trained here. 
 
 What differs from the paper in all of them: the networks and data are smaller and training is shorter (a few epochs
 instead of 40, as the commands say), because they were trained on two cores of a CPU, so that accuracies are lower and
-steps fewer; CIFAR-10 is re-encoded as JPEG; a negative spike needs a potential below 0, not at 0, and quantiser and
+steps fewer; CIFAR-10 is re-encoded as JPEG; a negative spike needs a potential below 0, not at 0, and quantizer and
 pre-charge share an offset of 1/2 + 0.0001 ([why](../README.md#why-it-is-exact)). What is to be compared is the shape of
 each result, not its height. `qffs paper ITEM RECIPE` makes each from any recipe, at full length too; `--jobs N` trains
 N networks at once.
@@ -38,12 +38,12 @@ Without negative spikes this SNN with 14 layers of neurons is 10 points below it
 all layers, a ResNet-20 with 20 layers keeps 56.2 of 77.7 % (figure 3), and a ResNet-56 with 56 layers 28.4 of 77.8 %,
 after 16 steps, of 500 images (`qffs train cifar10_resnet20 model=cifar_resnet56
 data=cifar10:../shared/data/cifar10-jpeg.zip weights=../shared/data/cifar10_resnet56.safetensors bits=2 output=2
-full_precision.epochs=0 full_precision.warmup_epochs=0 quantised.epochs=1 quantised.learning_rate=0.02
-quantised.ema=0.99 quantised.distillation=0 quantised.temperature=1 candidates=[] choose_at=null held_out=0
+full_precision.epochs=0 full_precision.warmup_epochs=0 quantized.epochs=1 quantized.learning_rate=0.02
+quantized.ema=0.99 quantized.distillation=0 quantized.temperature=1 candidates=[] choose_at=null held_out=0
 charge_steps=null steps=16 test_images=2000 -o runs/cifar10_resnet56`, then `qffs noise runs/cifar10_resnet56/snn
 --data cifar10:../shared/data/cifar10-jpeg.zip --images 500 --steps 16`). There negative spikes need their time too:
 read after 3 steps it has 40.0 %, after 16 all 77.8 %.""",
-    "fig1": "ours, after one epoch with quantised activations, end lower than what is published, and as early.",
+    "fig1": "ours, after one epoch with quantized activations, end lower than what is published, and as early.",
     "fig3": """the same, from 2 bits on some 20 points below. At 1 bit 2 of 2,000 images differ, because sums are
 rounded otherwise once batch norm is folded.""",
     "fig4": "the same.",

@@ -27,7 +27,7 @@ Every row is one run of `qffs train`, and this page is written by `python script
 end of each run; what was chosen (charge schedules) was chosen on held-out training images. Accuracies on re-encoded
 images, marked (JPEG), compare within this page only.
 
-FP is the network in full precision, QANN the same with quantised activations, SNN the spiking network after T steps;
+FP is the network in full precision, QANN the same with quantized activations, SNN the spiking network after T steps;
 `equal` is the share of test images that the SNN classifies as its QANN does. Differences are in points. A spiking
 output of b bits is read by counting its spikes, at most one a step: before T = 2^b - 1 it cannot have reached its
 highest level, and classes tie.
@@ -109,7 +109,7 @@ def how(row: dict[str, Any]) -> str:
     epochs = [len(told[part]["epochs"]) for part in ("full_precision", "qann")]
     return (
         f"- **{row['name']}**: `{run['command']}`  \n  {told['images']:,} test images, {epochs[0]} full-precision and "
-        f"{epochs[1]} quantised epochs, seed {told['seed']}, {run['device']}, {run['seconds'] / 60:.0f} min, "
+        f"{epochs[1]} quantized epochs, seed {told['seed']}, {run['device']}, {run['seconds'] / 60:.0f} min, "
         f"commit {run['commit']}"
     )
 

@@ -1,4 +1,4 @@
-"""The verbs: a network becomes a quantised network, that becomes a spiking network, and the two are compared."""
+"""The verbs: a network becomes a quantized network, that becomes a spiking network, and the two are compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 
 OFFSET = NEAREST + 1e-4
-"""The rounding offset of quantisers and pre-charge of neurons: to nearest, with the ties moved off their lattice.
+"""The rounding offset of quantizers and pre-charge of neurons: to nearest, with the ties moved off their lattice.
 
 In a network of few-bit weights, sums often end exactly on a tie, and a third of a charge, added three times, need
 not be the whole: at 1/2 itself, rounding errors then decide, differently on both sides. The same small shift on both
@@ -50,22 +50,22 @@ def quantize(
     offset: float = OFFSET,
     strict: bool = False,
 ) -> fx.GraphModule:
-    """A quantised copy of ``model`` (a QANN): an LSQ quantiser at every ReLU, everything else as it was.
+    """A quantized copy of ``model`` (a QANN): an LSQ quantizer at every ReLU, everything else as it was.
 
     bits: b of the hidden activations, levels 0..2^b - 1, by default 2; or b by patterns of their paths, such as
     ``{"layer4.*": 3, "stem.*": "full", "*": 2}``: the first that matches (`fnmatch.fnmatchcase`) decides, and "full"
     keeps the ReLU; levels: the same with the highest level, any n, instead of bits; output: "analog", or the bits
-    (or `qffs.method.Levels`) of a quantiser at the network's output, which then is spiking too; example: a batch of
+    (or `qffs.method.Levels`) of a quantizer at the network's output, which then is spiking too; example: a batch of
     the shape and type the network takes (a tuple for several inputs); per_channel: a step size for each channel
-    (dimension 1 of an activation) instead of one for all; offset: ``floor(x / s + offset)`` in the quantiser, and the
+    (dimension 1 of an activation) instead of one for all; offset: ``floor(x / s + offset)`` in the quantizer, and the
     neuron's pre-charge in thresholds; see `OFFSET` for the default; strict: refuse a network that has to send values
     instead of spikes somewhere (after GELU, softmax, a product of two signals, "full"), which by default it does:
     differenced, and exact.
 
-    Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantiser. Train it
+    Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantizer. Train it
     with any loop. It refuses to run in eval mode before it was calibrated (`qffs.calibrate`), trained or loaded.
     ``model`` is not touched. Raises `InvalidArgument` on bad bits or patterns, `NotTraceable` and `NotConvertible`
-    (listing every operator that has no spiking counterpart) and `NothingToQuantize` where no ReLU is to be quantised.
+    (listing every operator that has no spiking counterpart) and `NothingToQuantize` where no ReLU is to be quantized.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)
@@ -82,7 +82,7 @@ def quantize(
     planning.plan(traced).check(strict)
     hidden = resolve(patterns, activations(traced))
     if of_output is None and not any(hidden.values()):
-        raise NothingToQuantize('nothing would be quantised: every activation is to stay "full"')
+        raise NothingToQuantize('nothing would be quantized: every activation is to stay "full"')
     place_quantizers(traced, hidden, of_output, offset, per_channel)
     traced.recompile()
     inputs = example if isinstance(example, tuple) else (example,)  # a network may have no weights
@@ -105,7 +105,7 @@ def _output_levels(output: int | str | Levels) -> Levels | None:
 def to_spiking(
     qann: nn.Module, charge_steps: int | Sequence[float] | None = None, rule: FiringRule | None = None
 ) -> SpikingNetwork:
-    """The spiking network of a quantised network: every quantiser a layer of neurons with θ = s and the same n.
+    """The spiking network of a quantized network: every quantizer a layer of neurons with θ = s and the same n.
 
     charge_steps: over how many steps D the input and the biases are charged, or their weights by step, which add
     up to 1; by default 2^b - 1 of the hidden layers, as in the paper. rule: what a neuron may do (`FiringRule`).
@@ -130,7 +130,7 @@ def to_spiking(
         )
     if any("shape" not in node.meta for node in qann.graph.nodes):
         raise InvalidArgument(
-            "this quantised network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
+            "this quantized network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
             "or load its state dict into a new qffs.quantize(...)"
         )
     schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
@@ -146,7 +146,7 @@ def _refuse_converted(model: nn.Module) -> None:
     if isinstance(model, SpikingNetwork):
         raise InvalidArgument("this is a spiking network already")
     if isinstance(model, nn.Module) and quantizers(model):
-        raise InvalidArgument("this network is quantised already")
+        raise InvalidArgument("this network is quantized already")
 
 
 def _hidden_levels(qann: fx.GraphModule) -> int:
@@ -161,15 +161,15 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -
     """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
 
     Each becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, over the activations x that reach the
-    quantiser (or its channel, where each has a step size of its own) in all batches so far, in eval mode. While a
-    batch runs, the quantisers before are already in force, so later layers see what they will see in use. batches:
+    quantizer (or its channel, where each has a step size of its own) in all batches so far, in eval mode. While a
+    batch runs, the quantizers before are already in force, so later layers see what they will see in use. batches:
     input tensors ``[B, ...]``, or tuples of inputs.
-    Raises `InvalidArgument` without a quantiser or a batch, or where a batch is not the inputs; `Diverged` where NaN or
+    Raises `InvalidArgument` without a quantizer or a batch, or where a batch is not the inputs; `Diverged` where NaN or
     infinity arrives. After an error all step sizes are what they were.
     """
     of_all = list(quantizers(qann).values())
     if not of_all:
-        raise InvalidArgument("there is nothing to calibrate: the network has no quantiser; call qffs.quantize first")
+        raise InvalidArgument("there is nothing to calibrate: the network has no quantizer; call qffs.quantize first")
     if isinstance(batches, Tensor):
         raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
     sums = {quantizer: (torch.zeros((), dtype=torch.float64), 0) for quantizer in of_all}

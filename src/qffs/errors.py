@@ -4,9 +4,9 @@
     ├── InvalidArgument      a value that can never work: bits = 9, fewer steps than charge steps
     ├── NotTraceable         the model cannot be read as a static graph
     ├── NotConvertible       the graph holds something that has no spiking counterpart
-    │   └── NothingToQuantize    no ReLU on the way from the input: quantising would change nothing
-    ├── NotCalibrated        a quantiser has no step size yet
-    ├── Mismatch             a spiking network that differs from its quantised network
+    │   └── NothingToQuantize    no ReLU on the way from the input: quantizing would change nothing
+    ├── NotCalibrated        a quantizer has no step size yet
+    ├── Mismatch             a spiking network that differs from its quantized network
     ├── DataError            images or labels that cannot be read or used
     ├── CheckpointError      a checkpoint or weight file that cannot be read or does not fit
     ├── Diverged             NaN or infinity in the loss or in the data
@@ -38,15 +38,15 @@ class NotConvertible(QffsError):
 
 
 class NothingToQuantize(NotConvertible):
-    """The graph has no ReLU on the way from its input, so quantising it would change nothing."""
+    """The graph has no ReLU on the way from its input, so quantizing it would change nothing."""
 
 
 class NotCalibrated(QffsError, RuntimeError):
-    """A quantiser has no step size yet: calibrate or train the network first."""
+    """A quantizer has no step size yet: calibrate or train the network first."""
 
 
 class Mismatch(QffsError, AssertionError):
-    """A spiking network differs from its quantised network; the message names the first layer."""
+    """A spiking network differs from its quantized network; the message names the first layer."""
 
 
 class DataError(QffsError):

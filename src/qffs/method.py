@@ -1,4 +1,4 @@
-"""The numbers of the method: levels of a quantiser, charge schedule, firing rule. Frozen, and free of torch."""
+"""The numbers of the method: levels of a quantizer, charge schedule, firing rule. Frozen, and free of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_STEPS = 2**20
 
 @dataclass(frozen=True)
 class Levels:
-    """The levels 0, 1, ..., ``highest`` of a quantised activation.
+    """The levels 0, 1, ..., ``highest`` of a quantized activation.
 
     ``highest`` is n in ``Q(x) = s * clip(floor(x / s + 1/2), 0, n)`` and the largest number of spikes a
     neuron may have sent, on balance, at any time (the paper's Z_max, eq. 20).
@@ -146,7 +146,7 @@ class FiringRule:
     ``negative_spikes``: take back a spike when the potential is below 0 and spikes were sent.
     ``cap``: never send more spikes, on balance, than the highest level.
     ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
-    quantiser the neuron stands for, which is what makes the neuron round as the quantiser does.
+    quantizer the neuron stands for, which is what makes the neuron round as the quantizer does.
 
     Three more fields are other methods' (`qffs.studies.methods`). ``to_zero``: a spike sets the potential to zero
     instead of taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to
@@ -210,7 +210,7 @@ def _idle(pattern: str, deciding: Mapping[str, str | None]) -> str:
     if taken:
         return f"{pattern!r} decides nothing: {deciding[taken[0]]!r} before it matches {_some(taken)}; put it first"
     near = get_close_matches(pattern, deciding, SHOWN) or list(deciding)
-    return f"{pattern!r} matches no activation that is to be quantised; there are {_some(near)}"
+    return f"{pattern!r} matches no activation that is to be quantized; there are {_some(near)}"
 
 
 def _some(paths: Sequence[str]) -> str:

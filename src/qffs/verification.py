@@ -42,13 +42,13 @@ class Comparison:
         neurons = sum(units for _, units in self.layers)
         return (
             f"the spike counts of all {neurons:,} neurons of {len(self.layers)} layers, over {self.images} images, are "
-            f"their quantisers' levels, settled after {self.settled} of {self.steps} steps; the outputs differ by at "
+            f"their quantizers' levels, settled after {self.settled} of {self.steps} steps; the outputs differ by at "
             f"most {self.deviation:.1g}"
         )
 
 
 def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None = None) -> Comparison:
-    """Compare every neuron's count with its quantiser's level after ``steps`` steps; raise at the first difference.
+    """Compare every neuron's count with its quantizer's level after ``steps`` steps; raise at the first difference.
 
     inputs: the network's, as tensors or, as for an example, one tuple of them; steps: by default, as many as it takes
     until no neuron fires any more. The two are equal in exact arithmetic; in floating point a sum that ends within
@@ -62,7 +62,7 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None
     whole = bool(inputs) and all(isinstance(x, Tensor) and x.numel() for x in inputs)
     if not isinstance(snn, SpikingNetwork) or not isinstance(qann, nn.Module) or not whole:
         raise InvalidArgument(
-            "verify takes a quantised network, its spiking network, and a batch of inputs, in this order"
+            "verify takes a quantized network, its spiking network, and a batch of inputs, in this order"
         )
     expected, levels = levels_of(qann, *inputs)
     fired: dict[str, list[Tensor]] = {}
@@ -83,7 +83,7 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None
 
 @torch.no_grad()
 def levels_of(qann: nn.Module, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    """What a quantised network returns, and the level of every unit of its quantisers, by their paths.
+    """What a quantized network returns, and the level of every unit of its quantizers, by their paths.
 
     Raises `InvalidArgument` where it does not run on these inputs.
     """
@@ -95,7 +95,7 @@ def levels_of(qann: nn.Module, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]
     except (RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, QffsError):
             raise
-        raise InvalidArgument(f"the quantised network does not run on these inputs: {error}") from error
+        raise InvalidArgument(f"the quantized network does not run on these inputs: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -113,7 +113,7 @@ def _record_activity(fired: dict[str, list[Tensor]], path: str, spikes: Tensor, 
 def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
     """The number of units of a layer, all of which agree; raises `Mismatch` where one does not."""
     if path not in levels:
-        raise Mismatch(f"the spiking network has neurons at {path}, where the quantised network has no quantiser")
+        raise Mismatch(f"the spiking network has neurons at {path}, where the quantized network has no quantizer")
     after = state.neurons[path]
     if after.sent.shape != levels[path].shape:
         raise Mismatch(f"{path} has other shapes in the two networks: the spiking network was made from another one")
@@ -121,7 +121,7 @@ def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
     wrong = int(difference.count_nonzero())
     if wrong:
         raise Mismatch(
-            f"the first layer that differs is {path}: the spike count is not the quantiser's level on {wrong} of "
+            f"the first layer that differs is {path}: the spike count is not the quantizer's level on {wrong} of "
             f"{difference.numel()} units, by {int(difference.max())} at most"
         )
     return difference.numel()
@@ -132,5 +132,5 @@ def _equal_output(after: Tensor, expected: Tensor) -> float:
     apart = torch.where(after == expected, 0.0, (after - expected).abs())  # 0 also where both are -inf
     difference = float(apart.max())
     if not difference <= TOLERANCE * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max())):
-        raise Mismatch(f"every neuron's count is its quantiser's level, but the output differs by {difference:.3g}")
+        raise Mismatch(f"every neuron's count is its quantizer's level, but the output differs by {difference:.3g}")
     return difference

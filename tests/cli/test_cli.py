@@ -26,7 +26,7 @@ from qffs.graph.plan import Row
 from qffs.graph.trace.trace import trace
 from qffs.models.weights import load_weights, read_weights
 from qffs.recipes.recipe import Recipe
-from qffs.runs.convert import convert, quantise
+from qffs.runs.convert import convert, quantize
 
 SUBCOMMANDS = ("demo", "quantize", "convert", "simulate", "noise", "energy")
 
@@ -70,12 +70,12 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weights, and with a quantised and a spiking network for digits."""
+    """A folder with weights, and with a quantized and a spiking network for digits."""
     folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     save_file(models.build("digits_net").state_dict(), folder / "w.safetensors")
-    recipe = Recipe.of({"weights": str(folder / "w.safetensors"), "quantised": ROUNDS | {"epochs": 0}, "device": "cpu"})
-    quantise(recipe, folder / "qann", progress=False)
+    recipe = Recipe.of({"weights": str(folder / "w.safetensors"), "quantized": ROUNDS | {"epochs": 0}, "device": "cpu"})
+    quantize(recipe, folder / "qann", progress=False)
     convert(folder / "qann", folder / "snn", None)
     return folder
 
@@ -87,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_single_steps_go_from_weights_to_a_table(run: Callable[..., Said], made: Path) -> None:
     said = run("quantize", "digits_net", "--data", "digits", "--weights", made / "w.safetensors", "-o", "q")
     assert said.code == 0
-    assert re.fullmatch(r"Wrote the quantised network to q; it classifies \d+\.\d\d % of the training.*\n", said.out)
+    assert re.fullmatch(r"Wrote the quantized network to q; it classifies \d+\.\d\d % of the training.*\n", said.out)
     said = run("convert", "q", "-o", "s", "--charge-steps", "0.5,0.25,0.25", "--device", "cpu", "--seed", 1)
     assert said.code == 0
     assert said.out == "Wrote the spiking network to s: 5 layers of neurons, charged over 3 steps.\n"
@@ -165,7 +165,7 @@ def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pyt
     given = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "seed": 6, "size": 24}
     rest = {"precision": "bfloat16", "charge_steps": 5, "device": "cpu"}
     both = {"learning_rate": 0.5, "batch_size": 8}
-    stages = {"full_precision": both | {"epochs": 2}, "quantised": both | {"epochs": 7}}
+    stages = {"full_precision": both | {"epochs": 2}, "quantized": both | {"epochs": 7}}
     assert seen[1] == (Recipe.of({**given, **rest, **stages}), Path("out"))
     assert seen[1][0].horizon == 16
     run("demo", "--bits", "stem.2=full, block1.*=3,*=1", "--per-channel", "--json")
@@ -196,7 +196,7 @@ def test_help_says_how_to_name_data_and_how_long_the_demo_takes(run: Callable[..
     for name in ("demo", "quantize", "simulate"):
         said = " ".join(word for word in run(name, "--help").out.split() if word not in "│|")
         assert "or just the PATH of a zip or folder" in said
-        assert "Resize the shorter side to N pixels and cut out the centre square; for images:PATH only." in said
+        assert "Resize the shorter side to N pixels and cut out the center square; for images:PATH only." in said
 
 
 def test_every_subcommand_has_an_example_and_the_common_options(run: Callable[..., Said]) -> None:
@@ -296,7 +296,7 @@ def test_what_is_refused_is_said_after_the_whole_table(run: Callable[..., Said])
 
 
 @pytest.mark.usefixtures("few")
-def test_a_float_checkpoint_is_quantised_like_its_network_and_weights(run: Callable[..., Said], made: Path) -> None:
+def test_a_float_checkpoint_is_quantized_like_its_network_and_weights(run: Callable[..., Said], made: Path) -> None:
     network, folder = models.build("digits_net"), Path("float").absolute()
     load_weights(network, read_weights(made / "w.safetensors"), "w")
     qffs.save(trace(network, torch.rand(2, 1, 8, 8)), folder)
@@ -332,7 +332,7 @@ def bad(path: Path) -> None:
             archive.writestr(f"{part}/cat/1.png", b"no picture")
     for part in ("train", "test"):
         (path / "empty" / part / "dog").mkdir(parents=True)
-        for kind in ("empty", "colour"):
+        for kind in ("empty", "color"):
             (path / kind / part / "cat").mkdir(parents=True)
             Image.new("RGB", (8, 8), (9, 9, 9)).save(path / kind / part / "cat" / "1.png")
             (path / "unequal" / part / "cat").mkdir(parents=True, exist_ok=True)
@@ -353,14 +353,14 @@ CASES: dict[str, tuple[str, str]] = {
     "a number and a name": ("demo --bits 2,stem=3", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
     "name of nothing": (
         "demo --bits stem.3=3,*=2",
-        "'stem.3' matches no activation that is to be quantised",
+        "'stem.3' matches no activation that is to be quantized",
     ),
     "names of some": ("demo --bits stem.2=3", "no pattern matches block1.relu, block1.relu_2, block2.relu and 1 more"),
     "name too late": (
         "demo --bits *=3,stem.2=2",
         "decides nothing: '*' before it matches stem.2; put it first",
     ),
-    "all in full precision": ("demo --bits *=full", 'nothing would be quantised: every activation is to stay "full"'),
+    "all in full precision": ("demo --bits *=full", 'nothing would be quantized: every activation is to stay "full"'),
     "output bits": (
         "demo --output-bits 9",
         "output must be a whole number of at least 1 and at most 8, or analog",
@@ -376,13 +376,13 @@ CASES: dict[str, tuple[str, str]] = {
         "demo --charge-steps nan,1",
         "a list of numbers that add up to 1, or null",
     ),
-    "epochs": ("demo --epochs -1", "quantised.epochs must be a whole number of at least 0, not -1"),
+    "epochs": ("demo --epochs -1", "quantized.epochs must be a whole number of at least 0, not -1"),
     "float epochs": ("demo --float-epochs -1", "full_precision.epochs must be a whole number of at least 0"),
-    "learning rate": ("demo --learning-rate 0", "quantised.learning_rate must be a number above 0, not 0.0"),
-    "learning rate nan": ("demo --learning-rate nan", "quantised.learning_rate must be a number above 0, not NaN"),
+    "learning rate": ("demo --learning-rate 0", "quantized.learning_rate must be a number above 0, not 0.0"),
+    "learning rate nan": ("demo --learning-rate nan", "quantized.learning_rate must be a number above 0, not NaN"),
     "batch size": (
         "demo --batch-size 0",
-        "quantised.batch_size must be a whole number of at least 1 and below 2^31",
+        "quantized.batch_size must be a whole number of at least 1 and below 2^31",
     ),
     "huge batch size": (
         "demo --batch-size 9999999999",
@@ -390,7 +390,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "endless run": ("demo --steps 1000000000", "and at most 1,048,576, not 1000000000"),
     "endless charge": ("demo --charge-steps 1" + "0" * 30, "there can be at most 1,048,576 charge steps"),
-    "size": ("demo --data images:{bad}/colour --size 0", "size must be a whole number of at least 1, or null, not 0"),
+    "size": ("demo --data images:{bad}/color --size 0", "size must be a whole number of at least 1, or null, not 0"),
     "size of digits": ("demo --size 8", "a size fits only image files"),
     "size of digits to quantize": ("quantize digits_net --data digits --size 8 -o q", "a size fits only image files"),
     "size of digits to simulate": ("simulate {made}/snn --size 8", "a size fits only image files"),
@@ -403,12 +403,12 @@ CASES: dict[str, tuple[str, str]] = {
     "model": ("demo --model vgg", "there is no model 'vgg'; there are digits_net"),
     "model of a function": ("demo --model none:make", "there is no module none in this folder or among the installed"),
     "model of a spiking checkpoint": ("demo --model {made}/snn", "holds a network of kind 'snn': name one of a float"),
-    "quantised twice": (
+    "quantized twice": (
         "quantize {made}/qann --data digits -o q",
         "holds a network of kind 'qann': name one of a float",
     ),
     "plan of nothing": ("plan vgg", "there is no model 'vgg'; there are digits_net"),
-    "plan of a quantised one": ("plan {made}/qann", "holds a network of kind 'qann': name one of a float network"),
+    "plan of a quantized one": ("plan {made}/qann", "holds a network of kind 'qann': name one of a float network"),
     "plan of a folder": ("plan {bad}", "is not a checkpoint: it has no config.json"),
     "plan of a shape in words": ("plan digits_net --input big", "the shape of an input is written like 3x224x224, not"),
     "plan of a wrong shape": ("plan digits_net --input 3x8x8", "does not run on an example of shape (2, 3, 8, 8)"),
@@ -424,7 +424,7 @@ CASES: dict[str, tuple[str, str]] = {
     "missing data": ("demo --data images:nothing", "nothing does not exist"),
     "broken image": ("demo --data images:{bad}/broken.zip", "train/cat/1.png in {bad}/broken.zip is broken"),
     "empty class": ("demo --data images:{bad}/empty", "dog in {bad}/empty holds no .jpg, .jpeg or .png image"),
-    "colour": ("demo --data images:{bad}/colour", "does not run on an example of shape (1, 3, 8, 8)"),
+    "color": ("demo --data images:{bad}/color", "does not run on an example of shape (1, 3, 8, 8)"),
     "missing weights": ("demo --weights none", "there is no weight file none"),
     "half a file": ("demo --weights {bad}/half.safetensors", "is no complete safetensors file"),
     "shapes": ("demo --weights {bad}/shape.safetensors", "classify.bias has shape (3,) in the file and (10,) in the"),
@@ -433,13 +433,13 @@ CASES: dict[str, tuple[str, str]] = {
     "output under a file": ("quantize digits_net --data digits -o {bad}/file/q", "no folder that may be written to"),
     "output of others": ("quantize digits_net --data digits -o {bad}/empty", "holds something else than a checkpoint"),
     "convert nothing": ("convert none -o out", "none is not a checkpoint: it has no config.json"),
-    "convert a spiking one": ("convert {made}/snn -o out", "of kind 'snn': convert takes a quantised one"),
-    "convert in place": ("convert {made}/qann -o {made}/qann", "would replace the quantised one"),
+    "convert a spiking one": ("convert {made}/snn -o out", "of kind 'snn': convert takes a quantized one"),
+    "convert in place": ("convert {made}/qann -o {made}/qann", "would replace the quantized one"),
     "convert into its input": ("convert {made}/qann -o {made}/qann/snn", "snn lies inside the checkpoint {made}/qann"),
     "convert with weights": ("convert {made}/qann -o out --charge-steps 0.5,0.6", "charge weights must add up to 1"),
     "noise of no network": ("noise none", "none is not a checkpoint: it has no config.json"),
-    "noise of a quantised one": ("noise {made}/qann", "run qffs convert on it first"),
-    "noise beside another": ("noise {made}/snn --qann {made}/snn", "--qann takes a quantised one"),
+    "noise of a quantized one": ("noise {made}/qann", "run qffs convert on it first"),
+    "noise beside another": ("noise {made}/snn --qann {made}/snn", "--qann takes a quantized one"),
     "no image": ("energy {made}/snn --images 0", "images must be from 1 to the 449 of digits, not 0"),
     "more images than there are": ("simulate {made}/snn --images 450", "images must be from 1 to the 449 of digits"),
     "energy below none": (
@@ -447,14 +447,14 @@ CASES: dict[str, tuple[str, str]] = {
         "the energy of an addition must be a number of pJ",
     ),
     "simulate nothing": ("simulate none", "none is not a checkpoint: it has no config.json"),
-    "simulate a quantised one": ("simulate {made}/qann", "run qffs convert on it first"),
+    "simulate a quantized one": ("simulate {made}/qann", "run qffs convert on it first"),
     "simulate too short": ("simulate {made}/snn --steps 2", "at least as many steps as the 3 charge steps"),
     "simulate to no margin": (
         "simulate {made}/snn --stop-when 0",
         "stop_when must be a finite number above 0, not 0.0",
     ),
-    "simulate colour": ("simulate {made}/snn --data images:{bad}/colour", "does not run on images of 3 x 8 x 8"),
-    "compare with itself": ("simulate {made}/snn --qann {made}/snn", "--qann takes a quantised one"),
+    "simulate color": ("simulate {made}/snn --data images:{bad}/color", "does not run on images of 3 x 8 x 8"),
+    "compare with itself": ("simulate {made}/snn --qann {made}/snn", "--qann takes a quantized one"),
 }
 
 

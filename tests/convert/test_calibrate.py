@@ -22,12 +22,12 @@ def test_the_first_layer_has_the_mean_over_all_batches() -> None:
     assert qann.get_submodule("relu").step_size.item() == pytest.approx(2 * mean / math.sqrt(7), rel=1e-12)
 
 
-def test_later_layers_see_quantised_inputs() -> None:
+def test_later_layers_see_quantized_inputs() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU()).double()
     x = torch.randn(64, 4, dtype=torch.float64)
     qann = qffs.calibrate(qffs.quantize(model, bits=1, example=x), [x])
-    quantised = qann.get_submodule("1")(model[0](x))
-    mean = model[2](quantised).abs().mean().item()
+    quantized = qann.get_submodule("1")(model[0](x))
+    mean = model[2](quantized).abs().mean().item()
     assert qann.get_submodule("3").step_size.item() == pytest.approx(2 * mean, rel=1e-12)
 
 
@@ -47,7 +47,7 @@ def test_bad_input() -> None:
     with pytest.raises(InvalidArgument, match="give a list"):
         qffs.calibrate(qann, images())
     qffs.calibrate(qann, [[images()]])  # what PyTorch's loaders give of inputs alone
-    with pytest.raises(InvalidArgument, match="no quantiser"):
+    with pytest.raises(InvalidArgument, match="no quantizer"):
         qffs.calibrate(network(), [images()])
     with pytest.raises(Diverged, match="NaN or infinity"):
         qffs.calibrate(qann, [images() * math.nan])

@@ -34,21 +34,21 @@ def relu_network() -> nn.Module:
 def test_a_relu_network_of_spikingjelly_is_trained_and_converted() -> None:
     torch.manual_seed(0)
     digits = load_data("digits")
-    x, y = digits.normalise(digits.train.images), digits.train.labels
+    x, y = digits.normalize(digits.train.images), digits.train.labels
     model: Any = relu_network()
     for network, rate in ((model, 0.01), (None, 0.001)):
         if network is None:
             network = qann = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x[:256]])
             assert set(model.state_dict()) <= set(qann.state_dict())
         network.train()
-        optimiser = torch.optim.Adam(network.parameters(), rate)
+        optimizer = torch.optim.Adam(network.parameters(), rate)
         for _ in range(60):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(network(x), y).backward()
-            optimiser.step()
+            optimizer.step()
     qann.double().eval()
     snn = qffs.to_spiking(qann)
-    given = digits.normalise(digits.test.images).double()
+    given = digits.normalize(digits.test.images).double()
     qffs.verify(qann, snn, given[:64])
     accuracy = float((snn(given, steps=8)[-1].argmax(1) == digits.test.labels).double().mean())
     assert accuracy > 0.9

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qffs
-from helpers.problems import calibrated, images, losses_of_training, network, randomise
+from helpers.problems import calibrated, images, losses_of_training, network, randomize
 from qffs.errors import (
     Diverged,
     InvalidArgument,
@@ -78,7 +78,7 @@ def test_state_dict_keys_are_kept() -> None:
     assert len(result.missing_keys) == 4
 
 
-def test_a_relu_called_twice_becomes_two_quantisers() -> None:
+def test_a_relu_called_twice_becomes_two_quantizers() -> None:
     qann = qffs.quantize(network(), example=images())
     quantizers = [name for name, module in qann.named_modules() if isinstance(module, Quantizer)]
     assert sorted(quantizers) == ["relu", "relu_2", "relu_3", "relu_4"]
@@ -95,7 +95,7 @@ def test_the_clip_of_a_relu_bounds_the_first_step_size() -> None:
     qffs.verify(qann, qffs.to_spiking(qann), x)
 
 
-def test_only_relu_positions_are_quantised() -> None:
+def test_only_relu_positions_are_quantized() -> None:
     qann = calibrated(network(), images())
     assert sum(isinstance(module, Quantizer) for module in qann.modules()) == 4
     assert sum(isinstance(module, Quantizer) for module in calibrated(network(), images(), output=3).modules()) == 5
@@ -239,12 +239,12 @@ def test_an_example_that_does_not_fit() -> None:
         qffs.quantize(network(), example=None)  # type: ignore[arg-type]
 
 
-def test_to_spiking_takes_only_quantised_networks() -> None:
+def test_to_spiking_takes_only_quantized_networks() -> None:
     with pytest.raises(InvalidArgument, match=r"qffs\.quantize returned"):
         qffs.to_spiking(network())
 
 
-def test_a_pickled_quantised_network_is_refused_with_the_way_out() -> None:
+def test_a_pickled_quantized_network_is_refused_with_the_way_out() -> None:
     qann = pickle.loads(pickle.dumps(calibrated(network(), images())))
     with pytest.raises(InvalidArgument, match=r"qffs\.save"):
         qffs.to_spiking(qann)
@@ -264,7 +264,7 @@ def test_the_plan_lists_every_call_and_changes_nothing() -> None:
 
 def test_one_base_for_all_errors() -> None:
     with pytest.raises(QffsError):
-        qffs.quantize(randomise(nn.Linear(2, 2), 0), example=torch.zeros(1, 2))
+        qffs.quantize(randomize(nn.Linear(2, 2), 0), example=torch.zeros(1, 2))
 
 
 def test_verify_sees_an_output_that_differs() -> None:
@@ -286,8 +286,8 @@ def test_verify_takes_its_arguments_in_order() -> None:
             qffs.verify(*arguments)
 
 
-def test_a_quantised_network_is_not_quantised_again() -> None:
-    with pytest.raises(InvalidArgument, match="quantised already"):
+def test_a_quantized_network_is_not_quantized_again() -> None:
+    with pytest.raises(InvalidArgument, match="quantized already"):
         qffs.quantize(calibrated(network(), images()), example=images())
 
 
@@ -324,7 +324,7 @@ def test_wrapped_and_converted_networks_say_what_to_pass() -> None:
     ):
         with pytest.raises(InvalidArgument, match=sentence):
             qffs.quantize(wrong, example=x)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="quantised already"):
+    with pytest.raises(InvalidArgument, match="quantized already"):
         qffs.plan(qann, x)
     with pytest.raises(InvalidArgument, match=r"qffs\.FiringRule"):
         qffs.to_spiking(qann, rule="paper")  # type: ignore[arg-type]
@@ -369,8 +369,8 @@ class Allocated(TorchDispatchMode):
         return result
 
 
-def test_quantising_copies_the_weights_once() -> None:
-    """And the copy is the quantised network's own: what comes of it shares nothing with the model."""
+def test_quantizing_copies_the_weights_once() -> None:
+    """And the copy is the quantized network's own: what comes of it shares nothing with the model."""
     model, x = nn.Sequential(nn.Linear(600, 500), nn.ReLU(), nn.Linear(500, 400)), torch.randn(2, 600)
     weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.dim() == 2)
     with Allocated(least=100_000) as allocated:

@@ -1,4 +1,4 @@
-"""Networks whose activations differ in how fine they are: by path, by channel, or not quantised at all."""
+"""Networks whose activations differ in how fine they are: by path, by channel, or not quantized at all."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_strict_and_full_precision_exclude_each_other() -> None:
     qffs.quantize(network(), {"relu": 3, "*": 1}, example=images(), strict=True)
 
 
-def test_all_in_full_precision_is_nothing_to_quantise() -> None:
+def test_all_in_full_precision_is_nothing_to_quantize() -> None:
     with pytest.raises(NothingToQuantize, match='every activation is to stay "full"'):
         qffs.quantize(network(), {"*": "full"}, example=images())
     x = images()
@@ -153,7 +153,7 @@ def test_all_in_full_precision_is_nothing_to_quantise() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": {"relu_9": 3, "*": 2}}, r"'relu_9' matches no activation that is to be quantised; there are relu_"),
+        ({"bits": {"relu_9": 3, "*": 2}}, r"'relu_9' matches no activation that is to be quantized; there are relu_"),
         ({"bits": {"relu*": 3, "relu_2": 2}}, r"'relu_2' decides nothing: 'relu\*' before it matches relu_2"),
         ({"bits": {"relu_*": 3}}, 'no pattern matches relu: end with "\\*"'),
         ({"bits": {}}, "bits by pattern must map at least one text"),

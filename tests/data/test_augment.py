@@ -149,9 +149,9 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(step: dict[str, Any], sent
 
 
 def test_what_cannot_be_applied_is_refused_with_the_size_of_the_images() -> None:
-    colours = Augmentation([{"RandomPlanckianJitter": {"p": 1.0}}], 255)
+    colors = Augmentation([{"RandomPlanckianJitter": {"p": 1.0}}], 255)
     with pytest.raises(InvalidArgument, match=r"^RandomPlanckianJitter cannot be applied to images of 1 x 8 x 8: "):
-        colours(images(2, 1, 8, 8))
+        colors(images(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize("name", names())

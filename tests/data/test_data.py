@@ -71,7 +71,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 def test_digits_are_scaled_to_one() -> None:
     digits = load("digits")
-    scaled = digits.normalise(digits.test.images)
+    scaled = digits.normalize(digits.test.images)
     assert scaled.dtype == torch.float32
     assert torch.equal(scaled, digits.test.images.float() / 16)
 
@@ -79,10 +79,10 @@ def test_digits_are_scaled_to_one() -> None:
 # The types
 
 
-def test_normalise_is_by_channel() -> None:
+def test_normalize_is_by_channel() -> None:
     empty = Images(torch.zeros(1, 2, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     data = Dataset("two", ("only",), empty, empty, mean=(0.5, 0.25), std=(0.5, 0.125), peak=100.0)
-    found = data.normalise(torch.tensor([[[[100, 0]], [[25, 50]]]], dtype=torch.uint8))
+    found = data.normalize(torch.tensor([[[[100, 0]], [[25, 50]]]], dtype=torch.uint8))
     assert torch.equal(found, torch.tensor([[[[1.0, -1.0]], [[0.0, 2.0]]]]))
 
 
@@ -95,9 +95,9 @@ def test_normalise_is_by_channel() -> None:
     ],
     ids=["floats", "channels", "no batch"],
 )
-def test_normalise_refuses_what_it_would_scale_wrongly(images: torch.Tensor) -> None:
-    with pytest.raises(InvalidArgument, match="digits normalises"):
-        load("digits").normalise(images)
+def test_normalize_refuses_what_it_would_scale_wrongly(images: torch.Tensor) -> None:
+    with pytest.raises(InvalidArgument, match="digits normalizes"):
+        load("digits").normalize(images)
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_a_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.
     assert load("images:~/pets", progress=False).name == "pets"
 
 
-def test_photographs_are_normalised_as_imagenet(make: Callable[..., Path]) -> None:
+def test_photographs_are_normalized_as_imagenet(make: Callable[..., Path]) -> None:
     data = load(f"images:{make(two_classes())}", progress=False)
-    found = data.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+    found = data.normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
     torch.testing.assert_close(found, torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
 
 
@@ -232,11 +232,11 @@ def test_directory_entries_of_a_zip_are_no_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
+    ("mode", "color", "expected"),
     [("L", 7, (7, 7, 7)), ("RGBA", (*RED, 9), RED), ("LA", (7, 9), (7, 7, 7)), ("1", 1, (255, 255, 255))],
 )
-def test_every_image_becomes_rgb(make: Callable[..., Path], mode: str, colour: Any, expected: tuple[int, ...]) -> None:
-    files = two_classes() | {"train/cat/00.png": picture(colour, mode=mode)}
+def test_every_image_becomes_rgb(make: Callable[..., Path], mode: str, color: Any, expected: tuple[int, ...]) -> None:
+    files = two_classes() | {"train/cat/00.png": picture(color, mode=mode)}
     assert tuple(load(f"images:{make(files)}", progress=False).train.images[0, :, 0, 0].tolist()) == expected
 
 
@@ -284,7 +284,7 @@ def test_images_of_several_sizes_need_a_size(make: Callable[..., Path]) -> None:
     assert "--size" in message
 
 
-def test_a_size_resizes_the_shorter_side_and_keeps_the_centre(make: Callable[..., Path]) -> None:
+def test_a_size_resizes_the_shorter_side_and_keeps_the_center(make: Callable[..., Path]) -> None:
     wide = Image.new("RGB", (40, 20), RED)
     wide.paste(GREEN, (10, 0, 30, 20))
     tall = wide.transpose(Image.Transpose.ROTATE_90)
@@ -413,7 +413,7 @@ def test_classes_that_differ(make: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(
     "data",
-    [b"", b"not an image", picture(kind="JPEG")[:-200], picture()[:-30], picture(kind="GIF", mode="P", colour=0)],
+    [b"", b"not an image", picture(kind="JPEG")[:-200], picture()[:-30], picture(kind="GIF", mode="P", color=0)],
 )
 def test_a_broken_image_is_named(
     make: Callable[..., Path], data: bytes, large: bool, monkeypatch: pytest.MonkeyPatch

@@ -194,9 +194,9 @@ def test_a_damaged_zip_is_said_when_the_file_is_read(way: int, tmp_path: Path) -
 # Photographs as cameras and ImageNet have them
 
 
-def photograph(kind: str = "JPEG", mode: str = "RGB", colour: Any = RED, **options: Any) -> bytes:
+def photograph(kind: str = "JPEG", mode: str = "RGB", color: Any = RED, **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.new(mode, (8, 8), colour).save(stream, kind, **options)
+    Image.new(mode, (8, 8), color).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -205,8 +205,8 @@ TURNED = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0
 
 ODD = {
     "a PNG called JPEG": (photograph("PNG"), RED),
-    "cyan, magenta, yellow, black": (photograph(mode="CMYK", colour=(0, 255, 255, 0)), RED),
-    "grey": (photograph(mode="L", colour=90), (90, 90, 90)),
+    "cyan, magenta, yellow, black": (photograph(mode="CMYK", color=(0, 255, 255, 0)), RED),
+    "gray": (photograph(mode="L", color=90), (90, 90, 90)),
     "corrupt EXIF": (photograph(exif=CORRUPT), RED),
     "turned by EXIF": (photograph(exif=TURNED), RED),
 }
@@ -215,13 +215,13 @@ ODD = {
 @pytest.mark.parametrize("kind", [in_files, in_memory])
 @pytest.mark.parametrize("case", ODD)
 def test_odd_photographs_are_read_without_a_warning(kind: Callable[..., Dataset], case: str, tmp_path: Path) -> None:
-    data, colour = ODD[case]
+    data, color = ODD[case]
     for place in ("00", "07"):  # the first one, which is looked at at once, and another
         path = make_folder(tmp_path / place, two_classes() | {f"train/cat/{place}.JPEG": data})
         number = {"00": 0, "07": 2}[place]
         pixel = kind(path).train.read(torch.tensor([number]))[0, :, 4, 4]
-        # JPEG rounds colours to its own: red comes back as (254, 0, 0).
-        assert (pixel.int() - torch.tensor(colour)).abs().max() <= 2
+        # JPEG rounds colors to its own: red comes back as (254, 0, 0).
+        assert (pixel.int() - torch.tensor(color)).abs().max() <= 2
 
 
 # ImageNet
@@ -229,13 +229,13 @@ def test_odd_photographs_are_read_without_a_warning(kind: Callable[..., Dataset]
 
 def imagenet(prefix: str, val: str) -> dict[str, bytes]:
     """The layout of ImageNet's archive with two classes; val: where the image of a class lies in it."""
-    colours = {"n01440764": RED, "n03995372": GREEN}
-    files = {f"{prefix}train/{cls}/{cls}_1.JPEG": photograph(colour=colour) for cls, colour in colours.items()}
+    colors = {"n01440764": RED, "n03995372": GREEN}
+    files = {f"{prefix}train/{cls}/{cls}_1.JPEG": photograph(color=color) for cls, color in colors.items()}
     files |= {
-        f"{prefix}val/{val.format(cls)}ILSVRC2012_val_0000000{place}.JPEG": photograph(colour=colour)
-        for place, (cls, colour) in enumerate(reversed(colours.items()))
+        f"{prefix}val/{val.format(cls)}ILSVRC2012_val_0000000{place}.JPEG": photograph(color=color)
+        for place, (cls, color) in enumerate(reversed(colors.items()))
     }
-    return files | {f"{prefix}test/ILSVRC2012_test_00000001.JPEG": photograph(colour=BLUE)}
+    return files | {f"{prefix}test/ILSVRC2012_test_00000001.JPEG": photograph(color=BLUE)}
 
 
 SOLUTION = (

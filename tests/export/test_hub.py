@@ -108,7 +108,7 @@ def test_the_card_shows_what_was_measured(networks: tuple[Network, Network], tmp
         "| network | time steps | accuracy (%) |",
         "| --- | ---: | ---: |",
         "| full precision |  | 99.00 |",
-        "| quantised |  | 97.55 |",
+        "| quantized |  | 97.55 |",
         "| spiking | 1 | 10.00 |",
         "| spiking | 2 | 20.00 |",
         "| spiking | 4 | 40.00 |",
@@ -117,7 +117,7 @@ def test_the_card_shows_what_was_measured(networks: tuple[Network, Network], tmp
     assert "Charge schedule: 0.333333, 0.333333, 0.333333. Layers of neurons: 1." in body
     export.hub(networks[0], tmp_path / "made")  # over an earlier one; nothing is known of this
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "# network, quantised neural network\n\nMade with qffs.\n" in card
+    assert "# network, quantized neural network\n\nMade with qffs.\n" in card
     assert "Measured" not in card
 
 
@@ -200,8 +200,8 @@ def test_names_are_words_on_the_card(networks: tuple[Network, Network], tmp_path
     evil = {"model": "net\n# Free\n<script>alert(1)</script>[a](http://b)", "versions": None, "output": "analog"}
     export.hub(networks[0], tmp_path / "made", evil)
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "# net  Free scriptalert1/script[a]http://b, quantised neural network\n" in card
-    assert not set("<>#") & set(card.split("# net", 1)[1].split(", quantised")[0])
+    assert "# net  Free scriptalert1/script[a]http://b, quantized neural network\n" in card
+    assert not set("<>#") & set(card.split("# net", 1)[1].split(", quantized")[0])
 
 
 def test_what_is_no_network_is_neither_shared_nor_kept(there: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import qffs
-from helpers.problems import IMAGE, Residual, randomise
+from helpers.problems import IMAGE, Residual, randomize
 from qffs import export, models
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
@@ -31,8 +31,8 @@ def images(count: int, seed: int = 1) -> Tensor:
 
 
 def residual(**options: Any) -> tuple[Network, Network]:
-    """A quantised network with everything the method names, and its spiking network."""
-    model = randomise(Residual(), seed=3)
+    """A quantized network with everything the method names, and its spiking network."""
+    model = randomize(Residual(), seed=3)
     qann = qffs.calibrate(qffs.quantize(model, example=images(2), **options), [images(32)])
     return qann, qffs.to_spiking(qann)
 
@@ -95,7 +95,7 @@ def test_the_network_stays_as_it_was(tmp_path: Path) -> None:
 
 def test_predictions_on_the_digits_are_the_same(tmp_path: Path) -> None:
     digits = load_data("digits")
-    x = digits.normalise(digits.test.images)
+    x = digits.normalize(digits.test.images)
     torch.manual_seed(0)
     qann = qffs.calibrate(qffs.quantize(models.DigitsNet().eval(), 2, example=x[:2]), [x[:128]])
     snn = qffs.to_spiking(qann)
@@ -107,7 +107,7 @@ def test_predictions_on_the_digits_are_the_same(tmp_path: Path) -> None:
         assert torch.equal(run_pt2(tmp_path / "network.pt2", x), wanted)
 
 
-def test_quantisers_are_quantize_clip_dequantize(tmp_path: Path) -> None:
+def test_quantizers_are_quantize_clip_dequantize(tmp_path: Path) -> None:
     qann, _ = residual(bits={"relu": 3, "*": 2})
     path = tmp_path / "qann.onnx"
     export.onnx(qann, path)
@@ -123,7 +123,7 @@ def test_quantisers_are_quantize_clip_dequantize(tmp_path: Path) -> None:
     assert tops == {quantizer.highest for quantizer in quantizers}
 
 
-def test_rounding_is_the_quantisers(tmp_path: Path) -> None:
+def test_rounding_is_the_quantizers(tmp_path: Path) -> None:
     """Beside the edges of the levels, which the offset moves from where QuantizeLinear has them, and far outside."""
     model = nn.Sequential(nn.Identity(), nn.ReLU())
     qann = qffs.quantize(model, 2, example=torch.zeros(2, 5))
@@ -172,7 +172,7 @@ def test_steps_are_eight_or_twice_the_charge_steps(tmp_path: Path) -> None:
     assert export.pt2(qffs.to_spiking(qann, 5), tmp_path / "snn.pt2").steps == 10
     with pytest.raises(InvalidArgument, match="at least as many steps as the 3 charge steps"):
         export.pt2(snn, tmp_path / "few.pt2", 2)
-    with pytest.raises(InvalidArgument, match="a quantised network has no time steps"):
+    with pytest.raises(InvalidArgument, match="a quantized network has no time steps"):
         export.onnx(qann, tmp_path / "few.onnx", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["snn.pt2"]
 

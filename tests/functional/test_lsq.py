@@ -1,4 +1,4 @@
-"""The quantiser against its equation, its gradients against their rules."""
+"""The quantizer against its equation, its gradients against their rules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_ties_are_rounded_upward(k: int, exponent: int) -> None:
 
 
 @given(values, steps, highest)
-def test_quantised_values_are_fixed_points(x: float, s: float, n: int) -> None:
+def test_quantized_values_are_fixed_points(x: float, s: float, n: int) -> None:
     step_size = torch.tensor(s, dtype=torch.float64)
     once = quantize(torch.tensor([[x]], dtype=torch.float64), step_size, n)
     assert torch.equal(quantize(once, step_size, n), once)
@@ -101,7 +101,7 @@ shapes = st.lists(st.integers(1, 4), min_size=2, max_size=4)
 
 
 @given(shapes, highest, st.integers(0, 10**6), st.sampled_from([0.5, 0.3]))
-def test_each_channel_is_a_quantiser_of_its_own(shape: list[int], n: int, seed: int, offset: float) -> None:
+def test_each_channel_is_a_quantizer_of_its_own(shape: list[int], n: int, seed: int, offset: float) -> None:
     """Values, levels and both gradients, in any number of dimensions, are those of a scalar step size a channel."""
     generator = torch.Generator().manual_seed(seed)
     x, upstream = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from helpers.problems import images, network, randomise
+from helpers.problems import images, network, randomize
 from qffs.graph.classify import annotate
 from qffs.graph.fold import fold
 from qffs.graph.trace.trace import trace
@@ -33,7 +33,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("layer", "norm", "shape"), PAIRS)
 def test_function_is_kept(layer: nn.Module, norm: nn.Module, shape: tuple[int, ...]) -> None:
-    model = randomise(nn.Sequential(layer, norm), 0).double()
+    model = randomize(nn.Sequential(layer, norm), 0).double()
     x = torch.randn(4, *shape, dtype=torch.float64)
     result = folded(model, x)
     torch.testing.assert_close(result(x), model(x), rtol=1e-12, atol=1e-12)
@@ -60,7 +60,7 @@ def test_batch_norm_on_a_layer_that_is_called_twice() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.second(self.conv(torch.relu(self.first(self.conv(x))))) + self.conv(x)
 
-    model = randomise(Shared(), 1).double()
+    model = randomize(Shared(), 1).double()
     x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(folded(model, x)(x), model(x), rtol=1e-12, atol=1e-12)
 
@@ -75,7 +75,7 @@ def test_batch_norm_far_from_a_convolution_and_called_twice() -> None:
             y = self.conv(x)
             return self.norm(torch.relu(self.norm(y))) + y  # y is read twice: nothing may be folded into conv
 
-    model = randomise(Early(), 2).double()
+    model = randomize(Early(), 2).double()
     x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(folded(model, x)(x), model(x), rtol=1e-12, atol=1e-12)
 

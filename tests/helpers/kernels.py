@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu.queue import Queue
 from qffs.kernels.layer import Neurons, Signal, computed
@@ -17,7 +17,7 @@ def fire(
     highest: int,
     rule: FiringRule,
     compiled: bool = True,
-) -> Rows:
+) -> SparseSteps:
     """What a layer of neurons sends, computed at once."""
     layer = Neurons(inputs, constant, charge, threshold, highest, rule)
     return computed(kernel.enqueue(Queue(), layer, compiled))

@@ -75,7 +75,7 @@ def called(name: str) -> set[str]:
 
 
 def converted(model: nn.Module, x: Tensor) -> fx.GraphModule:
-    """The quantised network; its step sizes are powers of two, so that no type rounds the spikes."""
+    """The quantized network; its step sizes are powers of two, so that no type rounds the spikes."""
     qann = qffs.calibrate(qffs.quantize(model, example=x), [x]).eval()
     for module in qann.modules():
         if isinstance(module, Quantizer):

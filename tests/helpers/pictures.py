@@ -12,9 +12,9 @@ from PIL import Image
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def picture(colour: Any = RED, size: tuple[int, int] = (8, 8), kind: str = "PNG", mode: str = "RGB") -> bytes:
+def picture(color: Any = RED, size: tuple[int, int] = (8, 8), kind: str = "PNG", mode: str = "RGB") -> bytes:
     stream = io.BytesIO()
-    Image.new(mode, size, colour).save(stream, kind)
+    Image.new(mode, size, color).save(stream, kind)
     return stream.getvalue()
 
 

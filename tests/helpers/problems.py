@@ -45,7 +45,7 @@ class Residual(nn.Module):
 IMAGE = (2, 8, 8)
 
 
-def randomise(model: nn.Module, seed: int) -> nn.Module:
+def randomize(model: nn.Module, seed: int) -> nn.Module:
     """Random batch norm statistics, as training would leave them, and biases that are not zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -67,7 +67,7 @@ def _is_norm_weight(model: nn.Module, name: str) -> bool:
 def network(seed: int = 0, dtype: torch.dtype = torch.float64, **options: int) -> nn.Module:
     """A `Residual` network with random weights."""
     torch.manual_seed(seed)
-    return randomise(Residual(**options), seed).to(dtype)
+    return randomize(Residual(**options), seed).to(dtype)
 
 
 def images(seed: int = 0, count: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -76,7 +76,7 @@ def images(seed: int = 0, count: int = 4, dtype: torch.dtype = torch.float64) ->
 
 
 def calibrated(model: nn.Module, x: Tensor, bits: Any = None, output: Any = "analog", **options: Any) -> fx.GraphModule:
-    """The calibrated quantised network of ``model``."""
+    """The calibrated quantized network of ``model``."""
     qann = qffs.quantize(model, bits, output, example=x, **options)
     qffs.calibrate(qann, [x])
     return qann.eval()
@@ -104,13 +104,13 @@ def dyadic(seed: int, blocks: int = 1, offset: float = 0.5) -> tuple[fx.GraphMod
 
 def losses_of_training(qann: nn.Module, x: Tensor, labels: Tensor) -> list[float]:
     """The losses of 30 steps of an ordinary training loop."""
-    optimiser = torch.optim.SGD(qann.parameters(), 0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(qann.parameters(), 0.05, momentum=0.9)
     losses = []
     for _ in range(30):
         loss = nn.functional.cross_entropy(qann(x), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.kernels import fire
-from qffs.functional.sparse_steps import Rows, changed
+from qffs.functional.sparse_steps import SparseSteps, changed
 from qffs.kernels import layer as synapses
 from qffs.kernels.cpu import compiler, memory_layout, neuron
 from qffs.kernels.cpu.max_pool import count
@@ -47,7 +47,7 @@ def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def spikes(steps: int, images: int, shape: tuple[int, ...]) -> Rows:
+def spikes(steps: int, images: int, shape: tuple[int, ...]) -> SparseSteps:
     """Levels that go up and down by one, of images that are silent at times and of one that is always."""
     level, active = torch.zeros(images, *shape), torch.rand(steps, images) < 0.7
     active[:, 0] = False
@@ -82,7 +82,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, *given: Any) -> int:
     return sizes[-1]
 
 
-def projection(rows: Rows, layer: nn.Module) -> Projection:
+def projection(rows: SparseSteps, layer: nn.Module) -> Projection:
     found = Projection.of(rows, layer)
     assert found is not None
     return found
@@ -96,8 +96,8 @@ def eighths(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     return layer.to(dtype)
 
 
-def as_levels(rows: Rows) -> Tensor:
-    return rows.values[rows.place]
+def as_levels(rows: SparseSteps) -> Tensor:
+    return rows.values[rows.index]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -106,11 +106,13 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
     torch.manual_seed(0)
     eighths(layer, dtype)
     rows = spikes(len(CHARGE), 5, shape)
-    rows = Rows(rows.values, rows.place, torch.tensor(0.375, dtype=dtype))
+    rows = SparseSteps(rows.values, rows.index, torch.tensor(0.375, dtype=dtype))
     source = projection(rows, layer)
-    constant = torch.randint(-8, 30, (1, *source.like.shape[1:])).to(dtype) / 8
-    skip = Rows(torch.randint(-9, 9, (4, *source.like.shape[1:])).to(dtype) / 8, torch.randint(0, 4, rows.place.shape))
-    by_channel = torch.randint(2, 9, (source.like.shape[1], *[1] * (len(shape) - 1))).to(dtype) / 8
+    constant = torch.randint(-8, 30, (1, *source.empty_like.shape[1:])).to(dtype) / 8
+    skip = SparseSteps(
+        torch.randint(-9, 9, (4, *source.empty_like.shape[1:])).to(dtype) / 8, torch.randint(0, 4, rows.index.shape)
+    )
+    by_channel = torch.randint(2, 9, (source.empty_like.shape[1], *[1] * (len(shape) - 1))).to(dtype) / 8
     for threshold in (torch.tensor(0.625, dtype=dtype), by_channel):
         bias = constant.view(1, constant.shape[1], -1)[..., :1].view(1, -1, *[1] * (len(shape) - 1)).expand_as(constant)
         for inputs, fixed in (
@@ -122,7 +124,7 @@ def test_levels_are_those_of_the_layer_computed(layer: nn.Module, shape: tuple[i
             found = fire(inputs, fixed, CHARGE, threshold, 3, RULE)
             wanted = fire(inputs, fixed, CHARGE, threshold, 3, RULE, compiled=False)
             assert torch.equal(as_levels(found), as_levels(wanted))
-            assert torch.equal(found.place, wanted.place)
+            assert torch.equal(found.index, wanted.index)
             assert bool((as_levels(found) > 0).any())
 
 
@@ -156,7 +158,7 @@ def test_columns_are_taken_together(width: int, rule: FiringRule) -> None:
         given = ([projection(rows, wide), projection(rows, one)], None, [0.0] * 11, torch.tensor(1.5), 3, rule)
         found, wanted = fire(*given), fire(*given, compiled=False)
         assert torch.equal(as_levels(found), as_levels(wanted))
-        assert torch.equal(found.place, wanted.place)
+        assert torch.equal(found.index, wanted.index)
 
 
 def test_columns_are_taken_together_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +176,10 @@ def test_neurons_beyond_a_row_do_not_fire() -> None:
     nn.init.constant_(layer.weight.data[..., 0], 4)
     levels = torch.zeros(1, 1, 1, 6, dtype=torch.uint8)
     levels[..., 5] = 1
-    rows = Rows(levels, torch.zeros(3, 1, dtype=torch.int64), torch.tensor(1.0))
+    rows = SparseSteps(levels, torch.zeros(3, 1, dtype=torch.int64), torch.tensor(1.0))
     found = fire([projection(rows, layer)], None, [0.0] * 3, torch.tensor(1.0), 3, RULE)
     assert not as_levels(found).any()
-    assert found.place.flatten().tolist() == [0, 0, 0]
+    assert found.index.flatten().tolist() == [0, 0, 0]
 
 
 def test_some_weights_in_lists_and_others_added_where_spikes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,12 +188,12 @@ def test_some_weights_in_lists_and_others_added_where_spikes_arrive(monkeypatch:
     for dtype in (torch.float32, torch.float64):
         far, near = (eighths(nn.Conv2d(10, 24, k, padding=k // 2, bias=False), dtype) for k in (5, 1))
         rows = spikes(11, 3, (10, 6, 5))
-        rows = Rows(rows.values, rows.place, torch.tensor(0.375, dtype=dtype))
+        rows = SparseSteps(rows.values, rows.index, torch.tensor(0.375, dtype=dtype))
         sources = [projection(rows, far), projection(rows, near)]
         given = (sources, None, [0.0] * 11, torch.tensor(1.5, dtype=dtype), 3, RULE)
         found, wanted = fire(*given), fire(*given, compiled=False)
         assert torch.equal(as_levels(found), as_levels(wanted))
-        assert torch.equal(found.place, wanted.place)
+        assert torch.equal(found.index, wanted.index)
 
 
 def test_long_kernels_with_long_strides() -> None:
@@ -221,9 +223,11 @@ def test_tiles_and_threads_change_nothing(
 
 def test_a_batch_may_be_empty() -> None:
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
-    rows = Rows(torch.zeros(0, 4, 6, 6, dtype=torch.uint8), torch.zeros(8, 0, dtype=torch.int64), torch.tensor(0.5))
+    rows = SparseSteps(
+        torch.zeros(0, 4, 6, 6, dtype=torch.uint8), torch.zeros(8, 0, dtype=torch.int64), torch.tensor(0.5)
+    )
     found = fire([projection(rows, layer)], None, [0.0] * 8, torch.tensor(0.5), 3, RULE)
-    assert found.place.shape == (8, 0)
+    assert found.index.shape == (8, 0)
 
 
 def test_long_signals_keep_their_places() -> None:
@@ -231,7 +235,7 @@ def test_long_signals_keep_their_places() -> None:
     width, at = 2**20 + 8, 2**20 + 2
     levels = torch.zeros(1, 64, width, dtype=torch.uint8)
     levels[0, :, at] = 1
-    rows = Rows(levels, torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
+    rows = SparseSteps(levels, torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
     nn.init.constant_(layer.get_parameter("weight"), 0.5)
     found = as_levels(fire([projection(rows, layer)], None, [0.0], torch.tensor(1.0), 3, RULE))
     assert found.nonzero().tolist() == [[0, 0, 0, at]]
@@ -256,8 +260,8 @@ def test_where_lists_would_be_too_long_the_layer_is_computed(monkeypatch: pytest
 
 def test_levels_that_are_no_bytes_are_left_to_the_reference() -> None:
     layer = eighths(nn.Linear(6, 4, bias=False), torch.float32)
-    rows = Rows(torch.tensor([[0, 0, 1, 2, 0, 300]], dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int64))
-    source = projection(Rows(rows.values, rows.place, torch.tensor(0.5)), layer)
+    rows = SparseSteps(torch.tensor([[0, 0, 1, 2, 0, 300]], dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int64))
+    source = projection(SparseSteps(rows.values, rows.index, torch.tensor(0.5)), layer)
     found, wanted = (
         as_levels(fire([source], None, [0.0], torch.tensor(0.5), 3, RULE, compiled=compiled))
         for compiled in (True, False)
@@ -269,13 +273,13 @@ def test_steps_after_the_last_event_cost_no_memory_and_lose_nothing() -> None:
     torch.manual_seed(0)
     layer = eighths(nn.Conv2d(4, 32, 3, padding=1, bias=False), torch.float32)
     rows = spikes(6, 5, (4, 6, 6))
-    longer = Rows(rows.values, torch.cat([rows.place, rows.place[-1:].expand(94, -1)]), rows.scale)
+    longer = SparseSteps(rows.values, torch.cat([rows.index, rows.index[-1:].expand(94, -1)]), rows.scale)
     charge = (*CHARGE, *[0.0] * 94)
     source = projection(longer, layer)
     found = fire([source], None, charge, torch.tensor(0.125), 3, RULE)
     wanted = fire([source], None, charge, torch.tensor(0.125), 3, RULE, compiled=False)
     assert torch.equal(as_levels(found), as_levels(wanted))
-    assert int(found.place.max()) < 20 * 5
+    assert int(found.index.max()) < 20 * 5
 
 
 def test_the_weight_may_change_and_modules_are_forgotten() -> None:
@@ -317,7 +321,7 @@ def test_other_layers_are_left_to_pytorch(layer: nn.Module) -> None:
 
 
 def test_values_of_other_dimensions_are_left_to_pytorch() -> None:
-    rows = Rows(torch.zeros(2, 5, 4, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.int64), torch.tensor(0.5))
+    rows = SparseSteps(torch.zeros(2, 5, 4, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.int64), torch.tensor(0.5))
     assert Projection.of(rows, nn.Linear(4, 3, bias=False)) is None
 
 
@@ -326,7 +330,7 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     for channels_last in (False, True):
         rows = spikes(8, 5, (3, 7, 6))
         if channels_last:
-            rows = Rows(rows.values.contiguous(memory_format=torch.channels_last), rows.place, rows.scale)
+            rows = SparseSteps(rows.values.contiguous(memory_format=torch.channels_last), rows.index, rows.scale)
         levels = as_levels(rows).int()
         change = torch.cat([levels[:1], levels[1:] - levels[:-1]]).flatten(1)
         expected = torch.stack([(change == 1).sum(1), (change == -1).sum(1)])
@@ -342,21 +346,21 @@ def test_room_for_events_is_for_steps_at_which_something_changes(weights: str, m
     torch.manual_seed(0)
     rows = spikes(6, 5, (64, 6, 6))
     layer = eighths(nn.Conv2d(64, 32, 3, padding=1, bias=False), torch.float32)
-    some = torch.cat([rows.place, rows.place[-1:].expand(200, -1)])
-    every = torch.cat([rows.place, *[rows.place[-2:]] * 100])
+    some = torch.cat([rows.index, rows.index[-1:].expand(200, -1)])
+    every = torch.cat([rows.index, *[rows.index[-2:]] * 100])
     sizes = [
         listed(
             monkeypatch,
-            [projection(Rows(rows.values, place, rows.scale), layer)],
+            [projection(SparseSteps(rows.values, index, rows.scale), layer)],
             None,
             charge,
             torch.tensor(0.5),
             3,
             RULE,
         )
-        for place, charge in (
-            (rows.place, [0.0] * 6),
-            (rows.place.flip(1), [0.0] * 6),  # whichever image it is that moves the most
+        for index, charge in (
+            (rows.index, [0.0] * 6),
+            (rows.index.flip(1), [0.0] * 6),  # whichever image it is that moves the most
             (some, [0.0] * 206),
             (every, [0.0] * 206),
         )
@@ -367,8 +371,8 @@ def test_room_for_events_is_for_steps_at_which_something_changes(weights: str, m
 
 
 def test_levels_that_do_not_fit_are_left_to_the_module() -> None:
-    wide = Rows(torch.zeros(1, 9, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
-    small = Rows(torch.zeros(1, 4, 1, 1, dtype=torch.uint8), wide.place, wide.scale)
+    wide = SparseSteps(torch.zeros(1, 9, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0))
+    small = SparseSteps(torch.zeros(1, 4, 1, 1, dtype=torch.uint8), wide.index, wide.scale)
     assert Projection.of(wide, nn.Linear(8, 4, bias=False)) is None
     assert Projection.of(small, nn.Conv2d(4, 8, 3, stride=3, bias=False)) is None
     assert Projection.of(small, nn.Conv2d(4, 8, 3, padding=1, bias=False)) is not None

@@ -1,4 +1,4 @@
-"""The compiled quantiser against the reference, its bodies uncompiled on many tensors and compiled on a few."""
+"""The compiled quantizer against the reference, its bodies uncompiled on many tensors and compiled on a few."""
 
 from __future__ import annotations
 
@@ -212,10 +212,10 @@ def test_without_a_compiler_the_reference_trains_on(broken: Any, reason: str, mo
         assert torch.equal(other, right)
 
 
-# In the quantiser
+# In the quantizer
 
 
-def test_fused_quantisers_train_through_the_kernel_and_judge_by_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_quantizers_train_through_the_kernel_and_judge_by_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(lsq, "quantize", lambda x, *_: calls.append(x) or x)
     network = nn.Sequential(nn.Linear(3, 3), Quantizer(3), nn.Sequential(Quantizer(7, channels=3)))

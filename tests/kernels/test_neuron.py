@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.kernels import fire
 from qffs.functional.neuron import fire as reference
 from qffs.functional.neuron import rest
-from qffs.functional.sparse_steps import Rows, changed
+from qffs.functional.sparse_steps import SparseSteps, changed
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import compiler as native
 from qffs.kernels.layer import Neurons
@@ -43,7 +43,7 @@ def whole(*shape: int, low: int = -6, high: int = 7) -> Tensor:
     return torch.randint(low, high, shape) / 8
 
 
-def levels(*shape: int) -> Rows:
+def levels(*shape: int) -> SparseSteps:
     """What other neurons sent, with repetitions."""
     spikes = torch.randint(0, 2, (len(CHARGE), 5, *shape)) * (torch.rand(len(CHARGE), 5) < 0.5).view(
         -1, 5, *[1] * len(shape)
@@ -51,12 +51,14 @@ def levels(*shape: int) -> Rows:
     return changed(spikes.cumsum(0).to(torch.uint8), spikes.flatten(2).any(-1), torch.tensor(0.375))
 
 
-def numbers(*shape: int, channels_last: bool = False) -> Rows:
-    rows = Rows(whole(9, *shape), torch.randint(0, 9, (len(CHARGE), 5)))
-    return Rows(rows.values.contiguous(memory_format=torch.channels_last), rows.place) if channels_last else rows
+def numbers(*shape: int, channels_last: bool = False) -> SparseSteps:
+    rows = SparseSteps(whole(9, *shape), torch.randint(0, 9, (len(CHARGE), 5)))
+    return SparseSteps(rows.values.contiguous(memory_format=torch.channels_last), rows.index) if channels_last else rows
 
 
-def expected(inputs: list[Rows], constant: Tensor | None, threshold: Tensor, highest: int, rule: FiringRule) -> Tensor:
+def expected(
+    inputs: list[SparseSteps], constant: Tensor | None, threshold: Tensor, highest: int, rule: FiringRule
+) -> Tensor:
     """Levels [T, B, ...] by the reference loop on increments, in float64."""
     total = sum((rows.dense().double().unflatten(0, (len(CHARGE), 5)) for rows in inputs), torch.zeros(()).double())
     increments = torch.cat([total[:1], total[1:] - total[:-1]]) if inputs else None
@@ -84,13 +86,13 @@ def test_levels_are_those_of_the_reference(given: str, shape: tuple[int, ...], r
         found = fire(inputs, constant, CHARGE, threshold, 3, rule)
         wanted = expected(inputs, constant, threshold, 3, rule)
         assert found.values.dtype == torch.uint8
-        assert torch.equal(found.values[found.place].double(), wanted)
+        assert torch.equal(found.values[found.index].double(), wanted)
         assert found.scale is threshold
         changes = (torch.cat([wanted[:1], wanted[1:] - wanted[:-1]]) != 0).flatten(2).any(-1)
-        assert len(found.kept().values) == int(changes.sum() + (~changes[0]).sum())
+        assert len(found.used().values) == int(changes.sum() + (~changes[0]).sum())
         plain, plain_changes = kernel.fire(Neurons(inputs, constant, CHARGE, threshold, 3, rule))
         assert torch.equal(plain_changes, changes)
-        assert torch.equal(changed(plain, changes).dense(), found.values[found.place].flatten(0, 1))
+        assert torch.equal(changed(plain, changes).dense(), found.values[found.index].flatten(0, 1))
 
 
 @pytest.mark.parametrize("smaller", [(3, 1, 1), (1, 4, 5)], ids=str)
@@ -102,10 +104,10 @@ def test_what_is_smaller_is_broadcast(smaller: tuple[int, ...]) -> None:
         ([numbers(3, 4, 5)], whole(1, *smaller, low=-20, high=40)),
     ):
         found = fire(inputs, constant, CHARGE, torch.tensor(0.25), 3, RULES[0])
-        parts = [Rows.of(rows.dense().expand(-1, 3, 4, 5), len(CHARGE)) for rows in inputs]
+        parts = [SparseSteps.of(rows.dense().expand(-1, 3, 4, 5), len(CHARGE)) for rows in inputs]
         wide = None if constant is None else constant.expand(-1, 3, 4, 5)
         wanted = expected(parts, wide, torch.tensor(0.25), 3, RULES[0])
-        assert torch.equal(found.values[found.place].double(), wanted)
+        assert torch.equal(found.values[found.index].double(), wanted)
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
@@ -139,9 +141,9 @@ def test_without_a_compiler_the_reference_runs_and_says_so(monkeypatch: pytest.M
 def test_other_types_are_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", lambda *_: pytest.fail("compiled"))
     dtype = torch.bfloat16
-    rows = Rows(whole(9, 6).to(dtype), torch.randint(0, 9, (len(CHARGE), 5)))
+    rows = SparseSteps(whole(9, 6).to(dtype), torch.randint(0, 9, (len(CHARGE), 5)))
     found = fire([rows], None, CHARGE, torch.tensor(0.25, dtype=dtype), 3, RULES[0])
-    assert torch.equal(found.values[found.place].double(), expected([rows], None, torch.tensor(0.25), 3, RULES[0]))
+    assert torch.equal(found.values[found.index].double(), expected([rows], None, torch.tensor(0.25), 3, RULES[0]))
 
 
 @pytest.mark.parametrize("named", ["false", "/nonexistent", "", "cc -O2"])

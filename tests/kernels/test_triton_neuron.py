@@ -16,7 +16,7 @@ from helpers.networks import NETWORKS
 from kernels.test_neuron import CHARGE, RULES, expected, levels, numbers, whole
 from qffs.functional.neuron import fire as reference
 from qffs.functional.neuron import rest
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels import neuron as kernel
 from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
@@ -73,7 +73,8 @@ def test_levels_are_those_of_the_reference(
     ):
         wanted = expected(inputs, fixed, threshold, 3, rule)
         given = [
-            Rows(*(x if x is None else on(x, device, dtype) for x in (r.values, r.place, r.scale))) for r in inputs
+            SparseSteps(*(x if x is None else on(x, device, dtype) for x in (r.values, r.index, r.scale)))
+            for r in inputs
         ]
         charged = None if fixed is None else on(fixed, device, dtype)
         found, moved = module.fire(Neurons(given, charged, CHARGE, on(threshold, device, dtype), 3, rule))

@@ -24,7 +24,7 @@ def data() -> Images:
     return Images(images, torch.randint(0, 3, (11,), generator=generator))
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.double() / 128 - 1
 
 
@@ -35,7 +35,7 @@ def qann(data: Images) -> nn.Module:
     model = nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(5, 3)).double()
     for parameter in model.parameters():
         parameter.data *= 2  # so that some spikes are taken back
-    return calibrate(quantize(model, 2, example=normalise(data.images)), [normalise(data.images)])
+    return calibrate(quantize(model, 2, example=normalize(data.images)), [normalize(data.images)])
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def snn(qann: nn.Module) -> SpikingNetwork:
 
 def test_every_number_is_that_of_a_loop_over_single_images(data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
     qann.train()  # measured in eval mode all the same
-    measured = measure(snn, data, normalise, STEPS, qann=qann, batch_size=4, progress=False)
+    measured = measure(snn, data, normalize, STEPS, qann=qann, batch_size=4, progress=False)
     assert qann.training
     qann.eval()
     right, equal, qann_right = [0] * STEPS, [0] * STEPS, 0
@@ -59,7 +59,7 @@ def test_every_number_is_that_of_a_loop_over_single_images(data: Images, qann: n
                 negative[path][step] += spike == -1
 
     for image, label in zip(data.images, data.labels.tolist(), strict=True):
-        x = normalise(image[None])
+        x = normalize(image[None])
         readout, _ = snn.run(x, steps=STEPS, observer=count)
         expected = int(qann(x)[0].argmax())
         qann_right += expected == label
@@ -70,7 +70,7 @@ def test_every_number_is_that_of_a_loop_over_single_images(data: Images, qann: n
     assert measured.images == 11
     assert measured.accuracy == tuple(hits / 11 for hits in right)
     assert measured.agreement == tuple(hits / 11 for hits in equal)
-    assert measured.qann_accuracy == qann_right / 11 == accuracy(qann, data, normalise, progress=False)
+    assert measured.qann_accuracy == qann_right / 11 == accuracy(qann, data, normalize, progress=False)
     assert {each.layer: list(each.positive) for each in measured.activity} == positive
     assert {each.layer: list(each.negative) for each in measured.activity} == negative
     assert sum(map(sum, negative.values())) > 0
@@ -80,28 +80,28 @@ def test_every_number_is_that_of_a_loop_over_single_images(data: Images, qann: n
 
 
 def test_stopping_early_is_that_of_a_stream(data: Images, snn: SpikingNetwork) -> None:
-    typical = float(margins(snn(normalise(data.images), steps=STEPS)).median())
+    typical = float(margins(snn(normalize(data.images), steps=STEPS)).median())
     chosen = (typical / 4, typical, 1e9)
-    measured = measure(snn, data, normalise, STEPS, stop_when=chosen, batch_size=4, progress=False)
+    measured = measure(snn, data, normalize, STEPS, stop_when=chosen, batch_size=4, progress=False)
     assert len({each.steps for each in measured.stopping}) == 3
     for margin, found in zip(chosen, measured.stopping, strict=True):
-        stopped = snn.stream().run(normalise(data.images), stop_when=margin, longest=STEPS)
+        stopped = snn.stream().run(normalize(data.images), stop_when=margin, longest=STEPS)
         assert found.margin == margin
         assert found.steps == pytest.approx(float(stopped.steps.double().mean()))
         assert found.accuracy == int((stopped.readout.argmax(-1) == data.labels).sum()) / 11
     assert measured.stopping[-1].accuracy == measured.accuracy[-1]
     assert measured.stopping[-1].steps == STEPS
-    assert measure(snn, data, normalise, STEPS, progress=False).stopping == ()
+    assert measure(snn, data, normalize, STEPS, progress=False).stopping == ()
     with pytest.raises(InvalidArgument, match="stop_when must be a finite number above 0, not -1"):
-        measure(snn, data, normalise, STEPS, stop_when=[-1.0], progress=False)
+        measure(snn, data, normalize, STEPS, stop_when=[-1.0], progress=False)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 500])
 def test_the_batch_size_changes_nothing(batch_size: int, data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
-    whole = measure(snn, data, normalise, STEPS, qann=qann, stop_when=(0.1,), progress=False)
-    parts = measure(snn, data, normalise, STEPS, qann=qann, stop_when=(0.1,), batch_size=batch_size, progress=False)
+    whole = measure(snn, data, normalize, STEPS, qann=qann, stop_when=(0.1,), progress=False)
+    parts = measure(snn, data, normalize, STEPS, qann=qann, stop_when=(0.1,), batch_size=batch_size, progress=False)
     assert parts == whole
-    assert accuracy(qann, data, normalise, batch_size=batch_size, progress=False) == whole.qann_accuracy
+    assert accuracy(qann, data, normalize, batch_size=batch_size, progress=False) == whole.qann_accuracy
 
 
 @pytest.mark.parametrize(
@@ -138,52 +138,52 @@ class OnDemand:
 
 
 def test_images_may_be_read_by_number_and_ahead(data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
-    expected, on_demand = measure(snn, data, normalise, STEPS, qann=qann, progress=False), OnDemand(data)
-    check_fit(snn, on_demand, normalise, 3, "it")
-    assert measure(snn, on_demand, normalise, STEPS, qann=qann, batch_size=4, progress=False) == expected
-    assert accuracy(qann, on_demand, normalise, batch_size=4, progress=False) == expected.qann_accuracy
-    ahead = accuracy(qann, data, normalise, batch_size=4, workers=1, progress=False)
-    assert ahead == measure(snn, data, normalise, STEPS, qann=qann, workers=1, progress=False).qann_accuracy
+    expected, on_demand = measure(snn, data, normalize, STEPS, qann=qann, progress=False), OnDemand(data)
+    check_fit(snn, on_demand, normalize, 3, "it")
+    assert measure(snn, on_demand, normalize, STEPS, qann=qann, batch_size=4, progress=False) == expected
+    assert accuracy(qann, on_demand, normalize, batch_size=4, progress=False) == expected.qann_accuracy
+    ahead = accuracy(qann, data, normalize, batch_size=4, workers=1, progress=False)
+    assert ahead == measure(snn, data, normalize, STEPS, qann=qann, workers=1, progress=False).qann_accuracy
     assert ahead == expected.qann_accuracy
 
 
-def test_without_a_quantised_network_there_is_nothing_to_agree_with(data: Images, snn: SpikingNetwork) -> None:
-    measured = measure(snn, data, normalise, STEPS, progress=False)
+def test_without_a_quantized_network_there_is_nothing_to_agree_with(data: Images, snn: SpikingNetwork) -> None:
+    measured = measure(snn, data, normalize, STEPS, progress=False)
     assert measured.qann_accuracy is None
     assert measured.agreement is None
 
 
 def test_images_come_in_the_type_of_the_network(data: Images, snn: SpikingNetwork) -> None:
-    measured = measure(snn.float(), data, normalise, STEPS, progress=False)
+    measured = measure(snn.float(), data, normalize, STEPS, progress=False)
     assert measured.images == 11
 
 
 def test_fewer_steps_than_charge_steps_are_refused(data: Images, snn: SpikingNetwork) -> None:
     with pytest.raises(InvalidArgument, match="at least as many steps as the 3 charge steps"):
-        measure(snn, data, normalise, 2, progress=False)
+        measure(snn, data, normalize, 2, progress=False)
 
 
 def test_an_output_that_is_no_classification_is_refused(data: Images) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 1)).double()
-    x = normalise(data.images)
+    x = normalize(data.images)
     snn = to_spiking(calibrate(quantize(model, 2, example=x), [x]))
     with pytest.raises(InvalidArgument, match=r"one output of shape \[B, classes\]"):
-        measure(snn, data, normalise, STEPS, progress=False)
+        measure(snn, data, normalize, STEPS, progress=False)
     with pytest.raises(InvalidArgument, match=r"it returns \[3, 2, 2\] numbers an image, but the data have 3 classes"):
-        check_fit(snn, data, normalise, 3, "it")
+        check_fit(snn, data, normalize, 3, "it")
 
 
 def test_data_that_do_not_fit_are_found_before_the_measurement(
     data: Images, qann: nn.Module, snn: SpikingNetwork
 ) -> None:
-    colour = Images(data.images.expand(-1, 3, -1, -1), data.labels)
+    color = Images(data.images.expand(-1, 3, -1, -1), data.labels)
     before = {name: tensor.clone() for name, tensor in qann.state_dict().items()}
     for network in (snn, qann):
-        check_fit(network, data, normalise, 3, "it")
+        check_fit(network, data, normalize, 3, "it")
         with pytest.raises(InvalidArgument, match=r"^it does not run on images of 3 x 4 x 4: "):
-            check_fit(network, colour, normalise, 3, "it")
+            check_fit(network, color, normalize, 3, "it")
         with pytest.raises(InvalidArgument, match=r"^it returns \[3\] numbers an image, but the data have 4 classes"):
-            check_fit(network, data, normalise, 4, "it")
+            check_fit(network, data, normalize, 4, "it")
     assert all(torch.equal(tensor, before[name]) for name, tensor in qann.state_dict().items())
 
     def refuses(_: Tensor) -> Tensor:

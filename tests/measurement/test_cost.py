@@ -49,7 +49,7 @@ def data() -> Images:
     return Images(images, torch.randint(0, CLASSES, (5,), generator=generator))
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.double() / 128 - 1
 
 
@@ -64,13 +64,13 @@ def model() -> Branched:
 
 @pytest.fixture
 def snn(model: Branched, data: Images) -> SpikingNetwork:
-    x = normalise(data.images)
+    x = normalize(data.images)
     return to_spiking(calibrate(quantize(model, 2, example=x), [x]))
 
 
 @pytest.fixture
 def counted(snn: SpikingNetwork, data: Images) -> Cost:
-    return cost(snn, data, normalise, STEPS, batch_size=2, progress=False)
+    return cost(snn, data, normalize, STEPS, batch_size=2, progress=False)
 
 
 def one_by_one(operator: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -107,7 +107,7 @@ def operations(events: Tensor, fan_out: Tensor) -> list[float]:
 @pytest.fixture
 def read(snn: SpikingNetwork, model: Branched, data: Images) -> dict[str, tuple[Tensor, Tensor]]:
     """By operator: what it reads at each step, ``[T, B, ...]``, and the fan-out of each unit."""
-    stem, added, last = spikes_of(snn, normalise(data.images))
+    stem, added, last = spikes_of(snn, normalize(data.images))
     assert any(bool((spikes == -1).any()) for spikes in (stem, added, last))
     padded = nn.functional.pad(added, (0, 1, 0, 1))
     averaged = differences(model.average, padded)
@@ -155,7 +155,7 @@ def test_the_analog_input_passes_its_synapses_once(model: Branched, counted: Cos
 
 
 def test_what_is_counted_does_not_depend_on_the_batch(snn: SpikingNetwork, data: Images, counted: Cost) -> None:
-    assert cost(snn, data, normalise, STEPS, batch_size=5, progress=False) == counted
+    assert cost(snn, data, normalize, STEPS, batch_size=5, progress=False) == counted
 
 
 def test_energy_is_that_of_the_sums_written_out() -> None:
@@ -214,10 +214,10 @@ def test_energy_by_step_ends_at_that_of_the_whole_run(counted: Cost) -> None:
 
 def test_several_spikes_at_once_are_values(model: Branched, data: Images) -> None:
     """One event, multiplied, however many spikes it carries, all of which are counted."""
-    x = normalise(data.read(torch.arange(len(data))))
+    x = normalize(data.read(torch.arange(len(data))))
     qann = calibrate(quantize(model, 2, example=x), [x])
     single, several = (
-        cost(to_spiking(qann, (1.0,), rule), data, normalise, 12, progress=False)
+        cost(to_spiking(qann, (1.0,), rule), data, normalize, 12, progress=False)
         for rule in (FiringRule(), FiringRule(several=True))
     )
     levels = [sum(each.positive) - sum(each.negative) for each in single.activity]

@@ -64,7 +64,7 @@ def data() -> Images:
     return Images(images, torch.randint(0, 3, (7,), generator=generator))
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.double() / 128 - 1
 
 
@@ -75,7 +75,7 @@ def qann(data: Images) -> nn.Module:
     model = nn.Sequential(*layers, nn.Linear(8, 3)).double()
     for parameter in model.parameters():
         parameter.data *= 2
-    return calibrate(quantize(model, 2, example=normalise(data.images)), [normalise(data.images)])
+    return calibrate(quantize(model, 2, example=normalize(data.images)), [normalize(data.images)])
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ def test_counts_are_those_of_levels_that_differ(
 ) -> None:
     """All noises together are all the neurons whose count is not the level, but for errors that cancel."""
     snn = without(snn, off) if off else snn
-    found = noise(snn, qann, data, normalise, STEPS, batch_size=3, progress=False)
-    x = normalise(data.images)
+    found = noise(snn, qann, data, normalize, STEPS, batch_size=3, progress=False)
+    x = normalize(data.images)
     _, levels = levels_of(qann, x)
     sent: dict[str, list[Tensor]] = {}
     snn.run(x, steps=STEPS, chunk=1, observer=lambda path, _, state: sent.setdefault(path, []).append(state.sent))
@@ -109,7 +109,7 @@ def test_counts_are_those_of_levels_that_differ(
 
 
 def test_layers_settle_at_their_last_spike(data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
-    found = noise(snn, qann, data, normalise, STEPS, batch_size=3, progress=False)
+    found = noise(snn, qann, data, normalize, STEPS, batch_size=3, progress=False)
     last: dict[str, list[int]] = {path: [0] * len(data) for path, _ in snn.neurons()}
 
     def see(path: str, spikes: Tensor, _: object) -> None:
@@ -117,15 +117,15 @@ def test_layers_settle_at_their_last_spike(data: Images, qann: nn.Module, snn: S
             fired = [t + 1 for t in range(STEPS) if bool((spikes[t, image] != 0).any())]
             last[path][image] = max(fired, default=0)
 
-    snn.run(normalise(data.images), steps=STEPS, observer=see)
+    snn.run(normalize(data.images), steps=STEPS, observer=see)
     for layer in found.layers:
         assert layer.settled == pytest.approx(sum(last[layer.layer]) / len(data))
         assert layer.settled_last == max(last[layer.layer])
 
 
 def test_remedies_are_switched_off_one_by_one(data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
-    found = noise(snn, qann, data, normalise, STEPS, batch_size=3, progress=False)
-    x = normalise(data.images)
+    found = noise(snn, qann, data, normalize, STEPS, batch_size=3, progress=False)
+    x = normalize(data.images)
     expected = qann(x).detach()
     assert found.qann_accuracy == pytest.approx(float((expected.argmax(-1) == data.labels).double().mean()))
     rules = {
@@ -150,25 +150,25 @@ def test_remedies_are_switched_off_one_by_one(data: Images, qann: nn.Module, snn
 
 def test_what_does_not_fit_is_refused(data: Images, qann: nn.Module, snn: SpikingNetwork) -> None:
     other = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(54, 3)).double()
-    small = quantize(other, 2, example=normalise(data.images))
-    with pytest.raises(InvalidArgument, match="the quantised one no quantiser"):
-        noise(snn, small, data, normalise, STEPS, progress=False)
+    small = quantize(other, 2, example=normalize(data.images))
+    with pytest.raises(InvalidArgument, match="the quantized one no quantizer"):
+        noise(snn, small, data, normalize, STEPS, progress=False)
     with pytest.raises(InvalidArgument, match="at least as many steps"):
-        noise(snn, qann, data, normalise, 1, progress=False)
+        noise(snn, qann, data, normalize, 1, progress=False)
     with pytest.raises(InvalidArgument, match="the remedies of a neuron are"):
         without(snn, "luck")
 
 
 def test_outputs_that_are_all_0_have_no_share(data: Images) -> None:
     torch.manual_seed(0)
-    x, layers = normalise(data.images), (nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, layers = normalize(data.images), (nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 3))
     qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, output=2, example=x), [x])
-    found = noise(to_spiking(qann), qann, data, normalise, 8, progress=False)
+    found = noise(to_spiking(qann), qann, data, normalize, 8, progress=False)
     assert all(each.output_error is not None for each in found.remedies)
     bias = qann.get_submodule("3").bias
     assert isinstance(bias, Tensor)
     bias.data.fill_(-100)
-    found = noise(to_spiking(qann), qann, data, normalise, 8, progress=False)
+    found = noise(to_spiking(qann), qann, data, normalize, 8, progress=False)
     assert [each.output_error for each in found.remedies] == [None] * 5
 
 
@@ -187,9 +187,9 @@ class Turned(nn.Module):
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_images_may_lie_in_another_dimension(batch: int, data: Images) -> None:
     torch.manual_seed(0)
-    x = normalise(data.images)
+    x = normalize(data.images)
     qann = calibrate(quantize(Turned().double(), 2, example=x), [x])
-    (layer,) = noise(to_spiking(qann), qann, data, normalise, 8, batch_size=batch, progress=False).layers
+    (layer,) = noise(to_spiking(qann), qann, data, normalize, 8, batch_size=batch, progress=False).layers
     assert layer.neurons == 20
     last: list[int] = []
     for image in x:
@@ -197,6 +197,6 @@ def test_images_may_lie_in_another_dimension(batch: int, data: Images) -> None:
         to_spiking(qann).run(image[None], steps=8, observer=lambda _, sent, __, seen=spikes: seen.append(sent))
         last.append(max((t + 1 for t in range(8) if bool((spikes[0][t] != 0).any())), default=0))
     assert layer.settled == pytest.approx(sum(last) / len(last))
-    found = cost(to_spiking(qann), data, normalise, 8, batch_size=batch, progress=False)
+    found = cost(to_spiking(qann), data, normalize, 8, batch_size=batch, progress=False)
     assert [each.count for each in found.units] == [20]
     assert {each.layer: each.count for each in found.synapses} == {"rows": 5 * 5 * 4, "mean": 20, "head": 4 * 3}

@@ -42,7 +42,7 @@ def test_capitals_count_and_brackets_choose() -> None:
     [
         (
             {"head.rellu": 3, "*": 2},
-            "'head.rellu' matches no activation that is to be quantised; there are head.relu, ",
+            "'head.rellu' matches no activation that is to be quantized; there are head.relu, ",
         ),
         ({"zzz": 3, "*": 2}, "there are stem.relu, layer1.0.relu, layer1.0.relu_2 and 2 more"),
         ({"*": 2, "layer4.*": 3}, "'layer4.*' decides nothing: '*' before it matches layer4.0.relu; put it first"),

@@ -68,7 +68,7 @@ def test_every_kind_in_every_type_computes_the_same_bit_for_bit(dtype: torch.dty
         assert all(torch.equal(own[name], theirs[name]) for name in own)
 
 
-def test_a_loaded_quantised_network_converts_and_trains_like_the_saved_one(tmp_path: Path) -> None:
+def test_a_loaded_quantized_network_converts_and_trains_like_the_saved_one(tmp_path: Path) -> None:
     x = images()
     qann = calibrated(network(), x)
     loaded = load(save(qann, tmp_path / "qann")).network

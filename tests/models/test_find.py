@@ -307,7 +307,7 @@ def test_a_shape_beyond_all_memory_is_refused() -> None:
         ("typo:make", "typo cannot be imported: SyntaxError: invalid syntax (typo.py, line 2)"),
         ("stops:make", "stops cannot be imported: SystemExit: 3 (stops.py, line 3)"),
         ("mine:maek", "mine has no 'maek'; nearest to it: make, made"),
-        ("mine:quantise", "mine has no 'quantise'"),
+        ("mine:quantize", "mine has no 'quantize'"),
         ("mine:Box.nett", "mine has no 'Box.nett'"),
         ("mine:sizes", "mine:sizes is a tuple, neither an nn.Module nor a function that makes one"),
         ("mine:none", "mine:none returned a NoneType, where an nn.Module is needed"),

@@ -1,4 +1,4 @@
-"""The neuron module takes its numbers from the quantiser it stands for."""
+"""The neuron module takes its numbers from the quantizer it stands for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quantiser module: when it is ready, and what it refuses."""
+"""The quantizer module: when it is ready, and what it refuses."""
 
 from __future__ import annotations
 

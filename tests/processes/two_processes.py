@@ -89,7 +89,7 @@ def part(x: Tensor) -> Tensor:
     return x.tensor_split(distributed.world())[distributed.rank()]
 
 
-def normalised(norm: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+def normalized(norm: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """Two steps through a batch norm: outputs and gradients of x by part, of weights in sum; its state afterwards."""
     norm = norm.double().train()
     for seed, parameter in enumerate(norm.parameters()):
@@ -97,13 +97,13 @@ def normalised(norm: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     outputs, gradients = [], []
     for seed in (1, 2):
         x = part(drawn(*shape, seed=seed)).requires_grad_()
-        with distributed.synchronised(nn.Sequential(norm)):
+        with distributed.synchronized(nn.Sequential(norm)):
             y = norm(x)
             (y**2 * part(drawn(*shape, seed=3))).sum().backward()
         outputs.append(y.detach())
         gradients.append(x.grad)
     of_weights = [distributed.total(parameter.grad) for parameter in norm.parameters()]
-    with distributed.synchronised(nn.Sequential(norm.eval())):
+    with distributed.synchronized(nn.Sequential(norm.eval())):
         outputs.append(norm(part(drawn(*shape))).detach() if norm.track_running_stats else torch.zeros(0))
     own = "forward" in vars(norm)
     state = dict(norm.state_dict())
@@ -114,14 +114,14 @@ def stepped(network: nn.Module, x: Tensor, labels: Tensor, autocast: bool = Fals
     """The gradients of one step of the training loop, and the buffers after it."""
     network.train()
     wrapped = DistributedDataParallel(network) if distributed.world() > 1 else network
-    with distributed.synchronised(network), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with distributed.synchronized(network), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = F.cross_entropy(wrapped(part(x)).to(x.dtype), part(labels), reduction="sum") / len(labels)
         (loss * distributed.world()).backward()
     return [p.grad for p in network.parameters()] + [b.double() for b in network.buffers()]
 
 
 def network() -> nn.Module:
-    """A quantised network with batch norm, of random weights."""
+    """A quantized network with batch norm, of random weights."""
     torch.manual_seed(0)
     quantizers = Quantizer(3), Quantizer(2, channels=4)
     for quantizer in quantizers:
@@ -133,7 +133,7 @@ def network() -> nn.Module:
 
 
 def learned_step_size(channels: int | None) -> Tensor:
-    """The gradient of the step size of a quantiser alone, of a loss that is a mean over the images of a batch."""
+    """The gradient of the step size of a quantizer alone, of a loss that is a mean over the images of a batch."""
     quantizer = Quantizer(3, channels=channels).double()
     quantizer.set_step_size(2.0)
     wrapped = DistributedDataParallel(quantizer) if distributed.world() > 1 else quantizer
@@ -148,38 +148,38 @@ def trained() -> dict[str, Tensor]:
     images = data.train.select(torch.arange(101))
 
     def prepare(pictures: Tensor) -> Tensor:
-        return data.normalise(pictures).double()
+        return data.normalize(pictures).double()
 
     torch.manual_seed(0)
-    network = trace(DigitsNet(width=4), data.normalise(images.read(torch.arange(2)))).double()
+    network = trace(DigitsNet(width=4), data.normalize(images.read(torch.arange(2)))).double()
     training = Training(epochs=2, learning_rate=0.03, batch_size=33, ema=0.9, clip_gradient=2.0, warmup_epochs=0.5)
     fit(network, images, prepare, training, Setting("first", progress=False))
     qann = quantize(network, 2, example=prepare(images.read(torch.arange(2))))
     calibrate(qann, [prepare(images.read(torch.arange(50)))])
     taught = training.model_copy(update={"distillation": 0.5, "temperature": 2.0})
     fit(qann, images, prepare, taught, Setting("second", teacher=network.eval(), progress=False))
-    return {**network.state_dict(), **{f"quantised {name}": value for name, value in qann.state_dict().items()}}
+    return {**network.state_dict(), **{f"quantized {name}": value for name, value in qann.state_dict().items()}}
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.double() / 128 - 1
 
 
 def measured(count: int) -> tuple[Measurement, float, Noise, Cost]:
-    """A spiking network beside its quantised one on some images, more or fewer than processes."""
+    """A spiking network beside its quantized one on some images, more or fewer than processes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (11, 1, 4, 4), generator=generator, dtype=torch.uint8)
     data = Images(images, torch.randint(0, 3, (11,), generator=generator))
     torch.manual_seed(0)
     layers = (nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
-    qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, example=normalise(images)), [normalise(images)])
+    qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, example=normalize(images)), [normalize(images)])
     snn, few = to_spiking(qann), data.select(torch.arange(count))
-    check_fit(snn, few, normalise, 3, "it")
-    found = measure(snn, few, normalise, STEPS, qann=qann, stop_when=(0.1, 0.5), batch_size=2, progress=False)
-    noises = noise(snn, qann, few, normalise, STEPS, batch_size=2, progress=False)
+    check_fit(snn, few, normalize, 3, "it")
+    found = measure(snn, few, normalize, STEPS, qann=qann, stop_when=(0.1, 0.5), batch_size=2, progress=False)
+    noises = noise(snn, qann, few, normalize, STEPS, batch_size=2, progress=False)
     rounded = tuple(replace(each, output_error=round(each.output_error or 0, 9)) for each in noises.remedies)
-    costs = cost(snn, few, normalise, STEPS, batch_size=2, progress=False)
-    own = accuracy(qann, few, normalise, batch_size=2, progress=False)
+    costs = cost(snn, few, normalize, STEPS, batch_size=2, progress=False)
+    own = accuracy(qann, few, normalize, batch_size=2, progress=False)
     return found, own, replace(noises, remedies=rounded), costs
 
 
@@ -203,7 +203,7 @@ def everything() -> dict[str, Any]:
     """All of the above."""
     x, labels = drawn(5, 1, 8, 8), torch.arange(5) % 3
     return {
-        **{name: normalised(*case) for name, case in NORMS.items()},
+        **{name: normalized(*case) for name, case in NORMS.items()},
         "stepped": stepped(network().double(), x, labels),
         "autocast": stepped(network(), x.float(), labels, autocast=True),
         "step size": [learned_step_size(channels) for channels in (None, 2)],

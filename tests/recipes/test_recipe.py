@@ -37,7 +37,7 @@ def wrong(**values: Any) -> str:
         ("output", 9, "a whole number of at least 1 and at most 8, or analog, not 9"),
         ("data", None, "a text, not null"),
         ("charge_steps", [], "a whole number, a list of numbers that add up to 1, or null, not []"),
-        ("quantised", 3, "a mapping with keys such as epochs, learning_rate, batch_size, not 3"),
+        ("quantized", 3, "a mapping with keys such as epochs, learning_rate, batch_size, not 3"),
         ("augmentation", ["RandomCrop"], 'a list, each `Name: {argument: value}`, not ["RandomCrop"]'),
         ("model", ["x" * 100], f'a text, not ["{"x" * 55}...'),
     ],
@@ -48,7 +48,7 @@ def test_a_wrong_value_is_told_what_is_allowed(key: str, value: Any, allowed: st
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_are_finite(value: float) -> None:
-    assert wrong(quantised=SECTION | {"learning_rate": value}).startswith("quantised.learning_rate must be a number")
+    assert wrong(quantized=SECTION | {"learning_rate": value}).startswith("quantized.learning_rate must be a number")
 
 
 def test_all_mistakes_are_said_at_once_each_with_its_section() -> None:
@@ -63,10 +63,10 @@ def test_all_mistakes_are_said_at_once_each_with_its_section() -> None:
 @pytest.mark.parametrize(
     ("values", "nearest"),
     [
-        ({"learning_rate": 1}, "full_precision.learning_rate or quantised.learning_rate"),
-        ({"momentun": 1}, "full_precision.momentum or quantised.momentum"),
-        ({"quantised": {**SECTION, "momentun": 0.5}}, "quantised.momentum"),
-        ({"quantised": {**SECTION, "bits": 2}}, "bits"),
+        ({"learning_rate": 1}, "full_precision.learning_rate or quantized.learning_rate"),
+        ({"momentun": 1}, "full_precision.momentum or quantized.momentum"),
+        ({"quantized": {**SECTION, "momentun": 0.5}}, "quantized.momentum"),
+        ({"quantized": {**SECTION, "bits": 2}}, "bits"),
         ({"charge_step": 1}, "charge_steps"),
     ],
 )
@@ -76,7 +76,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_ones(values: dict[str, Any],
 
 def test_where_no_key_is_near_all_of_the_section_are_named() -> None:
     assert "is no key; there are model, model_arguments, " in wrong(xyzzy=1)
-    assert "is no key; there are epochs, learning_rate, " in wrong(quantised=SECTION | {"xyzzy": 1})
+    assert "is no key; there are epochs, learning_rate, " in wrong(quantized=SECTION | {"xyzzy": 1})
 
 
 def test_a_recipe_never_changes() -> None:
@@ -107,17 +107,17 @@ def test_a_recipe_never_changes() -> None:
             "charge_steps is not used where there are candidates",
         ),
         ({"full_precision": SECTION | {"distillation": 0.5}}, "full_precision.distillation must be 0"),
-        ({"quantised": SECTION | {"nesterov": True, "optimiser": "adamw"}}, "quantised.nesterov needs optimiser: sgd"),
-        ({"quantised": SECTION | {"nesterov": True, "momentum": 0}}, "quantised.nesterov needs"),
-        ({"quantised": SECTION | {"warmup_epochs": 4}}, "quantised.warmup_epochs must be at most the 3 epochs, not 4"),
-        ({"quantised": SECTION | {"decay": 0.5}}, "quantised.decay acts only with schedule: exponential, not cosine"),
-        ({"quantised": SECTION | {"momentum": 0.8, "optimiser": "adamw"}}, "quantised.momentum acts only with"),
+        ({"quantized": SECTION | {"nesterov": True, "optimizer": "adamw"}}, "quantized.nesterov needs optimizer: sgd"),
+        ({"quantized": SECTION | {"nesterov": True, "momentum": 0}}, "quantized.nesterov needs"),
+        ({"quantized": SECTION | {"warmup_epochs": 4}}, "quantized.warmup_epochs must be at most the 3 epochs, not 4"),
+        ({"quantized": SECTION | {"decay": 0.5}}, "quantized.decay acts only with schedule: exponential, not cosine"),
+        ({"quantized": SECTION | {"momentum": 0.8, "optimizer": "adamw"}}, "quantized.momentum acts only with"),
         (
             {"full_precision": SECTION | {"step_size_weight_decay": True}},
-            "acts only in quantised training: leave it out",
+            "acts only in quantized training: leave it out",
         ),
         ({"full_precision": SECTION | {"step_size_learning_rate": 0.1}}, "full_precision.step_size_learning_rate acts"),
-        ({"quantised": SECTION | {"temperature": 2}}, "quantised.temperature acts only with a distillation"),
+        ({"quantized": SECTION | {"temperature": 2}}, "quantized.temperature acts only with a distillation"),
         ({"augmentation": [{"A": {}}, {"B": {}, "C": {}}]}, "augmentation must name one class in each place, not 2 in"),
     ],
 )
@@ -132,11 +132,11 @@ def test_what_does_not_fit_together_is_refused(values: dict[str, Any], sentence:
         {"steps": 2, "candidates": [2, 1], "held_out": 0.1},
         {"choose_at": 8, "candidates": [3], "held_out": 0.1},
         {"bits": {"layer4.*": 3, "*": "full"}, "output": 8},
-        {"quantised": SECTION | {"nesterov": True}},
-        {"quantised": SECTION | {"step_size_learning_rate": 0.1, "step_size_weight_decay": True, "optimiser": "adamw"}},
-        {"quantised": SECTION | {"warmup_epochs": 3}},
-        {"quantised": SECTION | {"decay": 0.5, "schedule": "exponential"}},
-        {"quantised": SECTION | {"distillation": 1, "temperature": 2}},
+        {"quantized": SECTION | {"nesterov": True}},
+        {"quantized": SECTION | {"step_size_learning_rate": 0.1, "step_size_weight_decay": True, "optimizer": "adamw"}},
+        {"quantized": SECTION | {"warmup_epochs": 3}},
+        {"quantized": SECTION | {"decay": 0.5, "schedule": "exponential"}},
+        {"quantized": SECTION | {"distillation": 1, "temperature": 2}},
         {"full_precision": SECTION | {"epochs": 0}},
     ],
 )
@@ -187,8 +187,8 @@ def test_by_default_a_run_is_twice_as_long_as_the_longest_charge_and_no_shorter_
 
 
 def test_differences_name_keys_with_their_sections() -> None:
-    other = Recipe.of({"bits": {"*": 2}, "quantised": {"epochs": 15, "learning_rate": 0.1, "batch_size": 64}})
-    assert differences(Recipe(), other) == ["bits", "quantised.learning_rate"]
+    other = Recipe.of({"bits": {"*": 2}, "quantized": {"epochs": 15, "learning_rate": 0.1, "batch_size": 64}})
+    assert differences(Recipe(), other) == ["bits", "quantized.learning_rate"]
     assert differences(other, other.model_copy()) == []
 
 

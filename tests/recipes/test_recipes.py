@@ -77,7 +77,7 @@ def test_every_key_has_its_line() -> None:
     ("content", "sentence"),
     [
         ("seed: 1\nseed: 2", "line 2: seed is said twice, first on line 1"),
-        ("quantised:\n  epochs: 1\n  epochs: 1", "line 3: quantised.epochs is said twice, first on line 2"),
+        ("quantized:\n  epochs: 1\n  epochs: 1", "line 3: quantized.epochs is said twice, first on line 2"),
         ("a: &a [1]\nb: *a", "line 1: anchors (&) and aliases (*) are not used in recipes: write the value out"),
         ("a: &a [*a]", "line 1: anchors"),
         ("a: [1", "line 1: this is no YAML"),
@@ -94,8 +94,8 @@ def test_every_key_has_its_line() -> None:
         ("- 1", "line 1: a recipe is a mapping"),
         ("", "line 1: a recipe is a mapping"),
         ("seed: 1\nsize: no", 'line 2: size must be a whole number of at least 1, or null, not "no"'),
-        ("\nquantised:\n  epochs: 1", "line 2: quantised.learning_rate is missing: it must be a number above 0"),
-        ("quantised:\n  epochs: 1\n  learning_rat: 1\n", "line 3: quantised.learning_rat is no key; did you mean quan"),
+        ("\nquantized:\n  epochs: 1", "line 2: quantized.learning_rate is missing: it must be a number above 0"),
+        ("quantized:\n  epochs: 1\n  learning_rat: 1\n", "line 3: quantized.learning_rat is no key; did you mean quan"),
         ("seed: 1\nbits: {a: 2, b: 10}", "line 2: bits cannot be"),
         ("1: 2", "line 1: 1 is no key"),
     ],
@@ -166,11 +166,11 @@ def test_an_override_takes_the_place_of_a_value(override: str, key: str, value: 
 
 
 def test_an_override_in_a_section_leaves_the_rest_of_it(file: Any) -> None:
-    whole = read("cifar10_resnet18", ["quantised.epochs=3", "quantised.learning_rate=1e-2"])
-    assert whole.quantised == read("cifar10_resnet18").quantised.model_copy(update={"epochs": 3})
-    absent = read(file("data: digits"), ["quantised.epochs=3"])
-    assert absent.quantised == Recipe().quantised.model_copy(update={"epochs": 3})
-    assert Recipe().quantised.epochs == 15
+    whole = read("cifar10_resnet18", ["quantized.epochs=3", "quantized.learning_rate=1e-2"])
+    assert whole.quantized == read("cifar10_resnet18").quantized.model_copy(update={"epochs": 3})
+    absent = read(file("data: digits"), ["quantized.epochs=3"])
+    assert absent.quantized == Recipe().quantized.model_copy(update={"epochs": 3})
+    assert Recipe().quantized.epochs == 15
 
 
 def test_the_last_of_two_overrides_decides_and_names_the_mistake() -> None:
@@ -185,9 +185,9 @@ def test_the_last_of_two_overrides_decides_and_names_the_mistake() -> None:
     [
         ("bits", "bits: what is said beside a recipe is written key=value, as in bits=3"),
         ("=3", "=3: what is said beside a recipe"),
-        ("epochs=3", "epochs=3: epochs is no key; did you mean full_precision.epochs or quantised.epochs?"),
-        ("quantized.epochs=3", "quantized.epochs=3: quantized is no key; did you mean quantised?"),
-        ("quantised.epoch=3", "quantised.epoch=3: quantised.epoch is no key; did you mean quantised.epochs?"),
+        ("epochs=3", "epochs=3: epochs is no key; did you mean full_precision.epochs or quantized.epochs?"),
+        ("quantized.epochs=3", "quantized.epochs=3: quantized is no key; did you mean quantized?"),
+        ("quantized.epoch=3", "quantized.epoch=3: quantized.epoch is no key; did you mean quantized.epochs?"),
         ("bits.layer4=3", "bits.layer4=3: bits is said as a whole, as in bits=..."),
         ("bits={*: 2}", "bits={*: 2}: this is no YAML"),
         ("size=[1", "size=[1: this is no YAML"),
@@ -206,7 +206,7 @@ def test_a_mistake_in_an_override_is_said_with_it(override: str, sentence: str) 
 
 @pytest.mark.parametrize("name", names())
 def test_a_recipe_that_is_written_is_read_as_it_was(name: str, file: Any) -> None:
-    recipe = read(name, ["quantised.clip_gradient=1e-5"])
+    recipe = read(name, ["quantized.clip_gradient=1e-5"])
     assert read(file(to_yaml(recipe))) == recipe
 
 
@@ -268,8 +268,8 @@ def test_digits_is_the_default_recipe_with_each_image_moved() -> None:
 def test_what_the_paper_gives_is_taken(name: str) -> None:
     recipe = read(name)
     table = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 40, "batch_size": 32}
-    assert {key: getattr(recipe.quantised, key) for key in table} == table
-    assert (recipe.quantised.optimiser, recipe.quantised.schedule) == ("sgd", "exponential")
+    assert {key: getattr(recipe.quantized, key) for key in table} == table
+    assert (recipe.quantized.optimizer, recipe.quantized.schedule) == ("sgd", "exponential")
     assert (recipe.bits, recipe.output, recipe.schedule.steps) == (2, 3, 3)
 
 
@@ -291,7 +291,7 @@ def test_list_has_a_row_for_each_recipe() -> None:
         "data": "digits",
         "bits": 2,
         "output": "analog",
-        "epochs": {"full_precision": 15, "quantised": 15},
+        "epochs": {"full_precision": 15, "quantized": 15},
         "about": recipes.about("digits"),
     }
 
@@ -302,7 +302,7 @@ def test_show_prints_the_recipe_as_it_stands_in_its_file() -> None:
 
 def test_validate_says_that_a_recipe_is_valid(file: Any) -> None:
     path = file(text("digits"))
-    assert run("validate", path, "quantised.epochs=1").stdout == f"{path} is valid\n"
+    assert run("validate", path, "quantized.epochs=1").stdout == f"{path} is valid\n"
     answer = run("validate", path, "--json")
     assert (answer.exit_code, json.loads(answer.stdout)) == (0, {"recipe": path, "valid": True, "mistakes": []})
 

@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on digits, with its page."""
     folder = tmp_path_factory.mktemp("runs") / "a <b> & $c$"
     short = {"epochs": 1, "learning_rate": 0.03}
-    recipe = Recipe.of({"full_precision": short, "quantised": short, "steps": STEPS, "device": "cpu"})
+    recipe = Recipe.of({"full_precision": short, "quantized": short, "steps": STEPS, "device": "cpu"})
     train(recipe, folder, progress=False)
     assert report(run=folder, images=40, device="cpu", progress=False) == folder / "report.html"
     return folder
@@ -87,7 +87,7 @@ def test_it_shows_the_numbers_of_the_results(browser: Any, results: dict[str, An
     energy = json.loads((run / "energy.json").read_text())
     for each in energy["synapses"]:
         assert f"{each['count']:,}" in text_of(browser, "#energy")
-    assert "a ReLU becomes a quantiser, then a neuron" in text_of(browser, "#plan")
+    assert "a ReLU becomes a quantizer, then a neuron" in text_of(browser, "#plan")
     assert "a <b> & $c$" in text_of(browser, "#origin")
     assert "model: digits_net" in text_of(browser, "#origin")
 
@@ -132,9 +132,9 @@ def test_in_the_dark_on_a_phone_and_on_paper(browser: Any) -> None:
     assert len(browser.execute_cdp_cmd("Page.printToPDF", {})["data"]) > 10_000
 
 
-def brightness(colour: str) -> int:
+def brightness(color: str) -> int:
     """The sum of red, green and blue of ``rgb(r, g, b)``."""
-    return sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(",")[:3]))
+    return sum(map(int, color.removeprefix("rgb(").rstrip(")").split(",")[:3]))
 
 
 def test_what_cannot_be_reported_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_a_file_where_a_folder_should_be_is_one_clear_error(tmp_path: Path) -> N
 PLAN = Plan(
     (
         Row("x", "x", (2, 3), Kind.INPUT, "analog"),
-        Row("body.[one].relu", "ReLU", (2, 16, 32, 32), Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron"),
+        Row("body.[one].relu", "ReLU", (2, 16, 32, 32), Kind.SPIKING, "a ReLU becomes a quantizer, then a neuron"),
         Row("size", ".size", None, Kind.PLAIN, "a shape"),
         Row("body.sort", "sort", (2, 3), Kind.REFUSED, "there is no rule for sort"),
     )
@@ -202,7 +202,7 @@ def test_a_plan_on_a_terminal_wraps_and_loses_nothing(width: int) -> None:
     heading = heading.replace("source", "") if width == 120 else heading.replace("why", "").replace("source", "")
     assert letters >= Counter("".join([*heading.split(), *"".join(rows).split()]))
     if width == 60:
-        assert "spiking 2: a ReLU becomes a quantiser, then a neuron" in lines
+        assert "spiking 2: a ReLU becomes a quantizer, then a neuron" in lines
 
 
 def test_a_plan_counts_its_kinds_and_ends_with_what_is_refused() -> None:

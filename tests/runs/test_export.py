@@ -121,7 +121,7 @@ def test_on_the_command_line(run: Path, tmp_path: Path) -> None:
 def test_images_are_what_is_tried(tmp_path: Path) -> None:
     torch.manual_seed(0)
     digits = load_data("digits")
-    x = digits.normalise(digits.test.images)
+    x = digits.normalize(digits.test.images)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
     qffs.save(qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x])), tmp_path / "snn")
     run_export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)

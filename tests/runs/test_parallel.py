@@ -26,7 +26,7 @@ from qffs.train.state import Interruption
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}
 SAID: dict[str, Any] = {
     "full_precision": ROUND,
-    "quantised": ROUND,
+    "quantized": ROUND,
     "model_arguments": {"width": 4},
     "steps": 8,
     "device": "cpu",
@@ -97,13 +97,13 @@ def test_how_many_pay_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from qffs import jobs
 from qffs.recipes import read
+from qffs.runs.parallel import train_all
 if __name__ == "__main__":
     recipe = read("digits", ["device=cpu", "model_arguments.width=4", "test_images=50", *sys.argv[3:]])
-    jobs.train_all({Path(name): recipe for name in sys.argv[1:3]}, jobs=2, progress=False)
+    train_all({Path(name): recipe for name in sys.argv[1:3]}, jobs=2, progress=False)
 """
-LONG = ("full_precision.epochs=2", "full_precision.warmup_epochs=0", "quantised.epochs=15")
+LONG = ("full_precision.epochs=2", "full_precision.warmup_epochs=0", "quantized.epochs=15")
 
 
 def begun(folder: Path, *said: str) -> subprocess.Popen[str]:
@@ -113,7 +113,9 @@ def begun(folder: Path, *said: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(program), *(str(folder / name) for name in "ab"), *said]
     found = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     waiting_until = time.monotonic() + 120
-    while not all((folder / name / "state.pt").exists() for name in "ab") and time.monotonic() < waiting_until:
+    while not all((folder / name / "state.pt").exists() for name in "ab"):
+        assert found.poll() is None, found.communicate()[1]
+        assert time.monotonic() < waiting_until
         time.sleep(0.05)
     return found
 
@@ -138,7 +140,7 @@ def test_all_are_stopped_and_go_on_as_if_they_had_not_been(asked: signal.Signals
 
 
 def test_nothing_trains_on_where_the_program_is_killed(tmp_path: Path) -> None:
-    with begun(tmp_path, "quantised.epochs=500") as program:
+    with begun(tmp_path, "quantized.epochs=500") as program:
         program.kill()
     states = [tmp_path / name / "state.pt" for name in "ab"]
     before, same = None, 0

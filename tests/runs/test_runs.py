@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from helpers.problems import instead_of_data
 from qffs import models
 from qffs.runs.measure import Trial, simulate as run_simulate
-from qffs.runs.convert import convert, quantise as run_quantise
+from qffs.runs.convert import convert, quantize as run_quantize
 from qffs.runs.train import demo as run_demo
 from qffs.models.checkpoint import load, save
 from qffs.data import Dataset, Images
@@ -43,7 +43,7 @@ def simulate(
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """A small network and few digits; "colour" are the same in three channels, "letters" have one class more."""
+    """A small network and few digits; "color" are the same in three channels, "letters" have one class more."""
     digits = load_data("digits")
     train = Images(digits.train.images[:64], digits.train.labels[:64])
     few = dataclasses.replace(digits, train=train, test=Images(digits.test.images[:30], digits.test.labels[:30]))
@@ -51,12 +51,12 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     def read(spec: str, size: int | None = None, **_: object) -> Dataset:
         if size is not None:
             return dataclasses.replace(few, name=f"{spec} of {size}")
-        if spec.startswith("colour"):
-            times = 4 if spec == "colour 32" else 1
+        if spec.startswith("color"):
+            times = 4 if spec == "color 32" else 1
             larger = [(part.images.repeat(1, 3, times, times), part.labels) for part in (few.train, few.test)]
             parts = [Images(*each) for each in larger]
             return dataclasses.replace(
-                few, name="colour", train=parts[0], test=parts[1], mean=(0.0,) * 3, std=(1.0,) * 3
+                few, name="color", train=parts[0], test=parts[1], mean=(0.0,) * 3, std=(1.0,) * 3
             )
         if spec == "letters":
             return dataclasses.replace(few, name="letters", classes=(*few.classes, "a"))
@@ -69,7 +69,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 def recipe(float_epochs: int = 1, epochs: int = 1, **more: Any) -> Recipe:
     both = {key: more.pop(key, value) for key, value in (("learning_rate", 0.03), ("batch_size", 32))}
-    stages = {"full_precision": {"epochs": float_epochs, **both}, "quantised": {"epochs": epochs, **both}}
+    stages = {"full_precision": {"epochs": float_epochs, **both}, "quantized": {"epochs": epochs, **both}}
     return Recipe.of({"steps": 4, "device": "cpu", **stages, **more})
 
 
@@ -77,8 +77,8 @@ def demo(told: Recipe, folder: Path) -> Results:
     return run_demo(told, folder, progress=False)
 
 
-def quantise(told: Recipe, folder: Path) -> Results:
-    return run_quantise(told, folder, progress=False)
+def quantize(told: Recipe, folder: Path) -> Results:
+    return run_quantize(told, folder, progress=False)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -130,7 +130,7 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
 
 
 def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None:
-    quantise(recipe(epochs=0, per_channel=True), tmp_path / "qann")
+    quantize(recipe(epochs=0, per_channel=True), tmp_path / "qann")
     convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
     simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
     other = load(tmp_path / "qann").network
@@ -142,17 +142,17 @@ def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    seeds = {name: quantise(recipe(epochs=0, seed=seed), tmp_path / name) for name, seed in (("a", 1), ("b", 2))}
+    seeds = {name: quantize(recipe(epochs=0, seed=seed), tmp_path / name) for name, seed in (("a", 1), ("b", 2))}
     assert seeds["a"]["seed"] == 1
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert not torch.equal(a["classify.weight"], b["classify.weight"])
 
 
-def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> None:
+def test_quantize_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> None:
     torch.manual_seed(3)
     weights = models.build("digits_net").state_dict()
     save_file(weights, tmp_path / "w.safetensors")
-    told = run_quantise(
+    told = run_quantize(
         recipe(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
     )
     assert told["loss"] == []
@@ -167,7 +167,7 @@ def test_quantise_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = quantise(recipe(), tmp_path / "q")
+    good = quantize(recipe(), tmp_path / "q")
     before = files(tmp_path / "q")
     finite, calls = torch.nn.functional.cross_entropy, []
 
@@ -176,8 +176,8 @@ def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
         return finite(*args, **more) * float("nan")
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", nan)
-    with pytest.raises(Diverged, match="the loss became nan in epoch 1 of quantised"):
-        quantise(recipe(), tmp_path / "q")
+    with pytest.raises(Diverged, match="the loss became nan in epoch 1 of quantized"):
+        quantize(recipe(), tmp_path / "q")
     assert len(calls) == 1
     assert len(good["loss"]) == 1
     assert files(tmp_path / "q") == before
@@ -202,7 +202,7 @@ def test_what_is_trained_is_what_is_converted(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
-    results = demo(recipe(model="torchvision:squeezenet1_1", data="colour 32", float_epochs=0, epochs=0), tmp_path)
+    results = demo(recipe(model="torchvision:squeezenet1_1", data="color 32", float_epochs=0, epochs=0), tmp_path)
     assert results["model"] == "torchvision:squeezenet1_1"
     assert load(tmp_path / "snn").about["model"] == "torchvision:squeezenet1_1"
 
@@ -212,7 +212,7 @@ def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
 
 @pytest.fixture
 def snn(tmp_path: Path) -> Path:
-    quantise(recipe(epochs=0), tmp_path / "in" / "qann")
+    quantize(recipe(epochs=0), tmp_path / "in" / "qann")
     convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, "cpu")
     return tmp_path / "in" / "snn"
 
@@ -232,9 +232,9 @@ def snn(tmp_path: Path) -> Path:
         ({"charge_steps": 0}, "charge steps must be a whole number of at least 1, not 0"),
         ({"charge_steps": [0.5, 0.6]}, "charge weights must add up to 1"),
         ({"charge_steps": [float("nan"), 1.0]}, "charge_steps must be a whole number, a list of numbers"),
-        ({"epochs": -1}, "quantised.epochs must be a whole number of at least 0, not -1"),
+        ({"epochs": -1}, "quantized.epochs must be a whole number of at least 0, not -1"),
         ({"float_epochs": -1}, "full_precision.epochs must be a whole number of at least 0, not -1"),
-        ({"learning_rate": 0.0}, "quantised.learning_rate must be a number above 0, not 0.0"),
+        ({"learning_rate": 0.0}, "quantized.learning_rate must be a number above 0, not 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number above 0, not NaN"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"batch_size": 2**31}, r"batch_size must be a whole number of at least 1 and below 2\^31, not 2147483648"),
@@ -246,7 +246,7 @@ def snn(tmp_path: Path) -> Path:
         ({"device": "cuda"}, "there is no CUDA device here: name cpu instead"),
         ({"model": "vgg"}, "there is no model 'vgg'; there are digits_net"),
         ({"weights": "none.safetensors"}, "there is no weight file none.safetensors"),
-        ({"data": "colour"}, "does not run on an example of shape"),
+        ({"data": "color"}, "does not run on an example of shape"),
         ({"data": "letters"}, r"digits_net returns \[10\] numbers an image, but the data have 11 classes"),
     ],
     ids=str,
@@ -259,7 +259,7 @@ def test_a_task_that_cannot_work_writes_nothing(
         demo(recipe(**settings), tmp_path / "out")
     if "float_epochs" not in settings:
         with pytest.raises(QffsError, match=message):
-            quantise(recipe(**settings), tmp_path / "out")
+            quantize(recipe(**settings), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +279,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_write_nothing(tmp_path: Path)
         path = tmp_path / f"{name}.safetensors"
         save_file(weights | change, path)
         with pytest.raises(CheckpointError, match=message):
-            quantise(recipe(weights=str(path), epochs=0), tmp_path / "out")
+            quantize(recipe(weights=str(path), epochs=0), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -288,7 +288,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
-    for run in (demo, quantise):
+    for run in (demo, quantize):
         with pytest.raises(CheckpointError, match="file"):
             run(recipe(), tmp_path / "file")
     (tmp_path / "run" / "snn").mkdir(parents=True)
@@ -324,7 +324,7 @@ def test_a_folder_that_may_not_be_written_to_is_found_before_the_work(
 def test_the_size_is_handed_on_and_written_down(tmp_path: Path) -> None:
     told = demo(recipe(data="images:x", size=8, float_epochs=0, epochs=0), tmp_path / "d")
     assert (told["data"], told["size"]) == ("images:x of 8", 8)
-    told = quantise(recipe(data="images:x", size=9, epochs=0), tmp_path / "q")
+    told = quantize(recipe(data="images:x", size=9, epochs=0), tmp_path / "q")
     assert (told["data"], told["size"]) == ("images:x of 9", 9)
     assert load(tmp_path / "q").about["size"] == 9
     told = simulate(tmp_path / "d" / "snn", "images:x", 4, None, "cpu", False, size=7)
@@ -338,13 +338,13 @@ def test_convert_copes_with_any_notes_beside_the_network(snn: Path, tmp_path: Pa
     assert load(tmp_path / "out").about == {"network": 1, "folder": 2}
 
 
-def test_convert_takes_a_quantised_network_and_does_not_replace_it(snn: Path, tmp_path: Path) -> None:
+def test_convert_takes_a_quantized_network_and_does_not_replace_it(snn: Path, tmp_path: Path) -> None:
     qann = snn.parent / "qann"
     before = files(tmp_path)
     for run, message in (
-        (lambda: convert(snn, tmp_path / "out", None), "of kind 'snn': convert takes a quantised one"),
+        (lambda: convert(snn, tmp_path / "out", None), "of kind 'snn': convert takes a quantized one"),
         (lambda: convert(tmp_path / "none", tmp_path / "out", None), "none is not a checkpoint"),
-        (lambda: convert(qann, qann, None), "would replace the quantised one"),
+        (lambda: convert(qann, qann, None), "would replace the quantized one"),
         (lambda: convert(qann, qann / "a" / "b", None), "lies inside the checkpoint .* name another folder"),
         (lambda: convert(qann, qann / "x" / ".." / "y", None), "lies inside the checkpoint"),
         (lambda: convert(qann, tmp_path / "out", [0.5, 0.6]), "charge weights must add up to 1"),
@@ -364,9 +364,9 @@ def test_simulate_refuses_what_does_not_belong_together(snn: Path) -> None:
     qann = snn.parent / "qann"
     for arguments, message in (
         ((qann, "digits", 4, None, "cpu", False), "of kind 'qann': run qffs convert on it first"),
-        ((snn, "digits", 4, snn, "cpu", False), "of kind 'snn': --qann takes a quantised one"),
+        ((snn, "digits", 4, snn, "cpu", False), "of kind 'snn': --qann takes a quantized one"),
         ((snn, "digits", 2, None, "cpu", False), "at least as many steps as the 3 charge steps"),
-        ((snn, "colour", 4, None, "cpu", False), r"snn does not run on images of 3 x 8 x 8"),
+        ((snn, "color", 4, None, "cpu", False), r"snn does not run on images of 3 x 8 x 8"),
         ((snn, "letters", 4, None, "cpu", False), r"snn returns \[10\] numbers an image, but the data have 11"),
         ((snn, "digits", 4, None, "cpu", False, -1), "the seed must be"),
     ):

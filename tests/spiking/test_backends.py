@@ -16,7 +16,7 @@ from qffs.errors import InvalidArgument
 from qffs.kernels.cpu import compiler
 from qffs.measurement.accuracy import measure
 from qffs.method import FiringRule
-from qffs.nn.inspect import like
+from qffs.nn.inspect import empty_like
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking import backends
 from qffs.spiking.backends import BACKENDS, COMPILED, PYTORCH, REFERENCE
@@ -58,7 +58,7 @@ def test_exact_is_what_the_network_in_float64_does(snn: SpikingNetwork, x: Tenso
     assert found.dtype == torch.float64
     expected = copy.deepcopy(snn).double()
     torch.testing.assert_close(found, expected(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
-    assert snn.like.dtype == torch.float32
+    assert snn.empty_like.dtype == torch.float32
     first = snn._exact
     snn.readout(x, steps=STEPS, precision="exact")
     assert snn._exact is first
@@ -85,15 +85,15 @@ def test_a_network_is_of_the_type_of_its_weights_and_not_of_its_constants(x: Ten
     qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
     snn = qffs.to_spiking(qann)
     assert torch.float64 in {tensor.dtype for tensor in snn.state_dict().values()}
-    assert snn.like.dtype == like(qann).dtype == torch.float32
+    assert snn.empty_like.dtype == empty_like(qann).dtype == torch.float32
     exact = copy.deepcopy(snn).double()
     found = snn.readout(x, steps=STEPS, precision="exact")
     torch.testing.assert_close(found, exact(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
     images = Images((40 * x + 128).clamp(0, 255).to(torch.uint8), torch.zeros(len(x), dtype=torch.int64))
-    for normalise in (lambda y: y / 40, lambda y: y.double() / 40):
+    for normalize in (lambda y: y / 40, lambda y: y.double() / 40):
         with torch.no_grad():
             last = float((snn(images.images.float() / 40, steps=STEPS)[-1].argmax(-1) == 0).float().mean())
-        measured = measure(snn, images, normalise, STEPS, qann=qann, progress=False)
+        measured = measure(snn, images, normalize, STEPS, qann=qann, progress=False)
         assert measured.accuracy[-1] == pytest.approx(last, abs=0.01)
 
 
@@ -133,16 +133,16 @@ def test_what_cannot_be_done_is_refused(snn: SpikingNetwork, x: Tensor, monkeypa
     with pytest.raises(InvalidArgument, match="the compiled back end cannot run this: the network turns or cuts"):
         spiking(uncovered).readout(*NETWORKS[uncovered].inputs(), steps=STEPS, backend=COMPILED)
     monkeypatch.setattr(compiler, "available", lambda *_: False)
-    assert backends.chosen(None, snn.graph, STEPS, snn.like) == PYTORCH
+    assert backends.chosen(None, snn.graph, STEPS, snn.empty_like) == PYTORCH
     with pytest.raises(InvalidArgument, match="the compiled back end needs a CPU with a C compiler"):
         snn.readout(x, steps=STEPS, backend=COMPILED)
 
 
 def test_the_fastest_is_chosen(snn: SpikingNetwork) -> None:
     fastest = COMPILED if compiler.available(torch.float32, torch.device("cpu")) else PYTORCH
-    assert backends.chosen(None, snn.graph, STEPS, snn.like) == fastest
-    assert backends.chosen(None, snn.graph, STEPS, snn.like.to(torch.bfloat16)) == PYTORCH
-    assert backends.chosen(None, snn.graph, 256, snn.like) == PYTORCH
+    assert backends.chosen(None, snn.graph, STEPS, snn.empty_like) == fastest
+    assert backends.chosen(None, snn.graph, STEPS, snn.empty_like.to(torch.bfloat16)) == PYTORCH
+    assert backends.chosen(None, snn.graph, 256, snn.empty_like) == PYTORCH
 
 
 class Dense(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import qffs
 from helpers.networks import NETWORKS
 from qffs.errors import Diverged, InvalidArgument
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.graph.nested import tensors
 from qffs.kernels.cpu import compiler
 from qffs.spiking import layer_by_layer
@@ -41,11 +41,11 @@ def test_levels_are_those_of_the_reference(name: str) -> None:
     if not covers(snn.graph):
         pytest.skip("the reference runs")
     found: dict[str, Tensor] = {}
-    seen: dict[str, Rows] = {}
+    seen: dict[str, SparseSteps] = {}
     snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
     accumulated(snn.graph, snn.begin(*inputs), snn.schedule.over(STEPS), seen.__setitem__)
     for path, spikes in found.items():
-        assert torch.equal(seen[path].values[seen[path].place].double(), spikes.cumsum(0).double()), path
+        assert torch.equal(seen[path].values[seen[path].index].double(), spikes.cumsum(0).double()), path
 
 
 class Quotient(nn.Module):
@@ -111,7 +111,7 @@ def test_levels_that_are_moved_are_levels(mode: str, events: bool, monkeypatch: 
     if not compiler.available(torch.float64, torch.device("cpu")):
         pytest.skip("nothing can be compiled here")
     torch.manual_seed(0)
-    seen: list[Rows] = []
+    seen: list[SparseSteps] = []
     find = layer_by_layer.Projection.of
     monkeypatch.setattr(layer_by_layer.Projection, "of", lambda rows, module: seen.append(rows) or find(rows, module))
     model, x = Moved(mode).double(), torch.randn(20, 4).double()

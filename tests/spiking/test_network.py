@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qffs
-from helpers.problems import calibrated, dyadic, images, network, randomise
+from helpers.problems import calibrated, dyadic, images, network, randomize
 from qffs.convert import OFFSET
 from qffs.errors import Diverged, InvalidArgument, Mismatch
 from qffs.functional.neuron import NeuronState
@@ -65,7 +65,7 @@ def test_lossless_on_exact_ties(seed: int, blocks: int, charge: int) -> None:
 def test_off_the_ties(charge: int, dtype: torch.dtype) -> None:
     """Law 6: charged in thirds or sevenths, sums that end on a tie fall as rounding errors will.
 
-    The same small offset in quantiser and pre-charge moves the ties out of the way.
+    The same small offset in quantizer and pre-charge moves the ties out of the way.
     """
     differs = dict.fromkeys((0.5, OFFSET), 0)
     for seed in range(6):
@@ -97,14 +97,14 @@ def test_step_wise_is_layer_wise(seed: int, chunk: int) -> None:
 def test_both_conventions_of_the_schedule(seed: int, steps: int) -> None:
     """Law 4: the full input and biases every step with thresholds D s give the spikes of x / D with thresholds s."""
     qann, x = dyadic(seed)
-    normalised = qffs.to_spiking(qann, steps)
+    normalized = qffs.to_spiking(qann, steps)
     paper = qffs.to_spiking(qann, steps)
     for _, neuron in paper.neurons():
         neuron.threshold *= steps
     object.__setattr__(paper.schedule, "weights", (1.0,) * steps)
-    ours, theirs = spikes_of(normalised, x, steps=9), spikes_of(paper, x, steps=9)
+    ours, theirs = spikes_of(normalized, x, steps=9), spikes_of(paper, x, steps=9)
     assert all(torch.equal(ours[path], theirs[path]) for path in ours)
-    assert torch.equal(paper(x, steps=9), steps * normalised(x, steps=9))
+    assert torch.equal(paper(x, steps=9), steps * normalized(x, steps=9))
 
 
 @few
@@ -233,7 +233,7 @@ class TwoInputs(nn.Module):
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 def test_several_inputs_and_outputs(chunk: int | None) -> None:
-    model = randomise(TwoInputs(), 0).double()
+    model = randomize(TwoInputs(), 0).double()
     inputs = (torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
     qann = qffs.quantize(model, example=inputs)
     qffs.calibrate(qann, [inputs])
@@ -320,7 +320,7 @@ CORNERS = {
 @pytest.mark.parametrize("name", CORNERS)
 def test_corners(name: str, charge: Any) -> None:
     """Exact, outputs included, and the same step by step."""
-    model = randomise(Corner(CORNERS[name]), 3).double()
+    model = randomize(Corner(CORNERS[name]), 3).double()
     model.p.data.normal_(generator=torch.Generator().manual_seed(0))
     x = images(count=3)
     qann = calibrated(model, x)

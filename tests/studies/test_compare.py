@@ -31,7 +31,7 @@ RECIPE = Recipe.of(
     {
         "model_arguments": {"width": 8, "pooling": "average"},
         "full_precision": {"epochs": 4, "learning_rate": 0.03, "batch_size": 64},
-        "quantised": {"epochs": 1, "learning_rate": 0.01, "batch_size": 64},
+        "quantized": {"epochs": 1, "learning_rate": 0.01, "batch_size": 64},
         "test_images": 100,
     }
 )
@@ -128,7 +128,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(compare, "measure", lambda *a, **k: (measured.append(a), measure(*a, **k))[1])
     half = run_compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
     assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
-    assert trained == ["full precision", "quantised clip, floor and shift"]
+    assert trained == ["full precision", "quantized clip, floor and shift"]
     assert len(left) == 11
     assert len(measured) == 2
     more = run_compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
@@ -170,10 +170,10 @@ def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
 def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit
 
-    def diverging(network: Any, images: Any, normalise: Any, training: Any, setting: Any, **options: Any) -> Any:
+    def diverging(network: Any, images: Any, normalize: Any, training: Any, setting: Any, **options: Any) -> Any:
         if setting.label == "fixed clip":
             raise Diverged("the loss became nan")
-        return whole(network, images, normalise, training, setting, **options)
+        return whole(network, images, normalize, training, setting, **options)
 
     monkeypatch.setattr(compare, "fit", diverging)
     results = run_compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
@@ -220,7 +220,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert [each["name"] for each in json.loads(said)] == list(METHODS)
     code, said, _ = run("methods")
     assert all(name in said for name in METHODS)
-    changes = ("full_precision.epochs=1", "quantised.epochs=0", "test_images=20", "model_arguments={width: 4}")
+    changes = ("full_precision.epochs=1", "quantized.epochs=0", "test_images=20", "model_arguments={width: 4}")
     code, said, _ = run("compare", "digits", *changes, "--methods", "qffs, ts", "--steps", "1,2", "-o", "out")
     assert code == 0
     assert said.endswith("Wrote compare.json, compare.png and compare.svg to out.\n")
@@ -262,8 +262,8 @@ def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: 
 
 
 def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> None:
-    nesterov = RECIPE.quantised.model_copy(update={"nesterov": True, "momentum": 0.8})
-    few = RECIPE.model_copy(update={"quantised": nesterov, "test_images": 20})
+    nesterov = RECIPE.quantized.model_copy(update={"nesterov": True, "momentum": 0.8})
+    few = RECIPE.model_copy(update={"quantized": nesterov, "test_images": 20})
     (row,) = run_compare(few, tmp_path, ["diet"], [4], progress=False)["methods"]
     assert row["by_latency"]
 
@@ -288,7 +288,7 @@ def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
 
 
 def test_the_network_that_was_trained_teaches(tmp_path: Path) -> None:
-    taught = RECIPE.quantised.model_copy(update={"distillation": 1.0})
-    found = [run_compare(RECIPE.model_copy(update={"quantised": each, "test_images": 20}), tmp_path, ["ts"], [4],
-             progress=False)["methods"][0] for each in (RECIPE.quantised, taught)]  # fmt: skip
+    taught = RECIPE.quantized.model_copy(update={"distillation": 1.0})
+    found = [run_compare(RECIPE.model_copy(update={"quantized": each, "test_images": 20}), tmp_path, ["ts"], [4],
+             progress=False)["methods"][0] for each in (RECIPE.quantized, taught)]  # fmt: skip
     assert without_seconds(found[0]) != without_seconds(found[1])

@@ -17,8 +17,8 @@ from qffs.train.state import Interruption, RunState
 def test_what_was_written_is_read_and_gone_when_it_is_removed(tmp_path: Path) -> None:
     state = RunState(tmp_path)
     assert state.read() is None
-    state.write({"stage": "quantised", "step": 3, "network": {"weight": torch.arange(4.0)}})
-    state.write({"stage": "quantised", "step": 4, "network": {"weight": torch.arange(5.0)}})
+    state.write({"stage": "quantized", "step": 3, "network": {"weight": torch.arange(4.0)}})
+    state.write({"stage": "quantized", "step": 4, "network": {"weight": torch.arange(5.0)}})
     found = state.read()
     assert found is not None
     assert found["step"] == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-CHANGES = ["full_precision.epochs=1", "quantised.epochs=2", "quantised.ema=0.9", "steps=4", "device=cpu"]
+CHANGES = ["full_precision.epochs=1", "quantized.epochs=2", "quantized.ema=0.9", "steps=4", "device=cpu"]
 MOMENT = """
 import os, signal, sys
 from importlib import import_module
@@ -80,7 +80,7 @@ def test_whatever_happens_to_a_run_it_ends_with_the_same_weights(tmp_path: Path)
 
     # Killed in the other stage: it begins with the network that the first one left.
     assert end(start(run, "-c", MOMENT, "torch.optim:SGD.step", "17"))[0] == -signal.SIGKILL
-    assert stage_and_step(run) == ("quantised", 1, 9)
+    assert stage_and_step(run) == ("quantized", 1, 9)
 
     # Asked to stop: it saves where it is, and that is no fault.
     stopped, before = start(run), os.stat(run / "state.pt").st_mtime_ns
@@ -91,7 +91,7 @@ def test_whatever_happens_to_a_run_it_ends_with_the_same_weights(tmp_path: Path)
     assert code == 0, told
     assert "stopped by SIGTERM" in told
     stage, epoch, step = stage_and_step(run)
-    assert stage == "quantised"
+    assert stage == "quantized"
     assert (epoch, step) > (1, 9)
 
     # A full disk: one sentence, and what was written before is whole.

@@ -56,14 +56,14 @@ def plan(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantised network.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantized network.")],
     output: Output,
     charge_steps: Charge = "",
     seed: Seed = 0,
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Convert a quantised network to a spiking network and save it.
+    """Convert a quantized network to a spiking network and save it.
 
     Example: `qffs convert runs/demo/qann --charge-steps 3 -o snn`
     """

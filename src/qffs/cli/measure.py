@@ -21,7 +21,7 @@ def simulate(
     size: Size = None,
     steps: Steps = None,
     images: Images = None,
-    qann: Annotated[Path | None, typer.Option(help="Folder of its quantised network, to compare with.")] = None,
+    qann: Annotated[Path | None, typer.Option(help="Folder of its quantized network, to compare with.")] = None,
     stop_when: Annotated[
         list[float] | None,
         typer.Option(
@@ -51,7 +51,7 @@ def noise(
     steps: Steps = None,
     images: Images = None,
     qann: Annotated[
-        Path | None, typer.Option(help="Folder of its quantised network; the folder qann beside the other by default.")
+        Path | None, typer.Option(help="Folder of its quantized network; the folder qann beside the other by default.")
     ] = None,
     seed: Seed = 0,
     device: Where = Device.AUTO,

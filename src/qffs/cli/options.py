@@ -27,7 +27,7 @@ NETWORK = "digits_net, cifar_resnet18, torchvision:NAME, timm:NAME, package.modu
 Size = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Resize the shorter side to N pixels and cut out the centre square; for images:PATH only."
+        metavar="N", help="Resize the shorter side to N pixels and cut out the center square; for images:PATH only."
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
@@ -42,7 +42,7 @@ Bits = Annotated[
 ]
 PerChannel = Annotated[bool, typer.Option("--per-channel", help="Learn a step size for each channel.")]
 OutputBits = Annotated[str, typer.Option(help="analog, or the bits of a spiking output layer.")]
-Epochs = Annotated[int, typer.Option(help="Epochs of training with quantised activations.")]
+Epochs = Annotated[int, typer.Option(help="Epochs of training with quantized activations.")]
 LearningRate = Annotated[float, typer.Option(help="First learning rate; it falls to zero along a cosine.")]
 BatchSize = Annotated[int, typer.Option(help="Images a training step.")]
 Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="Train in bfloat16 autocast: faster where the CPU has it.")]
@@ -106,7 +106,7 @@ def recipe_of(
             "output": output_bits_of(output),
             "weights": str(weights) if weights else None,
             "full_precision": {"epochs": float_epochs, **both},
-            "quantised": {"epochs": epochs, **both},
+            "quantized": {"epochs": epochs, **both},
         }
     )
 

@@ -58,7 +58,7 @@ def validate(
 
     Files of data and weights are not looked for, and no network is built.
 
-    Example: `qffs recipes validate mine.yaml quantised.epochs=3`
+    Example: `qffs recipes validate mine.yaml quantized.epochs=3`
     """
     mistakes = _mistakes(recipe, overrides or ())
     if json:
@@ -96,7 +96,7 @@ def _row(name: str, recipe: Recipe) -> dict[str, Any]:
         "data": recipe.data,
         "bits": recipe.bits,
         "output": recipe.output,
-        "epochs": {"full_precision": recipe.full_precision.epochs, "quantised": recipe.quantised.epochs},
+        "epochs": {"full_precision": recipe.full_precision.epochs, "quantized": recipe.quantized.epochs},
         "about": recipes.about(name),
     }
 

@@ -18,7 +18,7 @@ def paper(
     item: Annotated[str, typer.Argument(help=f"{NAMES}.")],
     recipe: Annotated[str, typer.Argument(help="Whose networks: a recipe that comes with qffs, or a file.")] = "digits",
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=1")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantized.epochs=1")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/paper"),
     jobs: Annotated[
@@ -31,7 +31,7 @@ def paper(
 
     Each network is trained once and taken from the folder afterwards; a run that was stopped goes on.
 
-    Example: `qffs paper fig6 cifar10_resnet20 data=cifar10:PATH quantised.epochs=2 -o runs/resnet20`
+    Example: `qffs paper fig6 cifar10_resnet20 data=cifar10:PATH quantized.epochs=2 -o runs/resnet20`
     """
     from qffs.recipes import read
     from qffs.studies.paper.make import make
@@ -78,7 +78,7 @@ def compare(
         str, typer.Argument(metavar="NETWORK|RECIPE", help=f"A recipe that comes with qffs, a file, or {NETWORK}")
     ] = "digits",
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=1")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantized.epochs=1")
     ] = None,
     methods: Annotated[str, typer.Option(help="all, or some of those that qffs methods lists, as qcfs,tcl.")] = "all",
     steps: Annotated[str, typer.Option(help="Latencies T.")] = "1,2,4,8,16,32,64,128",
@@ -88,7 +88,7 @@ def compare(
 ) -> None:
     """Compare methods on one network: the same data, images and epochs of training for each.
 
-    Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantised.epochs=1 --methods qffs,qcfs`
+    Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantized.epochs=1 --methods qffs,qcfs`
     """
     from qffs.models import MODELS
     from qffs.recipes import SUFFIXES, names, of_network, read

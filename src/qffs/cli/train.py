@@ -1,4 +1,4 @@
-"""The subcommands that train: the whole way, a recipe, a quantised network."""
+"""The subcommands that train: the whole way, a recipe, a quantized network."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def demo(
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Train, quantise, fine-tune, convert, verify and simulate, and show accuracy by time step.
+    """Train, quantize, fine-tune, convert, verify and simulate, and show accuracy by time step.
 
     Example: `qffs demo --data cifar10:cifar10.zip --model cifar_resnet20 --weights resnet20.safetensors --epochs 8`
     """
@@ -98,7 +98,7 @@ def _not_begun(_: int, __: FrameType | None) -> NoReturn:
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe that comes with qffs (qffs recipes list), or a YAML file.")],
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantised.epochs=3")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantized.epochs=3")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")] = False,
@@ -106,9 +106,9 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
     json: Json = False,
 ) -> None:
-    """Train, quantise, fine-tune, convert and measure a network as a recipe says; can be stopped and resumed.
+    """Train, quantize, fine-tune, convert and measure a network as a recipe says; can be stopped and resumed.
 
-    Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantised.epochs=3 --output runs/short`
+    Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantized.epochs=3 --output runs/short`
     """
     signal.signal(signal.SIGTERM, _not_begun)
     from qffs.recipes import read
@@ -141,11 +141,11 @@ def quantize(
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Quantise a network's activations, calibrate and fine-tune them, and save the quantised network.
+    """Quantize a network's activations, calibrate and fine-tune them, and save the quantized network.
 
     Example: `qffs quantize digits_net --data digits --weights runs/demo/float/model.safetensors --epochs 5 -o qann`
     """
-    from qffs.runs.convert import quantise
+    from qffs.runs.convert import quantize
 
     recipe = recipe_of(
         data=data,
@@ -163,8 +163,8 @@ def quantize(
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
-    results = quantise(recipe, output)
+    results = quantize(recipe, output)
     right = f"{100 * results['training_accuracy']:.2f} %"
     print_json(results) if json else say(
-        f"Wrote the quantised network to {output}; it classifies {right} of the training images rightly."
+        f"Wrote the quantized network to {output}; it classifies {right} of the training images rightly."
     )

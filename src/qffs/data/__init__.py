@@ -1,4 +1,4 @@
-"""Labelled images to train and measure on.
+"""Labeled images to train and measure on.
 
 `load` reads the digits shipped with the library, CIFAR-10, or any zip or folder of photographs by class; where they
 are many, they stay in their files, and `batches` reads them ahead.

@@ -1,4 +1,4 @@
-"""Labelled images, their normalisation, and a held-out part."""
+"""Labeled images, their normalization, and a held-out part."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Pixels(Protocol):
 class Images:
     """Images and what each of them shows.
 
-    ``images``: uint8 [N, C, H, W], not normalised: a tensor, or `Pixels`, which are read when they are asked for.
+    ``images``: uint8 [N, C, H, W], not normalized: a tensor, or `Pixels`, which are read when they are asked for.
     ``labels``: int64 [N], places in ``Dataset.classes``. Raises `InvalidArgument` on other types or shapes.
     """
 
@@ -89,7 +89,7 @@ class Dataset:
     std: tuple[float, ...]
     peak: float
 
-    def normalise(self, images_uint8: Tensor) -> Tensor:
+    def normalize(self, images_uint8: Tensor) -> Tensor:
         """Return ``(x / peak - mean) / std`` of uint8 [B, C, H, W], as float32 of the same shape on the same device.
 
         Raises `InvalidArgument` on another type, or on a number of channels other than that of ``mean``.
@@ -97,7 +97,7 @@ class Dataset:
         # Floats are refused because they may be scaled already; one channel, because it would broadcast to three.
         if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] != len(self.mean):
             found = f"{images_uint8.dtype} {list(images_uint8.shape)}"
-            raise InvalidArgument(f"{self.name} normalises torch.uint8 [B, {len(self.mean)}, H, W], not {found}")
+            raise InvalidArgument(f"{self.name} normalizes torch.uint8 [B, {len(self.mean)}, H, W], not {found}")
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images_uint8.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=images_uint8.device).view(1, -1, 1, 1)
         return (images_uint8.to(torch.float32) / self.peak - mean) / std

@@ -17,7 +17,7 @@ _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that
 def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, progress: bool = True) -> Dataset:
     """Return the dataset that ``spec`` names: in memory, or where image files are too many for that, left in them.
 
-    ``digits``: the handwritten digits shipped with the library, 8 x 8 and grey.
+    ``digits``: the handwritten digits shipped with the library, 8 x 8 and gray.
     ``images:PATH``, or the bare PATH of something that exists: a zip or folder with ``train/<class>/*.jpg``
     and ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``), maybe inside one common folder or ImageNet's
     own ``ILSVRC/Data/CLS-LOC``, where ``val`` may be flat if Kaggle's ``LOC_val_solution.csv`` is there; or a folder
@@ -25,7 +25,7 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
     ``cifar10:PATH``: the same, and must hold 10 classes of 32 x 32 pixels.
 
     ``size``: only for image files given by ``images:PATH`` or PATH: resize the shorter side to this many
-    pixels and cut out the centre square. ``in_memory_gib``: image files are decoded at once while all images together
+    pixels and cut out the center square. ``in_memory_gib``: image files are decoded at once while all images together
     take at most this many GiB of memory, else each whenever it is asked for; 0 leaves all in their files.
     ``progress``: show on stderr what takes time.
 

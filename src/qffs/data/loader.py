@@ -1,4 +1,4 @@
-"""Batches of labelled images, read ahead by worker processes."""
+"""Batches of labeled images, read ahead by worker processes."""
 
 from __future__ import annotations
 

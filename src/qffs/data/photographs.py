@@ -40,7 +40,7 @@ _THREADS_FROM_PIXELS = 256 * 256
 class Photographs:
     """Images in files, decoded when they are asked for: `qffs.data.dataset.Pixels`, [N, 3, height, width].
 
-    ``size``: what their shorter side is resized to, before the centre is cut out; None leaves them as they are.
+    ``size``: what their shorter side is resized to, before the center is cut out; None leaves them as they are.
     ``otherwise``: how the message about one of another height or width goes on; ``threads``: how many decode best.
     """
 
@@ -91,7 +91,7 @@ class Photographs:
 def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, progress: bool) -> Dataset:
     """Return the photographs of a zip or folder, as RGB, sorted by class and then by file name.
 
-    ``size``: resize the shorter side to this and cut out the centre square; None keeps the images as they
+    ``size``: resize the shorter side to this and cut out the center square; None keeps the images as they
     are. ``cifar10``: insist on 10 classes of 32 x 32 pixels. None but the first is decoded. Raises `DataError`.
     """
     with wait(f"listing the images of {path}", show=progress):
@@ -152,7 +152,7 @@ def _labels(part: Classes) -> Tensor:
 
 
 def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
-    """Return one image as RGB, uint8 [H, W, 3], with its shorter side resized to ``size`` and the centre cut out.
+    """Return one image as RGB, uint8 [H, W, 3], with its shorter side resized to ``size`` and the center cut out.
 
     The content tells what it is, not the name (ImageNet has a PNG called .JPEG). Raises `DataError`, with the label,
     if it is broken or has more than 8 bits a value.
@@ -185,7 +185,7 @@ def patient() -> Iterator[None]:
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
-    """Return the image with its shorter side resized to ``size``, and of that the centre square."""
+    """Return the image with its shorter side resized to ``size``, and of that the center square."""
     short = min(image.size)
     width, height = (max(size, int(side * size / short)) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -19,7 +19,7 @@ from qffs.spiking.network import SpikingNetwork
 CARD = "README.md"
 NAMES = {
     "snn": "spiking neural network",
-    "qann": "quantised neural network",
+    "qann": "quantized neural network",
     "float": "neural network in full precision",
 }
 TAGS = {"snn": "spiking-neural-network", "qann": "quantized", "float": "full-precision"}
@@ -128,7 +128,7 @@ def _plain(value: object) -> str:
 def _measured(results: Mapping[str, Any]) -> str:
     rows = [
         ("full precision", "", results["full_precision"]["accuracy"]),
-        ("quantised", "", results["qann"]["accuracy"]),
+        ("quantized", "", results["qann"]["accuracy"]),
     ]
     steps = results["snn"]
     shown = [row for row in steps if row["steps"] in {1, 2, 4, 8, 16, 32, 64} or row is steps[-1]]

@@ -1,4 +1,4 @@
-"""A graph of ONNX's operators: the quantised network in QCDQ form, or the spiking network unrolled."""
+"""A graph of ONNX's operators: the quantized network in QCDQ form, or the spiking network unrolled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qffs.export.target import Network, Target, Written, apart, examples, steps_
 from qffs.export.torch_export import plain, program
 from qffs.files import write
 from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE
-from qffs.nn.inspect import like
+from qffs.nn.inspect import empty_like
 from qffs.nn.quantizer import Quantizer
 
 OPSET = 20
@@ -24,9 +24,9 @@ HIGHEST = 255
 
 
 class QuantizeClipDequantize(nn.Module):
-    """A quantiser by ONNX's own operators, levels as unsigned bytes.
+    """A quantizer by ONNX's own operators, levels as unsigned bytes.
 
-    QuantizeLinear rounds to the nearest level, ties to the even one; the quantiser's offset comes before it as
+    QuantizeLinear rounds to the nearest level, ties to the even one; the quantizer's offset comes before it as
     ``(offset - 1/2) s``. So the two differ where ``x / s + offset`` is a whole number exactly, and nowhere else.
     """
 
@@ -43,7 +43,7 @@ class QuantizeClipDequantize(nn.Module):
         self.register_buffer("lowest", torch.tensor(0, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantised activations."""
+        """The quantized activations."""
         axis = {} if self.channels is None else {"axis": 1}
         step = self.scale if self.channels is None else self.scale.view(-1, *(1,) * (x.dim() - 2))
         shifted = x + (self.offset - NEAREST) * step
@@ -59,9 +59,9 @@ def _operator(name: str, inputs: tuple[Any, ...], dtype: torch.dtype, like: Tens
 def onnx(
     network: Network, path: str | Path, steps: int | None = None, example: Tensor | Sequence[Tensor] = ()
 ) -> Written:
-    """Write a quantised network, or T steps of a spiking one, as ONNX (opset 20), for any batch.
+    """Write a quantized network, or T steps of a spiking one, as ONNX (opset 20), for any batch.
 
-    A quantised network has QuantizeLinear, Clip and DequantizeLinear in place of its quantisers; a spiking one returns
+    A quantized network has QuantizeLinear, Clip and DequantizeLinear in place of its quantizers; a spiking one returns
     the read-out after each step, ``[T, B, ...]``. steps: T, by default 8 and at least 2 D; example: one input, or
     several, where they are not floating-point numbers.
 
@@ -71,7 +71,7 @@ def onnx(
     """
     kind = ONNX.check(network)
     path, steps = Path(path), steps_of(network, steps)
-    own = like(network)
+    own = empty_like(network)
     if own.dtype != torch.float32 or own.device.type != "cpu":
         raise InvalidArgument(
             f"onnx takes a network in float32 on the CPU, not {own.dtype} on {own.device}: give a copy"
@@ -125,7 +125,7 @@ def _deviation(path: Path, module: nn.Module, inputs: Sequence[Tensor]) -> float
 
 ONNX = Target(
     "onnx",
-    "a graph of ONNX's operators: the quantised network in QCDQ form, or T steps of the spiking one",
+    "a graph of ONNX's operators: the quantized network in QCDQ form, or T steps of the spiking one",
     ("snn", "qann"),
     onnx,
     frozenset({"steps"}),

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.graph.nested import tensors
 from qffs.models.checkpoint import kind_of
-from qffs.nn.inspect import like
+from qffs.nn.inspect import empty_like
 from qffs.spiking.network import SpikingNetwork
 
 Network = fx.GraphModule | SpikingNetwork
@@ -84,7 +84,7 @@ def steps_of(network: nn.Module, steps: int | None) -> int | None:
     """
     if not isinstance(network, SpikingNetwork):
         if steps is not None:
-            raise InvalidArgument("a quantised network has no time steps: convert it with qffs.to_spiking first")
+            raise InvalidArgument("a quantized network has no time steps: convert it with qffs.to_spiking first")
         return None
     return len(network.schedule.over(network.schedule.usual_steps if steps is None else steps))
 
@@ -105,11 +105,11 @@ def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] =
                 f"the network takes {count} inputs with a batch in dimension 0: give an example of each"
             )
         return tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in inputs)
-    own = like(graph)
+    own = empty_like(graph)
     found: list[Tensor] = []
     for node in graph.graph.find_nodes(op="placeholder"):
         if "shape" not in node.meta:
-            raise NotConvertible(f"the network has lost the shape of its input {node.name}: quantise it again")
+            raise NotConvertible(f"the network has lost the shape of its input {node.name}: quantize it again")
         generator = torch.Generator().manual_seed(len(found))
         x = torch.randn((batch, *node.meta["shape"][1:]), generator=generator, dtype=torch.float64)
         found.append(x.to(own))

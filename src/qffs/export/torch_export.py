@@ -21,7 +21,7 @@ from qffs.spiking.step_by_step import State, advance, summed
 def pt2(
     network: Network, path: str | Path, steps: int | None = None, example: Tensor | Sequence[Tensor] = ()
 ) -> Written:
-    """Write a quantised network, or T steps of a spiking one, as an archive of `torch.export`.
+    """Write a quantized network, or T steps of a spiking one, as an archive of `torch.export`.
 
     It needs no qffs where it is loaded: ``torch.export.load(path).module()(x)`` takes ``[B, ...]`` and returns what the
     network does, a spiking one the read-out after each step, ``[T, B, ...]``. steps: T, by default 8 and at least 2 D;

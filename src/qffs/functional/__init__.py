@@ -1,1 +1,1 @@
-"""Pure functions on tensors: the quantiser, the neuron and the difference rule. No modules, no state, no I/O."""
+"""Pure functions on tensors: the quantizer, the neuron and the difference rule. No modules, no state, no I/O."""

@@ -1,7 +1,7 @@
 """The rule for every stateless operator that is neither linear nor a neuron: ``g(X_t) - g(X_{t-1})``.
 
 Source: Li, Ma, Furber 2022, algorithm 2 and eq. 4-6, where g is max pooling on accumulated spikes. The rule is
-the same for any g of one or more signals: the differences add up to ``g(X_T)``, which is what the quantised
+the same for any g of one or more signals: the differences add up to ``g(X_T)``, which is what the quantized
 network computes.
 """
 

@@ -1,8 +1,8 @@
-"""Learned step size quantisation (LSQ) of activations: the quantiser, its gradients, its first step size.
+"""Learned step size quantization (LSQ) of activations: the quantizer, its gradients, its first step size.
 
 Source: Esser, McKinstry, Bablani, Appuswamy, Modha, "Learned step size quantization", ICLR 2020, for gradients and
 first step size; Li, Ma, Furber, "Quantization framework for fast spiking neural networks", 2022, eq. 13, for the
-quantiser. Ties are rounded upward, because that is what a neuron pre-charged to half its threshold does;
+quantizer. Ties are rounded upward, because that is what a neuron pre-charged to half its threshold does;
 `torch.round` rounds ties to even and would disagree with the neuron.
 """
 
@@ -109,7 +109,7 @@ class _Quantize(torch.autograd.Function):
 
 
 def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
-    """The quantised activation ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, differentiable by LSQ's rules.
+    """The quantized activation ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, differentiable by LSQ's rules.
 
     x: ``[B, ...]``; step_size: a scalar tensor s > 0, or ``[C]``, one s for each channel of x ``[B, C, ...]``;
     highest: n; offset: 1/2 rounds to nearest, ties upward. Returned: same shape and type as x, in the units of x.

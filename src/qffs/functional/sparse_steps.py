@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class SparseSteps:
     """What T steps of B images hold, accumulated over time; what stays the same from step to step is there once.
 
-    ``values``: ``[R, ...]``; ``place``: int64 ``[T, B]``, so that image b holds ``values[place[t, b]]`` after step t;
+    ``values``: ``[R, ...]``; ``index``: int64 ``[T, B]``, so that image b holds ``values[place[t, b]]`` after step t;
     ``scale``: where the values are levels, whole numbers, the threshold that they are multiples of. Values that no
-    place names may never have been written: `kept` leaves them out.
+    place names may never have been written: `used` leaves them out.
 
     >>> rows = Rows(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
     >>> rows.dense().flatten()
@@ -23,34 +23,34 @@ class Rows:
     """
 
     values: Tensor
-    place: Tensor
+    index: Tensor
     scale: Tensor | None = None
 
     @staticmethod
-    def of(dense: Tensor, steps: int) -> Rows:
+    def of(dense: Tensor, steps: int) -> SparseSteps:
         """Those of ``[T * B, ...]``, whether or not they repeat."""
-        return Rows(dense, torch.arange(len(dense), device=dense.device).view(steps, -1))
+        return SparseSteps(dense, torch.arange(len(dense), device=dense.device).view(steps, -1))
 
     @property
-    def numbers(self) -> Rows:
+    def numbers(self) -> SparseSteps:
         """The same with levels multiplied by their scale, in the scale's type."""
         if self.scale is None:
             return self
-        kept = self.kept()
-        return Rows(self._scaled(kept.values), kept.place)
+        kept = self.used()
+        return SparseSteps(self._scaled(kept.values), kept.index)
 
-    def kept(self) -> Rows:
+    def used(self) -> SparseSteps:
         """The same with those values alone that an image holds at some step."""
-        held, place = self.place.unique(return_inverse=True)
-        return self if len(held) == len(self.values) else Rows(take(self.values, held), place, self.scale)
+        held, index = self.index.unique(return_inverse=True)
+        return self if len(held) == len(self.values) else SparseSteps(take(self.values, held), index, self.scale)
 
     @property
     def size(self) -> torch.Size:
         """T and B."""
-        return self.place.shape
+        return self.index.shape
 
     @property
-    def like(self) -> Tensor:
+    def empty_like(self) -> Tensor:
         """An empty tensor of the numbers' type and shape, ``[0, ...]``."""
         empty = self.values[:0]
         return empty if self.scale is None else empty.to(self.scale.dtype)
@@ -60,7 +60,7 @@ class Rows:
 
     def dense(self) -> Tensor:
         """``[T * B, ...]``, images of the first step first."""
-        return self._scaled(take(self.values, self.place.flatten()))
+        return self._scaled(take(self.values, self.index.flatten()))
 
 
 def take(values: Tensor, numbers: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def take(values: Tensor, numbers: Tensor) -> Tensor:
     return taken.permute(sorted(range(len(order)), key=order.__getitem__))
 
 
-def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Rows:
+def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> SparseSteps:
     """Those of ``[T, B, ...]``, looked at only where ``changes`` ``[T, B]`` says so, and at the first step.
 
     >>> levels = torch.tensor([[[0]], [[2]], [[2]]], dtype=torch.uint8)
@@ -81,10 +81,10 @@ def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Rows
     number = torch.arange(changes.numel(), device=changes.device).view(changes.shape)
     # The last change before each step: numbers grow along time, so that is the largest.
     last = torch.where(changes, number, number[:1]).cummax(0).values
-    return Rows(dense.flatten(0, 1), last, scale)
+    return SparseSteps(dense.flatten(0, 1), last, scale)
 
 
-def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
+def align(parts: Sequence[SparseSteps]) -> tuple[list[Tensor], Tensor]:
     """The values of several signals at the steps and images where any of them differs, ``[R, ...]`` each; their place.
 
     >>> one, other = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [1]])
@@ -93,12 +93,12 @@ def joint(parts: Sequence[Rows]) -> tuple[list[Tensor], Tensor]:
     (tensor([11., 21., 22.]), [0, 1, 2])
     """
     parts = [part.numbers for part in parts]
-    places = [part.place for part in parts]
-    if all(place is places[0] or torch.equal(place, places[0]) for place in places):
+    places = [part.index for part in parts]
+    if all(index is places[0] or torch.equal(index, places[0]) for index in places):
         return [part.values for part in parts], places[0]
     number = torch.zeros_like(places[0])
     for part in parts:  # combinations of rows, numbered anew after each part
-        number = (number * len(part.values) + part.place).unique(return_inverse=True)[1]
+        number = (number * len(part.values) + part.index).unique(return_inverse=True)[1]
     where = torch.empty(int(number.max()) + 1, dtype=torch.int64, device=number.device)
     where[number.flatten()] = torch.arange(number.numel(), device=number.device)  # one of those that hold it
-    return [take(part.values, part.place.flatten()[where]) for part in parts], number
+    return [take(part.values, part.index.flatten()[where]) for part in parts], number

@@ -50,5 +50,5 @@ def expect(value: Any, known: Any, where: str) -> None:
     if value != known:
         raise InvalidArgument(
             f"the code of this network decided on sizes when it was read ({where or 'within torch'}: {known!r}), and "
-            f"would decide otherwise here ({value!r}): quantise it on an example of this size"
+            f"would decide otherwise here ({value!r}): quantize it on an example of this size"
         )

@@ -57,7 +57,7 @@ class Plan:
             raise NotConvertible(f"this network cannot be converted:{listed}")
         if not any(row.kind is Kind.SPIKING for row in self.rows):
             raise NothingToQuantize(
-                "nothing would be quantised: there is no ReLU on the way from its input, and a neuron can only "
+                "nothing would be quantized: there is no ReLU on the way from its input, and a neuron can only "
                 "stand where a ReLU is"
             )
 

@@ -1,4 +1,4 @@
-"""Quantisers into the graph: one at every ReLU that is to have one, and at the outputs if asked."""
+"""Quantizers into the graph: one at every ReLU that is to have one, and at the outputs if asked."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def place_quantizers(
 ) -> None:
     """Replace every ReLU of an annotated graph by a `Quantizer` with the levels of its path, in place.
 
-    A ReLU whose levels are None stays, as a `FullPrecision`. With ``output`` levels, each output gets a quantiser of
-    its own too; an output that is a ReLU's takes the output's levels instead of a second quantiser. per_channel: a
+    A ReLU whose levels are None stays, as a `FullPrecision`. With ``output`` levels, each output gets a quantizer of
+    its own too; an output that is a ReLU's takes the output's levels instead of a second quantizer. per_channel: a
     step size for each channel, dimension 1 of the activations; where that is the batch, or the tokens of linear layers,
     one for all.
     """
@@ -53,9 +53,9 @@ def place_quantizers(
             path = free_path(traced, "output_quantizer")
             traced.add_submodule(path, quantizer(node, output))
             with traced.graph.inserting_after(node):
-                quantised = traced.graph.call_module(path, (node,))
-            quantised.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
-            end.replace_input_with(node, quantised)
+                quantized = traced.graph.call_module(path, (node,))
+            quantized.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
+            end.replace_input_with(node, quantized)
 
 
 def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
@@ -72,7 +72,7 @@ def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
 
 
 def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:
-    """The paths of the quantisers (or modules of another ``kind``) that the network returns directly."""
+    """The paths of the quantizers (or modules of another ``kind``) that the network returns directly."""
     (end,) = network.graph.find_nodes(op="output")
     return {
         str(node.target)

@@ -1,12 +1,12 @@
 """The one table: what every operator becomes in a spiking network.
 
-An edge of the network carries increments, and their sum over time is the quantised network's value. So an operator is
+An edge of the network carries increments, and their sum over time is the quantized network's value. So an operator is
 
 - **linear**: applied to each increment as it comes; its constant part is charged with the input;
-- **spiking**: a neuron, at every activation quantiser;
+- **spiking**: a neuron, at every activation quantizer;
 - **differenced**: ``g(X_t) - g(X_{t-1})`` on the accumulated input;
 
-or it is folded into its neighbour before, or not a signal at all (shapes, constants), or refused with a reason. One row
+or it is folded into its neighbor before, or not a signal at all (shapes, constants), or refused with a reason. One row
 of `MODULES` is a class of `torch.nn`; one row of `OPERATORS` is a name, in all its forms: of `torch`,
 `torch.nn.functional`, `operator` and as a method of a tensor.
 """
@@ -65,13 +65,13 @@ LINEAR = Rule(Kind.LINEAR, "applied to every increment")
 PRODUCT = Rule(Kind.LINEAR, "applied to every increment; of two signals, differenced")
 SUM = Rule(Kind.SUM, "increments are added, constants are charged with the input")
 JOIN = Rule(Kind.JOIN, "increments are joined, constants are charged with the input")
-SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantiser, then a neuron")
-CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantiser whose levels at first end at the clip, then a neuron")
-QUANTISED = Rule(Kind.SPIKING, "a quantiser becomes a neuron")
+SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantizer, then a neuron")
+CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantizer whose levels at first end at the clip, then a neuron")
+QUANTIZED = Rule(Kind.SPIKING, "a quantizer becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
 NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes", True)
 ANALOG = Rule(Kind.DIFFERENCED, "of the input alone: computed once and charged with it")
-FOLDED = Rule(Kind.FOLDED, "folded into its neighbour, or the identity, outside training")
+FOLDED = Rule(Kind.FOLDED, "folded into its neighbor, or the identity, outside training")
 PLAIN = Rule(Kind.PLAIN, "a shape or a constant, the same at every step")
 RECURRENT = Rule(Kind.REFUSED, "it is recurrent: only feed-forward networks are converted")
 ROUNDING = Rule(Kind.REFUSED, "it jumps: the least rounding error of a signal would decide its result")
@@ -104,8 +104,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(_modules("FractionalMaxPool2d FractionalMaxPool3d"), RANDOM),
     nn.ReLU: SPIKING,
     FullPrecision: NONLINEAR,
-    Quantizer: QUANTISED,
-    Neuron: QUANTISED,
+    Quantizer: QUANTIZED,
+    Neuron: QUANTIZED,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import weights
 from qffs.kernels.cpu.queue import Pending
 from qffs.kernels.cpu.weights import Weights
@@ -88,16 +88,16 @@ def _pair(given: Sequence[int], above: int) -> tuple[int, int]:
 class Projection:
     """What levels send through a module's synapses: a signal that neurons can add up without its being computed."""
 
-    source: Rows | Pending
+    source: SparseSteps | Pending
     module: nn.Module
     synapses: Synapses
-    like: Tensor
+    empty_like: Tensor
     """An empty tensor of the signal's type and shape, ``[0, ...]``."""
 
     @staticmethod
-    def of(source: Rows | Pending, module: nn.Module) -> Projection | None:
+    def of(source: SparseSteps | Pending, module: nn.Module) -> Projection | None:
         """Of levels through a module; None where the module has no synapses, or none for such levels."""
-        found, like = of(module), source.like
+        found, like = of(module), source.empty_like
         if found is None or DIMENSIONS[type(module)] != like.dim() or like.shape[1] != found.kernel.shape[1]:
             return None
         sizes = found.sizes(like.shape[2:])
@@ -110,15 +110,15 @@ class Projection:
         """T and B."""
         return self.source.size
 
-    def rows(self) -> Rows:
+    def rows(self) -> SparseSteps:
         """The signal, computed."""
         numbers = computed(self.source).numbers
-        return Rows(self.module(numbers.values), numbers.place)
+        return SparseSteps(self.module(numbers.values), numbers.index)
 
 
-def computed(signal: Rows | Pending | Projection) -> Rows:
+def computed(signal: SparseSteps | Pending | Projection) -> SparseSteps:
     """A signal as tensors that anybody may read."""
-    return signal if isinstance(signal, Rows) else signal.rows()
+    return signal if isinstance(signal, SparseSteps) else signal.rows()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class Fingerprint:
     __hash__ = None  # type: ignore[assignment]
 
 
-Signal = Rows | Pending | Projection
+Signal = SparseSteps | Pending | Projection
 """What arrives at neurons, as far as it has been computed."""
 
 
@@ -178,10 +178,10 @@ class Neurons:
     rule: FiringRule
 
     @property
-    def like(self) -> Tensor:
+    def empty_like(self) -> Tensor:
         """An empty tensor of the type and shape of what arrives, ``[0, ...]``."""
         if self.inputs:
-            return self.inputs[0].like
+            return self.inputs[0].empty_like
         assert self.constant is not None
         return self.constant[:0]
 
@@ -213,6 +213,6 @@ class Neurons:
             return torch.int32
         return torch.uint8 if largest <= torch.iinfo(torch.uint8).max else torch.int32
 
-    def rows(self) -> list[Rows]:
+    def rows(self) -> list[SparseSteps]:
         """The inputs, computed."""
         return [computed(each) for each in self.inputs]

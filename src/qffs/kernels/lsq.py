@@ -35,7 +35,7 @@ ROUNDED_DIVISION = "eager_numerics.division_rounding"
 
 
 def _forward(x: Tensor, step_size: Tensor, highest: int, offset: float, steps: int) -> tuple[Tensor, Tensor]:
-    """The quantised activations, and their codes as bytes."""
+    """The quantized activations, and their codes as bytes."""
     step = lsq.along_channels(step_size, x.shape).float().clamp_min(lsq.SMALLEST_STEP_SIZE)
     level = lsq.level(x, step_size, highest, offset)
     residual = level - x.float() / step
@@ -48,7 +48,7 @@ def _backward(
     gradient: Tensor, code: Tensor, step_size: Tensor, highest: int, offset: float, steps: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient of x, and that of s before its scale."""
-    wide = code.float()  # comparisons of bytes would not be vectorised
+    wide = code.float()  # comparisons of bytes would not be vectorized
     inside = wide <= steps
     residual = wide * (1 / steps) + (offset - 1)
     of_step = torch.where(inside, residual, torch.where(wide > steps + 1, float(highest), 0.0))

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from qffs.functional import neuron as reference
 from qffs.functional.lsq import accumulation_dtype
-from qffs.functional.sparse_steps import Rows, changed
+from qffs.functional.sparse_steps import SparseSteps, changed
 from qffs.kernels.cpu import neuron
 from qffs.kernels.cpu.queue import Pending, Queue
 from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
 
 
-def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> Rows | Pending:
+def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> SparseSteps | Pending:
     """The levels after each of T steps, from rest, of the images and steps where one changed.
 
     compiled: whether it may be the C function, for at most `fire_native.LONGEST` steps, which is called when the queue
@@ -72,7 +72,7 @@ def differs(triton: Any, device: torch.device, dtype: torch.dtype) -> str | None
     eighths = torch.arange(2000, device=device) % 37 / 8 - 1, torch.arange(8000, device=device) % 23 / 8 - 1
     constant, arrived = (each.to(dtype).view(-1, 1000) for each in eighths)  # of which nothing is rounded
     threshold = torch.tensor(0.25, dtype=dtype, device=device)
-    arriving = [Rows.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
+    arriving = [SparseSteps.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
     neurons = Neurons(*arriving, threshold, 3, FiringRule(precharge=0.5))
     pairs = zip(triton.fire(neurons), fire(neurons), strict=True)
     return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"
@@ -85,7 +85,7 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
     """
     inputs, charge = neurons.rows(), neurons.charge
     end = _end(inputs, neurons.constant, charge) if neurons.rule.leak == 1 else len(charge)
-    sums = [Rows(each.values, each.place[:end], each.scale).dense().unflatten(0, (end, -1)) for each in inputs]
+    sums = [SparseSteps(each.values, each.index[:end], each.scale).dense().unflatten(0, (end, -1)) for each in inputs]
     like = sums[0][0] if sums else neurons.constant
     assert like is not None
     wide = accumulation_dtype(like.dtype)
@@ -107,8 +107,8 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
     return levels, changes
 
 
-def _end(inputs: Sequence[Rows], constant: Tensor | None, charge: Sequence[float]) -> int:
+def _end(inputs: Sequence[SparseSteps], constant: Tensor | None, charge: Sequence[float]) -> int:
     """The step from which on nothing arrives any more, at least 1."""
     charged = [t for t, weight in enumerate(charge) if weight and constant is not None]
-    moved = [(each.place[1:] != each.place[:-1]).any(1).nonzero().flatten() + 1 for each in inputs]
+    moved = [(each.index[1:] != each.index[:-1]).any(1).nonzero().flatten() + 1 for each in inputs]
     return max([0, *charged, *(int(each[-1]) for each in moved if len(each))]) + 1

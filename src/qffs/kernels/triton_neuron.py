@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qffs.functional.lsq import accumulation_dtype
-from qffs.functional.sparse_steps import joint
+from qffs.functional.sparse_steps import align
 from qffs.kernels.cpu.memory_layout import Layout
 from qffs.kernels.layer import Neurons
 
@@ -33,7 +33,7 @@ def _either(one, other):
 @triton.jit
 def _fire(
     values,  # [R, neurons], what has arrived
-    place,  # [T, B], the row that an image holds after each step
+    index,  # [T, B], the row that an image holds after each step
     constant,  # [1 or B, neurons]
     threshold,  # [1 or neurons], in the type that is computed in
     charged,  # [T], what of the constant has been charged after each step
@@ -70,7 +70,7 @@ def _fire(
             weight = tl.load(charged + t)
             total += weight * tl.where(weight != 0, held, 0.0)  # and not 0 times a mask's infinity
         if ARRIVES:
-            row = tl.load(place + t * images + image)
+            row = tl.load(index + t * images + image)
             total += tl.load(values + row * neurons + neuron, mask=real, other=0.0).to(theta.dtype)
         potential = total - gone if TO_ZERO or LEAK != 1 else total - theta * level
         up = potential >= theta
@@ -97,9 +97,9 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
     """
     inputs, constant, threshold, rule = neurons.rows(), neurons.constant, neurons.threshold, neurons.rule
     (steps, images), like = neurons.size, constant
-    total = place = None
+    total = index = None
     if inputs:
-        parts, place = joint(inputs)
+        parts, index = align(inputs)
         wide = accumulation_dtype(parts[0].dtype)
         total = parts[0] if len(parts) == 1 else sum((each.to(wide) for each in parts[1:]), parts[0].to(wide))
         like = total
@@ -115,7 +115,7 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(like):  # Triton launches on the current device, whichever the tensors are on
         launch(
             theta if total is None else lie.laid_out(total),
-            theta if place is None else place.contiguous(),
+            theta if index is None else index.contiguous(),
             fixed,
             theta,
             _charged(tuple(neurons.charge), wide, like.device),

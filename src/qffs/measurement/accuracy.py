@@ -1,4 +1,4 @@
-"""What networks do on labelled images: accuracy, and for spiking networks accuracy, agreement and spikes by step.
+"""What networks do on labeled images: accuracy, and for spiking networks accuracy, agreement and spikes by step.
 
 Of several processes (`qffs.train.distributed`) each runs a share of the images and all return the same: what they add
 up are whole numbers, so that it is exactly what one process alone returns.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.measurement.activity import Activity
-from qffs.measurement.batches import Normalise, fitting, labelled
-from qffs.nn.inspect import evaluating, like
+from qffs.measurement.batches import Normalize, fitting, labeled
+from qffs.nn.inspect import empty_like, evaluating
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.stream import check_margin, margins
@@ -37,11 +37,11 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A spiking network on labelled images, beside its quantised network where that was given.
+    """A spiking network on labeled images, beside its quantized network where that was given.
 
     ``accuracy``: by step, the share of images that the read-out up to that step classifies rightly;
-    ``activity``: spikes by layer and step; ``qann_accuracy``: the quantised network's accuracy on the same images;
-    ``agreement``: by step, the share of images classified as the quantised network does, rightly or not;
+    ``activity``: spikes by layer and step; ``qann_accuracy``: the quantized network's accuracy on the same images;
+    ``agreement``: by step, the share of images classified as the quantized network does, rightly or not;
     ``stopping``: what stopping early gives, for each margin that was asked for.
     """
 
@@ -66,7 +66,7 @@ class Measurement:
 def accuracy(
     network: nn.Module,
     images: Images,
-    normalise: Normalise,
+    normalize: Normalize,
     *,
     batch_size: int | None = None,
     workers: int = 0,
@@ -78,9 +78,9 @@ def accuracy(
     beside this one.
     """
     own = distributed.share(len(images))
-    right = torch.zeros((), dtype=torch.int64, device=like(network).device)
+    right = torch.zeros((), dtype=torch.int64, device=empty_like(network).device)
     with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
-        for x, labels in labelled(network, images, normalise, batch_size or fitting(images, 500), workers):
+        for x, labels in labeled(network, images, normalize, batch_size or fitting(images, 500), workers):
             right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
     return int(distributed.total(right)) / len(images)
@@ -104,7 +104,7 @@ class _Counts:
     @staticmethod
     def none(snn: SpikingNetwork, steps: int, margins: int) -> _Counts:
         """Zeros, of all layers too, for a process may have no image."""
-        zeros = torch.zeros(steps, dtype=torch.int64, device=snn.like.device)
+        zeros = torch.zeros(steps, dtype=torch.int64, device=snn.empty_like.device)
         spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
         return _Counts(zeros, zeros.clone(), zeros[0].clone(), zeros.new_zeros(margins, 2), spikes)
 
@@ -129,7 +129,7 @@ class _Counts:
 def measure(
     snn: SpikingNetwork,
     images: Images,
-    normalise: Normalise,
+    normalize: Normalize,
     steps: int,
     *,
     qann: nn.Module | None = None,
@@ -138,9 +138,9 @@ def measure(
     workers: int = 0,
     progress: bool = True,
 ) -> Measurement:
-    """Run the spiking network, and the quantised one where given, on every image; see `Measurement`.
+    """Run the spiking network, and the quantized one where given, on every image; see `Measurement`.
 
-    normalise: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T;
+    normalize: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T;
     stop_when: margins to stop images at early, after T steps at the latest; batch_size: images at a time, by default 32
     and fewer of large images or for many steps; workers: as in `accuracy`.
     Raises `InvalidArgument` where T is less than the charge steps, a margin is no number above 0 or the output is not
@@ -152,7 +152,7 @@ def measure(
     batch_size = batch_size or fitting(images, 32, steps)
     counts, own = _Counts.none(snn, steps, len(stop_when)), distributed.share(len(images))
     with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
-        for x, labels in labelled(snn, images, normalise, batch_size, workers):
+        for x, labels in labeled(snn, images, normalize, batch_size, workers):
             _count(counts, snn, qann, x, labels, stop_when)
             bar.advance(len(labels))
     sums, count = counts.total(), len(images)

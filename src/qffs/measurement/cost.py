@@ -14,7 +14,7 @@ from qffs.graph import batch_axis as of_images
 from qffs.graph.classify import label, signals
 from qffs.graph.rules import Kind
 from qffs.measurement.activity import Activity
-from qffs.measurement.batches import Normalise, fitting, inputs, labelled
+from qffs.measurement.batches import Normalize, fitting, inputs, labeled
 from qffs.measurement.energy import Cost, Energy, Synapses, Units
 from qffs.measurement.fan_out import Work, fan_out, work
 from qffs.nn.neuron import Neuron
@@ -24,13 +24,13 @@ from qffs.spiking.step_by_step import Pair, State, Walk
 from qffs.train import distributed
 
 ROUNDING = 1e-5
-"""What may be left, of the size of an event, where events have cancelled."""
+"""What may be left, of the size of an event, where events have canceled."""
 
 
 def cost(
     snn: SpikingNetwork,
     images: Images,
-    normalise: Normalise,
+    normalize: Normalize,
     steps: int,
     *,
     energy: Energy | None = None,
@@ -40,21 +40,21 @@ def cost(
 ) -> Cost:
     """Count what ``snn`` does on every image in T steps; see `Cost`.
 
-    The levels that the quantised network would have are taken to be those after step T. Arguments as in `measure`;
+    The levels that the quantized network would have are taken to be those after step T. Arguments as in `measure`;
     energy: of an operation, by default at 45 nm. Raises `InvalidArgument` where T is less than the charge steps.
     """
     charge = snn.schedule.over(steps)
     with torch.no_grad():
-        counts, own = _Counts(snn, steps, _one(snn, images, normalise)), distributed.share(len(images))
+        counts, own = _Counts(snn, steps, _one(snn, images, normalize)), distributed.share(len(images))
         with track(f"cost, {steps} steps", len(own), "images", show=progress) as bar:
-            for x, _ in labelled(snn, images, normalise, batch_size or fitting(images, 16, steps), workers):
+            for x, _ in labeled(snn, images, normalize, batch_size or fitting(images, 16, steps), workers):
                 _Counting(snn.graph, snn.begin(x), charge, counts).run()
                 bar.advance(len(x))
     return counts.total(len(images), snn.schedule.steps, energy or Energy())
 
 
-def _one(snn: SpikingNetwork, images: Images, normalise: Normalise) -> Tensor:
-    return inputs(snn, normalise(images.read(torch.tensor([0]))))
+def _one(snn: SpikingNetwork, images: Images, normalize: Normalize) -> Tensor:
+    return inputs(snn, normalize(images.read(torch.tensor([0]))))
 
 
 @dataclass

@@ -1,12 +1,12 @@
 """The four noises of conversion, neuron by neuron, and what each remedy against them is worth.
 
 After step t a neuron has potential u and has sent Z, on balance; A_t is what has arrived, and ``Q(A_t)`` the level that
-its quantiser gives that. L is the level of the quantised network. A neuron suffers, the first of these that holds,
+its quantizer gives that. L is the level of the quantized network. A neuron suffers, the first of these that holds,
 
 - occasional noise, over-fired: ``u < 0`` and ``Z > 0``, or ``Z > n``: it sent spikes too many;
 - supra-threshold noise: ``u >= θ`` and ``Z < n``, and ``Q(A_t) > t``: more arrived than one spike a step can pass on;
 - occasional noise, under-fired: ``u >= θ`` and ``Z < n``: the spikes owed came, or were paid back, too late;
-- sub-threshold noise: ``Z != Q(A_t)``: the residue below the threshold is rounded otherwise than by the quantiser;
+- sub-threshold noise: ``Z != Q(A_t)``: the residue below the threshold is rounded otherwise than by the quantizer;
 - rate-coding noise: ``Q(A_t) != L``: its level is right for what has arrived, which is not yet what should;
 
 or none. Source: Li, Ma, Furber 2022, sections 4.3 and 4.4; there, rate-coding noise is that of inputs coded by random
@@ -27,7 +27,7 @@ from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis as of_images
-from qffs.measurement.batches import Normalise, fitting, labelled
+from qffs.measurement.batches import Normalize, fitting, labeled
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.progress import track
@@ -62,8 +62,8 @@ class LayerNoise:
 class Remedy:
     """What the network does without a remedy, ``off``, or with all of them.
 
-    ``accuracy``: share of images classified rightly; ``agreement``: as the quantised network does; ``output_error``:
-    how far the outputs are from the quantised network's, root mean square over all images, as a share of its own root
+    ``accuracy``: share of images classified rightly; ``agreement``: as the quantized network does; ``output_error``:
+    how far the outputs are from the quantized network's, root mean square over all images, as a share of its own root
     mean square; None where all its outputs are 0.
     """
 
@@ -116,14 +116,14 @@ def noise(
     snn: SpikingNetwork,
     qann: nn.Module,
     images: Images,
-    normalise: Normalise,
+    normalize: Normalize,
     steps: int,
     *,
     batch_size: int | None = None,
     workers: int = 0,
     progress: bool = True,
 ) -> Noise:
-    """Look at every neuron after every step, beside the quantised network that the spiking one came from; see `Noise`.
+    """Look at every neuron after every step, beside the quantized network that the spiking one came from; see `Noise`.
 
     Arguments as in `qffs.measurement.measure`. Raises `InvalidArgument` where T is less than the charge steps, the
     output is not ``[B, classes]``, or the networks' layers are not the same.
@@ -133,7 +133,7 @@ def noise(
     counts, own = _Counts(snn, qann, steps, [*variants, LONGER]), distributed.share(len(images))
     size = batch_size or fitting(images, 32, steps)
     with torch.no_grad(), track(f"noise, {steps} steps", len(own), "images", show=progress) as bar:
-        for x, labels in labelled(snn, images, normalise, size, workers):
+        for x, labels in labeled(snn, images, normalize, size, workers):
             expected = counts.look(snn, qann, x, labels)
             for name, network in variants.items():
                 readout = network.readout(x, steps=steps)
@@ -152,8 +152,8 @@ class _Counts:
         self.offsets = {path: m.offset for path, m in qann.named_modules() if isinstance(m, Quantizer)}
         missing = [path for path, _ in snn.neurons() if path not in self.offsets]
         if missing:
-            raise InvalidArgument(f"the spiking network has neurons at {missing[0]}, the quantised one no quantiser")
-        zeros = torch.zeros(steps, len(NOISES), dtype=torch.int64, device=snn.like.device)
+            raise InvalidArgument(f"the spiking network has neurons at {missing[0]}, the quantized one no quantizer")
+        zeros = torch.zeros(steps, len(NOISES), dtype=torch.int64, device=snn.empty_like.device)
         self.suffering = {path: zeros.clone() for path, _ in snn.neurons()}
         self.settled = {path: zeros.new_zeros(2) for path in self.suffering}  # sum, largest
         self.neurons = dict.fromkeys(self.suffering, 0)
@@ -162,7 +162,7 @@ class _Counts:
         self.right = zeros.new_zeros(())
 
     def look(self, snn: SpikingNetwork, qann: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        """Sort every neuron of one batch into its noise, step by step; returned: the quantised network's outputs."""
+        """Sort every neuron of one batch into its noise, step by step; returned: the quantized network's outputs."""
         expected, levels = levels_of(qann, x)
         if not isinstance(expected, Tensor) or expected.dim() != 2:
             raise InvalidArgument("noise needs a network with one output of shape [B, classes]")
@@ -221,7 +221,7 @@ class _Counts:
 def sort(neuron: Neuron, offset: float, state: NeuronState, level: Tensor, steps: int) -> tuple[Tensor, ...]:
     """Which neurons suffer each of `NOISES` after so many steps, as masks of the state's shape; at most one each.
 
-    offset: the rounding offset of the quantiser; level: what it computes in the quantised network.
+    offset: the rounding offset of the quantizer; level: what it computes in the quantized network.
     """
     potential, sent = state
     threshold, n = neuron.threshold.to(potential.dtype), neuron.highest

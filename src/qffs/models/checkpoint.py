@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from qffs.errors import CheckpointError
 from qffs.files import beside, write_folder
 from qffs.graph.rules import Kind
-from qffs.graph.serialise import describe, rebuild
+from qffs.graph.serialize import describe, rebuild
 from qffs.method import Schedule
 from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
 from qffs.nn.neuron import Neuron

@@ -18,7 +18,7 @@ from qffs.errors import CheckpointError
 WEIGHTS = "model.safetensors"
 
 WITHIN = ("state_dict", "model_state_dict", "model", "net")
-"""Where training scripts put the state dict, in what they save beside the optimiser and the epoch."""
+"""Where training scripts put the state dict, in what they save beside the optimizer and the epoch."""
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What nn.DataParallel and torch.compile put in front of every name."""

@@ -1,4 +1,4 @@
-"""An activation that stays as it was: the ReLU where a quantiser would stand."""
+"""An activation that stays as it was: the ReLU where a quantizer would stand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class FullPrecision(nn.Module):
     """A ReLU kept in full precision, or a ReLU clipped at ``clip``; in a spiking network it sends values, not spikes.
 
-    A module of its own, because an `nn.ReLU` in a graph is where a quantiser goes.
+    A module of its own, because an `nn.ReLU` in a graph is where a quantizer goes.
 
     >>> FullPrecision(clip=6.0)(torch.tensor([-1.0, 2.5, 9.0]))
     tensor([0.0000, 2.5000, 6.0000])

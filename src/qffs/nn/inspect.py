@@ -13,12 +13,12 @@ from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
 
-def like(network: nn.Module) -> Tensor:
+def empty_like(network: nn.Module) -> Tensor:
     """An empty tensor of the type that a network computes in, on its device: that of its step sizes or thresholds.
 
     Of a network without them, that of its first weight. Its constants may be of any type: ``x + 0.25`` holds a float64.
 
-    >>> like(nn.Linear(2, 1).double()).dtype
+    >>> empty_like(nn.Linear(2, 1).double()).dtype
     torch.float64
     """
     steps = (m.step_size if isinstance(m, Quantizer) else m.threshold for m in network.modules()

@@ -41,7 +41,7 @@ class Neuron(nn.Module):
 
     @classmethod
     def from_quantizer(cls, quantizer: Quantizer, rule: FiringRule, activations: Sequence[int] = ()) -> Neuron:
-        """The neuron whose settled count is the quantiser's level: θ = s, the same n, pre-charge = rounding offset.
+        """The neuron whose settled count is the quantizer's level: θ = s, the same n, pre-charge = rounding offset.
 
         activations: their shape ``[B, C, ...]``, needed where each channel has a step size of its own.
         """

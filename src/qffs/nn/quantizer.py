@@ -1,4 +1,4 @@
-"""The quantiser as a module: one learned step size, or one a channel."""
+"""The quantizer as a module: one learned step size, or one a channel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qffs.method import Levels
 
 
 class Quantizer(nn.Module):
-    """The LSQ activation quantiser ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, where a network had a ReLU.
+    """The LSQ activation quantizer ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, where a network had a ReLU.
 
     ``step_size`` s is a scalar parameter, or with ``channels`` a vector of as many, along dimension 1 of x. It is NaN
     until it is set: by `qffs.calibrate`, by the first batch in train mode (LSQ's first step size), or by loading.
     ``clip`` is where the ReLU was clipped from above, if it was: the first step size is such that the highest level
-    lies no higher. In eval mode an unset quantiser raises `NotCalibrated`. See `qffs.functional.lsq.quantize` for
+    lies no higher. In eval mode an unset quantizer raises `NotCalibrated`. See `qffs.functional.lsq.quantize` for
     equation and gradients, and `fuse` for the compiled body of them that ``fused`` chooses in train mode.
 
     >>> quantizer = Quantizer(highest=3)
@@ -63,7 +63,7 @@ class Quantizer(nn.Module):
         values = torch.as_tensor(step_size, dtype=torch.float64, device="cpu")
         if values.shape not in {torch.Size(), self.step_size.shape}:
             shape = list(self.step_size.shape)
-            raise InvalidArgument(f"this quantiser's step size has shape {shape}, not {list(values.shape)}")
+            raise InvalidArgument(f"this quantizer's step size has shape {shape}, not {list(values.shape)}")
         wrong = values[~(values.isfinite() & (values > 0))]
         if wrong.numel():
             raise Diverged(f"a step size must be a finite number above 0, not {wrong[0].item()}")
@@ -77,13 +77,13 @@ class Quantizer(nn.Module):
         """
         mean = torch.as_tensor(mean_magnitude, dtype=torch.float64, device="cpu")
         if not bool(mean.isfinite().all()):
-            raise Diverged("NaN or infinity reached a quantiser: check the data and the weights")
+            raise Diverged("NaN or infinity reached a quantizer: check the data and the weights")
         first = lsq.first_step_size(mean, self.highest)
         first = first.where(first > 0, 1.0)
         self.set_step_size(first if self.clip is None else first.clamp_max(self.clip / self.highest))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantised activations, in the shape, type and units of x."""
+        """The quantized activations, in the shape, type and units of x."""
         if not self.ready:
             if not self.training:
                 raise NotCalibrated(
@@ -109,7 +109,7 @@ class Quantizer(nn.Module):
 
 
 def fuse(network: nn.Module, fused: bool = True) -> None:
-    """Let all quantisers of a network train through `qffs.kernels.lsq`, or through the reference again.
+    """Let all quantizers of a network train through `qffs.kernels.lsq`, or through the reference again.
 
     A way of computing and no part of the network: it is not saved, and in eval mode it changes nothing.
 

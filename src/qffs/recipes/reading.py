@@ -10,7 +10,7 @@ from typing import Any
 
 from qffs.errors import InvalidArgument
 from qffs.recipes.messages import Fault, section_of, unknown
-from qffs.recipes.recipe import Recipe
+from qffs.recipes.recipe import SPELLINGS, Recipe, spelled
 from qffs.recipes.yaml import Place, dump, parse
 
 SHIPPED = files("qffs.recipes")
@@ -57,7 +57,7 @@ def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises `InvalidArgument` with all that is wrong, each with its line or override, and the nearest keys of those
     that there are not.
 
-    >>> read("digits", ["bits=3", "quantised.epochs=1"]).quantised.epochs
+    >>> read("digits", ["bits=3", "quantized.epochs=1"]).quantized.epochs
     1
     """
     return _or_raise(name_or_path, attempt(name_or_path, overrides))
@@ -91,6 +91,8 @@ def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[s
 
 
 def _made(values: dict[str, Any], origins: dict[Place, str], overrides: Sequence[str]) -> Recipe | list[str]:
+    values = spelled(values)
+    origins = {tuple(SPELLINGS.get(key, key) for key in place): origin for place, origin in origins.items()}
     wrong = []
     for override in overrides:
         try:
@@ -111,7 +113,7 @@ def to_yaml(recipe: Recipe) -> str:
 def _put(values: dict[str, Any], override: str) -> Place:
     """Put the value of an override in its place among ``values``, and return the place."""
     key, equals, given = override.partition("=")
-    first, dot, rest = key.strip().partition(".")
+    first, dot, rest = (SPELLINGS.get(part, part) for part in key.strip().partition("."))
     if not equals or not first:
         raise InvalidArgument(f"{override}: what is said beside a recipe is written key=value, as in bits=3")
     field = Recipe.model_fields.get(first)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qffs.errors import InvalidArgument
 from qffs.method import MAX_STEPS, Levels, Schedule, by_pattern
-from qffs.recipes.messages import Fault, faults_of, refusal, shown
+from qffs.recipes.messages import Fault, faults_of, refusal, section_of, shown
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -51,13 +51,13 @@ class Training(Section):
     ``ema``: the decay a step of an exponential moving average of all weights, which is then what is measured and
     kept. ``clip_gradient``: the largest norm of the whole gradient. ``distillation``: the share d of ``(1 - d) CE +
     d τ² KL(teacher || student)``, where logits are divided by the ``temperature`` τ and the teacher is the
-    full-precision network (Hinton, Vinyals, Dean 2015); only for quantised training.
+    full-precision network (Hinton, Vinyals, Dean 2015); only for quantized training.
     """
 
     epochs: Annotated[int, Field(ge=0)]
     learning_rate: Positive
     batch_size: Annotated[int, Field(ge=1, lt=2**31)] = 128
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Share = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
@@ -73,10 +73,10 @@ class Training(Section):
     temperature: Positive = 1.0
 
     def _faults(self) -> Iterator[Fault]:
-        if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
-            yield Fault(("nesterov",), "needs optimiser: sgd and a momentum above 0")
-        if self.optimiser == "adamw" and self.momentum != Training.model_fields["momentum"].default:
-            yield Fault(("momentum",), "acts only with optimiser: sgd: leave it out")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            yield Fault(("nesterov",), "needs optimizer: sgd and a momentum above 0")
+        if self.optimizer == "adamw" and self.momentum != Training.model_fields["momentum"].default:
+            yield Fault(("momentum",), "acts only with optimizer: sgd: leave it out")
         if self.warmup_epochs > self.epochs:
             yield Fault(("warmup_epochs",), f"must be at most the {self.epochs} epochs, not {self.warmup_epochs:g}")
         if self.decay != Training.model_fields["decay"].default and self.schedule != "exponential":
@@ -86,7 +86,7 @@ class Training(Section):
 
 
 class Recipe(Section):
-    """A run from a network and data to a spiking network: train in full precision, quantise, train, convert, measure.
+    """A run from a network and data to a spiking network: train in full precision, quantize, train, convert, measure.
 
     ``augmentation``: classes of ``kornia.augmentation`` with their arguments, applied in this order to training
     batches. ``held_out``: the share of the training images that is not trained on, for choosing; the test images
@@ -108,7 +108,7 @@ class Recipe(Section):
     per_channel: bool = False
     calibration_images: Annotated[int, Field(ge=1)] = 512
     full_precision: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
-    quantised: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
+    quantized: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     steps: Annotated[int, Field(ge=1)] | None = None
     test_images: Annotated[int, Field(ge=1)] | None = None
     charge_steps: int | Weights | None = None
@@ -135,8 +135,9 @@ class Recipe(Section):
     @classmethod
     def attempt(cls, values: Mapping[str, Any]) -> Recipe | list[Fault]:
         """The recipe of plain values, or all that is wrong with them."""
+        values = spelled(values)
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(values)
         except ValidationError as error:
             return faults_of(cls, values, error)
 
@@ -170,10 +171,10 @@ class Recipe(Section):
             yield Fault(("choose_at",), "acts only where there are candidates: leave it out, or set it to null")
         for name in ("step_size_learning_rate", "step_size_weight_decay"):
             if getattr(self.full_precision, name) != Training.model_fields[name].default:
-                yield Fault(("full_precision", name), "acts only in quantised training: leave it out")
+                yield Fault(("full_precision", name), "acts only in quantized training: leave it out")
         if self.full_precision.distillation:
             yield Fault(
-                ("full_precision", "distillation"), "must be 0: it is for quantised training, whose teacher this is"
+                ("full_precision", "distillation"), "must be 0: it is for quantized training, whose teacher this is"
             )
         for index, step in enumerate(self.augmentation):
             if len(step) != 1:
@@ -207,11 +208,32 @@ class Recipe(Section):
             yield Fault(("charge_steps",), "is not used where there are candidates: leave one of the two out")
 
 
+SPELLINGS = {"quantised": "quantized", "optimiser": "optimizer"}
+"""Keys as recipes were written before 0.2, and as they are called now; both are read."""
+
+
+def spelled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe under the names that its keys have today, those of its sections too.
+
+    >>> spelled({"quantised": {"optimiser": "adamw"}})
+    {'quantized': {'optimizer': 'adamw'}}
+    """
+
+    def renamed(section: Mapping[str, Any]) -> dict[str, Any]:
+        return {SPELLINGS.get(key, key): value for key, value in section.items()}
+
+    sections = {name for name, field in Recipe.model_fields.items() if section_of(field) is not None}
+    return {
+        key: renamed(value) if key in sections and isinstance(value, Mapping) else value
+        for key, value in renamed(values).items()
+    }
+
+
 def differences(a: Recipe, b: Recipe) -> list[str]:
     """The keys, with their sections, whose values differ.
 
-    >>> differences(Recipe(), Recipe(seed=1, quantised=Training(epochs=1, learning_rate=0.03, batch_size=64)))
-    ['quantised.epochs', 'seed']
+    >>> differences(Recipe(), Recipe(seed=1, quantized=Training(epochs=1, learning_rate=0.03, batch_size=64)))
+    ['quantized.epochs', 'seed']
     """
     return list(_differences(a, b))
 

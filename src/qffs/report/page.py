@@ -90,7 +90,7 @@ def _tiles(of: Materials) -> list[tuple[str, str, str]]:
     if "full_precision" in results:
         tiles.append(("full precision", percent(results["full_precision"]["accuracy"]), "accuracy"))
     if "qann" in results:
-        bits = f"{results['bits']} bit" if isinstance(results.get("bits"), int) else "quantised"
+        bits = f"{results['bits']} bit" if isinstance(results.get("bits"), int) else "quantized"
         tiles.append((f"QANN, {bits}", percent(results["qann"]["accuracy"]), "accuracy"))
     for row in results["snn"]:
         if row["steps"] in {4, last["steps"]}:
@@ -169,7 +169,7 @@ def _noise(of: Materials) -> Section | None:
     note = (
         "A neuron suffers occasional noise where it sent spikes too many or still owes one, supra-threshold noise "
         "where more arrives than one spike a step carries, sub-threshold noise where it rounds otherwise than its "
-        "quantiser, and rate-coding noise where it is right about what has arrived, which is not yet all."
+        "quantizer, and rate-coding noise where it is right about what has arrived, which is not yet all."
     )
     shown = [
         page_figures.html(page_figures.noise(of.noise), "figure-noise"),

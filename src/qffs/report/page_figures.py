@@ -11,9 +11,9 @@ from plotly.offline import get_plotlyjs
 from qffs.files import Results
 from qffs.report.tables import NOISES, joules
 
-COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
-GREY = "#8a8a8a"
-LINES = (("qann", "QANN", COLOURS[1], "solid"), ("full_precision", "full precision", GREY, "dash"))
+COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
+GRAY = "#8a8a8a"
+LINES = (("qann", "QANN", COLORS[1], "solid"), ("full_precision", "full precision", GRAY, "dash"))
 FAINT = "rgba(128,128,128,0.25)"
 
 
@@ -35,22 +35,22 @@ def accuracy(results: Results) -> go.Figure:
     steps = [row["steps"] for row in results["snn"]]
     figure = _figure("time steps T", "test images (%)")
     figure.add_scatter(
-        x=steps, y=_percent(row["accuracy"] for row in results["snn"]), name="SNN", line_color=COLOURS[0],
+        x=steps, y=_percent(row["accuracy"] for row in results["snn"]), name="SNN", line_color=COLORS[0],
         mode="lines+markers", hovertemplate="%{y:.2f} %",
     )  # fmt: skip
     if "agreement" in results["snn"][0]:
         figure.add_scatter(
             x=steps, y=_percent(row["agreement"] for row in results["snn"]), name="equal to QANN", mode="lines",
-            line={"color": COLOURS[2], "dash": "dot"}, hovertemplate="%{y:.2f} %",
+            line={"color": COLORS[2], "dash": "dot"}, hovertemplate="%{y:.2f} %",
         )  # fmt: skip
-    for key, name, colour, dash in (
-        ("qann", "QANN", COLOURS[1], "solid"),
-        ("full_precision", "full precision", GREY, "dash"),
+    for key, name, color, dash in (
+        ("qann", "QANN", COLORS[1], "solid"),
+        ("full_precision", "full precision", GRAY, "dash"),
     ):
         if key in results:
             figure.add_scatter(
                 x=[steps[0], steps[-1]], y=_percent([results[key]["accuracy"]] * 2), name=name, mode="lines",
-                line={"color": colour, "dash": dash}, hovertemplate="%{y:.2f} %",
+                line={"color": color, "dash": dash}, hovertemplate="%{y:.2f} %",
             )  # fmt: skip
     figure.update_layout(hovermode="x unified", yaxis_range=[0, 102], xaxis_dtick=1 if len(steps) <= 20 else None)
     return figure
@@ -72,9 +72,9 @@ def noise(results: Results) -> go.Figure:
     neurons = sum(layer["neurons"] for layer in results["noise"])
     steps = list(range(1, results["steps"] + 1))
     figure = _figure("time steps T", "neurons (%)")
-    for (name, shown), colour in zip(NOISES.items(), COLOURS, strict=True):
+    for (name, shown), color in zip(NOISES.items(), COLORS, strict=True):
         share = [100 * sum(layer[name][t - 1] for layer in results["noise"]) / neurons for t in steps]
-        figure.add_bar(x=steps, y=share, name=shown, marker_color=colour, hovertemplate="%{y:.3f} %")
+        figure.add_bar(x=steps, y=share, name=shown, marker_color=color, hovertemplate="%{y:.3f} %")
     figure.update_layout(barmode="stack", hovermode="x unified", xaxis_dtick=1 if len(steps) <= 20 else None)
     return figure
 
@@ -101,7 +101,7 @@ def energy(results: Results) -> go.Figure:
     figure = _figure("energy an image (µJ)", "")
     figure.add_bar(
         x=[value / 1e6 for value in values], y=names, orientation="h", text=[joules(value) for value in values],
-        marker_color=[COLOURS[0] if name == "SNN" else GREY for name in names],
+        marker_color=[COLORS[0] if name == "SNN" else GRAY for name in names],
         hovertemplate="%{y}: %{text}<extra></extra>", textposition="outside", cliponaxis=False,
     )  # fmt: skip
     figure.update_layout(yaxis_autorange="reversed", height=260, margin_r=70)
@@ -145,7 +145,7 @@ def _figure(x: str, y: str) -> go.Figure:
     axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True}
     figure.update_layout(
         template="none",
-        colorway=COLOURS,
+        colorway=COLORS,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},

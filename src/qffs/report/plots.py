@@ -16,7 +16,7 @@ from qffs.files import Results
 from qffs.report.findings import Findings, Panel, Series
 
 MARKERS = "os^Dv<>Phx*"
-COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
+COLORS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
 """The ten that matplotlib takes anyway, then the same ones lighter."""
 MANY = 10_000
 """Above this, logarithmic axes count in powers of ten, and write 10k."""
@@ -79,20 +79,20 @@ def _steps(bits: Any) -> Any:
 
 
 def _series(axes: Axes, series: Series, number: int) -> None:
-    colour, label = COLOURS[number % len(COLOURS)], series.name.replace("$", r"\$")
+    color, label = COLORS[number % len(COLORS)], series.name.replace("$", r"\$")
     marker = MARKERS[number % len(MARKERS)]
     match series.style:
         case "points":
-            axes.plot(series.x, series.y, marker, color=colour, label=f"{label} (published)", alpha=0.8, markersize=5)
+            axes.plot(series.x, series.y, marker, color=color, label=f"{label} (published)", alpha=0.8, markersize=5)
         case "level":
-            axes.axhline(series.y[0], color=colour, linestyle="--", label=label)
+            axes.axhline(series.y[0], color=color, linestyle="--", label=label)
         case "steps":
-            axes.plot(series.x, series.y, color=colour, label=label, linewidth=1.2)
+            axes.plot(series.x, series.y, color=color, label=label, linewidth=1.2)
         case "line":
-            axes.plot(series.x, series.y, f"{marker}-", color=colour, label=label, markersize=3.5, linewidth=1.2)
+            axes.plot(series.x, series.y, f"{marker}-", color=color, label=label, markersize=3.5, linewidth=1.2)
     if series.spread:
         low, high = (np.array(series.y) + sign * np.array(series.spread) for sign in (-1, 1))
-        axes.fill_between(series.x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(series.x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def draw_accuracy(results: Results, path: Path) -> None:
@@ -104,8 +104,8 @@ def draw_accuracy(results: Results, path: Path) -> None:
     for key, name, style in (("full_precision", "full precision", "--"), ("qann", "QANN", "-")):
         if key in results:
             value = 100 * results[key]["accuracy"]
-            colour = "0.55" if key == "full_precision" else "tab:orange"
-            axes.axhline(value, linestyle=style, color=colour, label=f"{name} {value:.2f} %")
+            color = "0.55" if key == "full_precision" else "tab:orange"
+            axes.axhline(value, linestyle=style, color=color, label=f"{name} {value:.2f} %")
     accuracies = [100 * row["accuracy"] for row in results["snn"]]
     axes.plot(steps, accuracies, "o-", color="tab:blue", label=f"SNN, {accuracies[-1]:.2f} % at T = {steps[-1]}")
     if "agreement" in results["snn"][0]:

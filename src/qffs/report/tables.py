@@ -18,7 +18,7 @@ from qffs.graph.rules import Kind
 
 
 def show(results: Results, console: Console) -> None:
-    """Print full-precision and quantised accuracy, where they were measured, and a row for each step."""
+    """Print full-precision and quantized accuracy, where they were measured, and a row for each step."""
     # As plain text: a name may hold what `rich` would take for markup.
     table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images"))
     table.add_column("network")

@@ -1,4 +1,4 @@
-"""Jobs on one network: its plan, its quantisation, its conversion, its simulation."""
+"""Jobs on one network: its plan, its quantization, its conversion, its simulation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qffs.convert import plan as plan_of
 from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
 from qffs.graph.plan import Plan
-from qffs.runs.inputs import about, calibrated, device_of, materials, prepare, quantised
+from qffs.runs.inputs import about, calibrated, device_of, materials, prepare, quantized
 from qffs.measurement.accuracy import accuracy
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
@@ -32,40 +32,40 @@ def plan(
         return plan_of(source.network, example), find.show(tuple(x.shape[1:]) for x in example)
 
 
-def quantise(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
-    """Quantise, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done.
+def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
+    """Quantize, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done.
 
     Its full-precision epochs do not matter: none are run here.
     """
     check_folder(folder)
     device = device_of(recipe.device)
-    network, data, normalise, augmentation = materials(recipe, device, usual=True, progress=progress)
-    qann = calibrated(recipe, quantised(recipe, data, network, normalise), data.train, normalise)
+    network, data, normalize, augmentation = materials(recipe, device, usual=True, progress=progress)
+    qann = calibrated(recipe, quantized(recipe, data, network, normalize), data.train, normalize)
     said = about(recipe, data, device)
-    setting = Setting("quantised", recipe.precision, augmentation, network.eval(), seed=recipe.seed, progress=progress)
+    setting = Setting("quantized", recipe.precision, augmentation, network.eval(), seed=recipe.seed, progress=progress)
 
     def after_epoch(_: object) -> None:
         save(qann, folder, said)  # so that a later divergence leaves the last good checkpoint
 
-    history = fit(qann, data.train, normalise, recipe.quantised, setting, after_epoch=after_epoch)
+    history = fit(qann, data.train, normalize, recipe.quantized, setting, after_epoch=after_epoch)
     save(qann, folder, said)
-    on_training = accuracy(qann, data.train, normalise, progress=progress)
+    on_training = accuracy(qann, data.train, normalize, progress=progress)
     return {**said, "loss": [epoch.loss for epoch in history], "training_accuracy": on_training}
 
 
 def convert(
     checkpoint: Path, folder: Path, charge_steps: int | Sequence[float] | None, device: str = "auto", seed: int = 0
 ) -> Results:
-    """Convert the quantised network of a checkpoint to a spiking one and write it to ``folder``."""
+    """Convert the quantized network of a checkpoint to a spiking one and write it to ``folder``."""
     where = prepare(device, seed)
     if folder.resolve() == checkpoint.resolve():
-        raise InvalidArgument(f"the spiking network would replace the quantised one in {folder}: name another folder")
+        raise InvalidArgument(f"the spiking network would replace the quantized one in {folder}: name another folder")
     if checkpoint.resolve() in folder.resolve().parents:
         raise InvalidArgument(
             f"{folder} lies inside the checkpoint {checkpoint}, which is to stay: name another folder"
         )
     check_folder(folder)
-    loaded = load_kind("qann", checkpoint, "convert takes a quantised one")
+    loaded = load_kind("qann", checkpoint, "convert takes a quantized one")
     snn = to_spiking(loaded.network.to(where), charge_steps)
     save(snn, folder, loaded.about)
     layers = {path: neuron.highest for path, neuron in snn.neurons()}

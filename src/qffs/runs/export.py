@@ -73,7 +73,7 @@ def _images(trial: Trial) -> dict[str, Tensor]:
     chosen = ready.images
     if trial.images is None and len(chosen) > IMAGES:
         chosen = chosen.select(torch.linspace(0, len(chosen) - 1, IMAGES).long())
-    return {"inputs": ready.normalise(chosen.read(torch.arange(len(chosen)))), "labels": chosen.labels}
+    return {"inputs": ready.normalize(chosen.read(torch.arange(len(chosen)))), "labels": chosen.labels}
 
 
 def _results(checkpoint: Path, network: Network) -> Results | None:

@@ -25,7 +25,7 @@ from qffs.files import Results
 from qffs.train.seeds import check_seed
 from qffs.version import __version__
 
-Normalise = Callable[[Tensor], Tensor]
+Normalize = Callable[[Tensor], Tensor]
 
 
 def device_of(name: str) -> torch.device:
@@ -44,14 +44,14 @@ def prepare(device: str, seed: int) -> torch.device:
     return device_of(device)
 
 
-def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> Normalise:
+def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> Normalize:
     """What makes a network's input of images: on the device, and channels last, which convolutions like best."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    def normalise(images: Tensor) -> Tensor:
-        return data.normalise(images.to(device)).contiguous(memory_format=memory_format)
+    def normalize(images: Tensor) -> Tensor:
+        return data.normalize(images.to(device)).contiguous(memory_format=memory_format)
 
-    return normalise
+    return normalize
 
 
 class Materials(NamedTuple):
@@ -59,7 +59,7 @@ class Materials(NamedTuple):
 
     network: fx.GraphModule
     data: Dataset
-    normalise: Normalise
+    normalize: Normalize
     augmentation: Augmentation
 
 
@@ -75,15 +75,15 @@ def materials(recipe: Recipe, device: torch.device, *, usual: bool = False, prog
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = load_data(recipe.data, recipe.size, in_memory_gib=0, progress=progress)
-    normalise = inputs(data, device, recipe.channels_last)
-    graph = trace(network, normalise(_example(data)))
-    check_fit(graph, data.train, normalise, len(data.classes), recipe.model)
+    normalize = inputs(data, device, recipe.channels_last)
+    graph = trace(network, normalize(_example(data)))
+    check_fit(graph, data.train, normalize, len(data.classes), recipe.model)
     augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
     augmented = Images(augmentation(_example(data)), data.train.labels[:2])
-    check_fit(graph, augmented, normalise, len(data.classes), f"{recipe.model} with this augmentation")
-    quantised(recipe, data, graph, normalise)
+    check_fit(graph, augmented, normalize, len(data.classes), f"{recipe.model} with this augmentation")
+    quantized(recipe, data, graph, normalize)
     parts(recipe, data)
-    return Materials(graph, in_memory(data, progress=progress), normalise, augmentation)
+    return Materials(graph, in_memory(data, progress=progress), normalize, augmentation)
 
 
 def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images | None, Images]:
@@ -99,9 +99,9 @@ def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images | None, Images]
     return images, held_out, test
 
 
-def quantised(recipe: Recipe, data: Dataset, network: nn.Module, normalise: Normalise) -> fx.GraphModule:
-    """The network with quantised activations, as the recipe says, their step sizes not set yet."""
-    example = normalise(_example(data))
+def quantized(recipe: Recipe, data: Dataset, network: nn.Module, normalize: Normalize) -> fx.GraphModule:
+    """The network with quantized activations, as the recipe says, their step sizes not set yet."""
+    example = normalize(_example(data))
     return quantize(network, recipe.bits, recipe.output, example=example, per_channel=recipe.per_channel)
 
 
@@ -109,11 +109,11 @@ def _example(data: Dataset) -> Tensor:
     return data.train.read(torch.arange(min(2, len(data.train))))
 
 
-def calibrated(recipe: Recipe, qann: fx.GraphModule, images: Images, normalise: Normalise) -> fx.GraphModule:
-    """The quantised network with first step sizes, in place, from some of the training images."""
+def calibrated(recipe: Recipe, qann: fx.GraphModule, images: Images, normalize: Normalize) -> fx.GraphModule:
+    """The quantized network with first step sizes, in place, from some of the training images."""
     generator = torch.Generator().manual_seed(recipe.seed)
     chosen = torch.randperm(len(images), generator=generator)[: recipe.calibration_images]
-    calibrate(qann, (normalise(images.read(part)) for part in chosen.split(128)))
+    calibrate(qann, (normalize(images.read(part)) for part in chosen.split(128)))
     return qann
 
 

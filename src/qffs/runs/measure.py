@@ -1,4 +1,4 @@
-"""A trial: the spiking network of a checkpoint on labelled test images, for as many steps as asked for."""
+"""A trial: the spiking network of a checkpoint on labeled test images, for as many steps as asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qffs.models.checkpoint import load_kind
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument
-from qffs.runs.inputs import Normalise, inputs, prepare
+from qffs.runs.inputs import Normalize, inputs, prepare
 from qffs.measurement.batches import check_fit
 from qffs.spiking.network import SpikingNetwork
 from qffs.nn.neuron import Neuron
@@ -36,7 +36,7 @@ class Trial:
 
     ``data`` and ``size``: as `qffs.data.load` takes them; ``steps``: T, by default 8 and at least twice the charge
     steps; ``images``: how many of the test images, spread evenly over them, by default all; ``qann``: the checkpoint of
-    the quantised network that the spiking one came from.
+    the quantized network that the spiking one came from.
     """
 
     checkpoint: Path
@@ -63,15 +63,15 @@ class Trial:
         snn.schedule.over(steps)
         qann = None if self.qann is None else self._qann(self.qann, snn).to(where)
         dataset = load_data(self.data, self.size, progress=self.progress)
-        normalise = inputs(dataset, where)
+        normalize = inputs(dataset, where)
         for network, source in ((snn, self.checkpoint), (qann, self.qann)):
             if network is not None:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                check_fit(network, dataset.test, normalise, len(dataset.classes), f"the network in {source}")
-        return Materials(snn, qann, loaded.about, dataset, self._some(dataset), normalise, steps)
+                check_fit(network, dataset.test, normalize, len(dataset.classes), f"the network in {source}")
+        return Materials(snn, qann, loaded.about, dataset, self._some(dataset), normalize, steps)
 
     def _qann(self, folder: Path, snn: SpikingNetwork) -> nn.Module:
-        qann: nn.Module = load_kind("qann", folder, "--qann takes a quantised one").network
+        qann: nn.Module = load_kind("qann", folder, "--qann takes a quantized one").network
         if _step_sizes(snn) != _step_sizes(qann):
             raise CheckpointError(f"{self.checkpoint} was not converted from {folder}: their step sizes differ")
         return qann
@@ -92,7 +92,7 @@ class Materials:
     about: dict[str, Any]
     dataset: Dataset
     images: Images
-    normalise: Normalise
+    normalize: Normalize
     steps: int
 
     def said(self, trial: Trial) -> Results:
@@ -102,21 +102,21 @@ class Materials:
 
 
 def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
-    """The highest level and the step sizes of every quantiser, or the thresholds of its neurons."""
+    """The highest level and the step sizes of every quantizer, or the thresholds of its neurons."""
     found: list[tuple[int, Tensor]] = [(m.highest, m.step_size) for m in network.modules() if isinstance(m, Quantizer)]
     found += [(m.highest, m.threshold) for m in network.modules() if isinstance(m, Neuron)]
     return sorted((highest, values.flatten().tolist()) for highest, values in found)
 
 
 def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
-    """Accuracy and spikes by step, beside the quantised network where given; stop_when: margins to stop images at."""
+    """Accuracy and spikes by step, beside the quantized network where given; stop_when: margins to stop images at."""
     for margin in stop_when:
         check_margin(margin)
     ready = trial.prepare()
     measured = measure(
         ready.snn,
         ready.images,
-        ready.normalise,
+        ready.normalize,
         ready.steps,
         qann=ready.qann,
         stop_when=stop_when,
@@ -135,12 +135,12 @@ def noise(trial: Trial) -> Results:
     trial = trial.with_qann_beside()
     ready = trial.prepare()
     assert ready.qann is not None
-    found = noise_of(ready.snn, ready.qann, ready.images, ready.normalise, ready.steps, progress=trial.progress)
+    found = noise_of(ready.snn, ready.qann, ready.images, ready.normalize, ready.steps, progress=trial.progress)
     return ready.said(trial) | of_noise(found)
 
 
 def energy(trial: Trial, constants: Energy) -> Results:
     """Operations, energy and bits sent; see `qffs.measurement.cost`."""
     ready = trial.prepare()
-    found = cost(ready.snn, ready.images, ready.normalise, ready.steps, energy=constants, progress=trial.progress)
+    found = cost(ready.snn, ready.images, ready.normalize, ready.steps, energy=constants, progress=trial.progress)
     return ready.said(trial) | of_cost(found)

@@ -31,7 +31,7 @@ class Log:
             self._made = partial(SummaryWriter, folder / "tensorboard")
 
     def epoch(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
-        """Loss, accuracies and the mean of each quantiser's step sizes after an epoch; `QffsError` on a full disk."""
+        """Loss, accuracies and the mean of each quantizer's step sizes after an epoch; `QffsError` on a full disk."""
         if self._made is None:
             return
         curves = {"loss": epoch.loss, "accuracy": epoch.accuracy}

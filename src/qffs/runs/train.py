@@ -1,4 +1,4 @@
-"""A recipe from beginning to end: train or load, quantise, fine-tune, convert, verify, measure."""
+"""A recipe from beginning to end: train or load, quantize, fine-tune, convert, verify, measure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
 from qffs.runs.tensorboard import Log
 from qffs.runs.provenance import provenance
-from qffs.runs.inputs import Materials, about, calibrated, fingerprint, parts, quantised
+from qffs.runs.inputs import Materials, about, calibrated, fingerprint, parts, quantized
 from qffs.method import Schedule
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
@@ -46,8 +46,8 @@ VERIFIED_IMAGES = 32
 FUSED_FROM_PIXELS = 10**8
 """Training on more pixels than this takes longer than compiling the kernels."""
 
-Stage = Literal["full precision", "quantised"]
-CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantised": "qann"}
+Stage = Literal["full precision", "quantized"]
+CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantized": "qann"}
 
 
 def check_outputs(folder: Path) -> None:
@@ -75,7 +75,7 @@ class Run:
         progress: bool,
     ) -> None:
         self.recipe, self.folder, self.data, self.device = recipe, folder, materials.data, device
-        self.network, self.normalise = materials.network, materials.normalise
+        self.network, self.normalize = materials.network, materials.normalize
         self.augmentation = materials.augmentation
         self.interruption, self.progress = interruption, progress
         self.about = about(recipe, self.data, device)
@@ -93,10 +93,10 @@ class Run:
             self.histories, self.seconds = saved["histories"], saved["seconds"]
         self._write_recipe()
         self._stage("full precision", self.network, self.recipe.full_precision, saved)
-        qann = quantised(self.recipe, self.data, self.network, self.normalise)
-        if saved is None or saved["stage"] != "quantised":
-            calibrated(self.recipe, qann, self.images, self.normalise)
-        self._stage("quantised", qann, self.recipe.quantised, saved, teacher=self.network)
+        qann = quantized(self.recipe, self.data, self.network, self.normalize)
+        if saved is None or saved["stage"] != "quantized":
+            calibrated(self.recipe, qann, self.images, self.normalize)
+        self._stage("quantized", qann, self.recipe.quantized, saved, teacher=self.network)
         schedule, choices = self._chosen(qann)
         snn = to_spiking(qann, schedule.weights)
         self._save(snn, "snn")
@@ -133,7 +133,7 @@ class Run:
         def after_epoch(epoch: Epoch) -> float | None:
             held_out = None
             if self.held_out is not None:
-                held_out = accuracy(network, self.held_out, self.normalise, workers=self.recipe.workers, progress=False)
+                held_out = accuracy(network, self.held_out, self.normalize, workers=self.recipe.workers, progress=False)
             self._save(network, CHECKPOINTS[stage])
             if self.log is not None:
                 self.log.epoch(stage, epoch, held_out, network)
@@ -142,7 +142,7 @@ class Run:
         history = fit(
             network,
             self.images,
-            self.normalise,
+            self.normalize,
             training,
             self._setting(stage, training, teacher),
             after_epoch=after_epoch,
@@ -153,7 +153,7 @@ class Run:
 
     def _setting(self, stage: Stage, training: Training, teacher: fx.GraphModule | None) -> Setting:
         pixels = training.epochs * len(self.images) * math.prod(self.images.shape[1:])
-        pays = stage == "quantised" and pixels >= FUSED_FROM_PIXELS
+        pays = stage == "quantized" and pixels >= FUSED_FROM_PIXELS
         return Setting(
             stage,
             self.recipe.precision,
@@ -185,7 +185,7 @@ class Run:
         choices: list[Results] = []
         for candidate in self.recipe.candidates:
             snn = to_spiking(qann, candidate)
-            measured = measure(snn, self.held_out, self.normalise, steps, **self.reading)
+            measured = measure(snn, self.held_out, self.normalize, steps, **self.reading)
             choices.append({"charge_steps": candidate, "steps": steps, "held_out": measured.accuracy[-1]})
         best = max(choices, key=lambda choice: float(choice["held_out"]))  # the first of equals
         return Schedule.of(best["charge_steps"]), choices
@@ -195,14 +195,14 @@ class Run:
         count = min(len(self.images), fitting(self.images, VERIFIED_IMAGES, self.recipe.horizon))
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.recipe.seed))
         some = self.images.read(order[:count])
-        verified = _verify_exactly(qann, snn.schedule, self.normalise(some))
-        of_float = accuracy(self.network, self.test, self.normalise, **self.reading)
-        measured = measure(snn, self.test, self.normalise, self.recipe.horizon, qann=qann, **self.reading)
+        verified = _verify_exactly(qann, snn.schedule, self.normalize(some))
+        of_float = accuracy(self.network, self.test, self.normalize, **self.reading)
+        measured = measure(snn, self.test, self.normalize, self.recipe.horizon, qann=qann, **self.reading)
         return {
             **self.about,
             "images": measured.images,
             "full_precision": {"accuracy": of_float, "epochs": self.histories["full precision"]},
-            "qann": {"accuracy": measured.qann_accuracy, "epochs": self.histories["quantised"]},
+            "qann": {"accuracy": measured.qann_accuracy, "epochs": self.histories["quantized"]},
             "charge_schedule": list(snn.schedule.weights),
             "snn": by_step(measured),
             "layers": by_layer(measured.activity),
@@ -242,7 +242,7 @@ def train(
     tensorboard: bool = False,
     progress: bool = True,
 ) -> Results:
-    """The whole way, from a recipe: train or load, quantise, fine-tune, convert, verify, and measure on test images.
+    """The whole way, from a recipe: train or load, quantize, fine-tune, convert, verify, and measure on test images.
 
     Writes to ``folder``: recipe.yaml, results.json, accuracy.png and the checkpoints ``float``, ``qann`` and ``snn``,
     and while it trains state.pt, after every epoch and ``save_every_s`` seconds, and with ``tensorboard`` curves;

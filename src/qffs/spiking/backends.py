@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.graph.nested import joined
 from qffs.kernels.cpu import compiler, max_pool
 from qffs.kernels.cpu.neuron import LONGEST
@@ -93,7 +93,7 @@ def _laid_out(backend: str, x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _count_levels(counter: Counter, compiled: bool, path: str, sent: Rows) -> None:
+def _count_levels(counter: Counter, compiled: bool, path: str, sent: SparseSteps) -> None:
     counter(path, max_pool.count(sent, compiled))
 
 

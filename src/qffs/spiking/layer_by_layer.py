@@ -1,10 +1,10 @@
 """Simulation by what has accumulated: the walk of `qffs.spiking.step_by_step` for a whole run at once, made to be fast.
 
 An edge carries, instead of what neurons sent step by step, the sum of it up to each step, so that most operators see
-what the quantised network's own see. An image whose neurons send nothing at a step has the same sums as before, which
-are not computed again: `Rows` hold each once. A layer of neurons is one pass over all steps (`qffs.kernels.neuron`),
-which takes in what is before it as it is: the operands of a sum, and levels that go through synapses,
-of which it looks at nothing but what changes.
+what the quantized network's own see. An image whose neurons send nothing at a step has the same sums as before, which
+are not computed again: `SparseSteps` hold each once. A layer of neurons is one pass over all steps
+(`qffs.kernels.neuron`), which takes in what is before it as it is: the operands of a sum, and levels that go through
+synapses, of which it looks at nothing but what changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from qffs.functional import max_pool as reference_pool
 from qffs.functional.difference import held
 from qffs.functional.neuron import NeuronState
-from qffs.functional.sparse_steps import Rows, joint
+from qffs.functional.sparse_steps import SparseSteps, align
 from qffs.graph import batch_axis
 from qffs.graph.classify import choosing, name_of, option, signals
 from qffs.graph.nested import nested, tensors
@@ -50,7 +50,7 @@ MOVES = frozenset(
 )
 """Linear operators that move what they get; of `pad`, which has its value as a sum of its own, zeros come in."""
 
-Observer = Callable[[str, Rows], None]
+Observer = Callable[[str, SparseSteps], None]
 """Called after each layer of neurons with its path and its levels."""
 
 
@@ -87,7 +87,7 @@ def compiles(network: fx.GraphModule, steps: int) -> bool:
 
 
 class _Walk(Walk):
-    """The pass over the graph, with `Rows` as the second part of what an edge carries."""
+    """The pass over the graph, with `SparseSteps` as the second part of what an edge carries."""
 
     def __init__(
         self,
@@ -151,17 +151,17 @@ class _Walk(Walk):
         if present and _for_neurons_alone(node):
             parts = self._parts(node, present)
             if parts is not None:
-                self.gathered = {n: _listed(rows)[0].like for n, rows in present.items()}  # of their shapes
+                self.gathered = {n: _listed(rows)[0].empty_like for n, rows in present.items()}  # of their shapes
                 return Pair(self._part(node, 0), parts)
         present = {n: computed(signal) for n, signal in present.items()}
         moved = self._moved(node, present)
         if moved is not None:
             return Pair(self._part(node, 0), moved)
-        place = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
+        index = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
         constant, value = self._part(node, 0), self._part(node, 1)
-        return Pair(constant, None if value is None else _rows(value, place))
+        return Pair(constant, None if value is None else _rows(value, index))
 
-    def _moved(self, node: fx.Node, present: dict[fx.Node, Rows]) -> Any:
+    def _moved(self, node: fx.Node, present: dict[fx.Node, SparseSteps]) -> Any:
         """Levels in other places, where a node does nothing but move them and put zeros between; else None."""
         if name_of(node) not in MOVES or list(present) != node.all_input_nodes:
             return None
@@ -170,9 +170,9 @@ class _Walk(Walk):
         (rows,) = present.values()
         if not _of_levels(rows):
             return None
-        kept = rows.kept()
+        kept = rows.used()
         self.gathered = {node.all_input_nodes[0]: kept.values}
-        return _rows(self._part(node, 1), kept.place, kept.scale)
+        return _rows(self._part(node, 1), kept.index, kept.scale)
 
     def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Signal] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
@@ -190,21 +190,21 @@ class _Walk(Walk):
         self.rows = self.steps * self.batch
         received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
         self.gathered = {
-            n: rows.like.new_zeros(1).expand(self.rows, *rows.like.shape[1:])
+            n: rows.empty_like.new_zeros(1).expand(self.rows, *rows.empty_like.shape[1:])
             for n, rows in received.items()
             if rows is not None
         }
         return super()._plain(node)
 
-    def _gather(self, present: dict[fx.Node, Rows], dense: bool) -> Tensor:
+    def _gather(self, present: dict[fx.Node, SparseSteps], dense: bool) -> Tensor:
         """Have the operands of a node at the rows where any of them differs, or at all; returned: their place."""
         parts = list(present.values())
         if dense:
-            parts = [Rows.of(rows.dense(), self.steps) for rows in parts]
-        values, place = joint(parts) if parts else ([], torch.empty(0))
+            parts = [SparseSteps.of(rows.dense(), self.steps) for rows in parts]
+        values, index = align(parts) if parts else ([], torch.empty(0))
         self.gathered = dict(zip(present, values, strict=True))
         self.rows = len(values[0]) if values else 0
-        return place
+        return index
 
     def _spiking(self, node: fx.Node) -> Any:
         path = str(node.target)
@@ -216,18 +216,21 @@ class _Walk(Walk):
         if constant is not None and not (inputs and len(constant) == 1):
             constant = batch_axis.whole(constant, read, self.batch)
         if path in self.state.neurons:
-            inputs = [*inputs, self._begun(neuron, self.state.neurons[path], inputs[0].like if inputs else constant)]
+            inputs = [
+                *inputs,
+                self._begun(neuron, self.state.neurons[path], inputs[0].empty_like if inputs else constant),
+            ]
         layer = Neurons(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
         sent = kernel.enqueue(self.queue, layer, self.compiled)
         if self.see is not None:
             self.see(path, computed(sent))
         return sent
 
-    def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> Rows:
+    def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> SparseSteps:
         """What a potential is above that at rest, as if it had arrived before the first step."""
         above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype) * neuron.leak
         above = above.expand(self.batch, *like.shape[1:])
-        return Rows(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
+        return SparseSteps(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
 
     def _differenced(self, node: fx.Node) -> Pair:
         """``g(X_t)``: what has accumulated is all that g needs to know."""
@@ -240,32 +243,37 @@ class _Walk(Walk):
             return Pair(None, pooled)
         arrived = [(n, rows) for n in read for rows in self._sums(n)]
         if _shaped(node):
-            arrived = [(n, Rows.of(rows.dense(), self.steps)) for n, rows in arrived]
-        values, place = joint([rows for _, rows in arrived])
+            arrived = [(n, SparseSteps.of(rows.dense(), self.steps)) for n, rows in arrived]
+        values, index = align([rows for _, rows in arrived])
         totals: dict[fx.Node, Tensor] = {}
         for (n, _), value in zip(arrived, values, strict=True):
             totals[n] = totals[n] + value if n in totals else value
         value = self._apply(node, lambda n: totals[n] if n in totals else self.values[n][1])
         if all(bool(each.isfinite().all()) for each in tensors(value)):
-            return Pair(None, _rows(value, place))
+            return Pair(None, _rows(value, index))
         # A quotient is not finite before its divisor has arrived.
-        dense = (Rows(each, place).dense().unflatten(0, (self.steps, -1)) for each in tensors(value))
-        last = (Rows.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
+        dense = (SparseSteps(each, index).dense().unflatten(0, (self.steps, -1)) for each in tensors(value))
+        last = (SparseSteps.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
         return Pair(None, nested(value, last))
 
-    def _pooled(self, node: fx.Node, read: fx.Node) -> Rows | Pending | None:
+    def _pooled(self, node: fx.Node, read: fx.Node) -> SparseSteps | Pending | None:
         """The largest levels of each window, where a node pools levels and nothing else."""
         constant, rows = self.values[read]
         module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         window = reference_pool.window(module) if module is not None else None
-        if constant is not None or window is None or not _of_levels(rows) or rows.like.dim() != 2 + len(window[0]):
+        if (
+            constant is not None
+            or window is None
+            or not _of_levels(rows)
+            or rows.empty_like.dim() != 2 + len(window[0])
+        ):
             return None
         if self.compiled and max_pool.available(rows):
             return max_pool.max_pool(self.queue, rows, *window)
-        kept = computed(rows).kept()
-        return Rows(reference_pool.max_pool(kept.values, *window), kept.place, kept.scale)
+        kept = computed(rows).used()
+        return SparseSteps(reference_pool.max_pool(kept.values, *window), kept.index, kept.scale)
 
-    def _sums(self, node: fx.Node) -> list[Rows]:
+    def _sums(self, node: fx.Node) -> list[SparseSteps]:
         """What has arrived at a signal up to each step, as parts to be added up."""
         constant, received = self.values[node]
         parts = [] if received is None else [computed(received)]
@@ -273,7 +281,7 @@ class _Walk(Walk):
             parts.append(self._charged(batch_axis.whole(constant, node, self.batch)))
         return parts
 
-    def _charged(self, constant: Tensor) -> Rows:
+    def _charged(self, constant: Tensor) -> SparseSteps:
         """A constant as the schedule brings it; whole numbers, names of things, are there from the first step on."""
         known = not (constant.is_floating_point() or constant.is_complex())
         last = 1 if known else next(t for t, weight in enumerate(self.charged, 1) if not any(self.charge[t:]))
@@ -282,14 +290,14 @@ class _Walk(Walk):
         values = constant if known else torch.cat(parts)
         step = torch.arange(self.steps, device=constant.device).clamp_max(last - 1)
         image = torch.arange(self.batch, device=constant.device)
-        return Rows(values, step[:, None] * self.batch + image)
+        return SparseSteps(values, step[:, None] * self.batch + image)
 
     def _read_out(self, node: fx.Node) -> Tensor:
-        values, place = joint(self._sums(node))
+        values, index = align(self._sums(node))
         total = wide(values[0])
         for value in values[1:]:
             total = total + value
-        return total[place]
+        return total[index]
 
 
 def _for_neurons_alone(node: fx.Node) -> bool:
@@ -312,7 +320,7 @@ def _adds_plainly(node: fx.Node) -> bool:
 def _of_levels(value: Any) -> bool:
     """Whether a signal is levels of one threshold."""
     rows = value.unfilled if isinstance(value, Pending) else value
-    return isinstance(rows, Rows) and rows.scale is not None and rows.scale.dim() == 0
+    return isinstance(rows, SparseSteps) and rows.scale is not None and rows.scale.dim() == 0
 
 
 def _shaped(node: fx.Node) -> bool:
@@ -320,9 +328,9 @@ def _shaped(node: fx.Node) -> bool:
     return any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
 
 
-def _rows(value: Any, place: Tensor, scale: Tensor | None = None) -> Any:
-    """A tensor, or those of any nesting, as `Rows` of one place."""
-    return nested(value, [Rows(each, place, scale) for each in tensors(value)])
+def _rows(value: Any, index: Tensor, scale: Tensor | None = None) -> Any:
+    """A tensor, or those of any nesting, as `SparseSteps` of one place."""
+    return nested(value, [SparseSteps(each, index, scale) for each in tensors(value)])
 
 
 def _several(node: fx.Node) -> bool:

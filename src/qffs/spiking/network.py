@@ -16,10 +16,10 @@ from qffs.graph import batch_axis
 from qffs.graph.classify import annotate
 from qffs.graph.nested import joined
 from qffs.graph.rules import Kind
-from qffs.graph.serialise import Description, describe, rebuild
+from qffs.graph.serialize import Description, describe, rebuild
 from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
-from qffs.nn.inspect import like
+from qffs.nn.inspect import empty_like
 from qffs.nn.neuron import Neuron
 from qffs.spiking import backends
 from qffs.spiking.backends import Counter
@@ -36,10 +36,10 @@ LONGEST = 1024
 
 
 class SpikingNetwork(nn.Module):
-    """A network of signed integrate-and-fire neurons, converted from a quantised network by `qffs.to_spiking`.
+    """A network of signed integrate-and-fire neurons, converted from a quantized network by `qffs.to_spiking`.
 
     ``snn(x, steps=T)`` returns what is read out after each step, accumulated up to it, ``[T, B, ...]`` in the
-    quantised network's units: the last entry is what the quantised network itself computes, once every neuron has
+    quantized network's units: the last entry is what the quantized network itself computes, once every neuron has
     settled. No state is kept between calls.
     """
 
@@ -79,7 +79,7 @@ class SpikingNetwork(nn.Module):
         charge = self.schedule.over(steps)
         self.begin(*inputs)
         network, given = self._in(precision, inputs)
-        found = backends.chosen(backend, network.graph, steps, network.like)
+        found = backends.chosen(backend, network.graph, steps, network.empty_like)
         return self.refusing(inputs, lambda: backends.run(found, network.graph, given, charge, counter))
 
     def stream(self) -> Stream:
@@ -87,15 +87,15 @@ class SpikingNetwork(nn.Module):
         return Stream(self)
 
     @property
-    def like(self) -> Tensor:
+    def empty_like(self) -> Tensor:
         """An empty tensor of the network's type, on its device."""
-        return like(self)
+        return empty_like(self)
 
     def _in(self, precision: str, inputs: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
         """The network and its inputs, in the type that sums are to be done in."""
         if precision not in PRECISIONS:
             raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        if precision == OWN or self.like.dtype == torch.float64:
+        if precision == OWN or self.empty_like.dtype == torch.float64:
             return self, inputs
         tensors = [Fingerprint.of(tensor) for tensor in self.state_dict().values()]
         rules = [(neuron.highest, neuron.rule) for _, neuron in self.neurons()]
@@ -167,7 +167,7 @@ class SpikingNetwork(nn.Module):
             if self._cuts is not None and tuple(x.shape[1:]) != size:
                 raise InvalidArgument(
                     f"this network cuts each image into rows of the batch (at {self._cuts}), as many as images of "
-                    f"{size} have, not of {tuple(x.shape[1:])}: quantise it on an example of this size"
+                    f"{size} have, not of {tuple(x.shape[1:])}: quantize it on an example of this size"
                 )
 
     def neurons(self) -> Iterator[tuple[str, Neuron]]:

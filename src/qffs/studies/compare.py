@@ -31,7 +31,7 @@ from qffs.spiking.network import SpikingNetwork
 from qffs.studies.compare_findings import findings, title
 from qffs.studies.methods import METHODS, Activation, Method, over_time, placed, started
 from qffs.studies.methods.initial_potential import Begun
-from qffs.studies.methods.quantised import BITS, HIGHEST
+from qffs.studies.methods.quantized import BITS, HIGHEST
 from qffs.train.loop import Setting, fit
 from qffs.train.state import Interruption, RunState
 
@@ -53,7 +53,7 @@ def compare(
     """Compare methods of `qffs.studies.methods.METHODS` (all by default) on the network and data of a recipe.
 
     The network is trained in full precision once, as the recipe says; then each method's own activations are trained
-    for the recipe's quantised epochs, once for all methods that share them, from there. steps: the latencies T that are
+    for the recipe's quantized epochs, once for all methods that share them, from there. steps: the latencies T that are
     measured; those before a first read-out count. seeds: how many times all of it is done, from the recipe's seed on.
     Writes ``compare.json``, ``compare.png`` and ``compare.svg`` to the folder. A comparison that was stopped goes on
     with the same arguments; a method that was measured there is not measured again.
@@ -108,7 +108,7 @@ def _check(recipe: Recipe, folder: Path, seeds: int) -> None:
              "charge_steps": recipe.charge_steps is not None}  # fmt: skip
     if others := [name for name, other in asked.items() if other]:
         raise InvalidArgument(
-            f"methods are compared with {BITS} bits where they quantise, one step size a layer, an analog output and "
+            f"methods are compared with {BITS} bits where they quantize, one step size a layer, an analog output and "
             f"{HIGHEST} charge steps: leave out {', '.join(others)}"
         )
     if not isinstance(seeds, int) or seeds < 1:
@@ -187,7 +187,7 @@ class _Comparison:
         generator = torch.Generator().manual_seed(seed)
         count = min(CALIBRATED, fitting(self.images, CALIBRATED))
         chosen = torch.randperm(len(self.images), generator=generator)[:count]
-        self.sample: Tensor = self.ready.normalise(self.images.read(chosen))
+        self.sample: Tensor = self.ready.normalize(self.images.read(chosen))
         self.labels = self.images.labels[chosen].to(device)
         order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(base.seed))
         self.few: Images = self.test.select(order[:COSTED].sort().values)
@@ -209,7 +209,7 @@ class _Comparison:
     def trained(self) -> float:
         """Train the network in full precision, and return its accuracy on test images."""
         self._train(self.ready.network, "full precision", self.recipe.full_precision)
-        return accuracy(self.ready.network, self.test, self.ready.normalise, progress=self.progress)
+        return accuracy(self.ready.network, self.test, self.ready.normalize, progress=self.progress)
 
     def rows(self, activation: Activation, methods: Sequence[Method]) -> Iterator[Results]:
         """What each method that trains with an activation gives."""
@@ -218,12 +218,12 @@ class _Comparison:
             began = time.monotonic()
             network = placed(copy.deepcopy(self.ready.network), self.sample[:2], activation)
             trained = over_time(started(network, activation, self.sample), activation)
-            training = Training.model_validate({**self.recipe.quantised.model_dump(), **activation.training})
+            training = Training.model_validate({**self.recipe.quantized.model_dump(), **activation.training})
             self._train(trained, activation.name, training, activation, network)
             if activation.finish is not None:
                 network = trained = activation.finish(network, [self.sample])
             seconds = time.monotonic() - began
-            own = accuracy(trained, self.test, self.ready.normalise, progress=self.progress)
+            own = accuracy(trained, self.test, self.ready.normalize, progress=self.progress)
         for method in methods:
             row = known[method.name]
             if row is None:
@@ -273,7 +273,7 @@ class _Comparison:
             state = None
         if state is None:
             adapted(None)
-        fit(trained, self.images, self.ready.normalise, training, setting, after_epoch=adapted, resume=state)
+        fit(trained, self.images, self.ready.normalize, training, setting, after_epoch=adapted, resume=state)
 
     def _by_latency(self, method: Method, network: fx.GraphModule) -> Iterator[Results]:
         """Accuracy, spikes and energy at each latency that the method has."""
@@ -282,7 +282,7 @@ class _Comparison:
         for run in filter(None, runs):
             snn = method.spiking(network, [self.sample], max(run))
             longest = max(*run, snn.schedule.steps)
-            measured = measure(snn, self.test, self.ready.normalise, longest, progress=self.progress)
+            measured = measure(snn, self.test, self.ready.normalize, longest, progress=self.progress)
             energy = self._energy(snn, longest, method.before)
             for step in run:
                 yield {
@@ -292,10 +292,10 @@ class _Comparison:
 
     def _energy(self, snn: SpikingNetwork, steps: int, before: int) -> list[float]:
         """Of an image up to each step, on average over some test images; of a run before, all but the analog input."""
-        found = cost(snn, self.few, self.ready.normalise, steps, progress=self.progress)
+        found = cost(snn, self.few, self.ready.normalize, steps, progress=self.progress)
         first = 0.0
         if isinstance(snn, Begun) and snn.first is not None:
-            run = cost(snn.first, self.few, self.ready.normalise, before, progress=self.progress)
+            run = cost(snn.first, self.few, self.ready.normalize, before, progress=self.progress)
             first = run.spiking_pj[-1] - run.analog_pj
         return [first + each for each in found.spiking_pj]
 

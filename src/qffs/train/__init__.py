@@ -1,1 +1,1 @@
-"""Training, in full precision or with quantised activations: the same loop, because a QANN is an ordinary module."""
+"""Training, in full precision or with quantized activations: the same loop, because a QANN is an ordinary module."""

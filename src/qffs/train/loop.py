@@ -21,7 +21,7 @@ from qffs.progress import Bar, track
 from qffs.recipes.recipe import Training
 from qffs.train import distributed
 from qffs.train.loss import loss_of
-from qffs.train.optimise import Average, optimiser_of, rate
+from qffs.train.optimize import Average, optimizer_of, rate
 from qffs.train.seeds import check_seed, seed_of
 from qffs.train.state import Interruption, RunState
 
@@ -66,7 +66,7 @@ AfterEpoch = Callable[[Epoch], float | None]
 def fit(
     network: nn.Module,
     images: Images,
-    normalise: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
     training: Training,
     setting: Setting | None = None,
     *,
@@ -75,7 +75,7 @@ def fit(
 ) -> list[Epoch]:
     """Train ``network`` in place on its own device and return what each epoch measured; left in eval mode.
 
-    normalise: uint8 images ``[B, C, H, W]`` to the network's input; after_epoch: called after each epoch, with the
+    normalize: uint8 images ``[B, C, H, W]`` to the network's input; after_epoch: called after each epoch, with the
     averaged weights in place where there are any, to save a checkpoint, say; what it returns is the accuracy on
     held-out images. resume: a state that a run of the same arguments wrote: it goes on from there and ends with the
     same weights. Same seed, machine and thread count give the same weights, bit for bit.
@@ -87,10 +87,10 @@ def fit(
     if not training.epochs:
         network.eval()
         return []
-    loop = _Loop(network, images, normalise, training, setting or Setting())
+    loop = _Loop(network, images, normalize, training, setting or Setting())
     if resume is not None:
         loop.restore(resume)
-    with _training(network, loop.setting.fused), distributed.synchronised(network):
+    with _training(network, loop.setting.fused), distributed.synchronized(network):
         loop.run(after_epoch or (lambda _: None))
     if loop.average is not None:
         loop.average.exchange()
@@ -115,7 +115,7 @@ class _Loop:
         self,
         network: nn.Module,
         images: Images,
-        normalise: Callable[[Tensor], Tensor],
+        normalize: Callable[[Tensor], Tensor],
         training: Training,
         setting: Setting,
     ) -> None:
@@ -127,10 +127,10 @@ class _Loop:
                 f"a batch of {min(training.batch_size, len(images))} cannot be shared by {distributed.world()} "
                 "processes: raise batch_size, or start fewer"
             )
-        self.network, self.images, self.normalise = network, images, normalise
+        self.network, self.images, self.normalize = network, images, normalize
         self.training, self.setting = training, setting
         self.device = next(network.parameters()).device
-        self.optimiser = optimiser_of(network, training)
+        self.optimizer = optimizer_of(network, training)
         self.average = Average(network, training.ema) if training.ema else None
         # What must stay finite; a mask, say, may hold infinities from the beginning.
         self.finite = {name for name, tensor in network.state_dict().items() if bool(torch.isfinite(tensor).all())}
@@ -152,7 +152,7 @@ class _Loop:
             "step": self.step,
             "sums": self.sums,
             "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "average": self.average.tensors if self.average else [],
         }
 
@@ -161,7 +161,7 @@ class _Loop:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.step, self.sums = state["step"], list(state["sums"])
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
 
@@ -210,7 +210,7 @@ class _Loop:
             x = setting.augmentation(x, count, part)
         if distributed.world() > 1:  # dropout is not to hide the same units in each process
             torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step, distributed.rank()))
-        x = self.normalise(x)
+        x = self.normalize(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
             loss = loss_of(logits, labels, training, self._taught(x))
@@ -220,14 +220,14 @@ class _Loop:
         losses, right = sums.tolist()
         if not math.isfinite(losses):
             raise Diverged(self._diverged(f"the loss became {losses / count}", number))
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate(training, done, self.steps)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         # The mean over processes is to be the mean over all images, also where their shares are not equal.
         (loss * (len(x) * distributed.world() / count)).backward()
         if training.clip_gradient is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), training.clip_gradient)
-        self.optimiser.step()
+        self.optimizer.step()
         if self.average is not None:
             self.average.update(done)
         return losses, right

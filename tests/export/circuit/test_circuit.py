@@ -66,7 +66,7 @@ def spiking(model: nn.Module, x: Tensor, **options: Any) -> SpikingNetwork:
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     found = load_data("digits")
-    return found.normalise(found.test.images).double(), found.test.labels
+    return found.normalize(found.test.images).double(), found.test.labels
 
 
 def dense() -> nn.Module:
@@ -89,11 +89,11 @@ def trained(make: Callable[[], nn.Module]) -> SpikingNetwork:
     """Lightly: so that classes differ and spikes are taken back."""
     torch.manual_seed(0)
     model, (x, y) = make().double(), digits()
-    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
+        optimizer.step()
     return spiking(model, x)
 
 

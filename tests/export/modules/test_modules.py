@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import qffs
 from helpers.networks import NETWORKS
-from helpers.problems import IMAGE, Residual, randomise
+from helpers.problems import IMAGE, Residual, randomize
 from qffs import export, models
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument, NotConvertible
@@ -41,17 +41,17 @@ def random(count: int, *shape: int) -> Tensor:
 
 def residual(**options: Any) -> tuple[SpikingNetwork, Tensor]:
     x = random(6, *IMAGE)
-    return spiking(randomise(Residual(), 3).double(), x, **options), x
+    return spiking(randomize(Residual(), 3).double(), x, **options), x
 
 
 def resnet20() -> tuple[SpikingNetwork, Tensor]:
     x = random(3, 3, 32, 32)
-    return spiking(randomise(models.MODELS["cifar_resnet20"](width=8), 0).double(), x), x
+    return spiking(randomize(models.MODELS["cifar_resnet20"](width=8), 0).double(), x), x
 
 
 def vgg16() -> tuple[SpikingNetwork, Tensor]:
     x = random(3, 3, 32, 32)
-    return spiking(randomise(models.MODELS["cifar_vgg16"](width=8), 0).double(), x), x
+    return spiking(randomize(models.MODELS["cifar_vgg16"](width=8), 0).double(), x), x
 
 
 MADE: dict[str, Callable[[], tuple[SpikingNetwork, Tensor]]] = {
@@ -122,7 +122,7 @@ def test_snntorch_sends_the_same_spikes(name: str) -> None:
 @pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
 def test_predictions_on_the_digits_are_the_same(make: Callable[[SpikingNetwork], Any], tmp_path: Path) -> None:
     digits = load_data("digits")
-    x = digits.normalise(digits.test.images)
+    x = digits.normalize(digits.test.images)
     torch.manual_seed(0)
     snn = spiking(models.DigitsNet().eval(), x)
     network = make(snn)
@@ -216,7 +216,7 @@ def test_ordinary_networks_are_saved_and_copied(name: str, make: Callable[[Spiki
 )
 def test_rules_and_schedules_are_those_of_the_network(rule: Any, schedule: Any) -> None:
     x = random(6, *IMAGE)
-    qann = qffs.calibrate(qffs.quantize(randomise(Residual(), 3).double(), 2, example=x[:2]), [x])
+    qann = qffs.calibrate(qffs.quantize(randomize(Residual(), 3).double(), 2, example=x[:2]), [x])
     snn = qffs.to_spiking(qann, schedule, rule)
     readout, expected = reference(snn, x)
     for make in (export.spikingjelly, export.snntorch):

@@ -27,18 +27,18 @@ from qffs.export.nir.write import PROFILES
 from qffs.graph.nested import tensors
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
-from test_verification import every_network, quantised, run
+from test_verification import every_network, quantized, run
 from test_verification import spiking as converted
 
 STEPS = 9
 EXACT = {
-    "resnet18", "resnet50", "resnext", "preactivation_resnet", "repvgg", "weight_standardised", "shared_block", "vgg16",
+    "resnet18", "resnet50", "resnext", "preactivation_resnet", "repvgg", "weight_standardized", "shared_block", "vgg16",
     "vgg16_bn", "functional", "conv1d", "convmixer", "mobilenet_v2", "shufflenet", "ghostnet", "squeezenet", "densenet",
-    "googlenet", "csp", "spatial_pyramid_pooling", "checked", "normalising", "mlp", "siamese", "many_outputs",
+    "googlenet", "csp", "spatial_pyramid_pooling", "checked", "normalizing", "mlp", "siamese", "many_outputs",
     "dueling", "weight_norm",
 }  # fmt: skip
 APPROXIMATE = {
-    "preactivation_resnet", "repvgg", "weight_standardised", "shared_block", "mobilenet_v2", "shufflenet", "ghostnet",
+    "preactivation_resnet", "repvgg", "weight_standardized", "shared_block", "mobilenet_v2", "shufflenet", "ghostnet",
     "densenet", "checked", "mlp", "many_outputs", "dueling", "weight_norm",
 }  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_ordinary_networks_are_approximated_or_refused(name: str, tmp_path: Path
         assert not path.exists()
         return
     export.nir(snn, path, 512, "nir", inputs)
-    graph, limit = nir.read(path), copy.deepcopy(quantised(name))
+    graph, limit = nir.read(path), copy.deepcopy(quantized(name))
     for layer, module in list(limit.named_modules()):
         if isinstance(module, Quantizer):
             limit.set_submodule(layer, nn.Hardtanh(0.0, float(module.highest * module.step_size.detach().max())))

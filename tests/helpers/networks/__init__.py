@@ -1,4 +1,4 @@
-"""Ordinary networks, small, written as people write them: nothing in them knows of quantisation or of spikes."""
+"""Ordinary networks, small, written as people write them: nothing in them knows of quantization or of spikes."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Multihead(nn.Module):
 
 
 class Linear(nn.Module):
-    """Attention without a softmax: ReLU features, keys times values first, no normaliser."""
+    """Attention without a softmax: ReLU features, keys times values first, no normalizer."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -153,8 +153,8 @@ def repvgg() -> nn.Module:
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 
 
-class Standardised(nn.Conv2d):
-    """A convolution whose weight is standardised, and its bias scaled, whenever it is called."""
+class Standardized(nn.Conv2d):
+    """A convolution whose weight is standardized, and its bias scaled, whenever it is called."""
 
     def __init__(self, before: int, after: int, size: int, **options: int) -> None:
         super().__init__(before, after, size, **options)
@@ -167,14 +167,14 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class NormaliserFree(nn.Module):
-    """Scaled residual branches of standardised convolutions, without any norm."""
+class NormalizerFree(nn.Module):
+    """Scaled residual branches of standardized convolutions, without any norm."""
 
     def __init__(self, alpha: float = 0.2) -> None:
         super().__init__()
-        self.stem = Standardised(3, 4, 3, stride=2, padding=1)
-        self.first = nn.ModuleList(Standardised(4, 4, 3, padding=1, groups=2) for _ in range(2))
-        self.second = nn.ModuleList(Standardised(4, 4, 1) for _ in range(2))
+        self.stem = Standardized(3, 4, 3, stride=2, padding=1)
+        self.first = nn.ModuleList(Standardized(4, 4, 3, padding=1, groups=2) for _ in range(2))
+        self.second = nn.ModuleList(Standardized(4, 4, 1) for _ in range(2))
         self.alpha, self.betas = alpha, (1.0, 1.1)
         self.skip_gain = nn.Parameter(torch.tensor(-0.4))
         self.head = nn.Linear(4, 5)
@@ -210,6 +210,6 @@ RESIDUAL = {
     "resnext": Subject(lambda: ResNet(Grouped, (1, 1), (4, 8)), ((3, 32, 32),)),
     "preactivation_resnet": Subject(PreActivation),
     "repvgg": Subject(repvgg),
-    "weight_standardised": Subject(NormaliserFree),
+    "weight_standardized": Subject(NormalizerFree),
     "shared_block": Subject(Highway),
 }

@@ -63,7 +63,7 @@ class Numbered(nn.Module):
         return self.fc(x.amax(dim=-1))
 
 
-class Normalising(nn.Module):
+class Normalizing(nn.Module):
     """Bytes to numbers of mean 0, in the type of the weights."""
 
     def __init__(self) -> None:
@@ -100,6 +100,6 @@ SHAPES = {
     "checked": Subject(Checked, ((3, 15, 15),)),
     "unrolled": Subject(Unrolled, ((5, 3),)),
     "numbered": Subject(Numbered, ((9,),), tokens=20),
-    "normalising": Subject(Normalising, tokens=256),
+    "normalizing": Subject(Normalizing, tokens=256),
     "cosine": Subject(Cosine, ((3, 12, 12),), spiking=False),
 }

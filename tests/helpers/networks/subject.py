@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from helpers.problems import randomise
+from helpers.problems import randomize
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Subject:
         """The network in float64 and eval mode, with random weights and batch norm statistics."""
         model = self.build()
         whole = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
-        randomise(model, self.seed).load_state_dict(whole, strict=False)  # indices and masks are left as they were
+        randomize(model, self.seed).load_state_dict(whole, strict=False)  # indices and masks are left as they were
         return model.double()
 
     def inputs(self, seed: int = 0, count: int = 2) -> tuple[Tensor, ...]:

@@ -125,7 +125,7 @@ class PointNet(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-    """Features of nodes, mixed by a matrix of their neighbours that is an input too."""
+    """Features of nodes, mixed by a matrix of their neighbors that is an input too."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ class Windowed(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def _mask(self, resolution: int) -> Tensor:
-        """-100 between places of a shifted window that are no neighbours."""
+        """-100 between places of a shifted window that are no neighbors."""
         parts = (slice(0, -self.size), slice(-self.size, -self.shift), slice(-self.shift, None))
         region = torch.zeros(resolution, resolution)
         for number, (rows, columns) in enumerate((r, c) for r in parts for c in parts):

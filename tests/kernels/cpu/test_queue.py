@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qffs.functional import max_pool as reference
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler as native
 from qffs.kernels.cpu import queue as waiting
 from qffs.kernels.cpu.max_pool import available, max_pool
@@ -40,30 +40,32 @@ def layers() -> list[nn.Module]:
     return [layer.double() for layer in convolutions]
 
 
-def first(queue: Queue, memory_format: torch.memory_format = torch.channels_last) -> Rows | Pending:
+def first(queue: Queue, memory_format: torch.memory_format = torch.channels_last) -> SparseSteps | Pending:
     """Neurons that an analog input charges."""
     torch.manual_seed(1)
     analog = (4 * torch.rand(IMAGES, 4, 7, 6, dtype=torch.float64)).contiguous(memory_format=memory_format)
     return enqueue(queue, Neurons([], analog, CHARGE, THETA, 3, RULE))
 
 
-def then(queue: Queue, before: Rows | Pending, layer: nn.Module, *others: Rows | Pending) -> Rows | Pending:
+def then(
+    queue: Queue, before: SparseSteps | Pending, layer: nn.Module, *others: SparseSteps | Pending
+) -> SparseSteps | Pending:
     """The neurons behind a layer, which add up others too."""
     through = Projection.of(before, layer)
     assert through is not None
     return enqueue(queue, Neurons([through, *others], None, CHARGE, THETA, 3, RULE))
 
 
-def memory(levels: Rows | Pending) -> int:
+def memory(levels: SparseSteps | Pending) -> int:
     """Where they lie."""
     assert isinstance(levels, Pending)
     return levels.unfilled.values.data_ptr()
 
 
-def held(levels: Rows | Pending) -> Tensor:
+def held(levels: SparseSteps | Pending) -> Tensor:
     """What images hold after each step."""
     rows = computed(levels)
-    return rows.values[rows.place]
+    return rows.values[rows.index]
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=str)
@@ -74,7 +76,7 @@ def test_layers_that_wait_send_what_they_send_one_by_one(memory_format: torch.me
         signal = first(queue, memory_format)
         for layer in layers():
             before = signal if at_once else computed(signal)
-            alike = layer.get_parameter("weight").shape[0] == before.like.shape[1]
+            alike = layer.get_parameter("weight").shape[0] == before.empty_like.shape[1]
             signal = then(queue, before, layer, *([before] if alike else []))
         found.append(held(signal))
     assert torch.equal(*found)
@@ -200,7 +202,7 @@ def test_pooling(module: nn.MaxPool2d, memory_format: torch.memory_format) -> No
     pooled = max_pool(queue, levels, *given)
     assert available(pooled)
     rows = computed(levels)
-    expected = reference.max_pool(rows.values, *given)[rows.place]
+    expected = reference.max_pool(rows.values, *given)[rows.index]
     assert torch.equal(held(pooled), expected)
     assert len(expected.unique()) > 2
     assert torch.equal(held(max_pool(queue, rows, *given)), expected)
@@ -209,13 +211,13 @@ def test_pooling(module: nn.MaxPool2d, memory_format: torch.memory_format) -> No
 def test_pooling_in_one_dimension() -> None:
     torch.manual_seed(0)
     values = torch.randint(0, 4, (5, 70, 11), dtype=torch.uint8)
-    rows, queue = Rows(values, torch.tensor([[0, 3], [1, 4]]), THETA), Queue()
+    rows, queue = SparseSteps(values, torch.tensor([[0, 3], [1, 4]]), THETA), Queue()
     pooled = max_pool(queue, rows, (3,), (2,), (1,))
-    assert torch.equal(held(pooled), reference.max_pool(values, (3,), (2,), (1,))[rows.place])
+    assert torch.equal(held(pooled), reference.max_pool(values, (3,), (2,), (1,))[rows.index])
 
 
 def test_windows_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="a window of 9 does not fit 7 with a padding of 0"):
         max_pool(queue := Queue(), first(queue), (9, 9), (1, 1), (0, 0))
-    assert not available(Rows(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
-    assert not available(Rows(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))
+    assert not available(SparseSteps(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
+    assert not available(SparseSteps(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))

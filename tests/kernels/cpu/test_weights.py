@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.kernels import fire
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler, memory_layout, neuron
 from qffs.kernels.cpu.weights import LANES, PAIRED, Weights, divisible, in_digits
 from qffs.kernels.layer import Projection
@@ -79,13 +79,13 @@ def test_weights_of_sizes_far_apart_are_not_divided() -> None:
     assert not divisible(usual * 1e-33)
 
 
-def levels_of(layer: nn.Module, rows: Rows, threshold: float, rule: FiringRule, dtype: torch.dtype) -> Tensor:
+def levels_of(layer: nn.Module, rows: SparseSteps, threshold: float, rule: FiringRule, dtype: torch.dtype) -> Tensor:
     """By the compiled function in float32, by the reference in float64."""
-    source = Projection.of(Rows(rows.values, rows.place, torch.tensor(0.5, dtype=dtype)), layer.to(dtype))
+    source = Projection.of(SparseSteps(rows.values, rows.index, torch.tensor(0.5, dtype=dtype)), layer.to(dtype))
     assert source is not None
-    charge, compiled = [0.0] * len(rows.place), dtype == torch.float32
+    charge, compiled = [0.0] * len(rows.index), dtype == torch.float32
     found = fire([source, source], None, charge, torch.tensor(threshold, dtype=dtype), 3, rule, compiled)
-    return found.values[found.place]
+    return found.values[found.index]
 
 
 def cut(layer: nn.Conv2d) -> nn.Conv2d:
@@ -119,7 +119,7 @@ def test_levels_are_those_of_both_digits(channels: int) -> None:
         layer.weight[: channels - LANES] /= 8  # of other blocks other units
     height = 4096 // channels
     steps = torch.rand(20, 6, 12, height, 24) < 0.1
-    rows = Rows((steps.cumsum(0) % 3).clamp(0, 1).to(torch.uint8).flatten(0, 1), torch.arange(120).view(20, 6))
+    rows = SparseSteps((steps.cumsum(0) % 3).clamp(0, 1).to(torch.uint8).flatten(0, 1), torch.arange(120).view(20, 6))
     wanted = levels_of(layer, rows, 0.75, RULE, torch.float64)
     assert torch.equal(levels_of(layer, rows, 0.75, RULE, torch.float32), wanted)
     assert int((levels_of(cut(layer), rows, 0.75, RULE, torch.float64) != wanted).sum()) > 10
@@ -134,7 +134,7 @@ def test_what_first_digits_leave_out_adds_up_over_windows() -> None:
         layer.weight.copy_((torch.randn_like(layer.weight).clamp(-1.9, 1.9) * 2**16).round() / 2**16)
     spiking = torch.rand(4, 20, 40, 40) < 0.5
     level = torch.arange(1, 49).view(-1, 1, 1, 1, 1) * spiking
-    rows = Rows(level.to(torch.uint8).flatten(0, 1), torch.arange(48 * 4).view(48, 4))
+    rows = SparseSteps(level.to(torch.uint8).flatten(0, 1), torch.arange(48 * 4).view(48, 4))
     rule = FiringRule(precharge=0.5, cap=False)
     wanted = levels_of(layer, rows, 4.0, rule, torch.float64)
     assert torch.equal(levels_of(layer, rows, 4.0, rule, torch.float32), wanted)
@@ -153,7 +153,7 @@ def test_what_first_digits_leave_out_adds_up_over_trains() -> None:
     nn.init.constant_(layer.weight, 0.1)
     level = (torch.rand(8, 1, 600, 20, 20) < 0.5).cumsum(0)
     values = torch.cat([level.flatten(0, 1), torch.zeros(1, 600, 20, 20)]).to(torch.uint8)
-    rows = Rows(values, torch.full((8, 30), 8).index_put_((torch.arange(8), torch.tensor(7)), torch.arange(8)))
+    rows = SparseSteps(values, torch.full((8, 30), 8).index_put_((torch.arange(8), torch.tensor(7)), torch.arange(8)))
     assert int((level[-1].sum(1) == 2400).sum()) > 2
     for above, least in ((30, 2401), (-30, 2400)):
         found = levels_of(layer, rows, 2 * (0.1 * 2400 + above * 2**-18), RULE, torch.float32)
@@ -172,7 +172,7 @@ def test_a_large_weight_leaves_small_ones_exact() -> None:
     assert divisible(layer.weight)
     spiking = (torch.rand(8, 200, 40, 40) < 0.4).to(torch.uint8)
     spiking[:, 7] = 0
-    rows = Rows(spiking, torch.arange(4).expand(2, 4))
+    rows = SparseSteps(spiking, torch.arange(4).expand(2, 4))
     wanted = levels_of(layer, rows, 1.0, RULE, torch.float64)
     assert torch.equal(levels_of(layer, rows, 1.0, RULE, torch.float32), wanted)
     assert len(wanted.unique()) > 1
@@ -185,7 +185,7 @@ def test_errors_of_equal_weights_do_not_add_up() -> None:
     layer = nn.Conv2d(600, 64, 1, bias=False)
     nn.init.constant_(layer.weight, 0.1)
     spiking = (torch.rand(4, 600, 40, 40) < 0.25).to(torch.uint8)
-    rows = Rows(spiking, torch.arange(4).expand(2, 4))
+    rows = SparseSteps(spiking, torch.arange(4).expand(2, 4))
     near = 150 * 0.1 * 2  # of two sources, half a threshold each, on top of half a threshold
     for threshold in (near * (1 + 1e-5), near * (1 - 1e-5)):
         wanted = levels_of(layer, rows, threshold, RULE, torch.float64)
@@ -195,7 +195,7 @@ def test_errors_of_equal_weights_do_not_add_up() -> None:
 
 @pytest.mark.parametrize(("channels", "divided"), [(16, False), (32, False), (64, True), (512, True)])
 def test_weights_that_few_neurons_read_stay_whole(channels: int, divided: bool) -> None:
-    rows = Rows(
+    rows = SparseSteps(
         torch.zeros(1, channels, 4, 4, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64), torch.tensor(1.0)
     )
     source = Projection.of(rows, nn.Conv2d(channels, channels, 3, bias=False))

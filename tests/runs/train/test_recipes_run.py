@@ -17,8 +17,8 @@ from qffs.recipes import names, read
 
 CLASSES = 10
 FEW = ["batch_size=10", "warmup_epochs=0", "learning_rate=1e-3"]
-SHORT = [f"{stage}.{change}" for stage in ("full_precision", "quantised") for change in FEW]
-SHORT += ["full_precision.epochs=8", "quantised.epochs=1"]  # fewer, and running statistics would still be far off
+SHORT = [f"{stage}.{change}" for stage in ("full_precision", "quantized") for change in FEW]
+SHORT += ["full_precision.epochs=8", "quantized.epochs=1"]  # fewer, and running statistics would still be far off
 SHORT += ["weights=null", "workers=0", "steps=4", "device=cpu", "calibration_images=10"]
 SMALL = [
     "size=32",

@@ -36,7 +36,7 @@ bits: 8
 charge_steps: 4
 steps: 8
 full_precision: {epochs: 1, learning_rate: 0.01, batch_size: 200}
-quantised: {epochs: 1, learning_rate: 0.001, batch_size: 200}
+quantized: {epochs: 1, learning_rate: 0.001, batch_size: 200}
 """
 """Where float32 stays near: few steps, fine levels, and no channels last, whose sums PyTorch rounds more on CPUs."""
 

@@ -30,7 +30,7 @@ from qffs.recipes.recipe import Recipe
 from qffs.recipes import read, to_yaml
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
-SAID: dict[str, Any] = {"full_precision": ROUND, "quantised": ROUND, "steps": 4, "device": "cpu"}
+SAID: dict[str, Any] = {"full_precision": ROUND, "quantized": ROUND, "steps": 4, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +52,16 @@ def test_a_run_that_has_ended_is_not_lost_and_not_repeated(tmp_path: Path, monke
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InvalidArgument, match="holds a run that has ended: name another --output"):
         train(tmp_path)
-    with pytest.raises(InvalidArgument, match=r"the run of another recipe: it differs in quantised\.epochs, seed"):
-        train(tmp_path, resume=True, seed=1, quantised=ROUND | {"epochs": 2})
+    with pytest.raises(InvalidArgument, match=r"the run of another recipe: it differs in quantized\.epochs, seed"):
+        train(tmp_path, resume=True, seed=1, quantized=ROUND | {"epochs": 2})
     instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
     assert train(tmp_path, resume=True) == json.loads(json.dumps(results))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_divergence_leaves_the_state_and_the_last_good_network(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"in epoch \d of quantised: .*; what was before it is in .*state\.pt"):
-        train(tmp_path, quantised=ROUND | {"learning_rate": 1e30, "epochs": 3})
+    with pytest.raises(Diverged, match=r"in epoch \d of quantized: .*; what was before it is in .*state\.pt"):
+        train(tmp_path, quantized=ROUND | {"learning_rate": 1e30, "epochs": 3})
     with pytest.raises(InvalidArgument, match="holds a run that can go on with --resume"):
         train(tmp_path)
     assert (tmp_path / "float" / "model.safetensors").exists()
@@ -108,9 +108,9 @@ def test_curves_for_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     curves.Reload()
     told = {tag: curves.Scalars(tag)[0].value for tag in curves.Tags()["scalars"]}
     (epoch,) = results["qann"]["epochs"]
-    assert told["quantised/loss"] == pytest.approx(epoch["loss"])
-    assert told["quantised/held-out accuracy"] == pytest.approx(epoch["held_out"])
-    assert told["quantised/step size/stem.2"] > 0
+    assert told["quantized/loss"] == pytest.approx(epoch["loss"])
+    assert told["quantized/held-out accuracy"] == pytest.approx(epoch["held_out"])
+    assert told["quantized/step size/stem.2"] > 0
     assert "full precision/accuracy" in told
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InvalidArgument, match=r"pip install 'qffs\[tensorboard\]'"):
@@ -132,7 +132,7 @@ def test_curves_that_cannot_be_written_stop_with_a_sentence(tmp_path: Path, monk
 
 def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = inputs.load_data("digits")
-    run, said = tmp_path / "run", {"quantised": ROUND | {"epochs": 2}, "seed": 1}
+    run, said = tmp_path / "run", {"quantized": ROUND | {"epochs": 2}, "seed": 1}
     with monkeypatch.context() as within:
         within.setattr(Log, "epoch", Mock(side_effect=[None, QffsError("stopped")]))
         with pytest.raises(QffsError, match="stopped"):
@@ -141,9 +141,9 @@ def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch
         with pytest.raises(InvalidArgument, match=r"it differs in data$"):
             train(run, resume=True, data=other, **said)
     moved: dict[str, object] = {"data": "images:new/pictures", "workers": 1, **said}
-    mislabelled = dataclasses.replace(digits.train, labels=digits.train.labels.flip(0))
+    mislabeled = dataclasses.replace(digits.train, labels=digits.train.labels.flip(0))
     with monkeypatch.context() as within:
-        instead_of_data(within, lambda *_, **__: dataclasses.replace(digits, train=mislabelled))
+        instead_of_data(within, lambda *_, **__: dataclasses.replace(digits, train=mislabeled))
         with pytest.raises(
             InvalidArgument, match=r"run holds a run on other images or labels than images:new/pictures$"
         ):
@@ -228,12 +228,12 @@ def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
 
 
 def test_the_command_line_trains(tmp_path: Path) -> None:
-    said = ["full_precision.epochs=0", "quantised.epochs=0", "steps=3", "device=cpu"]
+    said = ["full_precision.epochs=0", "quantized.epochs=0", "steps=3", "device=cpu"]
     run = partial(subprocess.run, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
     done = run([sys.executable, "-m", "qffs", "train", "digits", *said])
     assert done.returncode == 0, done.stderr
     assert "QANN, 2 bit" in done.stdout
     assert "Wrote runs/digits: results.json" in done.stdout
-    done = run([sys.executable, "-m", "qffs", "train", "digits", "quantised.epoch=1"])
+    done = run([sys.executable, "-m", "qffs", "train", "digits", "quantized.epoch=1"])
     assert (done.returncode, done.stdout) == (2, "")
-    assert "quantised.epoch=1: quantised.epoch is no key; did you mean quantised.epochs?" in done.stderr
+    assert "quantized.epoch=1: quantized.epoch is no key; did you mean quantized.epochs?" in done.stderr

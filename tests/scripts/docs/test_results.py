@@ -58,7 +58,7 @@ def test_a_row_is_read_rightly(script: Any) -> None:
     page = script.page([{"name": "pets", "run": run, "results": told}])
     assert "| pets | 2 | 3 bits | 60.00 % | 58.00 % | -2.00 | -4.00 | +0.00 | 90.00 % |" in page
     assert "| pets | 0.5, 0.25, 0.25 | 51.00 | 52.00 | 53.00 | 54.00 | 55.00 | 56.00 | 58.00 |" in page
-    assert "1 full-precision and 2 quantised epochs, seed 3, a machine, 10 min, commit abc" in page
+    assert "1 full-precision and 2 quantized epochs, seed 3, a machine, 10 min, commit abc" in page
     measured = (
         "# measured: pets, 1,000 test images, seed 3: full precision 60.00 %, QANN 58.00 %, "
         "SNN 54.00 % at T = 4, 58.00 % at T = 8"

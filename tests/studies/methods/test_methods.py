@@ -43,7 +43,7 @@ def test_rates_become_the_activations(name: str) -> None:
     assert errors[2] < 0.02
 
 
-def test_quantised_activations_are_reached_at_as_many_steps_as_levels() -> None:
+def test_quantized_activations_are_reached_at_as_many_steps_as_levels() -> None:
     """And no closer later, for rates are not rounded; a first run lets SRP and COS be no farther away."""
     method, x = METHODS["qcfs"], images()
     made = trained(method, network(), x)

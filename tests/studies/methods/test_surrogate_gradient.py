@@ -61,15 +61,15 @@ def annotated(model: nn.Module) -> Any:
 def test_what_trains_is_what_is_run(name: str, model: Any) -> None:
     """The mean over the steps of training, spike by spike, before and after training, by every back end."""
     graph, trains = made(name, model())
-    optimiser, x = torch.optim.Adam(trains.parameters(), 1e-2), images()
+    optimizer, x = torch.optim.Adam(trains.parameters(), 1e-2), images()
     before, leaks = trains(x).detach(), []
     for _ in range(3):
         trains.train()
         loss = nn.functional.cross_entropy(trains(x), torch.arange(len(x)) % 10)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and bool(p.grad.any()) for p in trains.parameters() if p.requires_grad)
-        optimiser.step()
+        optimizer.step()
         trains.eval()
         with torch.no_grad():
             wanted = trains(x)

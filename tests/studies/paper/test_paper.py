@@ -36,7 +36,7 @@ EPOCH = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
 RECIPE = Recipe.of(
     {
         "full_precision": EPOCH,
-        "quantised": EPOCH,
+        "quantized": EPOCH,
         "model_arguments": {"width": 4},
         "device": "cpu",
         "calibration_images": 64,
@@ -125,7 +125,7 @@ def test_figure_3_is_without_negative_spikes(folder: Path, few: Any) -> None:
         bare = to_spiking(qann, rule=FiringRule(negative_spikes=False))
         steps = 2**bits - 1
         with torch.no_grad():
-            predicted = bare(few.normalise(few.test.images), steps=steps)[-1].argmax(-1)
+            predicted = bare(few.normalize(few.test.images), steps=steps)[-1].argmax(-1)
         accuracy = 100 * float((predicted == few.test.labels).double().mean())
         assert row == [
             bits,
@@ -142,7 +142,7 @@ def test_table_4_adds_remedy_after_remedy(folder: Path, few: Any) -> None:
     )  # fmt: skip
     bare = to_spiking(load(average / "qann").network, rule=FiringRule(negative_spikes=False))
     with torch.no_grad():
-        predicted = bare(few.normalise(few.test.images), steps=3)[-1].argmax(-1)
+        predicted = bare(few.normalize(few.test.images), steps=3)[-1].argmax(-1)
     wanted = [
         pytest.approx(100 * float((predicted == few.test.labels).double().mean()), abs=1e-3),
         percent(results_of(average)["snn"][2]),
@@ -227,7 +227,7 @@ def test_figure_4_is_drawn_from_the_neuron_itself() -> None:
         clipped = [min(max(x, 0), 3) for x in panel.series[1].x]
         assert panel.series[1].y == pytest.approx(clipped)
         assert error.series[0].y == pytest.approx([y - z for y, z in zip(panel.series[0].y, clipped, strict=True)])
-    assert found.notes == ["The pre-charged neuron and the quantiser are equal at all 501 inputs."]
+    assert found.notes == ["The pre-charged neuron and the quantizer are equal at all 501 inputs."]
 
 
 def test_networks_are_trained_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

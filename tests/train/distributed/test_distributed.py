@@ -133,7 +133,7 @@ def test_alone_nothing_is_sent_and_nothing_changes() -> None:
         assert device == torch.device("cpu")
         assert distributed.world() == 1
     network = nn.Sequential(nn.BatchNorm1d(2))
-    with distributed.synchronised(network):
+    with distributed.synchronized(network):
         assert "forward" not in vars(network[0])
 
 
@@ -183,12 +183,12 @@ class Own(nn.BatchNorm1d):
 def test_a_batch_norm_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed.batch_norm, "world", lambda: 2)
     network = nn.Sequential(nn.BatchNorm1d(2), nn.SyncBatchNorm(2), Own(2))
-    with pytest.raises(InvalidArgument, match=r"^2, a Own, cannot be synchronised"), distributed.synchronised(network):
+    with pytest.raises(InvalidArgument, match=r"^2, a Own, cannot be synchronized"), distributed.synchronized(network):
         pass
-    with distributed.synchronised(network[:2]):
+    with distributed.synchronized(network[:2]):
         assert ["forward" in vars(norm) for norm in network] == [True, False, False]
     assert "forward" not in vars(network[0])
-    with pytest.raises(ZeroDivisionError), distributed.synchronised(network[:2]):
+    with pytest.raises(ZeroDivisionError), distributed.synchronized(network[:2]):
         raise ZeroDivisionError
     assert "forward" not in vars(network[0])
 
@@ -196,7 +196,7 @@ def test_a_batch_norm_that_computes_something_else_is_refused(monkeypatch: pytes
 def test_a_batch_of_one_value_a_channel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed.batch_norm, "world", lambda: 2)
     norm = nn.BatchNorm1d(2)
-    with distributed.synchronised(norm), pytest.raises(InvalidArgument, match="more than one value a channel"):
+    with distributed.synchronized(norm), pytest.raises(InvalidArgument, match="more than one value a channel"):
         norm(torch.ones(1, 2))
     assert torch.equal(norm.running_mean, torch.zeros(2))
 
@@ -204,7 +204,7 @@ def test_a_batch_of_one_value_a_channel_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_copy_made_meanwhile_is_independent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed.batch_norm, "world", lambda: 2)
     norm = nn.BatchNorm1d(2)
-    with distributed.synchronised(norm):
+    with distributed.synchronized(norm):
         average = copy.deepcopy(norm)
         average(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert torch.equal(norm.running_mean, torch.zeros(2))

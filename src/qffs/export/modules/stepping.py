@@ -186,8 +186,8 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
     is none that can be taken step by step so, with the name of each, and `InvalidArgument` on a network in 16 bits,
     where sums would be rounded otherwise than in `SpikingNetwork`.
     """
-    if snn.like.dtype not in {torch.float32, torch.float64}:
-        raise InvalidArgument(f"a network in {snn.like.dtype} would send other spikes: give snn.float()")
+    if snn.empty_like.dtype not in {torch.float32, torch.float64}:
+        raise InvalidArgument(f"a network in {snn.empty_like.dtype} would send other spikes: give snn.float()")
     network = copy.deepcopy(snn.graph)
     refused = [
         f"{node.name} ({label(node, network)}): {why}" for node in network.graph.nodes if (why := _refusal(node))
@@ -198,7 +198,7 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
         if node.meta["analog"] and node.meta["kind"] is not Kind.OUTPUT:
             continue
         for value in dict.fromkeys(_charged(node)):
-            constant = snn.like.dtype if not value.meta["signal"] else None
+            constant = snn.empty_like.dtype if not value.meta["signal"] else None
             _charge(network, value, node, hold(Charge(snn.schedule.weights, constant)))
         if node.meta["kind"] is Kind.SPIKING:
             path = str(node.target)

@@ -14,7 +14,7 @@ from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
 from qffs.graph.classify import refusal
 from qffs.graph.paths import has
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
-from qffs.graph.trace.normalise import normalise
+from qffs.graph.trace.normalize import normalize
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
 from qffs.nn.inspect import evaluating
 
@@ -44,7 +44,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     with evaluating(model), torch.no_grad():
         traced = fx.GraphModule(model, _symbolic(model, inputs))
         _keep_unused(traced, model)
-        normalise(traced, model)
+        normalize(traced, model)
         traced.graph.lint()
         traced.recompile()
         traced.eval()

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from qffs.functional.max_pool import windows
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler
 from qffs.kernels.cpu.memory_layout import in_order, uncomputed
 from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
 
 
-def available(signal: Rows | Pending) -> bool:
+def available(signal: SparseSteps | Pending) -> bool:
     """Whether there is a compiled function for such levels."""
     values = uncomputed(signal).values
     fits = values.dtype == torch.uint8 and values.device == CPU and values.dim() <= 4
@@ -23,7 +23,7 @@ def available(signal: Rows | Pending) -> bool:
 
 
 def max_pool(
-    queue: Queue, signal: Rows | Pending, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+    queue: Queue, signal: SparseSteps | Pending, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> Pending:
     """`qffs.functional.max_pool.max_pool` of those levels that an image holds, computed when the queue is run.
 
@@ -39,8 +39,8 @@ def max_pool(
     largest = room[: count * channels * math.prod(pooled)].view(count, *pooled, channels)
     call = compiler.Pooling(
         kept.pointer(in_order(signal, lambda x: x.movedim(1, -1))),
-        kept.pointer(rows.place.contiguous()),
-        rows.place.numel(),
+        kept.pointer(rows.index.contiguous()),
+        rows.index.numel(),
         count,
         *above,
         *lengths,
@@ -59,11 +59,11 @@ def max_pool(
     )
     library = compiler.library_of_levels()
     queue.add(lambda _: library.max_pool(call), kept)
-    unfilled = Rows(largest.movedim(-1, 1), rows.place, rows.scale)
-    return Pending(unfilled, unfilled.like, queue, room)
+    unfilled = SparseSteps(largest.movedim(-1, 1), rows.index, rows.scale)
+    return Pending(unfilled, unfilled.empty_like, queue, room)
 
 
-def count(levels: Rows, compiled: bool = True) -> Tensor:
+def count(levels: SparseSteps, compiled: bool = True) -> Tensor:
     """How many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
 
     compiled: whether it may be the C function, for levels that change by one at most.
@@ -72,19 +72,19 @@ def count(levels: Rows, compiled: bool = True) -> Tensor:
     tensor([[1, 1, 0],
             [0, 1, 0]])
     """
-    steps, images = levels.place.shape
+    steps, images = levels.index.shape
     values = levels.values.contiguous(memory_format=_format(levels.values))
     library = (
         compiler.library_of_levels() if compiled and values.device == CPU and values.dtype == torch.uint8 else None
     )
     if library is not None:
         spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
-        size, threads, place = math.prod(values.shape[1:]), torch.get_num_threads(), levels.place.contiguous()
-        library.count(values.data_ptr(), place.data_ptr(), steps, images, size, threads, spikes.data_ptr())
+        size, threads, index = math.prod(values.shape[1:]), torch.get_num_threads(), levels.index.contiguous()
+        library.count(values.data_ptr(), index.data_ptr(), steps, images, size, threads, spikes.data_ptr())
         return spikes
-    counts, before = [], torch.zeros_like(values[levels.place[0]], dtype=torch.int32)
-    for step, rows in enumerate(levels.place):
-        moved = rows != levels.place[step - 1] if step else torch.ones_like(rows, dtype=torch.bool)
+    counts, before = [], torch.zeros_like(values[levels.index[0]], dtype=torch.int32)
+    for step, rows in enumerate(levels.index):
+        moved = rows != levels.index[step - 1] if step else torch.ones_like(rows, dtype=torch.bool)
         now = values[rows[moved]].int()
         risen = now - before[moved]
         before[moved] = now

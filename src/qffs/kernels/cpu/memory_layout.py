@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler
 from qffs.kernels.cpu.queue import Kept, Pending
 from qffs.kernels.layer import Projection
@@ -25,7 +25,7 @@ SLICE = 2**21
 class Layout:
     """How the neurons of an image lie in memory: their dimensions, ``order``, and what is compiled for."""
 
-    like: Tensor
+    empty_like: Tensor
     order: tuple[int, ...]
     height: int
     width: int
@@ -47,7 +47,7 @@ class Layout:
     @property
     def shape(self) -> list[int]:
         """That of an image's neurons, in this order."""
-        return [self.like.shape[d] for d in self.order]
+        return [self.empty_like.shape[d] for d in self.order]
 
     def blocks(self, size: int) -> int:
         """How many blocks of so many channels, or fewer, are computed apart."""
@@ -68,11 +68,11 @@ class Layout:
 
     def given_back(self, levels: Tensor) -> Tensor:
         """``[R, ...]`` in the order of the dimensions."""
-        return levels.permute(0, *(1 + self.order.index(d) for d in range(1, self.like.dim())))
+        return levels.permute(0, *(1 + self.order.index(d) for d in range(1, self.empty_like.dim())))
 
     def turned(self, x: Tensor) -> Tensor:
         """A view of ``[R, ...]`` of this shape, or broadcast to it, in this order."""
-        return x.expand(-1, *self.like.shape[1:]).permute(0, *self.order)
+        return x.expand(-1, *self.empty_like.shape[1:]).permute(0, *self.order)
 
 
 def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) -> int:
@@ -93,12 +93,12 @@ def near(size: int) -> bool:
     return size <= NEAR
 
 
-def operand(signal: Rows | Pending, layout: Layout, kept: Kept) -> compiler.Input:
+def operand(signal: SparseSteps | Pending, layout: Layout, kept: Kept) -> compiler.Input:
     """A signal that neurons add up as it is."""
     rows = uncomputed(signal)
     return compiler.Input(
         values=kept.pointer(in_order(signal, layout.turned), alone=signal is rows),
-        place=kept.pointer(rows.place.contiguous()),
+        place=kept.pointer(rows.index.contiguous()),
         levels=rows.scale is not None,
         scale=1.0 if rows.scale is None else float(rows.scale),
     )
@@ -113,7 +113,7 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> comp
     assert rows.scale is not None
     return compiler.Synapses(
         values=kept.pointer(values),
-        place=kept.pointer(rows.place.contiguous()),
+        place=kept.pointer(rows.index.contiguous()),
         scale=float(rows.scale),
         height=height,
         width=width,
@@ -130,13 +130,13 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> comp
     )
 
 
-def uncomputed(signal: Rows | Pending | Projection) -> Rows:
+def uncomputed(signal: SparseSteps | Pending | Projection) -> SparseSteps:
     """A signal, or the source of it, whose numbers may not be there yet."""
     source = signal.source if isinstance(signal, Projection) else signal
     return source.unfilled if isinstance(source, Pending) else source
 
 
-def in_order(signal: Rows | Pending, turn: Callable[[Tensor], Tensor]) -> Tensor:
+def in_order(signal: SparseSteps | Pending, turn: Callable[[Tensor], Tensor]) -> Tensor:
     """Values in memory of another order; where that is to copy them, they are computed before."""
     values = turn(uncomputed(signal).values)
     if isinstance(signal, Pending) and not values.is_contiguous():

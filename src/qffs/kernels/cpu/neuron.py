@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler, memory_layout
 from qffs.kernels.cpu.memory_layout import Layout
 from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
@@ -35,14 +35,14 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
     dtype, kept = neurons.threshold.dtype, Kept()
     digits = _digits(neurons.inputs, dtype, neurons.loses)
     through = [each for each in neurons.inputs if isinstance(each, Projection)]
-    lie = Layout.behind_synapses(neurons.like) if through else Layout.of(neurons.like)
+    lie = Layout.behind_synapses(neurons.empty_like) if through else Layout.of(neurons.empty_like)
     rows = [each.synapses.kernel[0].numel() for each in through]
     block = memory_layout.block_size(lie.channels, rows, dtype.itemsize, digits)
     steps, images = neurons.size
     size = steps * images * math.prod(lie.shape)
     room = queue.room(size)
     sent = room[:size].view(steps * images, *lie.shape)
-    place = torch.empty(steps, images, dtype=torch.int64, device=CPU)
+    index = torch.empty(steps, images, dtype=torch.int64, device=CPU)
     layer = compiler.Layer(
         **_arriving(neurons, lie, block, digits, kept),
         **_firing(neurons, lie, kept),
@@ -57,7 +57,7 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
         sent=kept.pointer(sent),
         changes=kept.pointer(torch.zeros(steps, images, dtype=torch.uint8, device=CPU)),
         ended=kept.pointer(torch.empty(images, lie.blocks(block), dtype=torch.uint8, device=CPU)),
-        place=kept.pointer(place),
+        place=kept.pointer(index),
     )
     library = compiler.library(dtype, neurons.loses, digits)
     if library.scratch_size(layer, False) > MOST_LISTED:
@@ -65,8 +65,8 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
         if library.scratch_size(layer, True) > MOST_LISTED:
             return None
     queue.add(partial(_run, library, layer), kept)
-    unfilled = Rows(lie.given_back(sent), place, neurons.threshold)
-    return Pending(unfilled, unfilled.like, queue, room)
+    unfilled = SparseSteps(lie.given_back(sent), index, neurons.threshold)
+    return Pending(unfilled, unfilled.empty_like, queue, room)
 
 
 def _arriving(neurons: Neurons, lie: Layout, block: int, digits: bool, kept: Kept) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _covered(neurons: Neurons) -> bool:
     threshold, loses = neurons.threshold, neurons.loses
     if neurons.rule.several or len(neurons.charge) > LONGEST:
         return False
-    likes = [each.like for each in neurons.inputs]
+    likes = [each.empty_like for each in neurons.inputs]
     types = {tensor.dtype for tensor in (*likes, threshold, neurons.constant) if tensor is not None}
     sources = [memory_layout.uncomputed(each) for each in neurons.inputs]
     scalar = all(each.scale is None or (each.scale.dim(), each.values.dtype) == (0, torch.uint8) for each in sources)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qffs.functional.sparse_steps import Rows
+from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler
 
 CPU = torch.device("cpu")
@@ -86,10 +86,10 @@ class Queue:
 
 @dataclass(eq=False)
 class Pending:
-    """Levels that wait in a queue to be computed: ``unfilled`` until then, in ``room``; like: as of `Rows`."""
+    """Levels that wait in a queue to be computed: ``unfilled`` until then, in ``room``; like: as of `SparseSteps`."""
 
-    unfilled: Rows
-    like: Tensor
+    unfilled: SparseSteps
+    empty_like: Tensor
     queue: Queue
     room: Tensor | None
 
@@ -98,7 +98,7 @@ class Pending:
         """T and B."""
         return self.unfilled.size
 
-    def rows(self) -> Rows:
+    def rows(self) -> SparseSteps:
         """The levels, computed; from now on their memory is theirs."""
         self.queue.clear()
         self.room = None

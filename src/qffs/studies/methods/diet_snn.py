@@ -12,7 +12,7 @@ from qffs.graph.fold import fold_batch_norms
 from qffs.studies.methods.method import Activation, Method
 from qffs.studies.methods.surrogate_gradient import EXTRA, Surrogate, neurons, spiking
 
-ADAM = {"optimiser": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
+ADAM = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
 """What is otherwise than in a recipe; momentum is SGD's, and has to be what it is anyway."""
 STEPS, PERCENTILE, SCALE, DAMPENED = 5, 0.997, 0.7, 0.3
 

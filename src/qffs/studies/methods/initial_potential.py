@@ -51,7 +51,7 @@ class Begun(SpikingNetwork):
 
         charge = self.schedule.over(steps)
         super().begin(*inputs)
-        found = backends.chosen(backend, self.graph, steps, self.like)
+        found = backends.chosen(backend, self.graph, steps, self.empty_like)
         return self.refusing(inputs, lambda: backends.run(found, self.graph, inputs, charge, counter, begin))
 
     def _begin(self, state: State, observer: Observer | None) -> State:

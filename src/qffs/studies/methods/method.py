@@ -19,7 +19,7 @@ from qffs.graph.replace import activations
 from qffs.graph.rules import Kind
 from qffs.graph.trace.trace import Example, trace
 from qffs.method import FiringRule
-from qffs.nn.inspect import evaluating, like
+from qffs.nn.inspect import empty_like, evaluating
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 
@@ -184,7 +184,7 @@ def rates(
     """
     network = copy.deepcopy(network)
     for path in activations(network):
-        reference = like(network)
+        reference = empty_like(network)
         quantizer = Quantizer(steps, offset=rule.precharge or 0.0).to(reference.device, reference.dtype)
         quantizer.set_step_size(max(thresholds[path], 1e-6) / steps)
         network.set_submodule(path, quantizer)

@@ -1,4 +1,4 @@
-"""QCFS: activations quantised to L levels and shifted by half of one, with a trained height."""
+"""QCFS: activations quantized to L levels and shifted by half of one, with a trained height."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class ClipFloorShift(nn.Module):
         self.levels, self.height = levels, nn.Parameter(torch.tensor(float(height)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantised activation."""
+        """The quantized activation."""
         level: Tensor = _Floor.apply(x * (self.levels / self.height) + 0.5)  # type: ignore[no-untyped-call]
         return (level / self.levels).clamp(0, 1) * self.height
 
 
 def _start(module: Any, x: Tensor) -> None:
-    """λ is where the quantised activations have the least error, for weights have been trained before."""
+    """λ is where the quantized activations have the least error, for weights have been trained before."""
     module.height.data.fill_(min(best(torch.relu(x[:SOME]), LEVELS), module.height.item()))
 
 
@@ -61,7 +61,7 @@ QCFS = Method(
     "Bu et al., ICLR 2022",
     "trains activations of 4 levels with a trained height, and starts neurons at half their threshold",
     Activation(
-        "quantised clip, floor and shift",
+        "quantized clip, floor and shift",
         lambda clip: ClipFloorShift(LEVELS, 8.0 if clip is None else min(8.0, clip)),
         _start,
         penalty=lambda clips: 5e-4 / 2 * torch.stack([clip.height.square() for clip in clips]).sum(),

@@ -75,14 +75,14 @@ def inferred(network: fx.GraphModule, batches: Batches) -> fx.GraphModule:
         assert isinstance(module, RateNorm)
         module.p = p
         hooks.append(module.register_forward_hook(observe))
-    optimiser = torch.optim.Adam([p], LEARNING_RATE)
+    optimizer = torch.optim.Adam([p], LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(PASSES):
             terms.clear()
             loss = 1 - F.cosine_similarity(found(x), wanted).mean() + WEIGHT * torch.stack(terms).mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     for hook in hooks:
         hook.remove()
     return found.requires_grad_(False)

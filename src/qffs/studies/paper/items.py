@@ -46,7 +46,7 @@ def table3(shelf: Shelf) -> Findings:
     rows += [[p.method, p.data, p.network, p.ann, p.snn, p.steps, "paper"] for p in TABLE_3]
     head = ["method", "data", "network", "before (%)", "SNN (%)", "steps", "from"]
     return Findings(
-        head, rows, notes=["Accuracy before conversion is that of the quantised network for qffs and QFFS."]
+        head, rows, notes=["Accuracy before conversion is that of the quantized network for qffs and QFFS."]
     )
 
 
@@ -129,7 +129,7 @@ def figure3(shelf: Shelf) -> Findings:
 
 
 def figure4(_: Shelf) -> Findings:
-    """Response of the real neuron and quantiser, 2 bits and step size 1, to a constant input over 3 steps."""
+    """Response of the real neuron and quantizer, 2 bits and step size 1, to a constant input over 3 steps."""
     x = torch.linspace(-0.5, 4.5, 501, dtype=torch.float64)
     quantizer = Quantizer(3, OFFSET).double()
     quantizer.set_step_size(1.0)
@@ -140,7 +140,7 @@ def figure4(_: Shelf) -> Findings:
     responses = [
         ("A: neuron, at most 3 spikes", _response(bare, x)),
         ("B: neuron, pre-charged", _response(precharged, x)),
-        ("C: quantiser", quantizer(x).detach()),
+        ("C: quantizer", quantizer(x).detach()),
     ]
     panels = [
         Panel(name, "input", "output", [_drawn(name[3:], x, y), _drawn("clipped ReLU", x, clipped)])
@@ -156,7 +156,7 @@ def figure4(_: Shelf) -> Findings:
     ]
     head = ["response", "smallest error", "largest error", "mean error, absolute"]
     notes = [
-        f"The pre-charged neuron and the quantiser are {'equal' if equal else 'not equal'} at all {len(x)} inputs."
+        f"The pre-charged neuron and the quantizer are {'equal' if equal else 'not equal'} at all {len(x)} inputs."
     ]
     return Findings(head, rows, panels, notes)
 
@@ -262,9 +262,9 @@ ITEMS = {
         ),
         Item(
             "fig4",
-            "Response of neuron and quantiser",
+            "Response of neuron and quantizer",
             figure4,
-            "cap and pre-charge make the neuron's response the quantiser's.",
+            "cap and pre-charge make the neuron's response the quantizer's.",
         ),
         Item(
             "fig5",

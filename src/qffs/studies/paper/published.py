@@ -46,7 +46,7 @@ TABLE_3 = (
     Published("QFFS, analog output", "ImageNet", "VGG-16, 2 bit", 71.88, 72.10, 4),
     Published("QFFS, analog output", "ImageNet", "VGG-16, 3 bit", 73.08, 73.10, 8),
 )
-"""In the paper QFFS' accuracy before conversion is that of the quantised network."""
+"""In the paper QFFS' accuracy before conversion is that of the quantized network."""
 
 
 class Direct(NamedTuple):

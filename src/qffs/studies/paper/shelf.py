@@ -36,7 +36,7 @@ class Trained:
 
     @property
     def qann(self) -> float:
-        """The accuracy of the quantised network."""
+        """The accuracy of the quantized network."""
         return float(self.results["qann"]["accuracy"])
 
     @property
@@ -50,7 +50,7 @@ class Trained:
         return [float(row["accuracy"]) for row in self.results["snn"]]
 
     def settled(self, within: float = 0.001) -> int | None:
-        """The first step from which on accuracy stays so near the quantised network's; None where it ends elsewhere."""
+        """The first step from which on accuracy stays so near the quantized network's; None where it ends elsewhere."""
         # Two accuracies so far apart differ by a little more or less in binary.
         late = [t for t, value in enumerate(self.curve, 1) if abs(value - self.qann) > within + 1e-9]
         first = max(late, default=0) + 1
@@ -111,7 +111,7 @@ class Shelf:
         return self._run("full-precision", self._recipe(variant, changes, {"epochs": 0}))
 
     def _made(self, variant: Variant, base: Path) -> tuple[Path, Recipe]:
-        """The run that quantises the variant."""
+        """The run that quantizes the variant."""
         bits, output = variant.bits, variant.output
         highest = 2 ** max(bits, 1 if isinstance(output, str) else output) - 1
         changes: dict[str, Any] = {
@@ -125,7 +125,7 @@ class Shelf:
         return self._run(f"{recipe.model}-{bits}bit-output-{output}", recipe, base.name)
 
     def accuracy(self, trained: Trained, snn: SpikingNetwork, steps: int) -> list[float]:
-        """The accuracy of another spiking network of the same quantised one, on the same test images, by step."""
+        """The accuracy of another spiking network of the same quantized one, on the same test images, by step."""
         device = torch.device("cuda" if trained.recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
         data = load_data(trained.recipe.data, trained.recipe.size, progress=self.progress)
         _, _, test = parts(trained.recipe, data)
@@ -135,14 +135,14 @@ class Shelf:
         """What tells data and weights apart, wherever they lie."""
         return "".join(mark(Path(path)) for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or ""))
 
-    def _recipe(self, variant: Variant, changes: dict[str, Any], quantised: dict[str, Any]) -> Recipe:
+    def _recipe(self, variant: Variant, changes: dict[str, Any], quantized: dict[str, Any]) -> Recipe:
         plain: dict[str, Any] = {"charge_steps": None, "candidates": [], "choose_at": None, "held_out": 0.0}
         values = self.recipe.model_dump() | plain | changes
         if variant.pooling is not None:
             values["model_arguments"] = values["model_arguments"] | {"pooling": variant.pooling}
-        values["quantised"] = values["quantised"] | quantised
-        if not values["quantised"]["epochs"]:
-            values["quantised"]["warmup_epochs"] = 0
+        values["quantized"] = values["quantized"] | quantized
+        if not values["quantized"]["epochs"]:
+            values["quantized"]["warmup_epochs"] = 0
         return Recipe.of(values)
 
     def _run(self, name: str, recipe: Recipe, after: str = "") -> tuple[Path, Recipe]:

@@ -4,7 +4,7 @@
 (tensor([0, 1, 2, 3, 4]), tensor([1., 1.]), 'resume')
 """
 
-from qffs.train.distributed.batch_norm import synchronised
+from qffs.train.distributed.batch_norm import synchronized
 from qffs.train.distributed.group import (
     agreed,
     barrier,
@@ -26,7 +26,7 @@ __all__ = [
     "processes",
     "rank",
     "share",
-    "synchronised",
+    "synchronized",
     "total",
     "totals",
     "world",

@@ -20,7 +20,7 @@ from qffs.train.distributed.group import gather, totals, world
 
 
 @contextmanager
-def synchronised(network: nn.Module) -> Iterator[None]:
+def synchronized(network: nn.Module) -> Iterator[None]:
     """While the block lasts, a batch norm in train mode takes the batches of all processes as one.
 
     Output, gradients and running statistics are then those of one process with the whole batch, however it is shared
@@ -39,12 +39,12 @@ def synchronised(network: nn.Module) -> Iterator[None]:
 
 
 def _norms(network: nn.Module) -> Iterator[_BatchNorm]:
-    """Every batch norm of a network that is not synchronised already."""
+    """Every batch norm of a network that is not synchronized already."""
     for path, module in network.named_modules():
         if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
             continue
         if type(module).forward is not _BatchNorm.forward:
-            raise InvalidArgument(f"{path}, a {type(module).__name__}, cannot be synchronised between processes")
+            raise InvalidArgument(f"{path}, a {type(module).__name__}, cannot be synchronized between processes")
         yield module
 
 
@@ -59,7 +59,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
         raise InvalidArgument("batch norm needs more than one value a channel to train: choose another batch size")
     if norm.track_running_stats:
         _remember(norm, mean, variance * (count / (count - 1)))
-    result: Tensor = _Normalise.apply(x, norm.weight, norm.bias, mean, variance, count, norm.eps)  # type: ignore[no-untyped-call]
+    result: Tensor = _Normalize.apply(x, norm.weight, norm.bias, mean, variance, count, norm.eps)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -92,7 +92,7 @@ def _remember(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """``y = weight * v + bias`` with ``v = (x - mean) / sqrt(variance + eps)``, where mean and variance follow x.
 
     The gradient of x is ``weight / sqrt(variance + eps) * (g - mean(g) - v * mean(g * v))``, with means over the

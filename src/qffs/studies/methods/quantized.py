@@ -1,4 +1,4 @@
-"""A network that was quantised as this library does, run by other rules: the schedule, the cap, the spikes differ."""
+"""A network that was quantized as this library does, run by other rules: the schedule, the cap, the spikes differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimiser's groups and its learning rate by step."""
+"""The optimizer's groups and its learning rate by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from qffs.convert import quantize
 from qffs.recipes.recipe import Training
-from qffs.train.optimise import optimiser_of, rate
+from qffs.train.optimize import optimizer_of, rate
 
 
 def training(**more: object) -> Training:
@@ -48,10 +48,10 @@ def test_groups_of_weights_of_the_rest_and_of_step_sizes(per_channel: bool, deca
     model = quantize(nn.Sequential(*layers), 2, example=torch.ones(1, 1, 8, 8), per_channel=per_channel)
     model.get_parameter("4.bias").requires_grad_(False)
     asked = training(step_size_weight_decay=decays, step_size_learning_rate=0.5)
-    optimiser = optimiser_of(model, asked)
+    optimizer = optimizer_of(model, asked)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = [
-        ({names[p] for p in group["params"]}, group["weight_decay"], group["peak"]) for group in optimiser.param_groups
+        ({names[p] for p in group["params"]}, group["weight_decay"], group["peak"]) for group in optimizer.param_groups
     ]
     assert found == [
         ({"0.weight", "4.weight"}, 0.01, 0.1),
@@ -60,8 +60,8 @@ def test_groups_of_weights_of_the_rest_and_of_step_sizes(per_channel: bool, deca
     ]
 
 
-def test_the_optimiser_asked_for() -> None:
+def test_the_optimizer_asked_for() -> None:
     layer = nn.Linear(2, 2)
-    sgd = optimiser_of(layer, training(nesterov=True, momentum=0.5))
+    sgd = optimizer_of(layer, training(nesterov=True, momentum=0.5))
     assert (type(sgd), sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (torch.optim.SGD, 0.5, True)
-    assert type(optimiser_of(layer, training(optimiser="adamw"))) is torch.optim.AdamW
+    assert type(optimizer_of(layer, training(optimizer="adamw"))) is torch.optim.AdamW

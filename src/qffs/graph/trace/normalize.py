@@ -45,7 +45,7 @@ WHERE = {"call_function": ("condition", "input", "other"), "call_method": ("inpu
 """The operands of ``where`` in its two forms, in order."""
 
 
-def normalise(traced: fx.GraphModule, model: nn.Module) -> None:
+def normalize(traced: fx.GraphModule, model: nn.Module) -> None:
     """Bring every call into the form that the table of rules knows, in place; ``model`` is what was traced."""
     _own_batch_norms(traced, model)
     _make_plain(traced)

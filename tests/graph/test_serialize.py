@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from qffs.errors import CheckpointError
 from qffs.graph.rules import ADDRESSES, MODULES, SPACES, Kind
 from qffs.graph.rules import FUNCTIONS as FUNCTION_NAMES
-from qffs.graph.serialise import describe, rebuild
+from qffs.graph.serialize import describe, rebuild
 from qffs.graph.trace.trace import trace
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron

@@ -1,4 +1,4 @@
-"""What moves the weights: the optimiser, its learning rate by step, and the moving average of the weights."""
+"""What moves the weights: the optimizer, its learning rate by step, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
 
 
-def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimiser of a network, its parameters in groups: weights, all the rest, and step sizes.
+def optimizer_of(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimizer of a network, its parameters in groups: weights, all the rest, and step sizes.
 
     Weights have two dimensions or more, and decay; biases and norms do not, nor do step sizes unless asked to. A
     group's ``peak`` is its highest learning rate.
@@ -31,7 +31,7 @@ def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimize
         },
     ]
     groups = [group for group in groups if group["params"]]
-    if training.optimiser == "adamw":
+    if training.optimizer == "adamw":
         return torch.optim.AdamW(groups, rate)
     return torch.optim.SGD(groups, rate, training.momentum, nesterov=training.nesterov)
 
