@@ -23,7 +23,7 @@ IN_C = {torch.float32: ("float", "int32_t"), torch.float64: ("double", "int64_t"
 
 
 class Input(ctypes.Structure):
-    """``input`` in fire.c, and likewise below."""
+    """``input`` in neuron.c, and likewise below."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),
@@ -34,7 +34,7 @@ class Input(ctypes.Structure):
 
 
 class Synapses(ctypes.Structure):
-    """``synapses`` in trains.h: levels, and the weights they go through."""
+    """``synapses`` in spike_trains.h: levels, and the weights they go through."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),
@@ -74,7 +74,7 @@ class Layer(ctypes.Structure):
 
 
 class Pooling(ctypes.Structure):
-    """Levels to be pooled; as ``pooling`` in levels.c."""
+    """Levels to be pooled; as ``pooling`` in max_pool.c."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),
@@ -87,11 +87,11 @@ class Pooling(ctypes.Structure):
 
 
 FUNCTIONS: dict[str, tuple[tuple[str, list[Any], Any], ...]] = {
-    "fire.c": (
+    "neuron.c": (
         ("fire", [ctypes.POINTER(Layer)], None),
         ("scratch_size", [ctypes.POINTER(Layer), ctypes.c_int64], ctypes.c_int64),
     ),
-    "levels.c": (
+    "max_pool.c": (
         ("count", [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p], None),
         ("max_pool", [ctypes.POINTER(Pooling)], None),
         ("prefer_large_pages", [ctypes.c_void_p, ctypes.c_int64], None),
@@ -101,14 +101,14 @@ FUNCTIONS: dict[str, tuple[tuple[str, list[Any], Any], ...]] = {
 
 
 def library(dtype: torch.dtype, loses: bool = False, digits: bool | None = None) -> Any:
-    """The functions of fire.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
+    """The functions of neuron.c for a type in `IN_C`, made once a process; None, with a warning, where that fails.
 
     loses: for neurons that lose more of their potential than a threshold a spike; digits: with weights as two digits,
     or where they may be. It takes about two seconds.
     """
     real, mask = IN_C[dtype]
     digits = divided(dtype, loses) if digits is None else digits
-    return made("fire.c", f"REAL={real}", f"MASK={mask}", f"LOSES={loses:d}", f"DIGITS={digits:d}")
+    return made("neuron.c", f"REAL={real}", f"MASK={mask}", f"LOSES={loses:d}", f"DIGITS={digits:d}")
 
 
 def divided(dtype: torch.dtype, loses: bool) -> bool:
@@ -120,8 +120,8 @@ def divided(dtype: torch.dtype, loses: bool) -> bool:
 
 
 def library_of_levels() -> Any:
-    """The functions of levels.c, made once a process; None, with a warning, where that fails."""
-    return made("levels.c")
+    """The functions of max_pool.c, made once a process; None, with a warning, where that fails."""
+    return made("max_pool.c")
 
 
 @cache

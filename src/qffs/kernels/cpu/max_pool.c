@@ -1,5 +1,5 @@
 // What is done with levels alone, whatever the type of the network; compiled once by native.py.
-#include "levels.h"
+#include "max_pool.h"
 #ifdef __linux__
 #include <sys/mman.h>
 #endif

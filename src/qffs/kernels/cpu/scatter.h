@@ -1,6 +1,6 @@
 // What synapses bring to neurons, where the weights that lead to a block are few: whenever a unit spikes, those of its
 // own are added to the sums of all neurons that it reaches, and nothing is listed.
-#include "trains.h"
+#include "spike_trains.h"
 
 #define TAPS 9     // sums of a vector that are kept in registers at a time
 #define TOGETHER 4 // vectors of neurons that are taken at a time, of several columns where channels are few

@@ -1,5 +1,5 @@
 // Vectors of numbers of one type of `real`, and of levels, which are bytes.
-#include "levels.h"
+#include "max_pool.h"
 
 typedef REAL real;
 
