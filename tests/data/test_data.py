@@ -24,7 +24,7 @@ from qffs.data import Dataset, Images, hold_out, load, photographs
 from qffs.data.archive import open_archive
 from qffs.errors import DataError, InvalidArgument
 
-SHARED = places.SHARED / "data" / "cifar10-jpeg.zip"
+SHARED = places.SHARED / "data" / "cifar10.zip"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
