@@ -63,6 +63,10 @@ class Activation:
             )
 
 
+RELU = Activation("ReLU", lambda clip: nn.ReLU() if clip is None else nn.Hardtanh(0.0, clip))
+"""The ReLU itself, or a clipped one."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to a spiking network.

@@ -10,8 +10,7 @@ from torch import Tensor, fx, nn
 
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.methods.method import RATE, SOME, Activation, Batches, Method, rates
-from qffs.studies.methods.snn_calibration import best
-from qffs.studies.methods.tcl import heights
+from qffs.studies.methods.thresholds import best, heights
 
 
 class _Floor(torch.autograd.Function):

@@ -17,10 +17,8 @@ from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import Observer, Walk
 from qffs.studies.methods.initial_potential import Begun
-from qffs.studies.methods.method import RATE, SOME, Batches, Method, rates, some
-from qffs.studies.methods.spike_norm import RELU
-
-GRID = 100
+from qffs.studies.methods.method import RATE, RELU, SOME, Batches, Method, rates, some
+from qffs.studies.methods.thresholds import best
 
 
 class Shifted(Begun):
@@ -34,21 +32,6 @@ class Shifted(Begun):
         """At rest, and shifted."""
         del inputs, observer
         return {path: _shifted(neuron, self.shifts[path]) for path, neuron in self.neurons()}
-
-
-def best(values: Tensor, steps: int) -> float:
-    """θ with the least mean square error of ``θ clip(floor(x T / θ + 1/2) / T, 0, 1)``, of 100 up to the largest x.
-
-    >>> best(torch.tensor([0.0, 1.0, 2.0, 4.0]), 4)
-    4.0
-    """
-    largest = float(values.max())
-    if largest <= 0:
-        return 1e-6
-    candidates = [largest * k / GRID for k in range(1, GRID + 1)]
-    errors = [float((θ * (values * steps / θ + 0.5).floor().clamp(0, steps) / steps - values).square().mean())
-              for θ in candidates]  # fmt: skip
-    return candidates[errors.index(min(errors))]
 
 
 @torch.no_grad()

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from qffs.graph.classify import signals
 from qffs.graph.replace import activations
 from qffs.method import FiringRule
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import Walk
-from qffs.studies.methods.method import RATE, SOME, Activation, Batches, Method, rates, some
+from qffs.studies.methods.method import RATE, RELU, SOME, Batches, Method, rates, some
 
 BALANCED_STEPS = 64
 
@@ -54,7 +54,6 @@ def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, 
     return made
 
 
-RELU = Activation("ReLU", lambda clip: nn.ReLU() if clip is None else nn.Hardtanh(0.0, clip))
 HARD = replace(RATE, to_zero=True)
 NOTES = f"analog input instead of Poisson spikes; {BALANCED_STEPS} steps of at most {SOME} images find thresholds"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from spikingjelly.activation_based.neuron import SimpleBaseNode
 from torch import Tensor, nn
-
-from qffs.studies.methods.surrogate_gradient import Surrogate
 
 SMALLEST = 1e-3
 """The least threshold that training leaves."""
@@ -28,7 +28,7 @@ class Neurons(SimpleBaseNode):
     def __init__(
         self,
         steps: int,
-        surrogate: Surrogate,
+        surrogate: Callable[[Tensor], Tensor],
         to_zero: bool = True,
         leak: float = 1.0,
         detached: bool = False,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.graph.replace import activations
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.methods.method import Activation, Batches, Method, rates
+from qffs.studies.methods.thresholds import heights
 
 
 class Clip(nn.Module):
@@ -27,12 +25,6 @@ class Clip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The clipped ReLU."""
         return torch.minimum(torch.relu(x), self.height)
-
-
-def heights(network: fx.GraphModule) -> dict[str, float]:
-    """λ by activation."""
-    found: dict[str, Any] = {path: network.get_submodule(path).height for path in activations(network)}
-    return {path: float(height.detach()) for path, height in found.items()}
 
 
 def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
