@@ -1,13 +1,14 @@
-# make demo   the whole way on a small network: writes runs/demo
-# make test   everything that is checked before a change is merged
-# make clean  removes the virtual environment, the demo's output and all caches
+# make demo      the whole way on a small network: writes runs/demo
+# make test      what is checked before a change is merged: format, lint, types and the quick tests
+# make test-all  the same with all tests
+# make clean     removes the virtual environment, the demo's output and all caches
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input -qq
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: demo test clean
+.PHONY: demo test test-all clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -16,6 +17,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	@scripts/check
+
+test-all: .venv/installed-test
+	@scripts/check --all
 
 # A stamp is written last, so that an installation that failed is tried again.
 .venv/installed: pyproject.toml constraints.txt | environment

@@ -1,5 +1,6 @@
 """Settings of all tests, those in docstrings included."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,12 @@ from qffs.graph import rules
 # A shared machine may be slow at any moment; what is tested is values, never times.
 settings.register_profile("values", deadline=None)
 settings.load_profile("values")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes run tests: one a processor that this one may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @pytest.fixture(autouse=True)

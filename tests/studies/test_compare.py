@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import qffs
+from helpers.problems import instead_of_data
 from helpers.untrained import images, network, trained
 from qffs import export
+from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, NotConvertible
 from qffs.measurement.accuracy import measure
 from qffs.recipes.recipe import Recipe
@@ -37,8 +39,27 @@ RECIPE = Recipe.of(
 )
 
 
+STEPS_PER_EPOCH = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Train on so many digits that an epoch has a few steps."""
+    digits = load_data("digits")
+    train = digits.train.select(torch.arange(STEPS_PER_EPOCH * 64))
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_data(patch, lambda *_, **__: dataclasses.replace(digits, train=train))
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures, which take longer than all the rest of a comparison."""
+    monkeypatch.setattr(compare, "draw", lambda *given: given[-1].touch())
+
+
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def compared(few: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("compare")
     return run_compare(RECIPE, folder, ["qcfs", "qffs", "cos"], [1, 4, 8, 16], progress=False), folder
 
@@ -70,6 +91,7 @@ def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if "seconds" not in key}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same(compared: Any, tmp_path: Path) -> None:
     results, _ = compared
     again = run_compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], progress=False)
@@ -98,6 +120,7 @@ def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> 
     assert "2 seeds" in title(both)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that was measured is not measured again; what was half trained ends with the same weights."""
     monkeypatch.setattr(compare, "commit", lambda: "abc")
@@ -111,7 +134,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def stopping(*arguments: Any, **options: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps > 5 * 22 + 11:  # full precision, one activation, and half of another
+        if steps > 5 * STEPS_PER_EPOCH + STEPS_PER_EPOCH // 2:  # full precision, one activation, and half of another
             raise Stopped
         return loss_of(*arguments, **options)
 
@@ -129,7 +152,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     half = run_compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
     assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
     assert trained == ["full precision", "quantized clip, floor and shift"]
-    assert len(left) == 11
+    assert len(left) == STEPS_PER_EPOCH // 2
     assert len(measured) == 2
     more = run_compare(RECIPE, tmp_path / "half", ["srp", "fast-snn"], [8], progress=False)
     assert len(measured) == 3
@@ -142,6 +165,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(measured) == 6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +207,7 @@ def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatc
     assert (tmp_path / "compare.svg").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: METHODS[name] for name in ("qffs", "sew")}
     monkeypatch.setattr(compare, "METHODS", few)
@@ -209,34 +234,30 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_on_the_command_line(tmp_path: Path) -> None:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        command = [sys.executable, "-m", "qffs", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
-
-    code, said, _ = run("methods", "--json")
-    assert code == 0
-    assert [each["name"] for each in json.loads(said)] == list(METHODS)
-    code, said, _ = run("methods")
-    assert all(name in said for name in METHODS)
+@pytest.mark.usefixtures("undrawn")
+def test_on_the_command_line(command_line: Callable[..., Any], tmp_path: Path) -> None:
+    said = command_line("methods", "--json")
+    assert said.code == 0
+    assert [each["name"] for each in json.loads(said.out)] == list(METHODS)
+    said = command_line("methods")
+    assert all(name in said.out for name in METHODS)
     changes = ("full_precision.epochs=1", "quantized.epochs=0", "test_images=20", "model_arguments={width: 4}")
-    code, said, _ = run("compare", "digits", *changes, "--methods", "qffs, ts", "--steps", "1,2", "-o", "out")
-    assert code == 0
-    assert said.endswith("Wrote compare.json, compare.png and compare.svg to out.\n")
+    said = command_line("compare", "digits", *changes, "--methods", "qffs, ts", "--steps", "1,2", "-o", "out")
+    assert said.code == 0
+    assert said.out.endswith("Wrote compare.json, compare.png and compare.svg to out.\n")
     assert (tmp_path / "out" / "compare.json").exists()
-    code, said, _ = run("compare", "digits_net", *changes, "--methods", "ts", "--steps", "2", "--json")
-    assert code == 0
-    assert json.loads(said)["model"] == "digits_net"
+    said = command_line("compare", "digits_net", *changes, "--methods", "ts", "--steps", "2", "--json")
+    assert said.code == 0
+    assert json.loads(said.out)["model"] == "digits_net"
     for arguments, sentence in (
         (("--seeds", "0"), "qffs: the number of seeds must be a whole number of at least 1, not 0"),
         (("--methods", "lif"), "qffs: there is no method 'lif'; there are "),
         (("--steps", "1,two"), "qffs: --steps must be whole numbers such as 1,2,4, not '1,two'"),
         (("--steps", "0"), "qffs: latencies must be whole numbers of at least 1, at most 1,048,576, not [0]"),
     ):
-        code, _, errors = run("compare", "digits", *arguments)
-        assert code == 2
-        assert errors.startswith(sentence)
+        said = command_line("compare", "digits", *arguments)
+        assert said.code == 2
+        assert said.err.startswith(sentence)
 
 
 @pytest.mark.parametrize("name", ["spike-norm", "multi-level"])
@@ -261,6 +282,7 @@ def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> None:
     nesterov = RECIPE.quantized.model_copy(update={"nesterov": True, "momentum": 0.8})
     few = RECIPE.model_copy(update={"quantized": nesterov, "test_images": 20})
@@ -268,14 +290,12 @@ def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> No
     assert row["by_latency"]
 
 
-def test_what_is_no_network_and_no_recipe_is_said(tmp_path: Path) -> None:
+def test_what_is_no_network_and_no_recipe_is_said(command_line: Callable[..., Any]) -> None:
     for name, sentence in (
         ("cifar_resnet21", "qffs: there is no recipe or network 'cifar_resnet21'; there is cifar_resnet"),
         ("a:b/r.yaml", "qffs: a:b/r.yaml cannot be read"),
     ):
-        command = [sys.executable, "-m", "qffs", "compare", name]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.stderr.startswith(sentence)
+        assert command_line("compare", name).err.startswith(sentence)
 
 
 def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
@@ -287,6 +307,7 @@ def test_what_methods_decide_is_not_asked_of_a_recipe(tmp_path: Path) -> None:
         run_compare(RECIPE, tmp_path / "file")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_network_that_was_trained_teaches(tmp_path: Path) -> None:
     taught = RECIPE.quantized.model_copy(update={"distillation": 1.0})
     found = [run_compare(RECIPE.model_copy(update={"quantized": each, "test_images": 20}), tmp_path, ["ts"], [4],
