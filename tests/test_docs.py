@@ -91,6 +91,12 @@ def test_readme_begins_with_the_two_commands() -> None:
     assert shell_commands((ROOT / "README.md").read_text(encoding="utf-8"))[:2] == ["make demo", "make test"]
 
 
+def test_readme_names_the_command_for_all_tests_and_make_knows_it() -> None:
+    rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {"demo", "test", "test-all"} <= set(named) <= set(rules)
+
+
 def test_shell_commands_of_a_text() -> None:
     text = "```python\nimport qffs\n```\n\n```sh\n# one minute\n$ make demo  # writes\n\nmake test\n```\n"
     assert shell_commands(text) == ["make demo", "make test"]

@@ -7,9 +7,9 @@ import inspect
 import json
 import pkgutil
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -102,23 +102,22 @@ def test_the_command_line_names_every_target() -> None:
     assert re.findall(r"\w+", PROFILED.replace(" or ", ", ")) == list(PROFILES)
 
 
-def test_on_the_command_line(run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "qffs", "export", str(run / "snn"), "--to", "onnx", "-o", "a.onnx", "--steps", "6"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stderr) == (0, "")
+def test_on_the_command_line(command_line: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+    given = ("export", run / "snn", "--to", "onnx", "-o", "a.onnx", "--steps")
+    said = command_line(*given, 6)
+    assert (said.code, said.err) == (0, "")
     assert re.fullmatch(
-        r"Wrote the snn, 6 steps to a\.onnx; read again and run, its outputs differ by \S+ at most\.\n", found.stdout
+        r"Wrote the snn, 6 steps to a\.onnx; read again and run, its outputs differ by \S+ at most\.\n", said.out
     )
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].shape[0] == 6
-    found = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert json.loads(found.stdout)["steps"] == 6
-    found = subprocess.run([*command[:-1], "2"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert found.stderr == ("qffs: a run needs at least as many steps as the 3 charge steps of its schedule, not 2\n")
+    assert json.loads(command_line(*given, 6, "--json").out)["steps"] == 6
+    said = command_line(*given, 2)
+    assert said.code == 2
+    assert said.err == "qffs: a run needs at least as many steps as the 3 charge steps of its schedule, not 2\n"
 
 
-def test_images_are_what_is_tried(tmp_path: Path) -> None:
+def test_images_are_what_is_tried(command_line: Callable[..., Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     digits = load_data("digits")
     x = digits.normalize(digits.test.images)
@@ -127,15 +126,14 @@ def test_images_are_what_is_tried(tmp_path: Path) -> None:
     run_export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)
     with np.load(tmp_path / "brian2" / "network.npz") as file:
         assert np.array_equal(file["input 0/examples"], x[[0, 112, 224, 336, 448]].double().numpy())
-    said = run_export(tmp_path / "snn", "nir", tmp_path / "a.nir", 4, "norse", "digits", progress=False)
+    written = run_export(tmp_path / "snn", "nir", tmp_path / "a.nir", 4, "norse", "digits", progress=False)
     known = json.loads(nir.read(tmp_path / "a.nir").metadata["qffs"])
     assert (known["inputs"], known["profile"]) == (100, "norse")
     assert known["measured"][-1].keys() == {"steps", "error", "agreement", "accuracy"}
-    assert said["note"].startswith("An approximation: of 100 inputs ")
-    command = [sys.executable, "-m", "qffs", "export", "snn", "--to", "nir", "-o", "b.nir", "--data", "digits"]
-    found = subprocess.run([*command, "--images", "7"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.returncode == 0
-    assert found.stdout.startswith("Wrote the snn, 32 steps to b.nir.\nAn approximation: of 7 inputs ")
+    assert written["note"].startswith("An approximation: of 100 inputs ")
+    said = command_line("export", "snn", "--to", "nir", "-o", "b.nir", "--data", "digits", "--images", 7)
+    assert said.code == 0
+    assert said.out.startswith("Wrote the snn, 32 steps to b.nir.\nAn approximation: of 7 inputs ")
 
 
 def test_no_module_hides_what_is_exported() -> None:
