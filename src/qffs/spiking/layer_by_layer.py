@@ -31,7 +31,7 @@ from qffs.kernels.cpu import neuron as native
 from qffs.kernels.cpu.queue import Pending, Queue
 from qffs.kernels.layer import DIMENSIONS, Neurons, Projection, Signal, computed
 from qffs.nn.neuron import Neuron
-from qffs.spiking.step_by_step import Pair, State, Walk, wide
+from qffs.spiking.step_by_step import Pair, State, Walk, broadcasts_to, wide
 
 MOVES = frozenset(
     (
@@ -125,7 +125,7 @@ class _Walk(Walk):
         one, other = node.args
         a, b = (self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args)
         if isinstance(a, Tensor) and isinstance(b, Tensor):
-            fits = a.dtype == b.dtype and torch.broadcast_shapes(a.shape, b.shape) == a.shape
+            fits = a.dtype == b.dtype and broadcasts_to(b.shape, a.shape)
             return a.add_(b) if fits and self._is_spent(one) else None
         zero, there = (one, b) if a is None else (other, a)
         added_up = all(user.meta["kind"] in {Kind.SPIKING, Kind.SUM} for user in node.users)

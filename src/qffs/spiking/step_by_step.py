@@ -144,7 +144,7 @@ class Walk:
         shape = self._value(present[0], 1).shape
         added = (n for n in node.all_input_nodes if n is not present[0])
         others = [n for n in added if n.meta["signal"] or isinstance(self._value(n, 1), Tensor)]  # and no factor
-        return all(torch.broadcast_shapes(shape, self._call_shape(other)) == shape for other in others)
+        return all(broadcasts_to(self._call_shape(other), shape) for other in others)
 
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
         """The shape a value without increments has beside increments."""
@@ -268,6 +268,18 @@ class Walk:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+def broadcasts_to(shape: Sequence[int], whole: Sequence[int]) -> bool:
+    """Return whether a tensor of a shape can be broadcast to a whole one.
+
+    Unlike `torch.broadcast_shapes` it does not import sympy, which takes half a second.
+
+    >>> broadcasts_to((3, 1), (2, 3, 4)), broadcasts_to((2, 3), (3,)), broadcasts_to((2,), (3,))
+    (True, False, False)
+    """
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(one in {1, other} for one, other in pairs)
 
 
 def wide(tensor: Tensor) -> Tensor:
