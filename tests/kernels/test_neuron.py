@@ -127,14 +127,14 @@ def test_without_a_compiler_the_reference_runs_and_says_so(monkeypatch: pytest.M
     inputs = [numbers(3, 4, 5)]
     compiled = fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    native.made.cache_clear()
+    native.forget()
     try:
         with pytest.warns(
             UserWarning, match="neurons are not compiled, and simulation is slower: there is no C compiler"
         ):
             plain = fire(inputs, None, CHARGE, torch.tensor(0.25), 3, RULES[0])
     finally:
-        native.made.cache_clear()
+        native.forget()
     assert torch.equal(compiled.dense(), plain.dense())
 
 
@@ -149,13 +149,13 @@ def test_other_types_are_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("named", ["false", "/nonexistent", "", "cc -O2"])
 def test_another_compiler_is_tried(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", named)
-    native.made.cache_clear()
+    native.forget()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert native.library(torch.float32) is not None
     finally:
-        native.made.cache_clear()
+        native.forget()
 
 
 def test_what_a_compiler_says_is_told_whatever_its_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_what_a_compiler_says_is_told_whatever_its_letters(monkeypatch: pytest.M
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setattr(native.shutil, "which", lambda name: name if name == str(compiler) else None)
-    native.made.cache_clear()
+    native.forget()
     try:
         with pytest.warns(UserWarning, match="neurons are not compiled, .*broken: no .ber compiler"):
             assert native.library(torch.float32) is None
     finally:
-        native.made.cache_clear()
+        native.forget()

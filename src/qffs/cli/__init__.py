@@ -34,7 +34,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"qffs {__version__}")
+        from qffs.kernels.cpu import cache
+
+        typer.echo(f"qffs {__version__}, {cache.describe()}")
         raise typer.Exit
 
 

@@ -100,12 +100,12 @@ def cut(layer: nn.Conv2d) -> nn.Conv2d:
 @pytest.mark.usefixtures("digits")
 def test_levels_are_those_of_both_digits_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "OPTIONS", [option for option in compiler.OPTIONS if not option.startswith("-march")])
-    compiler.made.cache_clear()
+    compiler.forget()
     try:
         for channels in (LANES, PAIRED):
             test_levels_are_those_of_both_digits(channels)
     finally:
-        compiler.made.cache_clear()
+        compiler.forget()
 
 
 @pytest.mark.usefixtures("digits")

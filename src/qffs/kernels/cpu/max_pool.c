@@ -1,5 +1,5 @@
 // What is done with levels alone, whatever the type of the network; compiled once by native.py.
-#include "max_pool.h"
+#include "levels.h"
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -19,14 +19,14 @@ void prefer_large_pages(uint8_t *memory, int64_t size)
 }
 
 // Positive and negative spikes of each step, [2][steps], of levels, rows of `size`.
-void count(const uint8_t *values, const int64_t *place, int64_t steps, int64_t images, int64_t size, int64_t threads,
+void count(const uint8_t *values, const int64_t *index, int64_t steps, int64_t images, int64_t size, int64_t threads,
            int64_t *spikes)
 {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t t = 0; t < steps; t++) {
         int64_t up = 0, down = 0;
         for (int64_t b = 0; b < images; b++) {
-            const int64_t row = place[t * images + b], before = t ? place[(t - 1) * images + b] : -1;
+            const int64_t row = index[t * images + b], before = t ? index[(t - 1) * images + b] : -1;
             for (int64_t i = 0; row != before && i < size; i += CHUNK) {
                 const uint8_t *z = values + row * size + i, *y = t ? values + before * size + i : NONE;
                 up += __builtin_popcountll(larger(z, y, size - i));
@@ -38,15 +38,18 @@ void count(const uint8_t *values, const int64_t *place, int64_t steps, int64_t i
     }
 }
 
-// Rows of [height][width][channels], of which those are pooled that any of `places` names, into rows of
+// Rows of [height][width][channels], of which those are pooled that any of `index` names, into rows of
 // [pooled_height][pooled_width][channels]: the largest of windows of kh x kw, the first at -py, -px, within the row.
 typedef struct {
     const uint8_t *values;
-    const int64_t *place;
-    int64_t places, rows, height, width, channels, kh, kw, sy, sx, py, px, pooled_height, pooled_width, threads;
+    const int64_t *index;
+    int64_t index_size, rows, height, width, channels, kh, kw, sy, sx, py, px, pooled_height, pooled_width, threads;
     uint8_t *named; // [rows], zeros
     uint8_t *pooled;
 } pooling;
+
+// What Python compares with its own structure before it calls anything.
+const int64_t sizes[] = {sizeof(pooling)};
 
 // The largest levels of a window: lines [top, bottom) and columns [left, right) of a row.
 INLINE void largest(const uint8_t *row, int64_t width, int64_t channels, int64_t top, int64_t bottom, int64_t left,
@@ -64,8 +67,8 @@ INLINE void largest(const uint8_t *row, int64_t width, int64_t channels, int64_t
 void max_pool(const pooling *given)
 {
     const pooling p = *given;
-    for (int64_t i = 0; i < p.places; i++)
-        p.named[p.place[i]] = 1;
+    for (int64_t i = 0; i < p.index_size; i++)
+        p.named[p.index[i]] = 1;
 #pragma omp parallel for collapse(2) schedule(dynamic, 8) num_threads(p.threads)
     for (int64_t row = 0; row < p.rows; row++)
         for (int64_t y = 0; y < p.pooled_height; y++) {

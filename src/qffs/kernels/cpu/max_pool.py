@@ -68,7 +68,7 @@ def count(levels: SparseSteps, compiled: bool = True) -> Tensor:
 
     compiled: whether it may be the C function, for levels that change by one at most.
 
-    >>> count(Rows(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
+    >>> count(SparseSteps(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
     tensor([[1, 1, 0],
             [0, 1, 0]])
     """

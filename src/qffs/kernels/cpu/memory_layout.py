@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,18 +94,18 @@ def near(size: int) -> bool:
     return size <= NEAR
 
 
-def operand(signal: SparseSteps | Pending, layout: Layout, kept: Kept) -> compiler.Input:
+def operand(signal: SparseSteps | Pending, layout: Layout, kept: Kept) -> ctypes.Structure:
     """A signal that neurons add up as it is."""
     rows = uncomputed(signal)
     return compiler.Input(
         values=kept.pointer(in_order(signal, layout.turned), alone=signal is rows),
-        place=kept.pointer(rows.index.contiguous()),
+        index=kept.pointer(rows.index.contiguous()),
         levels=rows.scale is not None,
         scale=1.0 if rows.scale is None else float(rows.scale),
     )
 
 
-def source(projection: Projection, block: int, digits: bool, kept: Kept) -> compiler.Synapses:
+def source(projection: Projection, block: int, digits: bool, kept: Kept) -> ctypes.Structure:
     """Levels, and the weights that they go through, for blocks of so many neurons."""
     rows, synapses, steps = uncomputed(projection.source), projection.synapses, projection.size[0]
     values, kernel = in_order(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
@@ -113,7 +114,7 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> comp
     assert rows.scale is not None
     return compiler.Synapses(
         values=kept.pointer(values),
-        place=kept.pointer(rows.index.contiguous()),
+        index=kept.pointer(rows.index.contiguous()),
         scale=float(rows.scale),
         height=height,
         width=width,
@@ -124,7 +125,9 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> comp
         sx=synapses.stride[1],
         py=synapses.padding[0],
         px=synapses.padding[1],
-        **{name: kept.pointer(each) for name, each in packed._asdict().items() if each is not None},
+        weights=compiler.Weights(
+            **{name: kept.pointer(each) for name, each in packed._asdict().items() if each is not None}
+        ),
         moving=steps,
         scattered=not digits and near(kernel[0].numel() * block * kernel.itemsize),
     )

@@ -57,7 +57,7 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
         sent=kept.pointer(sent),
         changes=kept.pointer(torch.zeros(steps, images, dtype=torch.uint8, device=CPU)),
         ended=kept.pointer(torch.empty(images, lie.blocks(block), dtype=torch.uint8, device=CPU)),
-        place=kept.pointer(index),
+        index=kept.pointer(index),
     )
     library = compiler.library(dtype, neurons.loses, digits)
     if library.scratch_size(layer, False) > MOST_LISTED:
@@ -103,7 +103,7 @@ def _firing(neurons: Neurons, lie: Layout, kept: Kept) -> dict[str, Any]:
     }
 
 
-def _run(library: Any, layer: compiler.Layer, queue: Queue) -> None:
+def _run(library: Any, layer: Any, queue: Queue) -> None:
     layer.scratch = queue.scratch(library.scratch_size(layer, True))
     library.fire(layer)
 

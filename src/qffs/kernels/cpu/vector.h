@@ -1,7 +1,6 @@
 // Vectors of numbers of one type of `real`, and of levels, which are bytes.
-#include "max_pool.h"
-
-typedef REAL real;
+#include "layer.h"
+#include "levels.h"
 
 #define LANES (64 / (int64_t)sizeof(real)) // a register of AVX-512, several of others
 #define MOST_VECTORS 8                     // of neurons that are taken at a time
