@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qffs.graph.rules import FUNCTIONS, MODULES, OPERATORS, Kind, Rule
+from qffs.graph.rules import FUNCTIONS, MODULES, OPERATORS, Rule
+from qffs.graph.site import Kind
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "operators.md"
 

@@ -14,9 +14,10 @@ from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NothingToQuant
 from qffs.functional import lsq
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
-from qffs.graph.classify import annotate
+from qffs.graph.classify import classify, write_sites
 from qffs.graph.fold import fold
 from qffs.graph.replace import activations, output_quantizers, place_quantizers, swap_neurons
+from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.full_precision import FullPrecision
@@ -128,14 +129,14 @@ def to_spiking(
         raise Diverged(
             f"the weights hold NaN or infinity, first in {broken[0]}: train again, or load the last good ones"
         )
-    if any("shape" not in node.meta for node in qann.graph.nodes):
+    if not all(map(has_site, qann.graph.nodes)):
         raise InvalidArgument(
             "this quantized network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
             "or load its state dict into a new qffs.quantize(...)"
         )
     schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
     network = copy.deepcopy(qann).eval().requires_grad_(False)
-    annotate(network)
+    write_sites(classify(network))
     fold(network)
     swap_neurons(network, rule or FiringRule())
     network.recompile()

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from helpers.problems import images, network, randomize
-from qffs.graph.classify import annotate
+from qffs.graph.classify import classify, write_sites
 from qffs.graph.fold import fold
 from qffs.graph.trace.trace import trace
 
 
 def folded(model: nn.Module, x: Tensor) -> fx.GraphModule:
     traced = trace(model, x)
-    annotate(traced)
+    write_sites(classify(traced))
     fold(traced)
     return traced
 

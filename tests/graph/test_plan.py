@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qffs.errors import NotConvertible, NothingToQuantize
 from qffs.graph.plan import plan
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind
 from qffs.graph.trace.trace import trace
 
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
-from qffs.graph.rules import ADDRESSES, MODULES, SPACES, Kind
+from qffs.graph.rules import ADDRESSES, MODULES, SPACES
 from qffs.graph.rules import FUNCTIONS as FUNCTION_NAMES
 from qffs.graph.serialize import describe, rebuild
+from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import trace
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
@@ -57,7 +58,7 @@ def test_a_graph_comes_back_whole() -> None:
     assert before["parts"][1].stride() == after["parts"][1].stride()
     assert describe(again) == describe(network)
     for mine, theirs in zip(again.graph.nodes, network.graph.nodes, strict=True):
-        assert (mine.meta["shape"], mine.meta["batch"]) == (theirs.meta["shape"], theirs.meta["batch"])
+        assert (site(mine).shape, site(mine).batch) == (site(theirs).shape, site(theirs).batch)
     assert dict(again.named_parameters()).keys() == dict(network.named_parameters()).keys()
     assert "inner.gain" in dict(again.named_parameters())
     assert "inner.shift" in dict(again.named_buffers())

@@ -11,11 +11,12 @@ from torch import Tensor, fx, nn
 
 import qffs
 from qffs.functional.neuron import NeuronState
-from qffs.graph.classify import label, name_of
+from qffs.graph.call import label, name_of
 from qffs.graph.nested import tensors
 from qffs.graph.paths import owner
 from qffs.graph.plan import plan
-from qffs.graph.rules import OPERATORS, Kind
+from qffs.graph.rules import OPERATORS
+from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import trace
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
@@ -54,8 +55,8 @@ def kinds(model: nn.Module, x: Tensor, name: str) -> list[Kind]:
     """The kinds of the calls of an operator in the forms of a network."""
     traced = trace(model, x)
     plan(traced)
-    calls = [node for node in traced.graph.nodes if owner(node) != "after" and node.meta["kind"] is not Kind.INPUT]
-    return [node.meta["kind"] for node in calls if (name_of(node) or label(node, traced)).lower() in called(name)]
+    calls = [node for node in traced.graph.nodes if owner(node) != "after" and site(node).kind is not Kind.INPUT]
+    return [site(node).kind for node in calls if (name_of(node) or label(node, traced)).lower() in called(name)]
 
 
 def check_every_form(name: str, forms: tuple[Form, ...], folder: Path) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from qffs.errors import QffsError
 from qffs.files import to_json, write
 from qffs.graph.plan import Plan, Row
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind
 from qffs.measurement.accuracy import Measurement
 from qffs.measurement.activity import Activity
 from qffs.report.plots import draw_accuracy

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.graph.nested import tensors
+from qffs.graph.site import has_site, site, tensor_shape
 from qffs.models.checkpoint import kind_of
 from qffs.nn.inspect import empty_like
 from qffs.spiking.network import SpikingNetwork
@@ -108,10 +109,10 @@ def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] =
     own = empty_like(graph)
     found: list[Tensor] = []
     for node in graph.graph.find_nodes(op="placeholder"):
-        if "shape" not in node.meta:
+        if not has_site(node):
             raise NotConvertible(f"the network has lost the shape of its input {node.name}: quantize it again")
         generator = torch.Generator().manual_seed(len(found))
-        x = torch.randn((batch, *node.meta["shape"][1:]), generator=generator, dtype=torch.float64)
+        x = torch.randn((batch, *(site(node).shape or ())[1:]), generator=generator, dtype=torch.float64)
         found.append(x.to(own))
     return tuple(found)
 
@@ -124,7 +125,7 @@ def tried(snn: SpikingNetwork, inputs: Tensor | Sequence[Tensor], shown: int) ->
     own = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     nodes = snn.graph.graph.find_nodes(op="placeholder")
     if own:
-        wanted = [tuple(node.meta["shape"][1:]) for node in nodes]
+        wanted = [tuple(tensor_shape(node)[1:]) for node in nodes]
         fit = len(own) == len(wanted) and all(
             x.dim() and tuple(x.shape[1:]) == w for x, w in zip(own, wanted, strict=True)
         )

@@ -1,4 +1,4 @@
-"""Where a node's value holds the images of a batch, ``meta["batch"]``: in which dimension, and how many rows each.
+"""Where a node's value holds the images of a batch, ``site(node).batch``: in which dimension, and how many rows each.
 
 Most hold them in dimension 0, one row an image. Attention turns them elsewhere, and windows cut an image into rows. The
 steps of a simulation lie in the same dimension: all images of the first, then all of the second, and so on.
@@ -10,22 +10,24 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from qffs.graph.site import site
+
 
 def dimension(node: fx.Node) -> int:
     """The dimension that holds the images."""
-    found: int = node.meta["batch"][0]
+    found: int = site(node).batch[0]
     return found
 
 
 def rows(node: fx.Node) -> int:
     """How many rows an image has there."""
-    found: int = node.meta["batch"][1]
+    found: int = site(node).batch[1]
     return found
 
 
 def places(node: fx.Node) -> list[tuple[int, int]]:
     """Dimension and rows of every tensor that a node returns, for those that hold images."""
-    found = node.meta.get("batch")
+    found = site(node).batch
     if isinstance(found, tuple) and list(map(type, found)) == [int, int]:
         return [(found[0], found[1])]
     leaves = tree_leaves(found, is_leaf=lambda each: isinstance(each, tuple) and all(type(e) is int for e in each))

@@ -1,20 +1,20 @@
-"""Every node of a graph decided by the table of rules, and by what it reads."""
+"""What becomes of every node: decided by the table of rules, and by what the node reads."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Literal
 
 from torch import fx, nn
 
+from qffs.graph.call import arguments, choosing, label, name_of, option
 from qffs.graph.rules import (
     ANALOG,
     CLIPPED,
     DIFFERENCED,
     FOLDED,
-    FUNCTIONS,
     JOIN,
     LINEAR,
-    METHODS,
     MODULES,
     MOVING,
     NONLINEAR,
@@ -26,128 +26,75 @@ from qffs.graph.rules import (
     SHAPED,
     SHAPES,
     TURNED,
-    Kind,
     Rule,
 )
+from qffs.graph.site import KEY, Kind, Site, site
+
+Sites = dict[fx.Node, Site]
+"""The record of every node of a graph, in its order."""
 
 ADD = "; qffs.register adds one"
 
 
-def annotate(traced: fx.GraphModule) -> list[tuple[fx.Node, Rule]]:
-    """Decide every node, set its ``meta["kind"]`` and ``meta["signal"]``, and return each with its rule, in order.
+def classify(network: fx.GraphModule) -> Sites:
+    """Return the record of every node with its kind decided; nothing is changed.
 
-    A node that reads no signal is plain. ``meta["signal"]`` says whether a node's value changes over time, and
-    ``meta["analog"]`` whether it is computed from the network's input without passing a neuron. ``meta["unit"]`` says
-    whether each spike on its way is one of a neuron: ``"one"`` threshold for all, or one a ``"channel"``; else None.
+    A node that reads no signal is plain, the others are what `qffs.graph.rules` says of their operator, unless their
+    arguments, or what tracing found out, take them out of the rule.
     """
-    decided = []
-    for node in traced.graph.nodes:
-        rule = _decide(node, traced)
-        node.meta["kind"] = rule.kind
-        node.meta["signal"] = rule.kind is not Kind.PLAIN
-        node.meta["unit"] = _unit(node, rule, traced)
-        if rule is DIFFERENCED and not node.meta["unit"]:
-            rule = NONLINEAR
-        node.meta["analog"] = rule.kind is not Kind.SPIKING and all(read.meta["analog"] for read in signals(node))
-        decided.append((node, rule))
-    return decided
+    sites: Sites = {}
+    for node in network.graph.nodes:
+        sites[node] = _site(node, network, sites)
+    return sites
 
 
-def label(node: fx.Node, root: nn.Module) -> str:
-    """How the operator of a node is called in messages and plans: ``Conv2d``, ``max_pool2d``, ``.view``."""
-    if node.op == "call_module":
-        return type(root.get_submodule(str(node.target))).__name__
-    if node.op == "call_method":
-        return f".{node.target}"
-    if node.op == "call_function":
-        return str(getattr(node.target, "__name__", node.target))
-    return str(node.target)
+def write_sites(sites: Sites) -> None:
+    """Write the record of every node into the node, where `qffs.graph.site.site` reads it."""
+    for node, record in sites.items():
+        node.meta[KEY] = record
 
 
-def name_of(node: fx.Node) -> str | None:
-    """The operator of a call in the table `OPERATORS`, whatever its form; None where there is none."""
-    if node.op == "call_method":
-        return str(node.target) if node.target in METHODS else None
-    return FUNCTIONS.get(node.target) if node.op == "call_function" else None
+def _site(node: fx.Node, network: nn.Module, sites: Sites) -> Site:
+    read = [sites[each] for each in _signals(node, sites)]
+    rule = _decide(node, network, sites)
+    unit = _unit(node, rule, network, read)
+    if rule is DIFFERENCED and not unit:
+        rule = NONLINEAR
+    analog = rule.kind is not Kind.SPIKING and all(each.analog for each in read)
+    return replace(site(node), kind=rule.kind, why=rule.why, values=rule.values, analog=analog, unit=unit)
 
 
-def rule_of(node: fx.Node, root: nn.Module) -> Rule | None:
-    """The row of the table that a call falls under, before its arguments are looked at; None where there is none."""
-    if node.op == "call_module":
-        return MODULES.get(type(root.get_submodule(str(node.target))))
-    name = name_of(node)
-    return None if name is None else OPERATORS[name]
+def _signals(node: fx.Node, sites: Sites) -> list[fx.Node]:
+    """The arguments of a node that carry a signal, as `qffs.graph.call.signals`, while nothing is written yet."""
+    return [read for read in arguments(node) if isinstance(read, fx.Node) and sites[read].signal]
 
 
-def signals(node: fx.Node) -> list[fx.Node]:
-    """The arguments of a node that carry a signal, in order, each as often as it is read."""
-    return [read for read in arguments(node) if isinstance(read, fx.Node) and read.meta["signal"]]
-
-
-def arguments(node: fx.Node) -> list[Any]:
-    """All arguments of a node, whatever their nesting, in order."""
-    return _flat((*node.args, *node.kwargs.values()))
-
-
-def _flat(nested: Any) -> list[Any]:
-    found: list[Any] = []
-
-    def visit(argument: Any) -> None:
-        if isinstance(argument, (list, tuple)):
-            for each in argument:
-                visit(each)
-        elif isinstance(argument, dict):
-            visit(list(argument.values()))
-        elif isinstance(argument, slice):
-            visit((argument.start, argument.stop, argument.step))
-        else:
-            found.append(argument)
-
-    visit(nested)
-    return found
-
-
-def choosing(node: fx.Node) -> list[Any]:
-    """The arguments of a join that say where its operands go, and are none of them: a mask, an index."""
-    match name_of(node):
-        case "where":
-            return _flat(node.args[:1])
-        case "write":
-            return _flat(node.args[2:])
-    return []
-
-
-def option(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a call, given by position or by name."""
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
-
-
-def _decide(node: fx.Node, root: nn.Module) -> Rule:
+def _decide(node: fx.Node, root: nn.Module, sites: Sites) -> Rule:
     """The rule of a node whose arguments have been classified."""
     if node.op == "placeholder":
         return Rule(Kind.INPUT, "analog, charged by the schedule")
     if node.op == "output":
-        return _decide_output(node)
-    read = signals(node)
+        return _decide_output(node, sites)
+    read, problem = _signals(node, sites), site(node).problem
     if not read:
-        return Rule(Kind.REFUSED, node.meta["problem"]) if "problem" in node.meta else PLAIN
+        return Rule(Kind.REFUSED, problem) if problem else PLAIN
     if node.op == "call_module":
         rule, reason = _decide_module(root.get_submodule(str(node.target)))
     else:
-        rule, reason = _decide_call(node, read)
-    if all(each.meta["analog"] for each in read) and (rule is ROUNDING or rule.kind is Kind.DIFFERENCED):
+        rule, reason = _decide_call(node, read, sites)
+    if all(sites[each].analog for each in read) and (rule is ROUNDING or rule.kind is Kind.DIFFERENCED):
         rule, reason = ANALOG, None
-    elif node.meta.get("rounds"):
+    elif site(node).rounds:
         reason = reason or ROUNDING.why
     if rule.kind is Kind.REFUSED:
         reason = reason or rule.why
-    problem = reason or node.meta.get("problem")
+    problem = reason or problem
     return Rule(Kind.REFUSED, problem) if problem else rule
 
 
-def _unit(node: fx.Node, rule: Rule, root: nn.Module) -> str | None:
+def _unit(node: fx.Node, rule: Rule, root: nn.Module, signals: list[Site]) -> Literal["one", "channel"] | None:
     """What a node sends, where it sends single spikes: pooling takes the largest of a window of them."""
-    read = [each.meta["unit"] for each in signals(node)]
+    read = [each.unit for each in signals]
     if rule.kind is Kind.SPIKING:
         module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         by_channel = getattr(module, "channels", None) is not None or bool(getattr(module, "shape", ()))
@@ -156,9 +103,9 @@ def _unit(node: fx.Node, rule: Rule, root: nn.Module) -> str | None:
         return None
     name = name_of(node) or label(node, root).lower()
     if rule is FOLDED:
-        return None if "norm" in name else str(read[0])
+        return None if "norm" in name else read[0]
     if rule is DIFFERENCED:
-        return str(read[0]) if "pool" in name or read == ["one"] else None
+        return read[0] if "pool" in name or read == ["one"] else None
     zeros = name == "pad" and option(node, 2, "mode", "constant") == "constant" and not option(node, 3, "value")
     if (name in MOVING or zeros) and read[0] == "one":
         return "one"
@@ -187,7 +134,7 @@ def refusal(module: nn.Module) -> str | None:
     return (reason or (rule.why if rule.kind is Kind.REFUSED else None)) if known else None
 
 
-def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
+def _decide_call(node: fx.Node, read: list[fx.Node], sites: Sites) -> tuple[Rule, str | None]:
     """The rule of a function or method and what takes it out of the rule, if anything does."""
     name = name_of(node)
     if name is None:
@@ -203,7 +150,7 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
         case _ if name in QUOTIENTS and node.kwargs.get("rounding_mode") is not None:
             reason = "a rounded quotient is not linear"
         case "where" | "write":
-            rule = _decide_choice(node, read)
+            rule = _decide_choice(node, read, sites)
         case "diff" if len(node.all_input_nodes) > 1:  # what stands before or behind would come with every increment
             rule = NONLINEAR
         case "max" | "min" if len(node.all_input_nodes) == 1:
@@ -219,12 +166,12 @@ def _decide_call(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | None]:
     return rule, reason
 
 
-def _decide_choice(node: fx.Node, read: list[fx.Node]) -> Rule:
+def _decide_choice(node: fx.Node, read: list[fx.Node], sites: Sites) -> Rule:
     """What is chosen by something that never changes is joined; a mask of the input does not change over time."""
     chooses = [each for each in choosing(node) if each in read]
     if name_of(node) == "write":
         return ROUNDING if chooses else OPERATORS["write"]
-    return OPERATORS["where"] if all(each.meta["analog"] for each in chooses) else NONLINEAR
+    return OPERATORS["where"] if all(sites[each].analog for each in chooses) else NONLINEAR
 
 
 def _decide_attribute(attribute: str) -> tuple[Rule, str | None]:
@@ -239,11 +186,11 @@ def _decide_batch_norm(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | 
     return (OPERATORS["batch_norm"], None) if read == [node.args[0]] else (NONLINEAR, None)
 
 
-def _decide_output(node: fx.Node) -> Rule:
+def _decide_output(node: fx.Node, sites: Sites) -> Rule:
     leaves = [leaf for leaf in arguments(node) if leaf is not None]
     for leaf in leaves or [None]:
-        if not isinstance(leaf, fx.Node) or not leaf.meta["signal"] or leaf.meta.get("shape", ()) is None:
+        if not isinstance(leaf, fx.Node) or not sites[leaf].signal or sites[leaf].shape is None:
             return Rule(Kind.REFUSED, f"the network returns {leaf}, which is no tensor computed from the input")
-        if (leaf.meta.get("batch") or (0, 1))[0] != 0:
+        if (sites[leaf].batch or (0, 1))[0] != 0:
             return Rule(Kind.REFUSED, f"the batch is not in dimension 0 of the output {leaf}")
     return Rule(Kind.OUTPUT, "read out at every step")

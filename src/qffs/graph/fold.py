@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.classify import name_of, option
+from qffs.graph.call import name_of, option
 from qffs.graph.paths import free_path
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, note, site, tensor_shape
 
 Weighted = (nn.modules.conv._ConvNd, nn.Linear)
 """Modules with a weight and perhaps a bias, an output channel a row."""
@@ -38,7 +38,7 @@ def fold(network: fx.GraphModule) -> None:
     _shape_anywhere(network)
     _fold_batch_norms(network)
     for node in list(network.graph.nodes):
-        if node.meta.get("kind") is Kind.FOLDED:
+        if site(node).kind is Kind.FOLDED:
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
     _split_biases(network)
@@ -60,7 +60,7 @@ def fold_batch_norms(network: fx.GraphModule) -> None:
 
 def _fold_batch_norms(network: fx.GraphModule) -> None:
     for node in list(network.graph.nodes):
-        norm = _batch_norm(network, node) if node.meta.get("kind") is Kind.FOLDED else None
+        norm = _batch_norm(network, node) if site(node).kind is Kind.FOLDED else None
         if norm is not None:
             _fold_batch_norm(network, node, norm)
 
@@ -68,13 +68,13 @@ def _fold_batch_norms(network: fx.GraphModule) -> None:
 def _shape_anywhere(network: fx.GraphModule) -> None:
     """Shapes that hold for the parts of a signal: of any layout in memory, and of a single image too."""
     for node in network.graph.nodes:
-        if node.meta.get("kind") is not Kind.LINEAR:
+        if site(node).kind is not Kind.LINEAR:
             continue
         if node.op == "call_method" and node.target in {"view", "view_as"}:
             node.target = {"view": "reshape", "view_as": "reshape_as"}[node.target]
         if name_of(node) == "squeeze" and len(node.args) == 1 and not node.kwargs:
-            source = node.args[0].meta
-            ones = tuple(d for d, size in enumerate(source["shape"]) if size == 1 and d != source["batch"][0])
+            source = site(node.args[0])
+            ones = tuple(d for d, size in enumerate(source.shape or ()) if size == 1 and d != source.batch[0])
             node.args = (*node.args, ones)
 
 
@@ -124,7 +124,7 @@ def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.ba
         node.replace_all_uses_with(source)
     else:
         dtype = norm.running_mean.dtype if norm.running_mean is not None else torch.float32
-        dimensions = len(node.meta["shape"]) - 2
+        dimensions = len(tensor_shape(node)) - 2
         path = str(node.target) if node.op == "call_module" else node.name
         product = _constant(network, node, operator.mul, f"{path}_scale", _column(scale.to(dtype), dimensions))
         total = _constant(network, product, operator.add, f"{path}_shift", _column(shift.to(dtype), dimensions))
@@ -135,7 +135,7 @@ def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.ba
 
 def _channels_first(module: nn.Module, call: fx.Node) -> bool:
     """Whether dimension 1 of the result holds the module's output channels, as batch norm reads them."""
-    return not isinstance(module, nn.Linear) or len(call.meta["shape"]) == 2
+    return not isinstance(module, nn.Linear) or len(tensor_shape(call)) == 2
 
 
 def _scaled(module: Any, scale: Tensor, shift: Tensor) -> nn.Module:
@@ -171,7 +171,7 @@ def _called(function: Any, first: fx.Node, second: fx.Node) -> fx.Node:
     """A new node ``function(first, second)`` behind the second, of the shape of the first."""
     with second.graph.inserting_after(second):
         result = second.graph.call_function(function, (first, second))
-    result.meta.update(shape=first.meta.get("shape"), batch=first.meta.get("batch"))
+    note(result, shape=site(first).shape, batch=site(first).batch)
     return result
 
 
@@ -187,28 +187,28 @@ def _split_biases(network: fx.GraphModule) -> None:
             biases[id(module)] = module.bias
             module.bias = None
         if id(module) in biases:
-            dimensions = 0 if isinstance(module, nn.Linear) else len(node.meta["shape"]) - 2
+            dimensions = 0 if isinstance(module, nn.Linear) else len(tensor_shape(node)) - 2
             _add(network, node, f"{node.target}_bias", _column(biases[id(module)], dimensions))
 
 
 def _split_functional_biases(network: fx.GraphModule) -> None:
     for node in list(network.graph.nodes):
         bias = option(node, 2, "bias") if name_of(node) in WEIGHTED else None
-        if bias is None or node.meta.get("kind") is not Kind.LINEAR:
+        if bias is None or site(node).kind is not Kind.LINEAR:
             continue
         node.args = tuple(None if argument is bias else argument for argument in node.args)
         node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "bias"}
-        dimensions = 0 if name_of(node) == "linear" else len(node.meta["shape"]) - 2
+        dimensions = 0 if name_of(node) == "linear" else len(tensor_shape(node)) - 2
         with network.graph.inserting_after(node):  # of the bias as it is there: it may depend on sizes
             column = network.graph.call_function(torch.reshape, (bias, (-1, *(1,) * dimensions)))
-        column.meta.update(kind=Kind.PLAIN, signal=False, shape=None, batch=None)
+        note(column, kind=Kind.PLAIN)
         _instead(node, _called(operator.add, node, column))
 
 
 def _split_padding(network: fx.GraphModule) -> None:
     """Padding with another value than zero: with zeros, and then a sum with the value where there was padding."""
     for node in list(network.graph.nodes):
-        if node.meta.get("kind") is not Kind.LINEAR:
+        if site(node).kind is not Kind.LINEAR:
             continue
         module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, CONSTANT_PADDING):
@@ -227,7 +227,7 @@ def _split_padding(network: fx.GraphModule) -> None:
         with network.graph.inserting_after(nothing):
             around = network.graph.call_function(F.pad, (nothing, padding), {"value": value})
         for plain, like in ((nothing, source), (around, node)):
-            plain.meta.update(kind=Kind.PLAIN, signal=False, shape=like.meta["shape"], batch=None)
+            note(plain, kind=Kind.PLAIN, shape=site(like).shape)
         _instead(node, _called(operator.add, node, around))
 
 
@@ -266,7 +266,7 @@ def _compute_constants(network: fx.GraphModule) -> None:
         if not node.users:
             network.graph.erase_node(node)
     for node in list(network.graph.nodes):
-        if node.meta.get("kind") in {Kind.SUM, Kind.JOIN}:
+        if site(node).kind in {Kind.SUM, Kind.JOIN}:
             _name_numbers(network, node)
 
 
@@ -277,17 +277,17 @@ def _replace_argument(reader: fx.Node, old: fx.Node, new: Any) -> None:
 
 def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:
     among = {"where": (1, 2), "write": (0, 1)}  # of other joins, every operand is a tensor
-    every = range(len(node.args)) if node.meta["kind"] is Kind.SUM else among.get(str(name_of(node)), ())
+    every = range(len(node.args)) if site(node).kind is Kind.SUM else among.get(str(name_of(node)), ())
     for position in every:
         argument = node.args[position]
         if isinstance(argument, (int, float)):
             with network.graph.inserting_before(node):
                 value = torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None)
                 node.update_arg(position, _buffer(network, f"{node.name}_constant", value))
-        elif isinstance(argument, fx.Node) and not argument.meta["signal"] and argument.meta["shape"] is None:
+        elif isinstance(argument, fx.Node) and not site(argument).signal and site(argument).shape is None:
             with network.graph.inserting_before(node):  # of a size, so it stays a number of its own
                 named = network.graph.call_function(torch.full, ((), argument), {"dtype": torch.float64})
-            named.meta.update(kind=Kind.PLAIN, signal=False, shape=(), batch=None)
+            note(named, kind=Kind.PLAIN, shape=())
             node.update_arg(position, named)
 
 
@@ -295,5 +295,5 @@ def _buffer(network: fx.GraphModule, path: str, value: Tensor) -> fx.Node:
     path = free_path(network, path)
     network.register_buffer(path, value.detach().clone())
     constant = network.graph.get_attr(path)
-    constant.meta.update(kind=Kind.PLAIN, signal=False, shape=tuple(value.shape), batch=None)
+    note(constant, kind=Kind.PLAIN, shape=tuple(value.shape))
     return constant

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from qffs.errors import NotConvertible, NothingToQuantize
-from qffs.graph.classify import annotate, label
+from qffs.graph.call import label
 from qffs.graph.paths import owner
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site
 from qffs.graph.trace.tracer import described
 
 
@@ -85,25 +85,19 @@ class Plan:
         return ", ".join([layers, *rest, *sent, f"{refused or 'nothing'} refused"])
 
 
-def plan(traced: fx.GraphModule) -> Plan:
-    """The plan of a traced network; annotates its nodes on the way."""
-    return Plan(
-        tuple(
-            Row(
-                _site(node),
-                label(node, traced),
-                node.meta.get("shape"),
-                rule.kind,
-                rule.why,
-                described(node).removeprefix(", "),
-                rule.values,
-            )
-            for node, rule in annotate(traced)
-        )
-    )
+def plan(network: fx.GraphModule) -> Plan:
+    """Return the plan of a traced network, from the records of its nodes."""
+    return Plan(tuple(_row(node, network) for node in network.graph.nodes))
 
 
-def _site(node: fx.Node) -> str:
+def _row(node: fx.Node, network: fx.GraphModule) -> Row:
+    record = site(node)
+    assert record.kind is not None
+    source = described(node).removeprefix(", ")
+    return Row(_path(node), label(node, network), record.shape, record.kind, record.why, source, record.values)
+
+
+def _path(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     return f"{owner(node)}.{node.name}" if owner(node) else node.name

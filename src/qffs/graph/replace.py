@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
-from qffs.graph.classify import label, name_of, signals
+from qffs.graph import batch_axis
+from qffs.graph.call import label, name_of, signals
 from qffs.graph.paths import free_path
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, note, site, tensor_shape
 from qffs.method import FiringRule, Levels
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
@@ -17,7 +18,7 @@ from qffs.nn.quantizer import Quantizer
 
 def activations(traced: fx.GraphModule) -> list[str]:
     """The paths of the ReLUs of an annotated graph, in the order of computation."""
-    return [str(node.target) for node in traced.graph.nodes if node.meta["kind"] is Kind.SPIKING]
+    return [str(node.target) for node in traced.graph.nodes if site(node).kind is Kind.SPIKING]
 
 
 def place_quantizers(
@@ -36,36 +37,36 @@ def place_quantizers(
     """
     (end,) = traced.graph.find_nodes(op="output")
     outputs = end.all_input_nodes if output else []
-    of_path = {**hidden, **{str(node.target): output for node in outputs if node.meta["kind"] is Kind.SPIKING}}
+    of_path = {**hidden, **{str(node.target): output for node in outputs if site(node).kind is Kind.SPIKING}}
 
     def quantizer(node: fx.Node, levels: Levels, clip: float | None = None) -> Quantizer:
-        shape, (batch, _) = node.meta["shape"], node.meta["batch"]
+        shape, batch = tensor_shape(node), batch_axis.dimension(node)
         apart = per_channel and len(shape) > 1 and batch != 1 and (len(shape) == 2 or not _of_tokens(node, traced))
         return Quantizer(levels.highest, offset, clip, shape[1] if apart else None)
 
     for node in traced.graph.nodes:
-        if node.meta["kind"] is Kind.SPIKING:
+        if site(node).kind is Kind.SPIKING:
             path = str(node.target)
             levels, clip = of_path[path], getattr(traced.get_submodule(path), "max_val", None)
             traced.set_submodule(path, quantizer(node, levels, clip) if levels else FullPrecision(clip))
     for node in outputs:
-        if output and node.meta["kind"] is not Kind.SPIKING:
+        if output and site(node).kind is not Kind.SPIKING:
             path = free_path(traced, "output_quantizer")
             traced.add_submodule(path, quantizer(node, output))
             with traced.graph.inserting_after(node):
                 quantized = traced.graph.call_module(path, (node,))
-            quantized.meta.update(shape=node.meta["shape"], batch=node.meta["batch"])
+            note(quantized, shape=site(node).shape, batch=site(node).batch)
             end.replace_input_with(node, quantized)
 
 
 def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
     """Whether a value has its features in its last dimension: what made it, of the same shape since, is linear."""
-    source, shape = node, node.meta["shape"]
+    source, shape = node, site(node).shape
     while True:
         name = name_of(source) or label(source, traced)
         if name in {"Linear", "linear", "LayerNorm", "layer_norm", "matmul", "bmm", "einsum"}:
             return True
-        before = [read for read in signals(source) if read.meta["shape"] == shape]
+        before = [read for read in signals(source) if site(read).shape == shape]
         if not before or name.lower().startswith(("conv", "permute", "transpose", "movedim")):
             return False
         source = before[0]
@@ -86,4 +87,4 @@ def swap_neurons(network: fx.GraphModule, rule: FiringRule) -> None:
     for node in network.graph.find_nodes(op="call_module"):
         module = network.get_submodule(str(node.target))
         if isinstance(module, Quantizer):
-            network.set_submodule(str(node.target), Neuron.from_quantizer(module, rule, node.meta["shape"]))
+            network.set_submodule(str(node.target), Neuron.from_quantizer(module, rule, tensor_shape(node)))

@@ -18,7 +18,6 @@ import dataclasses
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MethodDescriptorType
 from typing import Any
 
@@ -28,24 +27,10 @@ from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
 from qffs.graph import operators
+from qffs.graph.site import Kind
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
-
-
-class Kind(StrEnum):
-    """What a node is in the spiking network."""
-
-    INPUT = "input"
-    PLAIN = "plain"
-    LINEAR = "linear"
-    SUM = "sum"
-    JOIN = "join"
-    SPIKING = "spiking"
-    DIFFERENCED = "differenced"
-    FOLDED = "folded"
-    OUTPUT = "output"
-    REFUSED = "refused"
 
 
 @dataclass(frozen=True)

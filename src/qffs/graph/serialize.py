@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qffs.errors import CheckpointError
-from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, Kind, address
+from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, address
+from qffs.graph.site import Kind, note, site
 
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -31,6 +32,9 @@ MEMORY_FORMATS = {
 }
 
 Description = dict[str, Any]
+
+ROWS = {"tuple": [0, 1]}
+"""Images in dimension 0, one row each: where older files say nothing else."""
 
 READ = SHAPES + TURNED
 """The attributes that a graph may read: those that every tensor has."""
@@ -104,8 +108,8 @@ def _node(node: fx.Node) -> Description:
         "target": _target_name(node),
         "args": _encode(list(node.args)),
         "kwargs": {key: _encode(value) for key, value in node.kwargs.items()},
-        "shape": _encode(node.meta.get("shape")),
-        "batch": _encode(node.meta.get("batch")),
+        "shape": _encode(site(node).shape),
+        "batch": _encode(site(node).batch),
     }
 
 
@@ -189,8 +193,8 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
             name=_identifier(entry["name"]),
         )
         _check_attribute(node)
-        node.meta["shape"] = _shape(_decode(entry["shape"], {}))
-        node.meta["batch"] = _batch(_decode(entry.get("batch", {"tuple": [0, 1]}), {}))
+        shape, batch = (_decode(entry.get(key, usual), {}) for key, usual in (("shape", None), ("batch", ROWS)))
+        note(node, shape=_shape(shape), batch=_batch(batch))
         built[entry["name"]] = node
     if [entry["op"] for entry in description["nodes"]].index("output") != len(built) - 1:
         raise CheckpointError("the checkpoint's network repeats a name or goes on after its output")

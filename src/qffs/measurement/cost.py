@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from qffs.data import Images
 from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis as of_images
-from qffs.graph.classify import label, signals
-from qffs.graph.rules import Kind
+from qffs.graph.call import label, signals
+from qffs.graph.site import Kind, site
 from qffs.measurement.activity import Activity
 from qffs.measurement.batches import Normalize, fitting, inputs, labeled
 from qffs.measurement.energy import Cost, Energy, Synapses, Units
@@ -135,7 +135,7 @@ class _Probe(Walk):
     def _linear(self, node: fx.Node) -> Pair:
         if work(node, self.network) in {Work.WEIGHTED, Work.ADDED}:
             read = dict.fromkeys(signals(node))
-            if node.meta["kind"] is Kind.SUM:  # what went through synapses is added up at the neuron anyway
+            if site(node).kind is Kind.SUM:  # what went through synapses is added up at the neuron anyway
                 read = {n: None for n in read if n in self.counts.single}
             found = [self._read(node, n) for n in read]
             if found:
@@ -146,7 +146,7 @@ class _Probe(Walk):
         constant, increments = self.values[read]
         value = constant if increments is None else increments
         d, rows = of_images.dimension(read), of_images.rows(read)
-        others = {n: self.values[n].constant for n in node.all_input_nodes if not n.meta["signal"]}
+        others = {n: self.values[n].constant for n in node.all_input_nodes if not site(n).signal}
         like = value.new_zeros(()).expand(of_images.shape(value, read, rows))
         counts = fan_out(node, read, self.network, others, like).movedim(d, 0)
         depends = torch.zeros_like(counts, dtype=torch.bool)
@@ -193,28 +193,28 @@ def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
     """
     found: set[fx.Node] = set()
     for node in nodes:
-        match node.meta["kind"]:
+        match site(node).kind:
             case Kind.SPIKING:
                 single = not getattr(network.get_submodule(str(node.target)), "several", False)
             case Kind.DIFFERENCED | Kind.LINEAR | Kind.JOIN as kind:
-                passes = node.meta["unit"] if kind is Kind.DIFFERENCED else work(node, network) is Work.PASSED
-                single = passes and all(n in found or n.meta["analog"] for n in signals(node))
+                passes = bool(site(node).unit) if kind is Kind.DIFFERENCED else work(node, network) is Work.PASSED
+                single = passes and all(n in found or site(n).analog for n in signals(node))
             case _:
                 single = False
-        if single and not node.meta["analog"]:
+        if single and not site(node).analog:
             found.add(node)
     return found
 
 
 def _is_uncounted(node: fx.Node, network: nn.Module) -> bool:
-    if node.meta["kind"] is Kind.DIFFERENCED:
-        return not node.meta["unit"]
-    return node.meta["kind"] in {Kind.LINEAR, Kind.JOIN} and work(node, network) is Work.OTHER
+    if site(node).kind is Kind.DIFFERENCED:
+        return not site(node).unit
+    return site(node).kind in {Kind.LINEAR, Kind.JOIN} and work(node, network) is Work.OTHER
 
 
 def _highest(node: fx.Node, network: fx.GraphModule) -> int:
     """The highest level of the neurons whose spikes a node passes on; 0 where there are none."""
-    if node.meta["kind"] is Kind.SPIKING:
+    if site(node).kind is Kind.SPIKING:
         neuron = network.get_submodule(str(node.target))
         assert isinstance(neuron, Neuron)
         return neuron.highest

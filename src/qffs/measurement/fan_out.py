@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from qffs.graph import batch_axis
-from qffs.graph.classify import name_of, option, signals
-from qffs.graph.rules import MOVING, Kind
+from qffs.graph.call import name_of, option, signals
+from qffs.graph.rules import MOVING
+from qffs.graph.site import Kind, site, tensor_shape
 
 
 class Work(StrEnum):
@@ -63,7 +64,7 @@ FUNCTIONS: dict[str, Work] = {
 
 def work(node: fx.Node, network: nn.Module) -> Work:
     """What a linear operator, a join or a sum does; what is in neither table does something else."""
-    if node.meta["kind"] is Kind.SUM:
+    if site(node).kind is Kind.SUM:
         return Work.ADDED
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
@@ -81,8 +82,8 @@ def fan_out(node: fx.Node, read: fx.Node, network: nn.Module, others: Mapping[fx
     At borders, and where strides leave something out, fewer synapses lead from a unit than elsewhere. others: the
     operator's other arguments, weights and shapes.
     """
-    if node.meta["kind"] is Kind.SUM:  # what is smaller is broadcast
-        times = math.prod(node.meta["shape"]) // math.prod(read.meta["shape"])
+    if site(node).kind is Kind.SUM:  # what is smaller is broadcast
+        times = math.prod(tensor_shape(node)) // math.prod(tensor_shape(read))
         return torch.full_like(like, signals(node).count(read) * times, dtype=torch.float64)
     apply = _with_ones(node, network, others)
     if work(node, network) is Work.WEIGHTED:

@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
 from qffs.files import beside, write_folder
-from qffs.graph.rules import Kind
 from qffs.graph.serialize import describe, rebuild
+from qffs.graph.site import Kind, site
 from qffs.method import Schedule
 from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
 from qffs.nn.neuron import Neuron
@@ -182,7 +182,7 @@ def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str
         network = SpikingNetwork(graph.requires_grad_(False), Schedule(tuple(config["schedule"])))
     except Exception as error:  # what others wrote can be wrong in nearly any way
         raise CheckpointError(f"{source} is damaged: {error}") from error
-    kinds_of_node = {node.meta["kind"] for node in graph.graph.nodes}
+    kinds_of_node = {site(node).kind for node in graph.graph.nodes}
     if Neuron not in kinds or kinds & {Quantizer, nn.ReLU} or kinds_of_node & {Kind.FOLDED, Kind.REFUSED}:
         raise CheckpointError(f"{source} is damaged: its network is not of kind 'snn'")
     return network

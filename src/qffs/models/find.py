@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from qffs.errors import InvalidArgument
+from qffs.graph.site import site
 from qffs.models import MODELS, build
 from qffs.models.arguments import Arguments, check
 from qffs.models.checkpoint import load_kind
@@ -64,8 +65,8 @@ def _of_ours(name: str, arguments: Arguments) -> Source:
 def _of_checkpoint(folder: str) -> Source:
     network = load_kind("float", folder, "name one of a float network, which demo writes to its folder float").network
     assert isinstance(network, fx.GraphModule)
-    shapes = [node.meta["shape"] for node in network.graph.find_nodes(op="placeholder")]
-    return Source(network, tuple(shape[1:] for shape in shapes) if all(shapes) else ())
+    shapes = [site(node).shape for node in network.graph.find_nodes(op="placeholder")]
+    return Source(network, tuple(shape[1:] for shape in shapes if shape) if all(shapes) else ())
 
 
 def _elsewhere(name: str) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from qffs.files import Results
 from qffs.graph.plan import Plan, Row
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind
 
 
 def show(results: Results, console: Console) -> None:

@@ -22,9 +22,9 @@ from qffs.functional.difference import held
 from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps, align
 from qffs.graph import batch_axis
-from qffs.graph.classify import choosing, name_of, option, signals
+from qffs.graph.call import choosing, name_of, option, signals
 from qffs.graph.nested import nested, tensors
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site, tensor_shape
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import max_pool
 from qffs.kernels.cpu import neuron as native
@@ -74,7 +74,7 @@ def covers(network: fx.GraphModule) -> bool:
 
     Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
     """
-    signals_ = (node for node in network.graph.nodes if node.meta["signal"] and node.op != "output")
+    signals_ = (node for node in network.graph.nodes if site(node).signal and node.op != "output")
     return all(
         set(batch_axis.places(node)) == {(0, 1)} and (not _several(node) or all(map(_takes_one, node.users)))
         for node in signals_
@@ -104,7 +104,7 @@ class _Walk(Walk):
         self.gathered: dict[fx.Node, Tensor] = {}  # of the operands of a node, at the rows where any of them differs
 
     def _value(self, node: fx.Node, part: int) -> Any:
-        if part == 1 and node.meta["signal"]:
+        if part == 1 and site(node).signal:
             return self.gathered.get(node)
         return self.values[node][part]
 
@@ -128,14 +128,14 @@ class _Walk(Walk):
             fits = a.dtype == b.dtype and broadcasts_to(b.shape, a.shape)
             return a.add_(b) if fits and self._is_spent(one) else None
         zero, there = (one, b) if a is None else (other, a)
-        added_up = all(user.meta["kind"] in {Kind.SPIKING, Kind.SUM} for user in node.users)
+        added_up = all(site(user).kind in {Kind.SPIKING, Kind.SUM} for user in node.users)
         zeros = self._zeros(zero, 0) if added_up and isinstance(zero, fx.Node) else None
         alike = zeros is not None and isinstance(there, Tensor) and zeros.dtype == there.dtype
         return torch.broadcast_tensors(there, zeros)[0] if alike else None
 
     def _is_spent(self, node: Any) -> bool:
         """Whether a node's value is a tensor of its own that nobody reads but one."""
-        if not isinstance(node, fx.Node) or node.op != "call_module" or not node.meta["signal"]:
+        if not isinstance(node, fx.Node) or node.op != "call_module" or not site(node).signal:
             return False
         module = self.network.get_submodule(str(node.target))
         return type(module) in DIMENSIONS and len(node.users) == 1 and not module._forward_hooks
@@ -176,7 +176,7 @@ class _Walk(Walk):
 
     def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Signal] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
-        if node.meta["kind"] is Kind.SUM:
+        if site(node).kind is Kind.SUM:
             return [part for rows in present.values() for part in _listed(rows)]
         if len(present) > 1:
             return None
@@ -188,7 +188,7 @@ class _Walk(Walk):
     def _plain(self, node: fx.Node) -> Pair:
         """Shapes, say, which are those of all steps: who reads them does it for all steps."""
         self.rows = self.steps * self.batch
-        received = {n: self.values[n].increments for n in node.all_input_nodes if n.meta["signal"]}
+        received = {n: self.values[n].increments for n in node.all_input_nodes if site(n).signal}
         self.gathered = {
             n: rows.empty_like.new_zeros(1).expand(self.rows, *rows.empty_like.shape[1:])
             for n, rows in received.items()
@@ -302,18 +302,18 @@ class _Walk(Walk):
 
 def _for_neurons_alone(node: fx.Node) -> bool:
     """Whether a node is read by a layer of neurons alone, at once or through sums that broadcast nothing."""
-    if node.meta["kind"] is Kind.SUM and not _adds_plainly(node):
+    if site(node).kind is Kind.SUM and not _adds_plainly(node):
         return False
     if len(node.users) != 1:
         return False
     (user,) = node.users
-    return user.meta["kind"] is Kind.SPIKING or (user.meta["kind"] is Kind.SUM and _for_neurons_alone(user))
+    return site(user).kind is Kind.SPIKING or (site(user).kind is Kind.SUM and _for_neurons_alone(user))
 
 
 def _adds_plainly(node: fx.Node) -> bool:
     """Whether a sum is one of different signals, of its own shape, and perhaps a constant."""
     read = signals(node)
-    alike = all(n.meta["shape"][1:] == node.meta["shape"][1:] for n in read)
+    alike = all(tensor_shape(n)[1:] == tensor_shape(node)[1:] for n in read)
     return name_of(node) == "add" and not node.kwargs and len(set(read)) == len(read) and alike
 
 
@@ -325,7 +325,7 @@ def _of_levels(value: Any) -> bool:
 
 def _shaped(node: fx.Node) -> bool:
     """Whether a node reads what was computed for all steps, a shape, say."""
-    return any(n.op != "get_attr" and not n.meta["signal"] for n in node.all_input_nodes)
+    return any(n.op != "get_attr" and not site(n).signal for n in node.all_input_nodes)
 
 
 def _rows(value: Any, index: Tensor, scale: Tensor | None = None) -> Any:
@@ -335,7 +335,7 @@ def _rows(value: Any, index: Tensor, scale: Tensor | None = None) -> Any:
 
 def _several(node: fx.Node) -> bool:
     """Whether the value of a signal holds several."""
-    return batch_axis.places(node) != [node.meta["batch"]]
+    return batch_axis.places(node) != [site(node).batch]
 
 
 def _takes_one(node: fx.Node) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from qffs.errors import Diverged, InvalidArgument, QffsError
 from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis
-from qffs.graph.classify import annotate
+from qffs.graph.classify import classify, write_sites
 from qffs.graph.nested import joined
-from qffs.graph.rules import Kind
 from qffs.graph.serialize import Description, describe, rebuild
+from qffs.graph.site import Kind, site, tensor_shape
 from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import empty_like
@@ -47,7 +47,7 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         self.graph = graph
         self.schedule = schedule
-        annotate(graph)
+        write_sites(classify(graph))
         cut = (n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in batch_axis.places(n)))
         self._cuts = next(cut, None)
         self._exact: tuple[Any, SpikingNetwork] | None = None  # in float64, of the state that it was made of
@@ -163,7 +163,7 @@ class SpikingNetwork(nn.Module):
     def _check_rows(self, inputs: tuple[Tensor, ...]) -> None:
         """Where an image is cut into rows, how many there are was counted on images of the example's size."""
         for x, node in zip(inputs, self.graph.graph.find_nodes(op="placeholder"), strict=True):
-            size = tuple(node.meta["shape"][1:])
+            size = tuple(tensor_shape(node)[1:])
             if self._cuts is not None and tuple(x.shape[1:]) != size:
                 raise InvalidArgument(
                     f"this network cuts each image into rows of the batch (at {self._cuts}), as many as images of "
@@ -173,7 +173,7 @@ class SpikingNetwork(nn.Module):
     def neurons(self) -> Iterator[tuple[str, Neuron]]:
         """The layers of neurons with their paths, in the order of computation."""
         for node in self.graph.graph.nodes:
-            if node.meta["kind"] is Kind.SPIKING:
+            if site(node).kind is Kind.SPIKING:
                 neuron = self.graph.get_submodule(node.target)
                 assert isinstance(neuron, Neuron)
                 yield node.target, neuron

@@ -24,9 +24,9 @@ from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.lsq import accumulation_dtype
 from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis
-from qffs.graph.classify import choosing, name_of, signals
+from qffs.graph.call import choosing, name_of, signals
 from qffs.graph.nested import beside, nested
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site
 from qffs.nn.neuron import Neuron
 
 Observer = Callable[[str, Tensor, NeuronState], None]
@@ -80,7 +80,7 @@ class Walk:
         inputs = iter(self.state.inputs)
         last_reader = {read: node for node in self.network.graph.nodes for read in node.all_input_nodes}
         for node in self.network.graph.nodes:
-            match node.meta["kind"]:
+            match site(node).kind:
                 case Kind.INPUT:
                     pair = Pair(next(inputs), None)
                 case Kind.OUTPUT:
@@ -104,8 +104,8 @@ class Walk:
 
     def _keep(self, node: fx.Node, pair: Pair) -> None:
         """Remember the constant part of a signal that later chunks read again."""
-        if node.meta["signal"] and any(
-            user.meta["kind"] is not Kind.LINEAR or len(signals(user)) > 1 for user in node.users
+        if site(node).signal and any(
+            site(user).kind is not Kind.LINEAR or len(signals(user)) > 1 for user in node.users
         ):
             self.next.constants[node.name] = pair.constant
 
@@ -127,14 +127,14 @@ class Walk:
         present = [n for n in read if self._value(n, part) is not None]
         if not present and not (part == 0 and self._has_constants(node)):
             return None
-        if part == 1 and node.meta["kind"] is Kind.SUM and self._adds_nothing(node, present):
+        if part == 1 and site(node).kind is Kind.SUM and self._adds_nothing(node, present):
             return self._value(present[0], 1)
         return self._call(node, part)
 
     def _has_constants(self, node: fx.Node) -> bool:
         """Whether a sum or a join has a tensor among its arguments that is no signal."""
-        return node.meta["kind"] in {Kind.SUM, Kind.JOIN} and any(
-            isinstance(self.values[n].constant, Tensor) for n in node.all_input_nodes if not n.meta["signal"]
+        return site(node).kind in {Kind.SUM, Kind.JOIN} and any(
+            isinstance(self.values[n].constant, Tensor) for n in node.all_input_nodes if not site(n).signal
         )
 
     def _adds_nothing(self, node: fx.Node, present: list[fx.Node]) -> bool:
@@ -143,13 +143,13 @@ class Walk:
             return False
         shape = self._value(present[0], 1).shape
         added = (n for n in node.all_input_nodes if n is not present[0])
-        others = [n for n in added if n.meta["signal"] or isinstance(self._value(n, 1), Tensor)]  # and no factor
+        others = [n for n in added if site(n).signal or isinstance(self._value(n, 1), Tensor)]  # and no factor
         return all(broadcasts_to(self._call_shape(other), shape) for other in others)
 
     def _call_shape(self, read: fx.Node) -> tuple[int, ...]:
         """The shape a value without increments has beside increments."""
         constant, increments = self._value(read, 0), self._value(read, 1)
-        return batch_axis.shape(constant, read, 1) if read.meta["signal"] else tuple(increments.shape)
+        return batch_axis.shape(constant, read, 1) if site(read).signal else tuple(increments.shape)
 
     def _spiking(self, node: fx.Node) -> Tensor:
         path = str(node.target)
@@ -186,11 +186,11 @@ class Walk:
             """The same g, from tensors and to tensors whose images are in dimension 0."""
             nonlocal value
             value = g(*(x.movedim(0, batch_axis.dimension(n)) for n, x in zip(read, arguments, strict=True)))
-            return tuple(x.movedim(d, 0) for x, (d, _) in beside(value, node.meta["batch"]))
+            return tuple(x.movedim(d, 0) for x, (d, _) in beside(value, site(node).batch))
 
         arrived = [self._arrived(n, images_first=True) for n in read]
         differences, self.next.differenced[node.name] = difference(images_first, state, arrived, self.charge)
-        dimensions = [d for _, (d, _) in beside(value, node.meta["batch"])]
+        dimensions = [d for _, (d, _) in beside(value, site(node).batch)]
         return Pair(
             None, nested(value, map(partial(batch_axis.fold_steps, images_first=True), differences, dimensions))
         )
@@ -232,7 +232,7 @@ class Walk:
 
     def _call(self, node: fx.Node, part: int) -> Any:
         """Apply a node to one part of its arguments, with zeros for the part that a signal lacks."""
-        kind, read = node.meta["kind"], signals(node)
+        kind, read = site(node).kind, signals(node)
         # A constant part may be that of a single image, which a sum broadcasts; who joins or shapes needs the batch.
         chooses = choosing(node)
         shaped = kind is Kind.PLAIN or len(read) > 1 or any(map(_is_shape, node.all_input_nodes))
@@ -240,9 +240,9 @@ class Walk:
 
         def argument(read: fx.Node) -> Any:
             value = self._value(read, part)
-            if read.meta["signal"] and part == 1 and read in chooses:  # a mask of the input, the same at every step
+            if site(read).signal and part == 1 and read in chooses:  # a mask of the input, the same at every step
                 return batch_axis.every_step(self._value(read, 0), read, self.batch, self.steps)
-            if not read.meta["signal"]:
+            if not site(read).signal:
                 own = part == 1 and kind in {Kind.SUM, Kind.JOIN} and isinstance(value, Tensor)
                 own = own and read not in chooses  # a mask chooses among signals and is none of them
                 return torch.zeros_like(value) if own else value  # a constant belongs to the constant part
@@ -288,7 +288,7 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def _is_shape(node: fx.Node) -> bool:
-    return not node.meta["signal"] and node.op != "get_attr"
+    return not site(node).signal and node.op != "get_attr"
 
 
 @dataclass

@@ -26,7 +26,7 @@ from qffs.export.circuit.circuit import simulate
 from qffs.export.circuit.extract import circuit
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site
 from qffs.spiking.network import SpikingNetwork
 from test_verification import every_network, run
 from test_verification import spiking as converted
@@ -51,7 +51,7 @@ def test_ordinary_networks_send_the_same_spikes(name: str) -> None:
     found = simulate(circuit(snn), inputs, STEPS)
     readout, expected = run(name, STEPS, None)
     for node in snn.graph.graph.nodes:
-        if node.meta["kind"] is Kind.SPIKING:
+        if site(node).kind is Kind.SPIKING:
             own = expected[node.target].movedim(batch_axis.dimension(node) + 1, 1)
             assert torch.equal(own.reshape(found[node.target].shape), found[node.target]), node.target
     for number, each in enumerate(tensors(readout)):

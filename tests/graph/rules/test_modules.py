@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from helpers.operators import Around, check_laws, kinds
 from qffs.graph.plan import plan
-from qffs.graph.rules import MODULES, OPERATORS, FullPrecision, Kind
+from qffs.graph.rules import MODULES, OPERATORS, FullPrecision
+from qffs.graph.site import Kind
 from qffs.graph.trace.trace import trace
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -150,7 +151,7 @@ def test_what_jumps_is_refused_of_spikes_and_allowed_of_the_input(name: str) -> 
 
 
 def test_every_row_has_a_case() -> None:
-    from graph import test_nonlinear, test_operators, test_shapes
+    from graph.rules import test_nonlinear, test_operators, test_shapes
 
     shown = test_operators.CASES.keys() | test_shapes.CASES.keys() | test_nonlinear.CASES.keys() | REFUSED.keys()
     assert shown == {name for name in OPERATORS if ":" not in name}

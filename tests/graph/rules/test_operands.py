@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.operators import Around, Form, check_laws, kinds
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind
 
 CASES: dict[str, tuple[str, Kind, Form]] = {
     "a constant by spikes": ("truediv", Kind.DIFFERENCED, lambda y, s, x: s.p / (y + 1)),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from helpers.problems import images, network
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
 from qffs.graph.plan import plan
+from qffs.graph.site import site
 from qffs.graph.trace.trace import trace
 
 
@@ -118,7 +119,7 @@ def test_function_modes_and_keys_are_kept() -> None:
 
 def test_shapes_are_recorded() -> None:
     traced = trace(network(), images(count=3))
-    shapes = {node.name: node.meta["shape"] for node in traced.graph.nodes}
+    shapes = {node.name: site(node).shape for node in traced.graph.nodes}
     assert shapes["stem"] == (3, 6, 8, 8)
     assert shapes["pool"] == (3, 6, 4, 4)
     assert shapes["head"] == (3, 4)
@@ -401,8 +402,8 @@ def test_a_class_derived_from_batch_norm_goes_on_learning() -> None:
 def test_where_the_images_are_is_recorded(forward: Any, batch: tuple[int, int], count: int) -> None:
     traced = trace(of(forward), torch.randn(count, 3, 4))
     (relu,) = (node for node in traced.graph.nodes if node.op == "call_module")
-    assert relu.meta["batch"] == batch
-    assert relu.meta["shape"][batch[0]] == count * batch[1]
+    assert site(relu).batch == batch
+    assert site(relu).shape[batch[0]] == count * batch[1]
 
 
 def test_parametrised_weights_are_read_through() -> None:
@@ -639,5 +640,5 @@ def test_operators_of_python_stand_at_the_line_of_the_network() -> None:
         return y
 
     nodes = trace(of(forward), torch.ones(2, 3)).graph.nodes
-    lines = [node.meta["source"][1] - forward.__code__.co_firstlineno for node in nodes if "call" in node.op]
+    lines = [site(node).source[1] - forward.__code__.co_firstlineno for node in nodes if "call" in node.op]
     assert lines == [1, 2, 3]

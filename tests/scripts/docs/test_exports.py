@@ -12,7 +12,8 @@ from helpers.networks import NETWORKS
 from helpers.places import ROOT
 from helpers.scripted import script
 from qffs.export import TARGETS
-from qffs.graph.rules import MODULES, OPERATORS, Kind
+from qffs.graph.rules import MODULES, OPERATORS
+from qffs.graph.site import Kind
 
 sys.path.insert(0, str(ROOT / "tests" / "graph"))  # whose cases are measured
 PAGE, BY_OPERATOR = script("exports"), script("exports_of_operators")

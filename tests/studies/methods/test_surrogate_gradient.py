@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from helpers.untrained import images, network
 from qffs.errors import InvalidArgument, NotConvertible
-from qffs.graph.classify import annotate
+from qffs.graph.classify import classify, write_sites
 from qffs.graph.replace import activations
 from qffs.graph.trace.trace import trace
 from qffs.spiking.backends import BACKENDS
@@ -52,7 +52,7 @@ def made(name: str, model: nn.Module) -> tuple[Any, nn.Module]:
 
 def annotated(model: nn.Module) -> Any:
     traced = trace(model, images(2))
-    annotate(traced)
+    write_sites(classify(traced))
     return traced
 
 

@@ -24,7 +24,7 @@ from qffs.errors import NotConvertible
 from qffs.export.circuit.circuit import Circuit, Population, Synapses
 from qffs.export.circuit.unit_response import Probe, flat, names_of, pools, refusal, refused, shape_of, spread
 from qffs.graph import batch_axis
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
@@ -81,8 +81,8 @@ class _Probes:
         self.network = copy.deepcopy(snn.graph).cpu().double()
         named = names_of(self.network)
         nodes = {name: node for node, name in named.items() if isinstance(node, fx.Node)}
-        self.inputs = {name: tuple(node.meta["shape"][1:]) for name, node in nodes.items() if node.op == "placeholder"}
-        self.neurons = {name: node for name, node in nodes.items() if node.meta["kind"] is Kind.SPIKING}
+        self.inputs = {name: tuple(tensor_shape(node)[1:]) for name, node in nodes.items() if node.op == "placeholder"}
+        self.neurons = {name: node for name, node in nodes.items() if site(node).kind is Kind.SPIKING}
         self.pools = {name: node for name, node in nodes.items() if pools(node)}
         order = {node: number for number, node in enumerate(self.network.graph.nodes)}
         senders = sorted({**self.neurons, **self.pools}.items(), key=lambda item: order[item[1]])
@@ -103,7 +103,7 @@ class _Probes:
         """θ by unit."""
         node = self.neurons[path]
         d = batch_axis.dimension(node)
-        one = [batch_axis.rows(node) if k == d else size for k, size in enumerate(node.meta["shape"])]
+        one = [batch_axis.rows(node) if k == d else size for k, size in enumerate(tensor_shape(node))]
         return flat(self._neuron(path).threshold.expand(one), node, 1)[0]
 
     def count(self) -> int:

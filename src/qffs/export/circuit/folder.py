@@ -21,7 +21,7 @@ from qffs.export.target import Target, Written, close, steps_of, tried
 from qffs.files import write_folder
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site
 from qffs.spiking.network import SpikingNetwork
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -71,7 +71,7 @@ def write(
 def _compare(snn: SpikingNetwork, given: Sequence[Tensor], sent: dict[str, Tensor], steps: int) -> None:
     """Raise `Mismatch` where a layer of neurons sends other spikes than its population, or an output differs."""
     names = names_of(snn.graph)
-    layers = {str(n.target): n for n in names if isinstance(n, fx.Node) and n.meta["kind"] is Kind.SPIKING}
+    layers = {str(n.target): n for n in names if isinstance(n, fx.Node) and site(n).kind is Kind.SPIKING}
 
     def observer(path: str, spikes: Tensor, _: Any) -> None:
         found = sent[names[layers[path]]]

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, fx
 
 from qffs.graph import batch_axis
-from qffs.graph.classify import arguments, choosing, label, name_of
-from qffs.graph.rules import Kind
+from qffs.graph.call import arguments, choosing, label, name_of
+from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.spiking.step_by_step import Pair, State, Walk
 
 
 def refusal(node: fx.Node) -> str | None:
     """Why spikes do not pass a node as synapses; None where they do."""
-    if node.meta["kind"] is Kind.DIFFERENCED and not pools(node):
-        return f"it is not linear in {'the input' if node.meta['analog'] else 'what neurons send'}"
-    if any(isinstance(each, fx.Node) and each.meta["signal"] for each in choosing(node)):
+    if site(node).kind is Kind.DIFFERENCED and not pools(node):
+        return f"it is not linear in {'the input' if site(node).analog else 'what neurons send'}"
+    if any(isinstance(each, fx.Node) and site(each).signal for each in choosing(node)):
         return "the input decides where its operands go"
     return None
 
@@ -37,8 +37,8 @@ def refused(network: fx.GraphModule, why: Callable[[fx.Node], str | None]) -> li
 
 def pools(node: fx.Node) -> bool:
     """Whether a node takes the largest of counts: of single spikes, and of nothing that the input decides."""
-    largest = node.meta["kind"] is Kind.DIFFERENCED and bool(node.meta["unit"]) and not node.meta["analog"]
-    alone = len(node.all_input_nodes) == 1 and node.meta["shape"] is not None  # and no tuple of values and places
+    largest = site(node).kind is Kind.DIFFERENCED and bool(site(node).unit) and not site(node).analog
+    alone = len(node.all_input_nodes) == 1 and site(node).shape is not None  # and no tuple of values and places
     return largest and alone and name_of(node) not in {"amin", "min"}
 
 
@@ -50,13 +50,13 @@ def flat(value: Tensor, node: fx.Node, batch: int) -> Tensor:
 def spread(value: Tensor, node: fx.Node) -> Tensor:
     """The inverse of `flat`."""
     d = batch_axis.dimension(node)
-    rest = [size for k, size in enumerate(node.meta["shape"]) if k != d]
+    rest = [size for k, size in enumerate(tensor_shape(node)) if k != d]
     return value.reshape(-1, *rest).movedim(0, d)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """The shape of what one image has at a node, its rows first where it has several."""
-    rest = [size for k, size in enumerate(node.meta["shape"]) if k != batch_axis.dimension(node)]
+    rest = [size for k, size in enumerate(tensor_shape(node)) if k != batch_axis.dimension(node)]
     return (batch_axis.rows(node), *rest) if batch_axis.rows(node) > 1 else tuple(rest)
 
 
@@ -68,7 +68,7 @@ def names_of(network: fx.GraphModule) -> dict[fx.Node | int, str]:
     """
     nodes, (end,) = network.graph.nodes, network.graph.find_nodes(op="output")
     outputs = sum(isinstance(each, fx.Node) for each in arguments(end))
-    wanted: list[tuple[fx.Node | int, str]] = [(n, str(n.target)) for n in nodes if n.meta["kind"] is Kind.SPIKING]
+    wanted: list[tuple[fx.Node | int, str]] = [(n, str(n.target)) for n in nodes if site(n).kind is Kind.SPIKING]
     wanted += [(node, node.name) for node in nodes if node.op == "placeholder"]
     wanted += [(node, node.name) for node in nodes if pools(node)]
     wanted += [(k, f"output_{k}" if k else "output") for k in range(outputs)]
@@ -114,7 +114,7 @@ class Probe(Walk):
             self.values[node] = Pair(None, None)
             if node is read:
                 self.values[node] = Pair(None, value.movedim(0, batch_axis.dimension(read)))
-            elif node.meta["kind"] is Kind.PLAIN:
+            elif site(node).kind is Kind.PLAIN:
                 self.values[node] = self._plain(node)
             elif node in path:
                 self.values[node] = Pair(None, self._call(node, 1))
@@ -145,5 +145,5 @@ class Probe(Walk):
     def _zeros(self, read: fx.Node, part: int) -> Tensor:
         del part  # the other is not there to be asked for its shape
         d = batch_axis.dimension(read)
-        shape = [self.batch * batch_axis.rows(read) if k == d else size for k, size in enumerate(read.meta["shape"])]
+        shape = [self.batch * batch_axis.rows(read) if k == d else size for k, size in enumerate(tensor_shape(read))]
         return torch.zeros((), dtype=torch.float64).expand(shape)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Written
 from qffs.files import write
 from qffs.functional import neuron as fire
-from qffs.graph.classify import arguments, choosing, label, name_of, option, signals
+from qffs.graph.call import arguments, choosing, label, name_of, option, signals
 from qffs.graph.paths import free_path
-from qffs.graph.rules import Kind
+from qffs.graph.site import KEY, Kind, site
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 
@@ -195,17 +196,17 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
     if refused:
         raise NotConvertible("these cannot be taken step by step by a module:\n" + "\n".join(refused))
     for node in list(network.graph.nodes):
-        if node.meta["analog"] and node.meta["kind"] is not Kind.OUTPUT:
+        if site(node).analog and site(node).kind is not Kind.OUTPUT:
             continue
         for value in dict.fromkeys(_charged(node)):
-            constant = snn.empty_like.dtype if not value.meta["signal"] else None
+            constant = snn.empty_like.dtype if not site(value).signal else None
             _charge(network, value, node, hold(Charge(snn.schedule.weights, constant)))
-        if node.meta["kind"] is Kind.SPIKING:
+        if site(node).kind is Kind.SPIKING:
             path = str(node.target)
             neuron = network.get_submodule(path)
             assert isinstance(neuron, Neuron)
             network.set_submodule(path, hold(Fire(neuron)))
-        elif node.meta["kind"] is Kind.DIFFERENCED:
+        elif site(node).kind is Kind.DIFFERENCED:
             _difference(network, node, hold)
     network.delete_all_unused_submodules()
     network.graph.lint()
@@ -216,7 +217,7 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
 def _refusal(node: fx.Node) -> str | None:
     """Why a node cannot be taken step by step; None where it can."""
     chooses = [each for each in choosing(node) if isinstance(each, fx.Node)]
-    if not node.meta["analog"] and any(arguments(node).count(each) > chooses.count(each) for each in chooses):
+    if not site(node).analog and any(arguments(node).count(each) > chooses.count(each) for each in chooses):
         return "it joins what decides where its operands go"
     return None
 
@@ -224,9 +225,9 @@ def _refusal(node: fx.Node) -> str | None:
 def _charged(node: fx.Node) -> list[fx.Node]:
     """What comes to a node behind the first neurons, or to the output, from before them or as a bias."""
     chooses = choosing(node)  # these are there at every step
-    constant = _operands(node) if node.meta["kind"] in {Kind.SUM, Kind.JOIN} else []
+    constant = _operands(node) if site(node).kind in {Kind.SUM, Kind.JOIN} else []
     return [read for read in node.all_input_nodes if read not in chooses and
-            (read.meta["analog"] if read.meta["signal"] else read in constant)]  # fmt: skip
+            (site(read).analog if site(read).signal else read in constant)]  # fmt: skip
 
 
 def _operands(node: fx.Node) -> list[Any]:
@@ -236,7 +237,7 @@ def _operands(node: fx.Node) -> list[Any]:
             return list(node.args[1:])
         case "write":
             return list(node.args[:2])
-        case _ if node.meta["kind"] is Kind.SUM:
+        case _ if site(node).kind is Kind.SUM:
             return [*node.args[:2], node.kwargs.get("input"), node.kwargs.get("other")]
     return list(option(node, 0, "tensors"))
 
@@ -247,7 +248,8 @@ def _charge(network: fx.GraphModule, value: fx.Node, reader: fx.Node, held: nn.M
     network.add_submodule(path, held)
     with network.graph.inserting_after(value):
         charged = network.graph.call_module(path, (value,))
-    charged.meta = value.meta | {"signal": True, "analog": False}
+    record = site(value)
+    charged.meta[KEY] = replace(record, kind=record.kind if record.signal else Kind.LINEAR, analog=False)
     reader.replace_input_with(value, charged)
 
 

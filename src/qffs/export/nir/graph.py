@@ -20,8 +20,8 @@ from qffs.errors import NotConvertible
 from qffs.export.circuit.unit_response import Probe, names_of, refusal, refused
 from qffs.export.nir.linear_form import Convolution, Flatten, Form, Matrix, Window, linear_form
 from qffs.graph import batch_axis
-from qffs.graph.classify import label, option, signals
-from qffs.graph.rules import Kind
+from qffs.graph.call import label, option, signals
+from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 
@@ -54,7 +54,7 @@ class Graph:
         if found := refused(self.network, self.refusal):
             raise NotConvertible("these have no form in NIR:\n" + "\n".join(found))
         placeholders = self.network.graph.find_nodes(op="placeholder")
-        resting = tuple(torch.zeros((1, *node.meta["shape"][1:]), dtype=torch.float64) for node in placeholders)
+        resting = tuple(torch.zeros((1, *tensor_shape(node)[1:]), dtype=torch.float64) for node in placeholders)
         self.constants = Probe(self.network, resting, None).arrivals()
         for node in self.network.graph.nodes:
             self._visit(node)
@@ -73,10 +73,10 @@ class Graph:
 
     def refusal(self, node: fx.Node) -> str | None:
         """Why a node has no form, where that is seen at once."""
-        held = [place for place in batch_axis.places(node) if node.meta["signal"]]
+        held = [place for place in batch_axis.places(node) if site(node).signal]
         if any(place != (0, 1) for place in held):
             return "it does not hold one image a row of dimension 0"
-        if held and isinstance(node.meta["shape"], tuple) and len(node.meta["shape"]) == 1:
+        if held and isinstance(tensor_shape(node), tuple) and len(tensor_shape(node)) == 1:
             return "it is a single number an image, for which NIR has no shape"
         return refusal(node)
 
@@ -100,9 +100,9 @@ class Graph:
         return self.bundles[node]
 
     def _visit(self, node: fx.Node) -> None:
-        match node.meta["kind"]:
+        match site(node).kind:
             case Kind.INPUT:
-                shape = np.array(node.meta["shape"][1:])
+                shape = np.array(tensor_shape(node)[1:])
                 self.inputs.append(self.add(self.names[node], nir.Input(input_type={"input": shape})))
                 self.bundles[node] = {self.inputs[-1]: ONE}
             case Kind.OUTPUT:
@@ -128,7 +128,7 @@ class Graph:
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a signal, an image."""
-        return tuple(node.meta["shape"][1:])
+        return tuple(tensor_shape(node)[1:])
 
     # --- linear operators -------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class Graph:
                 return result
 
             try:
-                if not isinstance(node.meta["shape"], tuple):
+                if not isinstance(site(node).shape, tuple):
                     raise NotConvertible("it gives several values")
                 forms = linear_form(apply, self.shape(start), windows_of(node, self.network))
             except NotConvertible as error:
@@ -159,7 +159,7 @@ class Graph:
                 θ, highest = self.units[start]
                 units.append((apply(θ[None])[0], highest))
         self.bundles[node] = self._sum(node.name, found)
-        if node.meta["unit"]:
+        if site(node).unit:
             self.units[node] = torch.stack([θ for θ, _ in units]).sum(0), max(highest for _, highest in units)
 
     def _sum(self, name: str, found: Sequence[tuple[fx.Node, Sequence[Form]]]) -> Bundle:
@@ -232,7 +232,7 @@ def convolution(form: Convolution, weight: Tensor) -> nir.NIRNode:
 def windows_of(node: fx.Node, network: fx.GraphModule) -> list[Window]:
     """What a module of windows, or a call of a convolution or a pooling, says of itself."""
     (read, *others), names = node.all_input_nodes, ("kernel_size", "stride", "padding", "dilation")
-    dimensions = len(read.meta["shape"] or ()) - 2
+    dimensions = len(site(read).shape or ()) - 2
     called = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_module":
         kernel, *rest = (getattr(network.get_submodule(str(node.target)), name, None) for name in names)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
-from qffs.graph.classify import name_of, rule_of
+from qffs.graph.call import name_of, rule_of
 from qffs.graph.nested import nested, tensors
 from qffs.graph.operators import at_least
-from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, Kind
+from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES
+from qffs.graph.site import Kind, note, site
 
 FEW = 2
 """Images of the example that the checks are run on."""
@@ -55,12 +56,12 @@ class _Joined(_Alone):
         try:
             value = super().run_node(n)
         except Exception as error:
-            n.meta["problem"] = f"it needs a batch of one certain size: {error}"
+            note(n, problem=f"it needs a batch of one certain size: {error}")
             raise
         if n.op == "placeholder" or any(r in self.dependent and self._reads_data(n, r) for r in n.all_input_nodes):
             self.dependent.add(n)
-        changed = any("problem" in user.meta and user.meta.get("in_place") for user in n.users)
-        if changed or "problem" in n.meta or any(read in self.wrong for read in n.all_input_nodes):
+        changed = any(site(user).problem and site(user).in_place for user in n.users)
+        if changed or site(n).problem or any(read in self.wrong for read in n.all_input_nodes):
             self.wrong.add(n)
         if n.op == "output" or n not in self.dependent or n in self.wrong:
             return value
@@ -98,32 +99,32 @@ class _Joined(_Alone):
         return tensors(getattr(self, node.op)(node.target, args, kwargs))
 
     def _compare(self, node: fx.Node, value: Any) -> Any:
-        """Record what is found in the node's meta; returned: the value, of the images what they gave alone."""
+        """Write what is found into the record of the node; returned: the value, of the images what they gave alone."""
         alone = self.alone[node]
         of_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(self.alone[read]))
         counts = isinstance(alone, Tensor) and not (alone.is_floating_point() or alone.is_complex())
-        node.meta["rounds"] = of_floats and counts
+        note(node, rounds=of_floats and counts)
         batches, whole = [], []
         for small, large in zip(tensors(alone), tensors(value), strict=True):
             batch = _batch(small, large, self.place)
             if batch is None:
-                node.meta["problem"] = "it joins the images of the batch, or mixes their order"
+                note(node, problem="it joins the images of the batch, or mixes their order")
                 self.wrong.add(node)
                 return value
             batches.append(batch)
             whole.append(_between(small, large, batch, self.place))
         rule = rule_of(node, self.module)
         if rule is not None and rule.claimed and rule.kind is Kind.LINEAR and not self._is_linear(node):
-            node.meta["problem"] = "it was registered as linear, but does not map sums to sums and 0 to 0"
+            note(node, problem="it was registered as linear, but does not map sums to sums and 0 to 0")
             self.wrong.add(node)
             return value
-        node.meta["batch"] = nested(alone, batches)
+        note(node, batch=nested(alone, batches))
         return nested(value, whole)
 
 
 @torch.no_grad()
 def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Run the checks in eval mode; record in every node's ``meta`` what was found.
+    """Run the checks in eval mode; write what they find into the record of every node (`qffs.graph.site.Site`).
 
     ``shape``: of what it returns on the inputs, None for what is no tensor; ``batch``: the dimension that holds the
     images and how many rows each has there, in order (of several tensors, in their nesting; None where a value is the
@@ -133,20 +134,18 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
     alone = _Alone(traced)
     coarse = max((torch.finfo(node.args[1]).eps for node in traced.graph.nodes if node.target is at_least), default=0.0)
     computed = alone.run(*copies(inputs, FEW))
-    if not any("problem" in node.meta for node in traced.graph.nodes):  # else the plan will tell more
+    if not any(site(node).problem for node in traced.graph.nodes):  # else the plan will tell more
         _same_function(computed, model(*copies(inputs, FEW)), type(model).__name__, coarse)
-    for node in traced.graph.nodes:
-        node.meta.update(batch=None, rounds=False)
     count = min(FEW, len(inputs[0]))
     place = _Place(1, count, count + 3)  # not in the middle, where turning the order would not move them
     joined = _Joined(traced, alone.env, place)
     try:
         joined.run(*(_surrounded(x, place) for x in copies(inputs, FEW)))
     except Exception:  # of the node that now has a problem; anything else is an error of our own
-        if not any("problem" in node.meta for node in traced.graph.nodes):
+        if not any(site(node).problem for node in traced.graph.nodes):
             raise
     for node in traced.graph.nodes:
-        node.meta["shape"] = _shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), place)
+        note(node, shape=_shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), place))
 
 
 def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:

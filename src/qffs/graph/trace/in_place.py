@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from qffs.graph.nested import tensors
 from qffs.graph.operators import write_
+from qffs.graph.site import note, site
 
 Write = tuple[fx.Node, list[Tensor]]
 """A call, and the tensors that it changed in place."""
@@ -19,7 +20,7 @@ Write = tuple[fx.Node, list[Tensor]]
 def find_aliases(
     graph: fx.Graph, values: Mapping[fx.Node, Any], writes: Sequence[Write], inputs: Sequence[Tensor]
 ) -> None:
-    """Set ``meta["problem"]`` of a call that changes an input, or a tensor that is read later under another name.
+    """Note the ``problem`` of a call that changes an input, or a tensor that is read later under another name.
 
     values: what every node returned while the network was traced.
     """
@@ -38,9 +39,9 @@ def find_aliases(
             current |= {value, *names(value)}
         others = [values[each] for each in read - current]
         if _overlap(changed, inputs):
-            writer.meta["problem"] = "it writes into an input of the network, in place"
+            note(writer, problem="it writes into an input of the network, in place")
         elif _overlap(changed, others):
-            writer.meta["problem"] = "it changes a tensor in place that is read later under another name"
+            note(writer, problem="it changes a tensor in place that is read later under another name")
 
 
 def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
@@ -60,7 +61,7 @@ def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
 def names(writer: fx.Node) -> list[fx.Node]:
     """What a call in place has changed, under every name it had so far, the first one last."""
     found = [writer]
-    while found[-1].meta.get("in_place") and found[-1].all_input_nodes:
+    while site(found[-1]).in_place and found[-1].all_input_nodes:
         found.append(found[-1].all_input_nodes[0])
     return found[1:] or found
 

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.classify import arguments, name_of, option
+from qffs.graph.call import arguments, name_of, option
 from qffs.graph.operators import at_least, expect, write, write_
 from qffs.graph.paths import free_path, owner
 from qffs.graph.rules import MODULES
+from qffs.graph.site import note, site
 
 IN_PLACE: dict[Any, Any] = {
     write_: write,
@@ -82,10 +83,11 @@ def _make_plain(traced: fx.GraphModule) -> None:
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
         _positional(node)
-        if not node.meta.get("in_place"):
+        if not site(node).in_place:
             continue
         if not _without_in_place(node):
-            node.meta.setdefault("problem", "it changes a tensor in place, which a static graph cannot hold")
+            why = "it changes a tensor in place, which a static graph cannot hold"
+            note(node, problem=site(node).problem or why)
         (changed, *_) = node.all_input_nodes
         for user in list(changed.users):
             if order[user] > order[node]:
@@ -131,7 +133,7 @@ def _erase_unused(graph: fx.Graph) -> None:
     """Erase what nobody reads and what computes nothing but shapes; a module that is called stays called."""
     for node in reversed(list(graph.nodes)):
         idle = node.op in {"get_attr", "call_function", "call_method"} and node.target not in (torch._assert, expect)
-        if idle and not node.users and "problem" not in node.meta:
+        if idle and not node.users and not site(node).problem:
             graph.erase_node(node)
 
 

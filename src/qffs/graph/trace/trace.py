@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
-from qffs.graph.classify import refusal
+from qffs.graph.classify import classify, refusal, write_sites
 from qffs.graph.paths import has
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import normalize
@@ -25,12 +25,12 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     """The graph of ``model`` in eval mode, with the model's own (copied) modules and state-dict keys.
 
     example: a batch (or a tuple of batches, one an input) of the shape and type the network takes, the batch in
-    dimension 0. Each node's ``meta["shape"]`` is the shape of what it returns on the example. Every call of a ReLU,
-    whatever its form, becomes a call of an `nn.ReLU` of its own; functional dropout becomes a module, so that it still
-    follows train and eval mode. ``model`` itself is not touched. Raises `NotTraceable` where the model's Python
+    dimension 0. The record of each node (`qffs.graph.site.Site`) holds the shape of its value on the example, and what
+    it becomes. Every call of a ReLU, whatever its form, becomes a call of an `nn.ReLU` of its own; functional dropout
+    becomes a module, so that it still follows train and eval mode. ``model`` itself is not touched. Raises `NotTraceable` where the model's Python
     code depends on the data or its graph computes something else, `InvalidArgument` where it cannot run on the
-    example, `NotConvertible` where the model has hooks. What else keeps it from being converted stands in the nodes'
-    ``meta["problem"]``, for the plan to tell all of it at once.
+    example, `NotConvertible` where the model has hooks. What else keeps it from being converted stands in the
+    records, for the plan to tell all of it at once.
     """
     inputs = example if isinstance(example, tuple) else (example,)
     _refuse_wrapped(model)
@@ -49,6 +49,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
         traced.recompile()
         traced.eval()
         check(traced, model, inputs)
+        write_sites(classify(traced))
     for path, module in traced.named_modules():
         module.training = training.get(path, model.training)
     return traced

@@ -24,6 +24,7 @@ from qffs.graph.nested import tensors
 from qffs.graph.operators import expect, write_
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
+from qffs.graph.site import note, site
 from qffs.graph.trace.in_place import find_aliases, names
 from qffs.graph.trace.proxy import StandIn
 
@@ -49,7 +50,7 @@ class DoesNotRun(Exception):
 class Tracer(fx.Tracer):
     """Records a graph while it runs the network on an example.
 
-    After `trace`, ``values`` holds what every node returned, and each node's ``meta`` its ``source`` (file and line,
+    After `trace`, ``values`` holds what every node returned, and the record of each node its ``source`` (file and line,
     where the network's own code has one), whether it changed what it read ``in_place``, and a ``problem`` where that
     was an input.
     """
@@ -133,7 +134,7 @@ class Tracer(fx.Tracer):
         """Record a node, run it on the example and keep what it returned."""
         proxy = super().create_proxy(kind, target, *args, **kwargs)
         node = proxy.node
-        node.meta["source"] = _source()
+        note(node, source=_source())
         read = [self._known_or_run(each) for each in node.all_input_nodes]
         versions = [x._version for x in tensors(read)]
         self.values[node] = self._run(node)
@@ -141,7 +142,7 @@ class Tracer(fx.Tracer):
         if target is write_:
             x, _, index = self._arguments(node)[0]
             changed = [x[index] if x[index].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else x]
-        node.meta["in_place"] = bool(changed)
+        note(node, in_place=bool(changed))
         if changed:
             self._writes.append((node, changed))
         self._note(node)
@@ -247,5 +248,5 @@ def described(node: fx.Node) -> str:
     >>> described(fx.Graph().placeholder("x"))
     ''
     """
-    source = node.meta.get("source")
+    source = site(node).source
     return f", {Path(source[0]).name}, line {source[1]}" if source else ""

@@ -14,9 +14,10 @@ from torch import Tensor, fx, nn
 
 from qffs.convert import quantize, to_spiking
 from qffs.errors import InvalidArgument, NotConvertible
-from qffs.graph.classify import annotate, label
+from qffs.graph.call import label
+from qffs.graph.classify import classify, write_sites
 from qffs.graph.replace import activations
-from qffs.graph.rules import Kind
+from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import Example, trace
 from qffs.method import FiringRule
 from qffs.nn.inspect import empty_like, evaluating
@@ -95,7 +96,7 @@ def placed(model: nn.Module, example: Example, activation: Activation) -> fx.Gra
     """
     if activation.steps:
         traced = trace(model, example)
-        annotate(traced)
+        write_sites(classify(traced))
         _check_linear(traced)
         model = traced if activation.prepare is None else activation.prepare(traced)
     network = quantize(model, levels=1, example=example)
@@ -110,7 +111,7 @@ def placed(model: nn.Module, example: Example, activation: Activation) -> fx.Gra
 def _check_linear(network: fx.GraphModule) -> None:
     """Raise where an operator does not do on spikes of each step what it does on counts, as pooling the largest."""
     for node in network.graph.nodes:
-        if node.meta["kind"] is Kind.DIFFERENCED:
+        if site(node).kind is Kind.DIFFERENCED:
             raise NotConvertible(
                 "direct training takes networks that are linear but for their ReLUs, with average pooling: "
                 f"this one has {node.name} ({label(node, network)})"

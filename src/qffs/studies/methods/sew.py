@@ -6,9 +6,9 @@ import copy
 
 from torch import fx, nn
 
-from qffs.graph.classify import name_of, signals
+from qffs.graph.call import name_of, signals
 from qffs.graph.paths import free_path
-from qffs.graph.rules import Kind
+from qffs.graph.site import KEY, Kind, site
 from qffs.studies.methods.method import Activation, Method
 from qffs.studies.methods.surrogate_gradient import EXTRA, Surrogate, deviation, neurons, spiking
 
@@ -29,14 +29,12 @@ def element_wise(network: fx.GraphModule) -> nn.Module:
     spikes: set[fx.Node] = set()
     for node in list(network.graph.nodes):
         read = signals(node)
-        if node.meta["kind"] is Kind.SPIKING:
+        if site(node).kind is Kind.SPIKING:
             spikes.add(node)
             (total,) = read
             if _adds_two(total) and list(total.users) == [node]:
                 _swap(network, node, total, spikes)
-        elif (
-            read and node.meta["kind"] is Kind.LINEAR and all(n in spikes for n in read) and not _weighs(network, node)
-        ):
+        elif read and site(node).kind is Kind.LINEAR and all(n in spikes for n in read) and not _weighs(network, node):
             spikes.add(node)
     network.graph.lint()
     network.recompile()
@@ -57,7 +55,7 @@ def _swap(network: fx.GraphModule, relu: fx.Node, total: fx.Node, spikes: set[fx
         network.add_submodule(path, nn.ReLU())
         with network.graph.inserting_before(total):
             own = network.graph.call_module(path, (operand,))
-        own.meta.update(operand.meta)
+        own.meta[KEY] = site(operand)
         total.replace_input_with(operand, own)
     relu.replace_all_uses_with(total)
     network.graph.erase_node(relu)

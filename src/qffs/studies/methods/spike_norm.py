@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from qffs.graph.classify import signals
+from qffs.graph.call import signals
 from qffs.graph.replace import activations
 from qffs.method import FiringRule
 from qffs.spiking.network import SpikingNetwork
