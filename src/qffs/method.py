@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from qffs.errors import InvalidArgument
 
@@ -141,27 +141,33 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FiringRule:
-    """What a neuron may do; each field switches one remedy of the paper's section 4.4 on or off.
+    """What a neuron may do; each of the first three fields switches one remedy of the paper's section 4.4 on or off.
 
-    ``negative_spikes``: take back a spike when the potential is below 0 and spikes were sent.
-    ``cap``: never send more spikes, on balance, than the highest level.
-    ``precharge``: initial potential in units of the threshold; None takes the rounding offset of the
-    quantizer the neuron stands for, which is what makes the neuron round as the quantizer does.
+    ``negative_spikes``: take a spike back when the potential is below 0 and spikes were sent;
+    ``cap``: never send more spikes, on balance, than the highest level;
+    ``precharge``: the potential before the first step, in units of the threshold; None takes the rounding offset of the
+    quantizer that the neuron stands for, which is what makes the neuron round as the quantizer does.
 
-    Three more fields are other methods' (`qffs.studies.methods`). ``to_zero``: a spike sets the potential to zero
-    instead of taking the threshold off (hard reset). ``several``: a neuron sends as many spikes at once as take it to
-    the level of all that has arrived. ``leak``: the share of the potential that stays from one step to the next.
+    Three more fields are other methods' (`qffs.studies.methods`). ``reset``: what a spike does to the potential,
+    ``"subtract"`` the threshold from it or set it to ``"zero"`` (hard reset); ``multi_spike``: whether a neuron sends
+    as many spikes in one step as take it to the level of all that has arrived; ``decay``: the share of the potential that
+    stays from one step to the next (1: no leak). Raises `InvalidArgument` on values that can never work.
+
+    >>> FiringRule(cap=False).is_standard, FiringRule(decay=0.5).is_standard
+    (True, False)
     """
 
     negative_spikes: bool = True
     cap: bool = True
     precharge: float | None = None
-    to_zero: bool = False
-    several: bool = False
-    leak: float = 1.0
+    reset: Literal["subtract", "zero"] = "subtract"
+    multi_spike: bool = False
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.to_zero and (self.negative_spikes or self.several):
+        if self.reset not in ("subtract", "zero"):
+            raise InvalidArgument(f'reset must be "subtract" or "zero", not {self.reset!r}')
+        if self.reset == "zero" and (self.negative_spikes or self.multi_spike):
             raise InvalidArgument("a spike that sets the potential to zero can be neither negative nor one of several")
         try:
             finite = self.precharge is None or math.isfinite(self.precharge)
@@ -169,13 +175,13 @@ class FiringRule:
             finite = False
         if not finite:
             raise InvalidArgument(f"the pre-charge must be a finite number, not {self.precharge!r}")
-        if not isinstance(self.leak, int | float) or not 0 <= self.leak < math.inf:
-            raise InvalidArgument(f"the leak must be a number of at least 0, not {self.leak!r}")
+        if not isinstance(self.decay, int | float) or not 0 <= self.decay < math.inf:
+            raise InvalidArgument(f"the decay must be a number of at least 0, not {self.decay!r}")
 
     @property
-    def plain(self) -> bool:
-        """Whether a spike takes a threshold off the potential, one at a time, and nothing else is lost."""
-        return not (self.to_zero or self.several) and self.leak == 1
+    def is_standard(self) -> bool:
+        """Whether a spike takes one threshold off the potential, one spike a step, and nothing else is lost."""
+        return self.reset == "subtract" and not self.multi_spike and self.decay == 1
 
 
 T = TypeVar("T")

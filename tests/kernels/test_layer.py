@@ -153,7 +153,7 @@ def test_spike_trains_of_all_lengths_are_summed_up(options: tuple[str, ...], mon
         compiler.forget()
 
 
-@pytest.mark.parametrize("rule", [RULE, FiringRule(precharge=0.5, leak=0.5)], ids=["plain", "leaky"])
+@pytest.mark.parametrize("rule", [RULE, FiringRule(precharge=0.5, decay=0.5)], ids=["plain", "leaky"])
 @pytest.mark.parametrize("width", [1, 2, 5, 7])
 def test_columns_are_taken_together(width: int, rule: FiringRule) -> None:
     """Of few channels, in runs of more than a window, where what is beyond a row is reached by spikes."""

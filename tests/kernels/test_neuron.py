@@ -24,9 +24,9 @@ RULES = [
     FiringRule(negative_spikes=False, precharge=0.25),
     FiringRule(cap=False, precharge=0.5),
     FiringRule(precharge=0.0),
-    FiringRule(negative_spikes=False, precharge=0.25, to_zero=True),
-    FiringRule(precharge=0.5, leak=0.5),
-    FiringRule(negative_spikes=False, cap=False, precharge=0.5, to_zero=True, leak=0.5),
+    FiringRule(negative_spikes=False, precharge=0.25, reset="zero"),
+    FiringRule(precharge=0.5, decay=0.5),
+    FiringRule(negative_spikes=False, cap=False, precharge=0.5, reset="zero", decay=0.5),
 ]
 
 

@@ -96,7 +96,7 @@ def test_infinity_that_is_not_charged(module: ModuleType, device: torch.device) 
 def test_long_runs(module: ModuleType, device: torch.device) -> None:
     """With levels that fit no byte, and a leak and a charge that are rounded."""
     torch.manual_seed(0)
-    charge, rule = (0.7, 0.3) * 150, FiringRule(cap=False, precharge=0.3, leak=0.9)
+    charge, rule = (0.7, 0.3) * 150, FiringRule(cap=False, precharge=0.3, decay=0.9)
     constant, theta = torch.rand(1, 50, dtype=torch.float64), torch.tensor(0.25, dtype=torch.float64)
     found, _ = module.fire(Neurons([], constant.to(device), charge, theta.to(device), 3, rule))
     state = rest(constant, theta, 0.3)
@@ -146,7 +146,7 @@ def test_it_compiles_for_gpus(wide: str) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    pointers = {"values": wide, "place": "i64", "constant": wide, "threshold": wide, "charged": wide}
+    pointers = {"values": wide, "index": "i64", "constant": wide, "threshold": wide, "charged": wide}
     signature = {name: f"*{of}" for name, of in (pointers | {"sent": "u8", "fired": "u8"}).items()}
     signature |= dict.fromkeys(("steps", "images", "neurons", "constant_stride"), "i32")
     given = {"ARRIVES": True, "CHARGES": True, "BY_NEURON": True, "PRECHARGE": 0.5, "HIGHEST": 3, "NEGATIVE": True}

@@ -218,7 +218,7 @@ def test_several_spikes_at_once_are_values(model: Branched, data: Images) -> Non
     qann = calibrate(quantize(model, 2, example=x), [x])
     single, several = (
         cost(to_spiking(qann, (1.0,), rule), data, normalize, 12, progress=False)
-        for rule in (FiringRule(), FiringRule(several=True))
+        for rule in (FiringRule(), FiringRule(multi_spike=True))
     )
     levels = [sum(each.positive) - sum(each.negative) for each in single.activity]
     assert [sum(each.positive) - sum(each.negative) for each in several.activity] == levels

@@ -21,7 +21,7 @@ STEPS = 6
 
 def noises_of(currents: list[float], level: int, neuron: Neuron | None = None) -> list[str | None]:
     """The noise of one neuron, θ = 1 and n = 3 unless given, after each step."""
-    neuron = neuron or Neuron(3, precharge=0.5)
+    neuron = neuron or Neuron(3, FiringRule(precharge=0.5))
     state, found = neuron.rest(torch.zeros(1)), []
     for number, current in enumerate(currents):
         _, state = neuron(state, None, torch.tensor([[current]]), (0.0,))
@@ -36,7 +36,7 @@ class TestOneNeuron:
         """-1 nine times and then 13 (level 3 of at most 3): one spike so far; 1 eight times and then -2 twice."""
         late = noises_of([-1.0] * 9 + [13.0], 3)
         assert late == ["rate_coding"] * 9 + ["under_fired"]
-        early = noises_of([1.0] * 3 + [-2.0] + [0.0], 1, Neuron(3, precharge=0.5, negative_spikes=False))
+        early = noises_of([1.0] * 3 + [-2.0] + [0.0], 1, Neuron(3, FiringRule(precharge=0.5, negative_spikes=False)))
         assert early == [None, "rate_coding", "rate_coding", "over_fired", "over_fired"]
 
     def test_a_negative_spike_a_step_pays_back(self) -> None:
@@ -47,10 +47,10 @@ class TestOneNeuron:
 
     def test_without_a_precharge_the_residue_is_rounded_down(self) -> None:
         assert noises_of([0.75], 1) == [None]
-        assert noises_of([0.75], 1, Neuron(3, precharge=0.0)) == ["sub_threshold"]
+        assert noises_of([0.75], 1, Neuron(3, FiringRule(precharge=0.0))) == ["sub_threshold"]
 
     def test_without_a_cap_more_than_the_highest_level(self) -> None:
-        free = Neuron(3, precharge=0.5, cap=False)
+        free = Neuron(3, FiringRule(precharge=0.5, cap=False))
         assert noises_of([1.0] * 4, 3, free) == ["rate_coding", "rate_coding", None, "over_fired"]
 
     def test_none(self) -> None:

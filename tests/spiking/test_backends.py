@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -232,11 +233,11 @@ def test_what_only_some_networks_do(kind: type[nn.Module], shape: tuple[int, ...
 
 
 RULES = {
-    "reset": FiringRule(negative_spikes=False, cap=False, to_zero=True),
-    "leaky": FiringRule(negative_spikes=False, cap=False, leak=0.75),
-    "leaky reset": FiringRule(negative_spikes=False, cap=False, to_zero=True, leak=0.5),
-    "several": FiringRule(several=True),
-    "several, no cap": FiringRule(cap=False, several=True),
+    "reset": FiringRule(negative_spikes=False, cap=False, reset="zero"),
+    "leaky": FiringRule(negative_spikes=False, cap=False, decay=0.75),
+    "leaky reset": FiringRule(negative_spikes=False, cap=False, reset="zero", decay=0.5),
+    "several": FiringRule(multi_spike=True),
+    "several, no cap": FiringRule(cap=False, multi_spike=True),
     "rates": FiringRule(negative_spikes=False, cap=False),
 }
 
@@ -278,7 +279,7 @@ def test_potentials_leak_while_nothing_arrives(backend: str | None) -> None:
     for leak, fires in ((1.0, True), (0.5, False)):
         snn = qffs.to_spiking(qann, (1.0,), FiringRule(negative_spikes=False, precharge=0.0))
         (_, first), (_, second) = snn.neurons()
-        first.leak, second.leak = 2.0, leak  # 1/4, 1/2, 1
+        first.rule, second.rule = (replace(first.rule, decay=each) for each in (2.0, leak))  # 1/4, 1/2, 1
         assert bool(snn.readout(x, steps=6, backend=backend)[-1].any()) is fires
         torch.testing.assert_close(snn.readout(x, steps=6, backend=backend), snn(x, steps=6))
 

@@ -42,7 +42,7 @@ def step(
         u <- u - θ z,  Z <- Z + z
 
     current I: ``[B, ...]`` in the units of threshold θ, a scalar or one a channel, ``[C, 1, ...]``; highest: n.
-    Charge is conserved: ``u + θ Z`` grows by I. A rule with a leak λ begins with ``u <- λ u + I``, see `FiringRule`.
+    Charge is conserved: ``u + θ Z`` grows by I. A rule with a decay λ begins with ``u <- λ u + I``, see `FiringRule`.
 
     >>> θ = torch.tensor(1.0)
     >>> state = rest(torch.zeros(1), θ, precharge=0.5)
@@ -54,20 +54,20 @@ def step(
     -1.0 -1.25 1.0
     -1.0 -0.25 0.0
     """
-    potential = (state.potential if rule.leak == 1 else rule.leak * state.potential) + current
-    if rule.several:
-        return _several(NeuronState(potential, state.sent), threshold, highest, rule)
+    potential = (state.potential if rule.decay == 1 else rule.decay * state.potential) + current
+    if rule.multi_spike:
+        return _multi_spike(NeuronState(potential, state.sent), threshold, highest, rule)
     fires = potential >= threshold
     if rule.cap:
         fires = fires & (state.sent < highest)
     spikes = fires.to(potential.dtype)
     if rule.negative_spikes:
         spikes = spikes - ((potential < 0) & (state.sent > 0)).to(potential.dtype)
-    left = potential.where(spikes == 0, 0.0) if rule.to_zero else potential - threshold * spikes
+    left = potential.where(spikes == 0, 0.0) if rule.reset == "zero" else potential - threshold * spikes
     return spikes, NeuronState(left, state.sent + spikes)
 
 
-def _several(charged: NeuronState, threshold: Tensor, highest: int, rule: FiringRule) -> tuple[Tensor, NeuronState]:
+def _multi_spike(charged: NeuronState, threshold: Tensor, highest: int, rule: FiringRule) -> tuple[Tensor, NeuronState]:
     """All spikes at once that take a neuron to the level of its charge: ``z = clip(floor(u / θ + Z), 0, n) - Z``."""
     level = (charged.potential / threshold).floor() + charged.sent
     level = level.clamp(0, highest) if rule.cap else level.clamp_min(0)

@@ -12,7 +12,7 @@ import keyword
 import re
 from collections.abc import Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +21,8 @@ from torch.utils import _pytree as pytree
 from qffs.errors import CheckpointError
 from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, address
 from qffs.graph.site import Kind, note, site
+from qffs.method import FiringRule
+from qffs.nn.neuron import Neuron
 
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -70,7 +72,9 @@ def _module_name(kind: type[nn.Module]) -> str:
 def _options(module: nn.Module) -> Description:
     """The arguments that build a module like this one."""
     names = _option_names(type(module))
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, Neuron):
+        values = _of_neuron(module)
+    elif isinstance(module, nn.MultiheadAttention):
         values = {name: getattr(module, name) for name in names if hasattr(module, name)}
         values.update(bias=module.in_proj_bias, add_bias_kv=module.bias_k is not None)
     else:
@@ -94,7 +98,28 @@ _NOT_KEPT = {"device", "dtype", "min_value", "max_value"}
 """Options that a module has no attribute for; the last two are older names of others."""
 
 
+NEURON = ("highest", "precharge", "negative_spikes", "cap", "shape", "to_zero", "several", "leak")
+"""The options of a neuron by the names that files have had for them since format 1."""
+
+
+def _of_neuron(neuron: Neuron) -> Description:
+    """Return the options of a neuron as a file holds them."""
+    rule = neuron.rule
+    values = (neuron.highest, rule.precharge, rule.negative_spikes, rule.cap, neuron.shape)
+    return dict(zip(NEURON, (*values, rule.reset == "zero", rule.multi_spike, rule.decay), strict=True))
+
+
+def _neuron(
+    highest: int, to_zero: bool = False, several: bool = False, leak: float = 1.0, shape: Any = (), **rule: Any
+) -> Neuron:
+    """Return the neuron of a file's options."""
+    reset: Literal["subtract", "zero"] = "zero" if to_zero else "subtract"
+    return Neuron(highest, FiringRule(**rule, reset=reset, multi_spike=several, decay=leak), shape)
+
+
 def _option_names(kind: type[nn.Module]) -> list[str]:
+    if kind is Neuron:
+        return list(NEURON)
     parameters = inspect.signature(kind).parameters.values()
     any_number = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}  # taken and not kept, by Identity
     kept = (p for p in parameters if p.kind not in any_number and not p.name.startswith("_"))
@@ -208,7 +233,7 @@ def _module(options: Description) -> nn.Module:
     unknown = arguments.keys() - set(_option_names(kind))
     if unknown:
         raise CheckpointError(f"the checkpoint gives a {options['type']} the unknown option {min(unknown)!r}")
-    module: nn.Module = kind(**arguments)
+    module: nn.Module = _neuron(**arguments) if kind is Neuron else kind(**arguments)
     return module
 
 

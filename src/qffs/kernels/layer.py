@@ -201,15 +201,15 @@ class Neurons:
         return self.rule.precharge
 
     @property
-    def loses(self) -> bool:
-        """Whether neurons lose more of their potential than a threshold a spike."""
-        return not self.rule.plain
+    def is_standard(self) -> bool:
+        """Whether a spike takes one threshold off the potential, one spike a step, and nothing else is lost."""
+        return self.rule.is_standard
 
     @property
     def levels(self) -> torch.dtype:
         """The smallest type of whole numbers that holds every level of a run."""
         largest = self.highest if self.rule.cap else len(self.charge)
-        if self.rule.several and not self.rule.cap:
+        if self.rule.multi_spike and not self.rule.cap:
             return torch.int32
         return torch.uint8 if largest <= torch.iinfo(torch.uint8).max else torch.int32
 

@@ -42,7 +42,7 @@ def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> SparseStep
     levels = neuron.enqueue(queue, neurons) if compiled else None
     if levels is not None:
         return levels
-    triton = None if neurons.rule.several else in_triton(neurons.threshold.device, neurons.threshold.dtype)
+    triton = None if neurons.rule.multi_spike else in_triton(neurons.threshold.device, neurons.threshold.dtype)
     dense, changes = (fire if triton is None else triton.fire)(neurons)
     return changed(dense, changes, neurons.threshold)
 
@@ -84,7 +84,7 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
     Steps at which nothing arrives any more are run until no neuron fires; the levels of those after are left out.
     """
     inputs, charge = neurons.rows(), neurons.charge
-    end = _end(inputs, neurons.constant, charge) if neurons.rule.leak == 1 else len(charge)
+    end = _end(inputs, neurons.constant, charge) if neurons.rule.decay == 1 else len(charge)
     sums = [SparseSteps(each.values, each.index[:end], each.scale).dense().unflatten(0, (end, -1)) for each in inputs]
     like = sums[0][0] if sums else neurons.constant
     assert like is not None

@@ -131,8 +131,8 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
             PRECHARGE=neurons.precharge,
             HIGHEST=neurons.highest if rule.cap else 0,
             NEGATIVE=rule.negative_spikes,
-            TO_ZERO=rule.to_zero,
-            LEAK=rule.leak,
+            TO_ZERO=rule.reset == "zero",
+            LEAK=rule.decay,
             BLOCK=BLOCK,
             enable_fp_fusion=False,  # PyTorch rounds products before it adds
         )

@@ -195,7 +195,8 @@ def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
     for node in nodes:
         match site(node).kind:
             case Kind.SPIKING:
-                single = not getattr(network.get_submodule(str(node.target)), "several", False)
+                neuron = network.get_submodule(str(node.target))
+                single = not (isinstance(neuron, Neuron) and neuron.rule.multi_spike)
             case Kind.DIFFERENCED | Kind.LINEAR | Kind.JOIN as kind:
                 passes = bool(site(node).unit) if kind is Kind.DIFFERENCED else work(node, network) is Work.PASSED
                 single = passes and all(n in found or site(n).analog for n in signals(node))

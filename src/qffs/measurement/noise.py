@@ -16,8 +16,8 @@ spikes, which an analog input does not have. What is called so here is what code
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,12 +91,12 @@ NOTHING, NEGATIVE_SPIKES, CAP, PRECHARGE, LONGER = (
     "pre-charge",
     "longer simulation",
 )
-SWITCHES: dict[str, Callable[[Neuron], object]] = {
-    NEGATIVE_SPIKES: lambda neuron: setattr(neuron, "negative_spikes", False),
-    CAP: lambda neuron: setattr(neuron, "cap", False),
-    PRECHARGE: lambda neuron: setattr(neuron, "precharge", 0.0),
+SWITCHES: dict[str, dict[str, Any]] = {
+    NEGATIVE_SPIKES: {"negative_spikes": False},
+    CAP: {"cap": False},
+    PRECHARGE: {"precharge": 0.0},
 }
-"""What switches a remedy off in a neuron; a longer simulation is switched off by reading at the last charge step."""
+"""The fields of a firing rule that switch a remedy off; a longer simulation is one not read at the last charge step."""
 
 
 def without(snn: SpikingNetwork, remedy: str) -> SpikingNetwork:
@@ -108,7 +108,7 @@ def without(snn: SpikingNetwork, remedy: str) -> SpikingNetwork:
         raise InvalidArgument(f"the remedies of a neuron are {', '.join(SWITCHES)}, not {remedy!r}")
     changed = copy.deepcopy(snn)
     for _, neuron in changed.neurons():
-        SWITCHES[remedy](neuron)
+        neuron.rule = replace(neuron.rule, **SWITCHES[remedy])
     return changed
 
 

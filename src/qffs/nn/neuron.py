@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,36 +17,27 @@ from qffs.nn.quantizer import Quantizer
 class Neuron(nn.Module):
     """A layer of signed integrate-and-fire neurons; ``threshold`` θ is a buffer in the network's own units.
 
-    It is a scalar, or one θ a channel of ``shape`` ``[C, 1, ...]``: as it multiplies spikes ``[T, B, C, ...]``. Nothing
-    is kept between calls: the state comes in and goes out. See `qffs.functional.neuron` for the equations.
+    It is a scalar, or one θ for each channel, of ``shape`` ``[C, 1, ...]``: as it multiplies spikes ``[T, B, C, ...]``.
+    highest: n, the highest level; rule: what the neurons may do, without a pre-charge half a threshold. Nothing is kept
+    between calls: the state comes in and goes out. See `qffs.functional.neuron` for the equations.
     """
 
-    def __init__(
-        self,
-        highest: int,
-        precharge: float = NEAREST,
-        negative_spikes: bool = True,
-        cap: bool = True,
-        shape: Sequence[int] = (),
-        to_zero: bool = False,
-        several: bool = False,
-        leak: float = 1.0,
-    ) -> None:
+    def __init__(self, highest: int, rule: FiringRule | None = None, shape: Sequence[int] = ()) -> None:
         super().__init__()
+        rule = rule or FiringRule()
         self.highest = Levels(highest).highest
-        self.precharge, self.negative_spikes, self.cap = float(precharge), bool(negative_spikes), bool(cap)
-        self.to_zero, self.several, self.leak = bool(to_zero), bool(several), float(leak)
+        self.rule = replace(rule, precharge=NEAREST if rule.precharge is None else rule.precharge)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.ones(tuple(shape)))
 
     @classmethod
     def from_quantizer(cls, quantizer: Quantizer, rule: FiringRule, activations: Sequence[int] = ()) -> Neuron:
-        """The neuron whose settled count is the quantizer's level: θ = s, the same n, pre-charge = rounding offset.
+        """Return the neuron whose settled count is the quantizer's level: θ = s, same n, pre-charge = rounding offset.
 
         activations: their shape ``[B, C, ...]``, needed where each channel has a step size of its own.
         """
         rule = replace(rule, precharge=quantizer.offset if rule.precharge is None else rule.precharge)
-        neuron = cls(quantizer.highest, shape=(), **asdict(rule))
+        neuron = cls(quantizer.highest, rule)
         step_size = along_channels(quantizer.step_size.detach(), activations)
         neuron.threshold = step_size.clone().clamp_min(SMALLEST_STEP_SIZE)
         return neuron
@@ -57,9 +48,10 @@ class Neuron(nn.Module):
         return tuple(self.threshold.shape)
 
     @property
-    def rule(self) -> FiringRule:
-        """What this neuron may do."""
-        return FiringRule(**{each.name: getattr(self, each.name) for each in fields(FiringRule)})
+    def precharge(self) -> float:
+        """The potential before the first step, in thresholds."""
+        assert self.rule.precharge is not None
+        return self.rule.precharge
 
     def rest(self, like: Tensor) -> fire.NeuronState:
         """The state before the first step, of the shape of ``like`` and in the type sums are done in."""
@@ -78,8 +70,8 @@ class Neuron(nn.Module):
         return fire.fire(state, constant, increments, charge, threshold, self.highest, self.rule)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
-        rule = f"precharge={self.precharge}, negative={self.negative_spikes}, cap={self.cap}"
-        others = "".join(f", {name}=True" for name in ("to_zero", "several") if getattr(self, name))
-        others += f", leak={self.leak}" if self.leak != 1 else ""
-        return f"highest={self.highest}, {rule}{others}, shape={self.shape}"
+        """Return what `print` shows between the parentheses."""
+        said = f"highest={self.highest}, precharge={self.precharge}, negative={self.rule.negative_spikes}"
+        others = [f"{name}={getattr(self.rule, name)!r}" for name in ("reset", "multi_spike", "decay")
+                  if getattr(self.rule, name) != getattr(FiringRule, name)]  # fmt: skip
+        return ", ".join([said, f"cap={self.rule.cap}", *others, f"shape={self.shape}"])

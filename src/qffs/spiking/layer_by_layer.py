@@ -83,7 +83,7 @@ def covers(network: fx.GraphModule) -> bool:
 
 def compiles(network: fx.GraphModule, steps: int) -> bool:
     """Whether every layer's levels fit into a byte and change by one at most, as the compiled function has them."""
-    return steps <= native.LONGEST and not any(m.several for m in network.modules() if isinstance(m, Neuron))
+    return steps <= native.LONGEST and not any(m.rule.multi_spike for m in network.modules() if isinstance(m, Neuron))
 
 
 class _Walk(Walk):
@@ -228,7 +228,8 @@ class _Walk(Walk):
 
     def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> SparseSteps:
         """What a potential is above that at rest, as if it had arrived before the first step."""
-        above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype) * neuron.leak
+        above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype)
+        above = above * neuron.rule.decay
         above = above.expand(self.batch, *like.shape[1:])
         return SparseSteps(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
 

@@ -114,7 +114,9 @@ def test_thresholds_are_the_largest_currents_by_hand() -> None:
     for name, share in (("rmp", 0.8), ("spike-norm", 1.0)):
         snn = METHODS[name].spiking(placed(model, x, METHODS[name].activation), [x], 4)
         assert [float(neuron.threshold) * 4 for _, neuron in snn.neurons()] == pytest.approx([6 * share, 6 * share])
-        assert [neuron.to_zero for _, neuron in snn.neurons()] == [name == "spike-norm"] * 2
+        assert [neuron.rule.reset for _, neuron in snn.neurons()] == [
+            "zero" if name == "spike-norm" else "subtract"
+        ] * 2
 
 
 def test_ts_takes_the_largest_activation_and_half_of_it_first() -> None:
@@ -209,7 +211,7 @@ def test_first_potentials_are_the_same_by_every_back_end(name: str) -> None:
     plain = SpikingNetwork(snn.graph, snn.schedule)
     for leak in (1.0, 0.75):
         for _, neuron in snn.neurons():
-            neuron.leak = leak
+            neuron.rule = replace(neuron.rule, decay=leak)
         for backend in BACKENDS:
             torch.testing.assert_close(snn.readout(x, steps=8, backend=backend), snn(x, steps=8))
         if name == "calibration":  # the others move few neurons, or such as would not fire
@@ -286,14 +288,14 @@ def test_rates_are_the_same_in_other_units() -> None:
 
 
 def test_a_spike_sets_the_potential_to_zero() -> None:
-    rule = qffs.FiringRule(negative_spikes=False, cap=False, precharge=0.0, to_zero=True)
+    rule = qffs.FiringRule(negative_spikes=False, cap=False, precharge=0.0, reset="zero")
     θ = torch.tensor(1.0)
     state = fire.rest(torch.zeros(2), θ, 0.0)
     spikes, state = fire.step(state, torch.tensor([2.5, 0.5]), θ, 3, rule)
     assert spikes.tolist() == [1.0, 0.0]
     assert state.potential.tolist() == [0.0, 0.5]
     with pytest.raises(InvalidArgument, match="can be neither negative nor one of several"):
-        qffs.FiringRule(to_zero=True)
+        qffs.FiringRule(reset="zero")
 
 
 def test_every_method_says_what_it_is() -> None:

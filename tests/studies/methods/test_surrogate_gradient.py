@@ -74,7 +74,7 @@ def test_what_trains_is_what_is_run(name: str, model: Any) -> None:
         with torch.no_grad():
             wanted = trains(x)
         snn, steps = METHODS[name].spiking(graph, [x], METHODS[name].activation.steps), METHODS[name].activation.steps
-        leaks = [neuron.leak for _, neuron in snn.neurons()]
+        leaks = [neuron.rule.decay for _, neuron in snn.neurons()]
         for backend in (*BACKENDS[1:], None):
             torch.testing.assert_close(snn.readout(x, steps=steps, backend=backend)[-1], wanted)
     assert not torch.allclose(before, wanted, atol=0.01)
@@ -85,14 +85,14 @@ def test_what_trains_is_what_is_run(name: str, model: Any) -> None:
 def test_neurons_by_hand() -> None:
     """θ = 2, λ = 1/2: potentials of 0.5, 1.25 - 1 = 0.25 and 1.125 - 1 thresholds, or 0 where they are reset."""
     currents = torch.tensor([1.0, 2.0, 2.0])[:, None]
-    for to_zero, wanted in ((False, [0.0, 2.0, 2.0]), (True, [0.0, 2.0, 2.0])):
-        neurons = Neurons(3, Dspike(), to_zero=to_zero, leak=0.5)
+    for reset, wanted in (("subtract", [0.0, 2.0, 2.0]), ("zero", [0.0, 2.0, 2.0])):
+        neurons = Neurons(3, Dspike(), reset=reset, decay=0.5)
         neurons.threshold.data.fill_(2.0)
         assert neurons(currents).flatten().tolist() == wanted
     more = torch.tensor([3.0, 1.5, 1.5])[:, None]  # 1.5 - 1, 0.25 + 0.75 = 1; reset: 0.75, 0.375 + 0.75
     found = []
-    for to_zero in (False, True):
-        neurons = Neurons(3, Dspike(), to_zero=to_zero, leak=0.5)
+    for reset in ("subtract", "zero"):
+        neurons = Neurons(3, Dspike(), reset=reset, decay=0.5)
         neurons.threshold.data.fill_(2.0)
         found.append(neurons(more).flatten().tolist())
     assert found == [[2.0, 2.0, 0.0], [2.0, 0.0, 2.0]]

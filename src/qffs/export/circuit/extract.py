@@ -193,9 +193,9 @@ class _Probes:
                 yield Population(name, (levels, *self.sources[name]), ones, 0.5 * ones, 0 * ones, 1)
             elif name in self.neurons:
                 θ, neuron = self.θ[name], self._neuron(name)
-                highest = neuron.highest if neuron.cap else math.inf
+                highest = neuron.highest if neuron.rule.cap else math.inf
                 initial = neuron.precharge * θ
-                yield Population(name, self.sources[name], θ, initial, bias, highest, neuron.negative_spikes)
+                yield Population(name, self.sources[name], θ, initial, bias, highest, neuron.rule.negative_spikes)
             else:
                 yield Population(name, tuple(bias.shape), torch.full_like(bias, torch.inf), 0 * bias, bias)
 

@@ -29,7 +29,7 @@ def refusal(node: fx.Node) -> str | None:
 def refused(network: fx.GraphModule, why: Callable[[fx.Node], str | None]) -> list[str]:
     """What keeps a network from a form, by name: its neurons, or nodes by ``why``."""
     neurons = [(path, module) for path, module in network.named_modules() if isinstance(module, Neuron)]
-    found = [f"{path} (Neuron): it fires by another rule" for path, neuron in neurons if not neuron.rule.plain]
+    found = [f"{path} (Neuron): it fires by another rule" for path, neuron in neurons if not neuron.rule.is_standard]
     return found + [
         f"{node.name} ({label(node, network)}): {told}" for node in network.graph.nodes if (told := why(node))
     ]

@@ -78,7 +78,7 @@ class Rates(Graph):
 
     def neuron(self, name: str, neuron: Neuron, bundle: Bundle, constant: Tensor) -> Bundle:
         """A layer of neurons: rate times n θ."""
-        if not neuron.cap:
+        if not neuron.rule.cap:
             raise NotConvertible(f"these have no form in NIR:\n{name}: without a cap it has no highest rate")
         shape = tuple(constant.shape)
         highest = neuron.highest * neuron.threshold

@@ -74,9 +74,9 @@ class Exact(Graph):
         shape = tuple(constant.shape)
         θ = neuron.threshold.expand((1, *shape))[0]
         sources = self.scaled(name, bundle, shape) + self._bias(name, constant)
-        highest = neuron.highest if neuron.cap else math.inf
+        highest = neuron.highest if neuron.rule.cap else math.inf
         positive, negative, taken = self.composed(
-            name, θ, neuron.precharge * θ, highest, neuron.negative_spikes, sources
+            name, θ, neuron.precharge * θ, highest, neuron.rule.negative_spikes, sources
         )
         self.populations[name] = (positive, negative)
         return {self.add(f"{name}.sent", self.scale(θ, shape), positive, taken): ONE}

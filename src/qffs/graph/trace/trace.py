@@ -27,9 +27,10 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     example: a batch (or a tuple of batches, one an input) of the shape and type the network takes, the batch in
     dimension 0. The record of each node (`qffs.graph.site.Site`) holds the shape of its value on the example, and what
     it becomes. Every call of a ReLU, whatever its form, becomes a call of an `nn.ReLU` of its own; functional dropout
-    becomes a module, so that it still follows train and eval mode. ``model`` itself is not touched. Raises `NotTraceable` where the model's Python
-    code depends on the data or its graph computes something else, `InvalidArgument` where it cannot run on the
-    example, `NotConvertible` where the model has hooks. What else keeps it from being converted stands in the
+    becomes a module, so that it still follows train and eval mode. ``model`` itself is not touched.
+
+    Raises `NotTraceable` where the model's Python code depends on the data or its graph computes something else,
+    `InvalidArgument` where it cannot run on the example, `NotConvertible` where the model has hooks. What else keeps it from being converted stands in the
     records, for the plan to tell all of it at once.
     """
     inputs = example if isinstance(example, tuple) else (example,)

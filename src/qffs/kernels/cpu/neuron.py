@@ -33,7 +33,7 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
     if not _covered(neurons):
         return None
     dtype, kept = neurons.threshold.dtype, Kept()
-    digits = _digits(neurons.inputs, dtype, neurons.loses)
+    digits = _digits(neurons.inputs, dtype, not neurons.is_standard)
     through = [each for each in neurons.inputs if isinstance(each, Projection)]
     lie = Layout.behind_synapses(neurons.empty_like) if through else Layout.of(neurons.empty_like)
     rows = [each.synapses.kernel[0].numel() for each in through]
@@ -59,7 +59,7 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
         ended=kept.pointer(torch.empty(images, lie.blocks(block), dtype=torch.uint8, device=CPU)),
         index=kept.pointer(index),
     )
-    library = compiler.library(dtype, neurons.loses, digits)
+    library = compiler.library(dtype, not neurons.is_standard, digits)
     if library.scratch_size(layer, False) > MOST_LISTED:
         queue.run()
         if library.scratch_size(layer, True) > MOST_LISTED:
@@ -96,10 +96,10 @@ def _firing(neurons: Neurons, lie: Layout, kept: Kept) -> dict[str, Any]:
         "by_neuron": by_neuron,
         "precharge": neurons.precharge,
         "highest": neurons.highest,
-        "leak": rule.leak,
+        "leak": rule.decay,
         "negative_spikes": rule.negative_spikes,
         "cap": rule.cap,
-        "to_zero": rule.to_zero,
+        "to_zero": rule.reset == "zero",
     }
 
 
@@ -110,8 +110,8 @@ def _run(library: Any, layer: Any, queue: Queue) -> None:
 
 def _covered(neurons: Neurons) -> bool:
     """Whether there is a compiled function for these neurons and what arrives at them."""
-    threshold, loses = neurons.threshold, neurons.loses
-    if neurons.rule.several or len(neurons.charge) > LONGEST:
+    threshold, loses = neurons.threshold, not neurons.is_standard
+    if neurons.rule.multi_spike or len(neurons.charge) > LONGEST:
         return False
     likes = [each.empty_like for each in neurons.inputs]
     types = {tensor.dtype for tensor in (*likes, threshold, neurons.constant) if tensor is not None}

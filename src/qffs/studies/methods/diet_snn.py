@@ -51,13 +51,13 @@ DIET = Method(
     "starts from the network with thresholds of nearly all currents, and trains weights, thresholds and leaks",
     Activation(
         f"leaky neurons over {STEPS} steps",
-        neurons(STEPS, triangle, to_zero=False, trained=True),
+        neurons(STEPS, triangle, reset="subtract", trained=True),
         _start,
         steps=STEPS,
         prepare=folded,
         training=ADAM,
         extra=EXTRA,
     ),
-    spiking(to_zero=False),
+    spiking("subtract"),
     notes=f"trained over {STEPS} steps; batch norms are folded, biases stay; the loss is of the mean over the steps",
 )

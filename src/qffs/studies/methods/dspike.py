@@ -102,13 +102,13 @@ DSPIKE = Method(
     "trains leaky neurons that are reset, with a surrogate gradient that follows finite differences",
     Activation(
         f"leaky neurons over {STEPS} steps, reset",
-        neurons(STEPS, Dspike, leak=LEAK),
+        neurons(STEPS, Dspike, decay=LEAK),
         deviation,
         steps=STEPS,
         adapt=adapted,
         extra=EXTRA,
     ),
-    spiking(to_zero=True),
+    spiking("zero"),
     notes=f"trained over {STEPS} steps from the network in full precision; thresholds are the standard deviation of "
     f"what arrives first, as their batch norm has it; gradients are compared in {DIRECTIONS} directions",
 )

@@ -61,6 +61,6 @@ MULTI_LEVEL = Method(
     "Lv et al. (group neurons), 2024",
     "as many spikes at once as take a neuron to its level: exact in one step, compare at equal spikes",
     LSQ,
-    _by((1.0,), FiringRule(several=True)),
+    _by((1.0,), FiringRule(multi_spike=True)),
     notes="a spike is counted as often as it carries a threshold",
 )

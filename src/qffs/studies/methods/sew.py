@@ -83,7 +83,7 @@ SEW = Method(
         prepare=element_wise,
         extra=EXTRA,
     ),
-    spiking(to_zero=True),
+    spiking("zero"),
     notes=f"trained over {STEPS} steps from the network in full precision, whose blocks add up before their ReLU; "
     "thresholds are the standard deviation of what arrives first",
 )

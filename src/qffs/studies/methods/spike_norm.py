@@ -54,7 +54,7 @@ def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, 
     return made
 
 
-HARD = replace(RATE, to_zero=True)
+HARD = replace(RATE, reset="zero")
 NOTES = f"analog input instead of Poisson spikes; {BALANCED_STEPS} steps of at most {SOME} images find thresholds"
 
 SPIKE_NORM = Method(

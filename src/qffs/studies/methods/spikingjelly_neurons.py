@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from spikingjelly.activation_based.neuron import SimpleBaseNode
@@ -19,7 +20,7 @@ class Neurons(SimpleBaseNode):
 
         u <- λ u + I / θ
         z  = 1 if u >= 1, else 0
-        u <- 0 if z and to_zero, else u - z
+        u <- 0 if z and reset == "zero", else u - z
 
     surrogate: ``u - 1`` to z, with a gradient of its own; detached: whether no gradient goes through the reset;
     trained: whether θ and λ are parameters.
@@ -29,15 +30,15 @@ class Neurons(SimpleBaseNode):
         self,
         steps: int,
         surrogate: Callable[[Tensor], Tensor],
-        to_zero: bool = True,
-        leak: float = 1.0,
+        reset: Literal["subtract", "zero"] = "zero",
+        decay: float = 1.0,
         detached: bool = False,
         trained: bool = False,
     ) -> None:
-        super().__init__(1.0, 0.0 if to_zero else None, surrogate, detach_reset=detached, step_mode="m")
+        super().__init__(1.0, 0.0 if reset == "zero" else None, surrogate, detach_reset=detached, step_mode="m")
         self.steps = steps
         self.threshold = nn.Parameter(torch.tensor(1.0), requires_grad=trained)
-        self.leak = nn.Parameter(torch.tensor(float(leak)), requires_grad=trained)
+        self.λ = nn.Parameter(torch.tensor(float(decay)), requires_grad=trained)
 
     @property
     def height(self) -> float:
@@ -45,13 +46,13 @@ class Neurons(SimpleBaseNode):
         return max(SMALLEST, float(self.threshold.detach()))
 
     @property
-    def kept(self) -> float:
+    def decay(self) -> float:
         """The value of λ, at least 0."""
-        return max(0.0, float(self.leak.detach()))
+        return max(0.0, float(self.λ.detach()))
 
     def neuronal_charge(self, x: Tensor) -> None:
         """One step's current."""
-        self.v: Tensor = self.leak.clamp_min(0) * self.v + x
+        self.v: Tensor = self.λ.clamp_min(0) * self.v + x
 
     def forward(self, x: Tensor) -> Tensor:
         """The spikes of all steps, from rest."""

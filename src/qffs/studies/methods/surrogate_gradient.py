@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -42,15 +42,15 @@ def deviation(module: Any, x: Tensor) -> None:
     module.threshold.fill_(float(x.std()))
 
 
-def spiking(to_zero: bool) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
+def spiking(reset: Literal["subtract", "zero"]) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
     """How a network that was trained becomes one of this library: the same thresholds, leaks and resets."""
-    rule = replace(RATE, to_zero=to_zero)
+    rule = replace(RATE, reset=reset)
 
     def made(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
         modules: dict[str, Any] = {path: network.get_submodule(path) for path in activations(network)}
         snn = rates(network, {path: module.height for path, module in modules.items()}, steps, rule)
         for path, neuron in snn.neurons():
-            neuron.leak = modules[path].kept
+            neuron.rule = replace(neuron.rule, decay=modules[path].decay)
         return snn
 
     return made
