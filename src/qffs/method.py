@@ -150,8 +150,8 @@ class FiringRule:
 
     Three more fields are other methods' (`qffs.studies.methods`). ``reset``: what a spike does to the potential,
     ``"subtract"`` the threshold from it or set it to ``"zero"`` (hard reset); ``multi_spike``: whether a neuron sends
-    as many spikes in one step as take it to the level of all that has arrived; ``decay``: the share of the potential that
-    stays from one step to the next (1: no leak). Raises `InvalidArgument` on values that can never work.
+    as many spikes in one step as take it to the level of all that has arrived; ``decay``: the share of the potential
+    that stays from one step to the next (1: no leak). Raises `InvalidArgument` on values that can never work.
 
     >>> FiringRule(cap=False).is_standard, FiringRule(decay=0.5).is_standard
     (True, False)

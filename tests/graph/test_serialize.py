@@ -17,6 +17,7 @@ from qffs.graph.rules import FUNCTIONS as FUNCTION_NAMES
 from qffs.graph.serialize import describe, rebuild
 from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import trace
+from qffs.method import FiringRule
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -107,7 +108,8 @@ OPTIONS: dict[type[nn.Module], list[dict[str, Any]]] = {
     Quantizer: [{"highest": 7, "offset": 0.25}, {"highest": 2, "clip": 6.0, "channels": 3}],
     FullPrecision: [{}, {"clip": 0.5}],
     Neuron: [
-        {"highest": 7, "precharge": 0.25, "negative_spikes": False, "cap": False},
+        {"highest": 7, "rule": FiringRule(precharge=0.25, negative_spikes=False, cap=False, reset="zero")},
+        {"highest": 3, "rule": FiringRule(multi_spike=True, decay=0.5)},
         {"highest": 2, "shape": (3, 1, 1)},
     ],
 }

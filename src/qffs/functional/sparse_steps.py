@@ -13,11 +13,11 @@ from torch import Tensor
 class SparseSteps:
     """What T steps of B images hold, accumulated over time; what stays the same from step to step is there once.
 
-    ``values``: ``[R, ...]``; ``index``: int64 ``[T, B]``, so that image b holds ``values[place[t, b]]`` after step t;
+    ``values``: ``[R, ...]``; ``index``: int64 ``[T, B]``, so that image b holds ``values[index[t, b]]`` after step t;
     ``scale``: where the values are levels, whole numbers, the threshold that they are multiples of. Values that no
-    place names may never have been written: `used` leaves them out.
+    index names may never have been written: `used` leaves them out.
 
-    >>> rows = Rows(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
+    >>> rows = SparseSteps(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
     >>> rows.dense().flatten()
     tensor([1., 1., 1., 5.])
     """
@@ -75,7 +75,7 @@ def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Spar
 
     >>> levels = torch.tensor([[[0]], [[2]], [[2]]], dtype=torch.uint8)
     >>> rows = changed(levels, torch.tensor([[False], [True], [False]]))
-    >>> rows.values.flatten().tolist(), rows.place.flatten().tolist()
+    >>> rows.values.flatten().tolist(), rows.index.flatten().tolist()
     ([0, 2, 2], [0, 1, 1])
     """
     number = torch.arange(changes.numel(), device=changes.device).view(changes.shape)
@@ -85,18 +85,18 @@ def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Spar
 
 
 def align(parts: Sequence[SparseSteps]) -> tuple[list[Tensor], Tensor]:
-    """The values of several signals at the steps and images where any of them differs, ``[R, ...]`` each; their place.
+    """The values of several signals at the steps and images where any of them differs, ``[R, ...]`` each; their index.
 
     >>> one, other = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [1]])
-    >>> (x, y), place = joint([Rows(torch.tensor([1.0, 2.0]), one), Rows(torch.tensor([10.0, 20.0]), other)])
-    >>> x + y, place.flatten().tolist()
+    >>> (x, y), index = align([SparseSteps(torch.tensor([1.0, 2.0]), one), SparseSteps(torch.tensor([10.0, 20.0]), other)])
+    >>> x + y, index.flatten().tolist()
     (tensor([11., 21., 22.]), [0, 1, 2])
     """
     parts = [part.numbers for part in parts]
-    places = [part.index for part in parts]
-    if all(index is places[0] or torch.equal(index, places[0]) for index in places):
-        return [part.values for part in parts], places[0]
-    number = torch.zeros_like(places[0])
+    indices = [part.index for part in parts]
+    if all(index is indices[0] or torch.equal(index, indices[0]) for index in indices):
+        return [part.values for part in parts], indices[0]
+    number = torch.zeros_like(indices[0])
     for part in parts:  # combinations of rows, numbered anew after each part
         number = (number * len(part.values) + part.index).unique(return_inverse=True)[1]
     where = torch.empty(int(number.max()) + 1, dtype=torch.int64, device=number.device)

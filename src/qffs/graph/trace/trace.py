@@ -30,8 +30,8 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     becomes a module, so that it still follows train and eval mode. ``model`` itself is not touched.
 
     Raises `NotTraceable` where the model's Python code depends on the data or its graph computes something else,
-    `InvalidArgument` where it cannot run on the example, `NotConvertible` where the model has hooks. What else keeps it from being converted stands in the
-    records, for the plan to tell all of it at once.
+    `InvalidArgument` where it cannot run on the example, `NotConvertible` where the model has hooks. What else
+    keeps the model from being converted stands in the records, for the plan to tell all of it at once.
     """
     inputs = example if isinstance(example, tuple) else (example,)
     _refuse_wrapped(model)
