@@ -88,7 +88,8 @@ def align(parts: Sequence[SparseSteps]) -> tuple[list[Tensor], Tensor]:
     """The values of several signals at the steps and images where any of them differs, ``[R, ...]`` each; their index.
 
     >>> one, other = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [1]])
-    >>> (x, y), index = align([SparseSteps(torch.tensor([1.0, 2.0]), one), SparseSteps(torch.tensor([10.0, 20.0]), other)])
+    >>> first, second = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
+    >>> (x, y), index = align([SparseSteps(first, one), SparseSteps(second, other)])
     >>> x + y, index.flatten().tolist()
     (tensor([11., 21., 22.]), [0, 1, 2])
     """
