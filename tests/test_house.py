@@ -1,135 +1,78 @@
-"""A module imports only from lower floors of the package.
+"""The plan of the house: what may import what, how large things may be, and where tests lie.
 
-Every ``import`` statement counts, at the top of a module and inside its functions, except those under
-``if TYPE_CHECKING:``. Modules imported by a string (``importlib.import_module``) are not seen.
+A test lies at the path of what it tests:
+
+- tests/X/test_Y.py belongs to src/qffs/X/Y.py or to the package X/Y, and tests/X/test_X.py to the package X;
+- a folder tests/X/Y/ may hold several test files of the source file X/Y.py;
+- tests/scripts/docs/test_Z.py belongs to scripts/docs/Z.py;
+- test_qffs, test_docs, test_house and test_benchmarks are tests of the whole project.
+
+`python tests/processes/house.py` prints the figures, and what stands behind each.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from helpers.house import floors, imports, running, sources
 from helpers.places import ROOT
+from processes import house as script
 
-SOURCE = ROOT / "src" / "qffs"
-
-# Floor by floor, the rooms of the house: a module of the package, or a package with all it holds.
-# "__init__" is the package `qffs` itself; `__main__` stands above `cli`, which it only calls.
-FLOORS = (
-    ("errors", "faults", "levels", "precision", "version", "progress"),
-    ("distributed", "functional", "recipe"),
-    ("kernels", "recipes", "state"),
-    ("nn",),
-    ("graph",),
-    ("simulate", "augment", "data", "models", "vision", "weights"),
-    ("accumulate",),
-    ("backends", "stream"),
-    ("network",),
-    ("convert", "calibration", "checkpoint", "train"),
-    ("measure", "sources", "baselines"),
-    ("report",),
-    ("export",),
-    ("jobs",),
-    ("paper",),
-    ("cli", "__init__"),
-    ("__main__",),
-)
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-OPEN_TO_ALL = ("errors",)  # its own floor included: `levels` raises errors too
-FREE_INSIDE_FUNCTIONS = ("__init__",)
+LIMITS = {
+    "modules directly under qffs": 9,
+    "folders of Python directly under qffs": 15,
+    "floors: the longest chain of rooms": 14,
+    "arrows between rooms": 125,
+    "circles of imports, of files and of rooms": 2,
+    "longest chain of imports when files load": 18,
+    "longest chain of imports, lazy and type imports too": 21,
+    "modules loaded by `qffs train digits`": 114,
+    "modules of studies and exports among them": 0,
+    "files entered by `qffs train digits`": 78,
+    "files entered by `snn(x, steps=8)`": 18,
+    "private names that a base class of another file defines": 18,
+    "tests that are not at the path of their source": 0,
+    "files over 300 lines": 4,
+    "functions over 60 lines": 0,
+    "functions of more than 8 parameters": 10,
+    "C functions over 60 lines": 1,
+}
+"""How many there may be. A limit is lowered when the house is better than it, and never raised."""
 
 
-class Import(NamedTuple):
-    line: int
-    text: str
-    room: str
-    inside_function: bool
+@pytest.mark.parametrize("name", LIMITS)
+def test_no_figure_is_over_its_limit(name: str) -> None:
+    lines = script.FIGURES[name](script.SOURCE)
+    assert len(lines) <= LIMITS[name], f"{name}: {len(lines)}, more than {LIMITS[name]}:\n" + "\n".join(lines)
 
 
-def test_modules_import_only_from_lower_floors() -> None:
-    assert (SOURCE / "errors.py").is_file(), f"no modules to read under {SOURCE}"
-    found = faults(SOURCE)
+def test_every_figure_has_a_limit() -> None:
+    assert set(script.FIGURES) - set(LIMITS) == {"modules"}
+
+
+def test_rooms_import_only_rooms_that_stand_before_them() -> None:
+    found = floors.faults(script.SOURCE)
     assert not found, "\n" + "\n".join(found)
 
 
-def faults(source: Path) -> list[str]:
-    """One line for each module without a floor and for each import from the same or an upper floor."""
-    return [fault for path in sorted(source.rglob("*.py")) for fault in faults_of(path, source)]
+def test_every_room_has_one_place() -> None:
+    assert floors.unused(script.SOURCE) == []
+    assert len(set(floors.ORDER)) == len(floors.ORDER)
 
 
-def faults_of(path: Path, source: Path) -> Iterator[str]:
-    shown, module = path.relative_to(source.parents[1]).as_posix(), module_of(path, source)
-    room = room_of(module)
-    if room not in FLOOR_OF:
-        yield f"{shown}: `{room}` has no floor: give it one in FLOORS of tests/test_house.py"
-        return
-    package = module if path.name == "__init__.py" else module[:-1]
-    for found in imports(ast.parse(path.read_text(encoding="utf-8")), package, source):
-        reason = objection(room, found)
-        if reason:
-            yield f"{shown}:{found.line}: `{found.text}`: {reason}"
+def test_contributing_shows_the_floors_as_they_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"<!-- floors: [^\n]*-->\n(.*?)<!-- end of floors -->", text, re.DOTALL)
+    assert table == floors.table(script.SOURCE), "print it with `python tests/processes/house.py --floors`"
 
 
-def objection(room: str, found: Import) -> str | None:
-    """Why the import is wrong in this room, or None."""
-    if found.room in (room, *OPEN_TO_ALL) or (found.inside_function and room in FREE_INSIDE_FUNCTIONS):
-        return None
-    if found.room not in FLOOR_OF:
-        return f"`{found.room}` has no floor"
-    if FLOOR_OF[found.room] < FLOOR_OF[room]:
-        return None
-    return f"`{room}` is on floor {FLOOR_OF[room]} and `{found.room}` on floor {FLOOR_OF[found.room]}, not below it"
+# The checks themselves, on small made-up source trees.
 
 
-def imports(tree: ast.AST, package: tuple[str, ...], source: Path, inside_function: bool = False) -> Iterator[Import]:
-    """Each import of a part of `qffs` below the given node."""
-    if isinstance(tree, ast.Import | ast.ImportFrom):
-        for name in imported(tree, package, source):
-            yield Import(tree.lineno, ast.unparse(tree), room_of(name), inside_function)
-        return
-    inside_function |= isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-    for_types_only = isinstance(tree, ast.If) and ast.unparse(tree.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-    for child in tree.orelse if for_types_only else ast.iter_child_nodes(tree):
-        yield from imports(child, package, source, inside_function)
-
-
-def imported(node: ast.Import | ast.ImportFrom, package: tuple[str, ...], source: Path) -> list[tuple[str, ...]]:
-    """Return the full names of what a statement imports from `qffs`; a relative name starts at the package."""
-    if isinstance(node, ast.Import):
-        names = [tuple(alias.name.split(".")) for alias in node.names]
-    else:
-        start = package[: len(package) - node.level + 1] if node.level else ()
-        module = start + tuple(node.module.split(".") if node.module else ())
-        # `from qffs import levels` imports a module, `from qffs import quantize` what `qffs/__init__.py` defines.
-        names = [
-            (*module, alias.name) if module != ("qffs",) or is_room(alias.name, source) else module
-            for alias in node.names
-        ]
-    return [name for name in names if name[:1] == ("qffs",)]
-
-
-def is_room(name: str, source: Path) -> bool:
-    return name in FLOOR_OF or (source / name).is_dir() or (source / f"{name}.py").is_file()
-
-
-def module_of(path: Path, source: Path) -> tuple[str, ...]:
-    """``.../qffs/nn/neuron.py`` -> ``("qffs", "nn", "neuron")``; a package is named by its folder."""
-    parts = ("qffs", *path.relative_to(source).with_suffix("").parts)
-    return parts[:-1] if parts[-1] == "__init__" else parts
-
-
-def room_of(module: tuple[str, ...]) -> str:
-    return module[1] if len(module) > 1 else "__init__"
-
-
-# The checker itself, on small made-up source trees.
-
-
-def house(folder: Path, **files: str) -> Path:
+def tree(folder: Path, **files: str) -> Path:
     """Write a source tree, return it: ``nn__neuron="..."`` is ``qffs/nn/neuron.py``, ``nn="..."`` is ``qffs/nn.py``."""
     source = folder / "src" / "qffs"
     for name, text in files.items():
@@ -137,6 +80,9 @@ def house(folder: Path, **files: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return source
+
+
+# Floors
 
 
 @pytest.mark.parametrize(
@@ -154,9 +100,9 @@ def house(folder: Path, **files: str) -> Path:
     ],
 )
 def test_an_upward_import_is_named_with_file_and_line(statement: str, tmp_path: Path) -> None:
-    source = house(tmp_path, nn__neuron=f"import torch\n\n{statement}\n")
-    assert faults(source) == [
-        f"src/qffs/nn/neuron.py:3: `{statement}`: `nn` is on floor 3 and `graph` on floor 4, not below it"
+    source = tree(tmp_path, nn__neuron=f"import torch\n\n{statement}\n", graph__plan="")
+    assert floors.faults(source) == [
+        f"src/qffs/nn/neuron.py:3: `{statement}`: `graph` stands after `nn`, on the floor of graph, above functions"
     ]
 
 
@@ -168,70 +114,229 @@ def test_an_upward_import_is_named_with_file_and_line(statement: str, tmp_path: 
         "class Neuron:\n    def run(self):\n        import qffs.graph\n",
         "try:\n    import numpy\nexcept ImportError:\n    from ..graph import plan\n",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import qffs.graph\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from qffs.graph import plan\n",
+        "import typing\nif typing.TYPE_CHECKING:\n    from ..graph import plan\n",
+        "from importlib import import_module\nplan = import_module('qffs.graph.plan')\n",
         "import qffs.errors, qffs.graph\n",
     ],
 )
 def test_an_upward_import_is_found_wherever_it_hides(text: str, tmp_path: Path) -> None:
-    (fault,) = faults(house(tmp_path, nn__neuron=text))
-    assert "`nn` is on floor 3 and `graph` on floor 4" in fault
+    (fault,) = floors.faults(tree(tmp_path, nn__neuron=text, graph__plan="", errors=""))
+    assert "`graph` stands after `nn`" in fault
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "from qffs.errors import QffsError\nfrom qffs import levels\nfrom ..functional import fire\n",
+        "from qffs.errors import QffsError\nfrom qffs import method\nfrom ..functional import neuron\n",
         "from . import quantizer\nfrom .quantizer import Quantizer\nfrom qffs.nn import quantizer\n",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from qffs.graph import plan\n",
-        "import typing\nif typing.TYPE_CHECKING:\n    from ..graph import plan\n",
         "import torch\nfrom torch import nn\nimport qffs_other.graph\n",
-        "def run():\n    from qffs.functional import fire\n",
+        "def run():\n    from qffs.functional import neuron\n",
         "text = 'from qffs.graph import plan'\n",
     ],
 )
-def test_what_is_allowed_passes(text: str, tmp_path: Path) -> None:
-    assert faults(house(tmp_path, nn__neuron=text)) == []
+def test_imports_of_rooms_before_pass(text: str, tmp_path: Path) -> None:
+    source = tree(tmp_path, nn__neuron=text, nn__quantizer="", errors="", method="", functional__neuron="")
+    assert floors.faults(source) == []
 
 
 def test_relative_imports_of_a_package_start_at_the_package_itself(tmp_path: Path) -> None:
-    source = house(tmp_path, nn____init__="from .neuron import Neuron\nfrom ..graph import plan\n")
-    (fault,) = faults(source)
+    source = tree(tmp_path, nn____init__="from .neuron import Neuron\nfrom ..graph import plan\n", graph__plan="")
+    (fault,) = floors.faults(source)
     assert fault.startswith("src/qffs/nn/__init__.py:2: ")
 
 
-def test_a_module_of_the_same_floor_is_refused(tmp_path: Path) -> None:
-    (fault,) = faults(house(tmp_path, data="from qffs.models import resnet\n", models=""))
+def test_a_later_room_of_the_same_floor_is_refused(tmp_path: Path) -> None:
+    source = tree(tmp_path, data="from qffs.models import resnet\n", models="from qffs.data import Images\n")
+    (fault,) = floors.faults(source)
     assert fault.startswith("src/qffs/data.py:1: ")
-    assert "`data` is on floor 5 and `models` on floor 5" in fault
+    assert "`models` stands after `data`, both on the floor of what is done with it" in fault
 
 
-def test_errors_are_open_to_their_own_floor_and_import_nothing(tmp_path: Path) -> None:
-    text = "from qffs.errors import InvalidArgument\nfrom qffs.version import __version__\n"
-    source = house(tmp_path, levels=text, errors="from qffs.method import Levels\n")
-    assert [fault.split(": ")[0] for fault in faults(source)] == ["src/qffs/errors.py:1", "src/qffs/method.py:2"]
+def test_errors_import_nothing(tmp_path: Path) -> None:
+    source = tree(tmp_path, method="from qffs.errors import QffsError\n", errors="from qffs.method import Levels\n")
+    (fault,) = floors.faults(source)
+    assert fault.startswith("src/qffs/errors.py:1: ")
 
 
 @pytest.mark.parametrize("statement", ["import qffs", "from qffs import quantize", "from . import quantize"])
-def test_the_top_package_is_above_the_modules_it_exports(statement: str, tmp_path: Path) -> None:
-    (fault,) = faults(house(tmp_path, train=f"{statement}\n"))
-    assert f"`train` is on floor {FLOOR_OF['train']} and `__init__` on floor {FLOOR_OF['__init__']}" in fault
+def test_the_top_package_stands_after_the_rooms_it_exports(statement: str, tmp_path: Path) -> None:
+    source = tree(tmp_path, train=f"{statement}\n", __init__="from qffs.train import fit\n")
+    (fault,) = floors.faults(source)
+    assert "`__init__` stands after `train`" in fault
 
 
-def test_the_top_package_may_import_anything_lazily(tmp_path: Path) -> None:
-    lazily = "from qffs.convert import quantize\ndef __getattr__(name):\n    from qffs import cli\n"
-    main = "from qffs.cli import main\nmain()\n"
-    assert faults(house(tmp_path, __init__=lazily, __main__=main)) == []
-    (fault,) = faults(house(tmp_path / "eager", __init__="from qffs.cli import main\n"))
-    assert fault.startswith("src/qffs/__init__.py:1: ")
-
-
-def test_a_module_without_a_floor_is_named(tmp_path: Path) -> None:
-    source = house(tmp_path, attic="import qffs.cli\n", cellar__wine="", nn__neuron="from qffs import attic\n")
-    assert faults(source) == [
-        "src/qffs/attic.py: `attic` has no floor: give it one in FLOORS of tests/test_house.py",
-        "src/qffs/cellar/wine.py: `cellar` has no floor: give it one in FLOORS of tests/test_house.py",
-        "src/qffs/nn/neuron.py:1: `from qffs import attic`: `attic` has no floor",
+def test_a_room_without_a_place_is_named(tmp_path: Path) -> None:
+    source = tree(tmp_path, attic="import qffs.cli\n", cellar__wine="", nn__neuron="from qffs import attic\n")
+    assert floors.faults(source) == [
+        "src/qffs/attic.py: `attic` has no floor: give it a place in FLOORS of tests/helpers/house/floors.py",
+        "src/qffs/cellar/wine.py: `cellar` has no floor: give it a place in FLOORS of tests/helpers/house/floors.py",
     ]
+    assert "graph" in floors.unused(source)
 
 
-def test_every_room_has_one_floor() -> None:
-    assert len(FLOOR_OF) == sum(len(rooms) for rooms in FLOORS)
+# Chains and circles
+
+
+def test_a_circle_is_found_through_lazy_and_type_imports(tmp_path: Path) -> None:
+    types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from qffs.nn import walk\n"
+    lazily = "def run():\n    from qffs.nn.state import State\n"
+    source = tree(tmp_path, nn__state=types, nn__walk=lazily, nn__alone="from qffs.nn import state\n")
+    assert script.circles(source) == ["qffs.nn.state, qffs.nn.walk"]
+    assert imports.circles(imports.arrows(source, eager=True)) == []
+
+
+def test_a_circle_of_rooms_is_found_where_files_have_none(tmp_path: Path) -> None:
+    source = tree(tmp_path, nn__a="import qffs.graph.b\n", graph__b="", graph__c="import qffs.nn.d\n", nn__d="")
+    assert script.circles(source) == ["rooms graph, nn"]
+
+
+def test_a_longest_chain_is_shown_from_its_first_file(tmp_path: Path) -> None:
+    source = tree(
+        tmp_path,
+        graph__a="import qffs.nn.b\nimport qffs.errors\n",
+        nn__b="from qffs.method import Levels\n",
+        method="from qffs.errors import QffsError\ndef late():\n    import qffs.version\n",
+        errors="",
+        version="import qffs.progress\n",
+        progress="",
+    )
+    eager = imports.longest_chain(imports.arrows(source, eager=True))
+    assert eager == ["qffs.graph.a", "qffs.nn.b", "qffs.method", "qffs.errors"]
+    assert len(imports.longest_chain(imports.arrows(source))) == 5
+    assert imports.longest_chain({"a": frozenset("b"), "b": frozenset("a")}) in (["a"], ["b"])
+
+
+# Sizes
+
+
+def test_long_files_and_functions_and_wide_ones_are_found(tmp_path: Path) -> None:
+    text = "def short(a, b):\n    return 1\n\n\ndef long(a, *, b, c):\n    x = 1\n    y = 2\n    return 3\n"
+    source = tree(tmp_path, errors=text, method="x = 1\n")
+    assert sources.long_files(source, 7) == [("errors.py", 8)]
+    assert sources.long_files(source, 8) == []
+    assert sources.long_functions(source, 3) == [("errors.py:5 long", 4)]
+    assert sources.wide_functions(source, 2) == [("errors.py:5 long", 3)]
+
+
+C = """// int not_one(void) {
+#define MANY(x) \\
+    do { x; } while (0)
+typedef struct {
+    int a;
+} pair;
+
+static int first(pair p)
+{
+    if (p.a) { // }
+        return '}';
+    }
+    return 0;
+}
+
+static inline pair
+second(int a) { return (pair){a}; }
+
+static const int table[] = {1, 2};
+"""
+
+
+def test_c_functions_are_found_between_macros_structures_and_tables(tmp_path: Path) -> None:
+    assert list(sources.c_functions(C)) == [("first", 8, 14), ("second", 16, 17)]
+    source = tree(tmp_path, errors="")
+    (source / "layer.c").write_text(C, encoding="utf-8")
+    assert sources.long_c_functions(source, 6) == [("layer.c:8 first", 7)]
+
+
+# Private names
+
+WALK = "class Walk:\n    _limit = 1\n    def __init__(self):\n        self._values = {}\n    def _step(self): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("from qffs.nn.walk import Walk\nclass Fast(Walk):\n    def _step(self): ...\n", "_step"),
+        ("from .walk import Walk as Slow\nclass Fast(Slow):\n    _limit = 2\n", "_limit"),
+        ("from qffs.nn import walk\nclass Fast(walk.Walk):\n    def run(self):\n        self._values = 1\n", "_values"),
+        ("from qffs.nn.far import Far\nclass Fast(Far):\n    def _step(self): ...\n", "_step"),
+        ("from qffs.nn import Walk\nclass Fast(Walk):\n    async def _step(self): ...\n", "_step"),
+    ],
+)
+def test_a_private_name_of_another_file_is_found(text: str, name: str, tmp_path: Path) -> None:
+    far = "from qffs.nn.walk import Walk\nclass Far(Walk):\n    pass\n"
+    source = tree(tmp_path, nn__walk=WALK, nn__far=far, nn____init__="from .walk import Walk\n", nn__fast=text)
+    assert sources.private_overrides(source) == [f"qffs.nn.fast.Fast.{name} is defined by qffs.nn.walk.Walk too"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from qffs.nn.walk import Walk\nclass Fast(Walk):\n    def __init__(self): ...\n    def step(self): ...\n",
+        "from qffs.nn.walk import Walk\nclass Fast:\n    def _step(self): ...\n",
+        "from torch.nn import Walk\nclass Fast(Walk):\n    def _step(self): ...\n",
+        "class Walk:\n    def _step(self): ...\nclass Fast(Walk):\n    def _step(self): ...\n",
+    ],
+)
+def test_names_of_its_own_are_no_fault(text: str, tmp_path: Path) -> None:
+    assert sources.private_overrides(tree(tmp_path, nn__walk=WALK, nn__fast=text)) == []
+
+
+# Where tests lie
+
+
+def test_a_test_at_no_source_is_named(tmp_path: Path) -> None:
+    source = tree(tmp_path, convert="", nn__neuron="", nn____init__="", export__hub="")
+    (source / "export" / "nir").mkdir()
+    (source / "export" / "nir" / "__init__.py").touch()
+    scripts, tests = tmp_path / "scripts", tmp_path / "tests"
+    placed = ("test_qffs", "test_convert", "convert/test_bits", "nn/test_neuron", "nn/test_nn", "nn/neuron/test_leak",
+              "export/test_nir", "export/nir/test_nir", "scripts/docs/test_page")  # fmt: skip
+    misplaced = ("nn/test_other", "test_neuron", "scripts/docs/test_other", "nn/test_docs", "export/test_export")
+    (scripts / "docs").mkdir(parents=True)
+    (scripts / "docs" / "page.py").touch()
+    for name in (*placed, *misplaced):
+        (tests / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tests / f"{name}.py").touch()
+    assert sources.misplaced_tests(tests, source, scripts) == sorted(f"{name}.py" for name in misplaced)
+
+
+# What a run loads and enters
+
+COMMANDS = """import sys
+from qffs import method
+def main():
+    from qffs import files
+    assert sys.argv[1:5] == ["train", "digits", "fine.epochs=1", "--output"]
+    files.write()
+    sys.exit(0)
+"""
+
+
+def test_files_that_are_loaded_are_told_from_those_that_are_entered(tmp_path: Path) -> None:
+    method = "class Levels:\n    highest = 3\nsizes = [x for x in range(3)]\ndef unused(): ...\n"
+    source = tree(tmp_path, __init__="", cli=COMMANDS, method=method, files="def write(): ...\n", version="")
+    (source / "recipes").mkdir()
+    (source / "recipes" / "digits.yaml").write_text("bits: 2\nfine:\n  epochs: 15\n", encoding="utf-8")
+    run = running.measured("train", source)
+    assert run.loaded == ["__init__.py", "cli.py", "files.py", "method.py"]
+    assert run.entered == ["cli.py", "files.py"]
+
+
+def test_a_run_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="No module named 'qffs"):
+        running.measured("train", tree(tmp_path, __init__=""))
+
+
+def test_the_script_prints_figures_and_what_stands_behind_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {name: figure for name, figure in script.FIGURES.items() if "digits" not in name and "steps" not in name}
+    monkeypatch.setattr(script, "FIGURES", {**quick, "modules of studies and exports among them": lambda _: []})
+    source = tree(tmp_path, nn__a="import qffs.nn.b\n", nn__b="import qffs.nn.a\n", errors="")
+    script.main([str(source)])
+    out = capsys.readouterr().out
+    assert re.search(r"^modules directly under qffs +1$", out, re.MULTILINE)
+    assert "circles of imports, of files and of rooms:\n  qffs.nn.a, qffs.nn.b\n" in out
+    script.main(["--floors"])
+    assert capsys.readouterr().out == floors.table(script.SOURCE)
