@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -52,12 +53,19 @@ def room_of(module: Name) -> str:
     return module[1] if len(module) > 1 else "__init__"
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path, source: Path) -> list[Import]:
     """Return each import of a part of the package in one file, in the order of lines."""
     module = module_of(path, source)
     package = module if path.name == "__init__.py" else module[:-1]
     every = []
-    for node, eager in _statements(ast.parse(path.read_text(encoding="utf-8")), eager=True):
+    for node, eager in _statements(parsed(path), eager=True):
         for name in dict.fromkeys(
             _file(name, source) for name in imported_names(node, package) if name[:1] == (PACKAGE,)
         ):

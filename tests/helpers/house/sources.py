@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.house.imports import Name, files, imported_names
+from helpers.house.imports import Name, files, imported_names, parsed
 
 
 class Sized(NamedTuple):
@@ -45,7 +45,7 @@ def _parameters(arguments: ast.arguments) -> int:
 
 def _functions(source: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for path in files(source).values():
-        for node in ast.walk(ast.parse(_text(path))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield f"{_shown(path, source)}:{node.lineno} {node.name}", node
 
@@ -126,7 +126,7 @@ def _classes(source: Path) -> tuple[dict[Name, Class], dict[Name, Name]]:
     aliases: dict[Name, Name] = {}
     for module, path in files(source).items():
         package = module if path.name == "__init__.py" else module[:-1]
-        tree = ast.parse(_text(path))
+        tree = parsed(path)
         names: dict[str, Name] = {}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
