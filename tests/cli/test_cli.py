@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -20,15 +21,19 @@ from safetensors.torch import save_file
 import qffs
 from helpers.problems import instead_of_data
 from qffs import cli, models
+from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.data import Images
 from qffs.data import load as load_data
 from qffs.graph.plan import Row
 from qffs.graph.trace.trace import trace
 from qffs.models.weights import load_weights, read_weights
+from qffs.recipes import of_demo
 from qffs.recipes.recipe import Recipe
 from qffs.runs.convert import convert, quantize
 
 SUBCOMMANDS = ("demo", "quantize", "convert", "simulate", "noise", "energy")
+RECIPES = ("demo", "quantize")
+"""Those whose seed and device are keys of a recipe."""
 
 
 class Said(NamedTuple):
@@ -125,8 +130,9 @@ def test_noises_and_cost_are_tables(run: Callable[..., Said], made: Path) -> Non
 
 @pytest.mark.usefixtures("few")
 def test_quantize_takes_bits_by_name(run: Callable[..., Said], made: Path) -> None:
-    given = ("--weights", made / "w.safetensors", "--bits", "stem.2=full,*=1", "--per-channel", "--json")
-    said = run("quantize", "digits_net", "--data", "digits", *given, "-o", "q")
+    weights = ("--weights", made / "w.safetensors")
+    changes = ("bits={stem.2: full, '*': 1}", "per_channel=true")
+    said = run("quantize", "digits_net", "--data", "digits", *weights, *changes, "--json", "-o", "q")
     assert said.code == 0
     told = json.loads(said.out)
     assert list(told["bits"].items()) == [("stem.2", "full"), ("*", 1)]
@@ -158,21 +164,59 @@ def test_the_demo_hands_everything_on(run: Callable[..., Said], monkeypatch: pyt
 
     monkeypatch.setattr("qffs.runs.train.demo", demo)
     assert "net on pets, 9 test images" in run("demo").out
-    options = "--data images:x --model m --weights w --bits 3 --output-bits 4 --epochs 7 --learning-rate 0.5"
-    more = "--batch-size 8 --bfloat16 --charge-steps 5 -o out --seed 6 --device cpu --size 24 --json"
-    assert json.loads(run("demo", *options.split(), *more.split()).out)["images"] == 9
+    changes = "data=images:x model=m weights=w bits=3 output=4 quantized.epochs=7 precision=bfloat16 charge_steps=5"
+    more = "quantized.learning_rate=0.5 seed=6 device=cpu size=24 -o out --json"
+    assert json.loads(run("demo", *changes.split(), *more.split()).out)["images"] == 9
     assert seen[0] == (Recipe.of({}), Path("runs/demo"))
-    given = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "seed": 6, "size": 24}
+    network = {"data": "images:x", "model": "m", "weights": "w", "bits": 3, "output": 4, "seed": 6, "size": 24}
     rest = {"precision": "bfloat16", "charge_steps": 5, "device": "cpu"}
-    both = {"learning_rate": 0.5, "batch_size": 8}
-    stages = {"full_precision": both | {"epochs": 2}, "quantized": both | {"epochs": 7}}
-    assert seen[1] == (Recipe.of({**given, **rest, **stages}), Path("out"))
+    stages = {"full_precision": ROUNDS | {"epochs": 2}, "quantized": ROUNDS | {"epochs": 7, "learning_rate": 0.5}}
+    assert seen[1] == (Recipe.of({**network, **rest, **stages}), Path("out"))
     assert seen[1][0].horizon == 16
-    run("demo", "--bits", "stem.2=full, block1.*=3,*=1", "--per-channel", "--json")
+    run("demo", "bits={stem.2: full, block1.*: 3, '*': 1}", "per_channel=true", "--json")
     mixed = Recipe.of({"bits": {"stem.2": "full", "block1.*": 3, "*": 1}, "per_channel": True})
     assert seen[2] == (mixed, Path("runs/demo"))
     assert mixed.schedule.steps == 7  # of the finest
     assert mixed.horizon == 14
+    run("demo", "weights=w", "full_precision.epochs=5", "quantised.epochs=3", "quantised.optimiser=adamw", "--json")
+    told = seen[3][0]
+    assert (told.full_precision.epochs, told.quantized.epochs, told.quantized.optimizer) == (5, 3, "adamw")
+
+
+FORMER = {
+    "demo --bits 3": "--bits 3 is written bits=3 now",
+    "demo --bits=stem.2=full,*=1": """--bits stem.2=full,*=1 is written bits='{stem.2: full, "*": 1}' now""",
+    "demo --epochs 3 --seed 1": "--epochs 3 is written quantized.epochs=3 now",
+    "demo --float-epochs 3": "--float-epochs 3 is written full_precision.epochs=3 now",
+    "demo --model m": "--model m is written model=m now",
+    "demo --data d": "--data d is written data=d now",
+    "demo --charge-steps 0.5,0.5": "--charge-steps 0.5,0.5 is written charge_steps=[0.5,0.5] now",
+    "demo --batch-size 8": "--batch-size 8 is written full_precision.batch_size=8 quantized.batch_size=8 now",
+    "quantize digits_net --data digits -o q --batch-size 8": "--batch-size 8 is written quantized.batch_size=8 now",
+    "quantize digits_net --data digits -o q --size 8": "--size 8 is written size=8 now",
+    "quantize digits_net --data digits -o q --device cpu": "--device cpu is written device=cpu now",
+    "quantize digits_net --data digits -o q --per-channel": "--per-channel is written per_channel=true now",
+    "quantize digits_net --data digits -o q --bits": "--bits VALUE is written bits=VALUE now",
+}
+
+
+@pytest.mark.parametrize("command", FORMER)
+def test_a_flag_of_before_is_answered_with_how_it_is_written_now(command: str, run: Callable[..., Said]) -> None:
+    assert run(*command.split()) == Said(2, "", f"qffs: {FORMER[command]}\n")
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("kind", [DemoCommand, QuantizeCommand])
+def test_what_is_written_instead_of_a_former_flag_is_taken(kind: type[QuantizeCommand]) -> None:
+    values = {"--precision": "bfloat16", "--output-bits": "3", "--bits": "stem.2=full,*=1", "--device": "cpu"}
+    values |= {"--charge-steps": "0.5,0.25,0.25", "--data": "digits", "--model": "digits_net", "--weights": "w"}
+    changes = []
+    for flag, now in kind.former.items():
+        value = values.get(flag, "2")
+        changes += shlex.split(now.replace("{}", value) if isinstance(now, str) else now(value))
+    recipe = of_demo([*changes, "steps=8"])
+    assert recipe.bits == {"stem.2": "full", "*": 1}
+    assert (recipe.seed, recipe.device, recipe.precision, recipe.per_channel) == (2, "cpu", "bfloat16", True)
 
 
 def test_pictures_of_unequal_sizes_are_brought_to_one(
@@ -185,17 +229,23 @@ def test_pictures_of_unequal_sizes_are_brought_to_one(
         raise qffs.errors.DataError("read")
 
     instead_of_data(monkeypatch, load)
-    pictures = ("--data", f"images:{broken}/unequal", "--size", 8)
-    for command in (("demo",), ("quantize", "digits_net", "-o", "q"), ("simulate", made / "snn")):
-        assert run(*command, *pictures).err.endswith("qffs: read\n")
+    pictures = f"images:{broken}/unequal"
+    for command in (
+        ("demo", f"data={pictures}", "size=8"),
+        ("quantize", "digits_net", "--data", pictures, "size=8", "-o", "q"),
+        ("simulate", made / "snn", "--data", pictures, "--size", 8),
+    ):
+        assert run(*command).err.endswith("qffs: read\n")
     assert shapes == [(2, 3, 8, 8)] * 3
 
 
 def test_help_says_how_to_name_data_and_how_long_the_demo_takes(run: Callable[..., Said]) -> None:
     assert "in well under a minute" in " ".join(run("--help").out.split())
-    for name in ("demo", "quantize", "simulate"):
+    for name in ("quantize", "simulate"):
         said = " ".join(word for word in run(name, "--help").out.split() if word not in "│|")
         assert "or just the PATH of a zip or folder" in said
+    for name in ("simulate", "export"):
+        said = " ".join(word for word in run(name, "--help").out.split() if word not in "│|")
         assert "Resize the shorter side to N pixels and cut out the center square; for images:PATH only." in said
 
 
@@ -205,7 +255,9 @@ def test_every_subcommand_has_an_example_and_the_common_options(run: Callable[..
         said = run(name, "--help")
         assert said.code == 0
         assert f"Example: qffs {name} " in said.out.replace("`", "")
-        assert all(option in said.out for option in ("--device", "--seed", "--json"))
+        assert "--json" in said.out
+        common = ("KEY=VALUE",) if name in RECIPES else ("--device", "--seed")
+        assert all(option in said.out for option in common)
 
 
 def test_version_and_help_answer_without_torch() -> None:
@@ -221,10 +273,10 @@ finally: assert "torch" not in sys.modules, "torch was imported" """
 
 def test_the_module_is_the_command_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "qffs", "demo", "--bits", "9"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "qffs", "demo", "bits=9"], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "qffs: bits cannot be 9: bits must be a whole number from 1 to 8, not 9\n"
+    assert done.stderr == "qffs: digits, bits=9: bits cannot be 9: bits must be a whole number from 1 to 8, not 9\n"
 
 
 @pytest.fixture
@@ -302,7 +354,7 @@ def test_a_float_checkpoint_is_quantized_like_its_network_and_weights(run: Calla
     qffs.save(trace(network, torch.rand(2, 1, 8, 8)), folder)
     counts = [run("plan", name).out.splitlines()[-1] for name in (folder, "digits_net")]
     assert counts[0] == counts[1]
-    options = ("--data", "digits", "--epochs", 1, "--json")
+    options = ("--data", "digits", "quantized.epochs=1", "--json")
     told = [
         json.loads(run("quantize", *given, *options, "-o", name).out)
         for name, given in (("a", ("digits_net", "--weights", made / "w.safetensors")), ("b", (folder,)))
@@ -344,65 +396,68 @@ def bad(path: Path) -> None:
 
 
 CASES: dict[str, tuple[str, str]] = {
-    "bits": ("demo --bits 9", "bits must be a whole number from 1 to 8, not 9"),
-    "bits in words": ("demo --bits two", "--bits must be a number from 1 to 8, or one (or full) a pattern, as in"),
-    "bits of a name": ("demo --bits stem.2=3,*=9", "for '*', bits must be a whole number from 1 to 8, not 9"),
-    "bits of no name": ("demo --bits =3,*=2", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
-    "no bits of a name": ("quantize digits_net --data digits --bits *= -o q", "--bits must be a number from 1 to 8"),
-    "a name twice": ("demo --bits *=2,*=3", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
-    "a number and a name": ("demo --bits 2,stem=3", "--bits must be a number from 1 to 8, or one (or full) a pattern"),
+    "bits": ("demo bits=9", "bits must be a whole number from 1 to 8, not 9"),
+    "bits in words": ("demo bits=two", "bits must be a whole number from 1 to 8, or a mapping from patterns to such"),
+    "bits of a name": ("demo bits={stem.2:\xa03,'*':\xa09}", "for '*', bits must be a whole number from 1 to 8, not 9"),
+    "no bits of a name": ("quantize digits_net --data digits bits={'*':\xa0} -o q", "bits must be a whole number"),
+    "a name twice": ("demo bits={'*':\xa02,'*':\xa03}", "bits={'*': 2,'*': 3}: * is said twice, first on line 1"),
+    "a star alone": ("demo bits={*:\xa02}", "bits={*: 2}: this is no YAML: "),
     "name of nothing": (
-        "demo --bits stem.3=3,*=2",
+        "demo bits={stem.3:\xa03,'*':\xa02}",
         "'stem.3' matches no activation that is to be quantized",
     ),
-    "names of some": ("demo --bits stem.2=3", "no pattern matches block1.relu, block1.relu_2, block2.relu and 1 more"),
+    "names of some": (
+        "demo bits={stem.2:\xa03}",
+        "no pattern matches block1.relu, block1.relu_2, block2.relu and 1 more",
+    ),
     "name too late": (
-        "demo --bits *=3,stem.2=2",
+        "demo bits={'*':\xa03,stem.2:\xa02}",
         "decides nothing: '*' before it matches stem.2; put it first",
     ),
-    "all in full precision": ("demo --bits *=full", 'nothing would be quantized: every activation is to stay "full"'),
-    "output bits": (
-        "demo --output-bits 9",
-        "output must be a whole number of at least 1 and at most 8, or analog",
+    "all in full precision": (
+        "demo bits={'*':\xa0full}",
+        'nothing would be quantized: every activation is to stay "full"',
     ),
-    "output bits in words": (
-        "demo --output-bits two",
-        "--output-bits must be analog or a number from 1 to 8, not",
+    "output bits": ("demo output=9", "output must be a whole number of at least 1 and at most 8, or analog"),
+    "output bits in words": ("demo output=two", "output must be a whole number of at least 1 and at most 8, or analog"),
+    "too few steps": ("demo steps=2", "steps must be at least the 3 charge steps"),
+    "charge weights": ("demo charge_steps=[0.5,0.6]", "charge weights must add up to 1"),
+    "charge steps in words": ("demo charge_steps=many", "charge_steps must be a whole number, a list of numbers"),
+    "charge steps in words to convert": (
+        "convert {made}/qann -o out --charge-steps many",
+        "--charge-steps must be a whole number or weights",
     ),
-    "too few steps": ("demo --steps 2", "steps must be at least the 3 charge steps"),
-    "charge weights": ("demo --charge-steps 0.5,0.6", "charge weights must add up to 1"),
-    "charge steps in words": ("demo --charge-steps many", "--charge-steps must be a whole number or weights"),
     "charge weights that are none": (
-        "demo --charge-steps nan,1",
+        "demo charge_steps=[nan,1]",
         "a list of numbers that add up to 1, or null",
     ),
-    "epochs": ("demo --epochs -1", "quantized.epochs must be a whole number of at least 0, not -1"),
-    "float epochs": ("demo --float-epochs -1", "full_precision.epochs must be a whole number of at least 0"),
-    "learning rate": ("demo --learning-rate 0", "quantized.learning_rate must be a number above 0, not 0.0"),
-    "learning rate nan": ("demo --learning-rate nan", "quantized.learning_rate must be a number above 0, not NaN"),
+    "epochs": ("demo quantized.epochs=-1", "quantized.epochs must be a whole number of at least 0, not -1"),
+    "float epochs": ("demo full_precision.epochs=-1", "full_precision.epochs must be a whole number of at least 0"),
+    "learning rate": ("demo quantized.learning_rate=0", "quantized.learning_rate must be a number above 0, not 0"),
+    "learning rate nan": ("demo quantized.learning_rate=nan", "quantized.learning_rate must be a number above 0, not"),
     "batch size": (
-        "demo --batch-size 0",
+        "demo quantized.batch_size=0",
         "quantized.batch_size must be a whole number of at least 1 and below 2^31",
     ),
     "huge batch size": (
-        "demo --batch-size 9999999999",
+        "demo quantized.batch_size=9999999999",
         "at least 1 and below 2^31, not 9999999999",
     ),
-    "endless run": ("demo --steps 1000000000", "and at most 1,048,576, not 1000000000"),
-    "endless charge": ("demo --charge-steps 1" + "0" * 30, "there can be at most 1,048,576 charge steps"),
-    "size": ("demo --data images:{bad}/color --size 0", "size must be a whole number of at least 1, or null, not 0"),
-    "size of digits": ("demo --size 8", "a size fits only image files"),
-    "size of digits to quantize": ("quantize digits_net --data digits --size 8 -o q", "a size fits only image files"),
+    "endless run": ("demo steps=1000000000", "and at most 1,048,576, not 1000000000"),
+    "endless charge": ("demo charge_steps=1" + "0" * 30, "there can be at most 1,048,576 charge steps"),
+    "size": ("demo data=images:{bad}/color size=0", "size must be a whole number of at least 1, or null, not 0"),
+    "size of digits": ("demo size=8", "a size fits only image files"),
+    "size of digits to quantize": ("quantize digits_net --data digits size=8 -o q", "a size fits only image files"),
     "size of digits to simulate": ("simulate {made}/snn --size 8", "a size fits only image files"),
-    "unequal sizes": ("demo --data images:{bad}/unequal", "pixels, but train/cat/1.png is 9 x 12: give "),
+    "unequal sizes": ("demo data=images:{bad}/unequal", "pixels, but train/cat/1.png is 9 x 12: give "),
     "result is a folder": ("demo -o {bad}/taken", "taken/results.json is a folder, where a file is to be written"),
-    "seed": ("demo --seed 99999999999999999999", "seed must be a whole number of at least 0 and below 2^63"),
-    "device": ("demo --device cuda", "there is no CUDA device here: name cpu instead"),
+    "seed": ("demo seed=99999999999999999999", "seed must be a whole number of at least 0 and below 2^63"),
+    "device": ("demo device=cuda", "there is no CUDA device here: name cpu instead"),
     "device to convert": ("convert {made}/qann -o out --device cuda", "there is no CUDA device here"),
     "device to simulate": ("simulate {made}/snn --device cuda", "there is no CUDA device here"),
-    "model": ("demo --model vgg", "there is no model 'vgg'; there are digits_net"),
-    "model of a function": ("demo --model none:make", "there is no module none in this folder or among the installed"),
-    "model of a spiking checkpoint": ("demo --model {made}/snn", "holds a network of kind 'snn': name one of a float"),
+    "model": ("demo model=vgg", "there is no model 'vgg'; there are digits_net"),
+    "model of a function": ("demo model=none:make", "there is no module none in this folder or among the installed"),
+    "model of a spiking checkpoint": ("demo model={made}/snn", "holds a network of kind 'snn': name one of a float"),
     "quantized twice": (
         "quantize {made}/qann --data digits -o q",
         "holds a network of kind 'qann': name one of a float",
@@ -420,15 +475,15 @@ CASES: dict[str, tuple[str, str]] = {
         "code.pt cannot be read as weights only, and reading",
     ),
     "plan with other weights": ("plan cifar_resnet20 --weights {made}/w.safetensors", "conv1.weight is missing in the"),
-    "data": ("demo --data nothing", "'nothing' names no data"),
-    "missing data": ("demo --data images:nothing", "nothing does not exist"),
-    "broken image": ("demo --data images:{bad}/broken.zip", "train/cat/1.png in {bad}/broken.zip is broken"),
-    "empty class": ("demo --data images:{bad}/empty", "dog in {bad}/empty holds no .jpg, .jpeg or .png image"),
-    "color": ("demo --data images:{bad}/color", "does not run on an example of shape (1, 3, 8, 8)"),
-    "missing weights": ("demo --weights none", "there is no weight file none"),
-    "half a file": ("demo --weights {bad}/half.safetensors", "is no complete safetensors file"),
-    "shapes": ("demo --weights {bad}/shape.safetensors", "classify.bias has shape (3,) in the file and (10,) in the"),
-    "nan weights": ("demo --weights {bad}/nan.safetensors", "nan.safetensors holds NaN or infinity in classify.bias"),
+    "data": ("demo data=nothing", "'nothing' names no data"),
+    "missing data": ("demo data=images:nothing", "nothing does not exist"),
+    "broken image": ("demo data=images:{bad}/broken.zip", "train/cat/1.png in {bad}/broken.zip is broken"),
+    "empty class": ("demo data=images:{bad}/empty", "dog in {bad}/empty holds no .jpg, .jpeg or .png image"),
+    "color": ("demo data=images:{bad}/color", "does not run on an example of shape (1, 3, 8, 8)"),
+    "missing weights": ("demo weights=none", "there is no weight file none"),
+    "half a file": ("demo weights={bad}/half.safetensors", "is no complete safetensors file"),
+    "shapes": ("demo weights={bad}/shape.safetensors", "classify.bias has shape (3,) in the file and (10,) in the"),
+    "nan weights": ("demo weights={bad}/nan.safetensors", "nan.safetensors holds NaN or infinity in classify.bias"),
     "output is a file": ("demo -o {bad}/file", "no folder that may be written to"),
     "output under a file": ("quantize digits_net --data digits -o {bad}/file/q", "no folder that may be written to"),
     "output of others": ("quantize digits_net --data digits -o {bad}/empty", "holds something else than a checkpoint"),
@@ -475,7 +530,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(
 ) -> None:
     command, sentence = (text.replace("{made}", str(made)).replace("{bad}", str(broken)) for text in CASES[case])
     before = names(made), names(broken)
-    said = run(*command.split())
+    said = run(*(word.replace("\xa0", " ") for word in command.split(" ")))
     assert said.code == 2
     assert said.out == ""
     *bars, last = said.err.splitlines()
@@ -488,7 +543,15 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(
 
 @pytest.mark.parametrize(
     "command",
-    ["nonsense", "demo --nonsense", "demo --seed two", "demo --device tpu", "quantize", "convert", "simulate a b"],
+    [
+        "nonsense",
+        "demo --nonsense",
+        "simulate x --seed two",
+        "simulate x --device tpu",
+        "quantize",
+        "convert",
+        "simulate a b",
+    ],
 )
 def test_mistakes_in_the_command_line_itself_are_exit_code_2_too(command: str, run: Callable[..., Said]) -> None:
     said = run(*command.split())
@@ -500,7 +563,7 @@ def test_mistakes_in_the_command_line_itself_are_exit_code_2_too(command: str, r
 
 
 def test_a_message_of_several_lines_becomes_one(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise qffs.errors.QffsError("one\n  two\nthree")
 
     monkeypatch.setattr("qffs.runs.convert.convert", fail)
@@ -508,7 +571,7 @@ def test_a_message_of_several_lines_becomes_one(run: Callable[..., Said], monkey
 
 
 def test_an_interruption_is_exit_code_130(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("qffs.runs.convert.convert", stop)

@@ -183,12 +183,12 @@ def test_the_last_of_two_overrides_decides_and_names_the_mistake() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("bits", "bits: what is said beside a recipe is written key=value, as in bits=3"),
-        ("=3", "=3: what is said beside a recipe"),
+        ("bits", "bits: a change of a recipe is written key=value, as in bits=3"),
+        ("=3", "=3: a change of a recipe"),
         ("epochs=3", "epochs=3: epochs is no key; did you mean full_precision.epochs or quantized.epochs?"),
-        ("quantized.epochs=3", "quantized.epochs=3: quantized is no key; did you mean quantized?"),
+        ("quantize.epochs=3", "quantize.epochs=3: quantize is no key; did you mean quantized?"),
         ("quantized.epoch=3", "quantized.epoch=3: quantized.epoch is no key; did you mean quantized.epochs?"),
-        ("bits.layer4=3", "bits.layer4=3: bits is said as a whole, as in bits=..."),
+        ("bits.layer4=3", "bits.layer4=3: bits has no keys of its own: write its whole value, as in bits=..."),
         ("bits={*: 2}", "bits={*: 2}: this is no YAML"),
         ("size=[1", "size=[1: this is no YAML"),
         ("data=", "data=: data must be a text, not null"),
@@ -370,3 +370,19 @@ def test_the_examples_of_the_document_are_read() -> None:
     assert len(overrides) > 3
     for override in overrides:
         assert isinstance(attempt("digits", [override]), Recipe), override
+
+
+def test_keys_in_their_spelling_of_before_are_read(tmp_path: Path) -> None:
+    old = to_yaml(read("digits", ["quantized.optimizer=adamw", "quantized.epochs=3"]))
+    for key, before in (("quantized", "quantised"), ("optimizer", "optimiser")):
+        assert key in old
+        old = old.replace(key, before)
+    (tmp_path / "old.yaml").write_text(old)
+    recipe = read(str(tmp_path / "old.yaml"))
+    assert (recipe.quantized.optimizer, recipe.quantized.epochs) == ("adamw", 3)
+    changed = read(str(tmp_path / "old.yaml"), ["quantised.optimiser=sgd", "quantised.epochs=4", "quantized.ema=0.9"])
+    assert (changed.quantized.optimizer, changed.quantized.epochs, changed.quantized.ema) == ("sgd", 4, 0.9)
+    (tmp_path / "old.yaml").write_text(old.replace("epochs: 3", "epochs: -3"))
+    line = 1 + old.splitlines().index("  epochs: 3")
+    (sentence,) = attempt(str(tmp_path / "old.yaml"))
+    assert sentence == f"line {line}: quantized.epochs must be a whole number of at least 0, not -3"

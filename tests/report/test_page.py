@@ -147,4 +147,4 @@ def test_what_cannot_be_reported_is_refused(run: Path, tmp_path: Path, monkeypat
         report(run, data="cifar10:none.zip")
     monkeypatch.setattr(pages, "check", lambda: (_ for _ in ()).throw(InvalidArgument(pages.MISSING)))
     with pytest.raises(InvalidArgument, match=r"pip install 'qffs\[report\]'"):
-        pages.page(pages.Materials({}))
+        pages.page(pages.PageContents({}))

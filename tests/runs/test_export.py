@@ -126,7 +126,9 @@ def test_images_are_what_is_tried(command_line: Callable[..., Any], tmp_path: Pa
     run_export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)
     with np.load(tmp_path / "brian2" / "network.npz") as file:
         assert np.array_equal(file["input 0/examples"], x[[0, 112, 224, 336, 448]].double().numpy())
-    written = run_export(tmp_path / "snn", "nir", tmp_path / "a.nir", 4, "norse", "digits", progress=False)
+    written = run_export(
+        tmp_path / "snn", "nir", tmp_path / "a.nir", steps=4, profile="norse", data="digits", progress=False
+    )
     known = json.loads(nir.read(tmp_path / "a.nir").metadata["qffs"])
     assert (known["inputs"], known["profile"]) == (100, "norse")
     assert known["measured"][-1].keys() == {"steps", "error", "agreement", "accuracy"}

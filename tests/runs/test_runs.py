@@ -38,7 +38,9 @@ def simulate(
     seed: int = 0,
     size: int | None = None,
 ) -> Results:
-    return run_simulate(Trial(checkpoint, data, size, steps, None, qann, device, seed, progress))
+    return run_simulate(
+        Trial(checkpoint, data=data, size=size, steps=steps, qann=qann, device=device, seed=seed, progress=progress)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +108,7 @@ def test_the_demo_writes_everything_and_twice_the_same_bit_for_bit(tmp_path: Pat
 
     # The single steps on the demo's checkpoints give the demo's numbers.
     folder = tmp_path / "one"
-    convert(folder / "qann", tmp_path / "snn", None, "cpu")
+    convert(folder / "qann", tmp_path / "snn", None, device="cpu")
     assert files(tmp_path / "snn") == files(folder / "snn")
     simulated = simulate(folder / "snn", "digits", 4, folder / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
@@ -123,7 +125,7 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
         assert told["per_channel"] is True
     assert [row["layer"] for row in results["layers"]][-1] == "output_quantizer"
     assert len(results["layers"]) == 5
-    told = convert(tmp_path / "one" / "qann", tmp_path / "snn", 2, "cpu")
+    told = convert(tmp_path / "one" / "qann", tmp_path / "snn", 2, device="cpu")
     assert list(told["highest_level"].values()) == [1, 1, 3, 3, 7]
     simulated = simulate(tmp_path / "snn", "digits", 4, tmp_path / "one" / "qann", "cpu", False)
     assert simulated["snn"] == results["snn"]
@@ -131,7 +133,7 @@ def test_the_demo_of_mixed_precision_says_what_it_used(tmp_path: Path) -> None:
 
 def test_one_channels_other_step_size_is_another_network(tmp_path: Path) -> None:
     quantize(recipe(epochs=0, per_channel=True), tmp_path / "qann")
-    convert(tmp_path / "qann", tmp_path / "snn", None, "cpu")
+    convert(tmp_path / "qann", tmp_path / "snn", None, device="cpu")
     simulate(tmp_path / "snn", "digits", 4, tmp_path / "qann", "cpu", False)
     other = load(tmp_path / "qann").network
     with torch.no_grad():
@@ -213,7 +215,7 @@ def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
 @pytest.fixture
 def snn(tmp_path: Path) -> Path:
     quantize(recipe(epochs=0), tmp_path / "in" / "qann")
-    convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, "cpu")
+    convert(tmp_path / "in" / "qann", tmp_path / "in" / "snn", None, device="cpu")
     return tmp_path / "in" / "snn"
 
 
@@ -334,7 +336,7 @@ def test_the_size_is_handed_on_and_written_down(tmp_path: Path) -> None:
 def test_convert_copes_with_any_notes_beside_the_network(snn: Path, tmp_path: Path) -> None:
     config = snn.parent / "qann" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"about": {"network": 1, "folder": 2}}))
-    assert convert(snn.parent / "qann", tmp_path / "out", None, "cpu")["network"] == 1
+    assert convert(snn.parent / "qann", tmp_path / "out", None, device="cpu")["network"] == 1
     assert load(tmp_path / "out").about == {"network": 1, "folder": 2}
 
 
@@ -348,8 +350,8 @@ def test_convert_takes_a_quantized_network_and_does_not_replace_it(snn: Path, tm
         (lambda: convert(qann, qann / "a" / "b", None), "lies inside the checkpoint .* name another folder"),
         (lambda: convert(qann, qann / "x" / ".." / "y", None), "lies inside the checkpoint"),
         (lambda: convert(qann, tmp_path / "out", [0.5, 0.6]), "charge weights must add up to 1"),
-        (lambda: convert(qann, tmp_path / "out", 3, "tpu"), "the device must be"),
-        (lambda: convert(qann, tmp_path / "out", 3, "cpu", -1), "the seed must be"),
+        (lambda: convert(qann, tmp_path / "out", 3, device="tpu"), "the device must be"),
+        (lambda: convert(qann, tmp_path / "out", 3, device="cpu", seed=-1), "the seed must be"),
         (lambda: convert(qann, snn.parent, 3), "holds something else"),
     ):
         with pytest.raises(QffsError, match=message):

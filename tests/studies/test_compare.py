@@ -21,7 +21,7 @@ from qffs.errors import CheckpointError, Diverged, InvalidArgument, NotConvertib
 from qffs.measurement.accuracy import measure
 from qffs.recipes.recipe import Recipe
 from qffs.runs import inputs
-from qffs.studies import compare
+from qffs.studies import compare, compare_seed
 from qffs.studies.compare import compare as run_compare
 from qffs.studies.compare_findings import title
 from qffs.studies.methods import METHODS
@@ -123,7 +123,7 @@ def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> 
 @pytest.mark.usefixtures("undrawn")
 def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that was measured is not measured again; what was half trained ends with the same weights."""
-    monkeypatch.setattr(compare, "commit", lambda: "abc")
+    monkeypatch.setattr(compare_seed, "commit", lambda: "abc")
     whole = run_compare(RECIPE, tmp_path / "whole", ["ts", "qcfs", "srp"], [8], progress=False)
 
     class Stopped(Exception):
@@ -147,8 +147,8 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loop, "loss_of", lambda *a: (left.append(None), loss_of(*a))[1])
     trained: list[str] = []
     measured: list[Any] = []
-    monkeypatch.setattr(compare, "fit", lambda *a, **k: (trained.append(a[4].label), fit(*a, **k))[1])
-    monkeypatch.setattr(compare, "measure", lambda *a, **k: (measured.append(a), measure(*a, **k))[1])
+    monkeypatch.setattr(compare_seed, "fit", lambda *a, **k: (trained.append(k["setting"].label), fit(*a, **k))[1])
+    monkeypatch.setattr(compare_seed, "measure", lambda *a, **k: (measured.append(a), measure(*a, **k))[1])
     half = run_compare(RECIPE, tmp_path / "half", ["ts", "qcfs", "srp"], [8], progress=False)
     assert [*map(without_seconds, half["methods"])] == [*map(without_seconds, whole["methods"])]
     assert trained == ["full precision", "quantized clip, floor and shift"]
@@ -159,7 +159,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert more["run"]["seconds"] > half["methods"][-1]["seconds"]
     run_compare(RECIPE, tmp_path / "half", ["srp"], [8, 16], progress=False)
     assert len(measured) == 4
-    monkeypatch.setattr(compare, "commit", lambda: "abc-dirty")  # what has changed since is not known
+    monkeypatch.setattr(compare_seed, "commit", lambda: "abc-dirty")  # what has changed since is not known
     for _ in range(2):
         run_compare(RECIPE, tmp_path / "half", ["srp"], [8], progress=False)
     assert len(measured) == 6
@@ -169,15 +169,15 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "commit", lambda: "abc")
+    monkeypatch.setattr(compare_seed, "commit", lambda: "abc")
     short = RECIPE.model_copy(update={"full_precision": RECIPE.full_precision.model_copy(update={"epochs": 1})})
     first = run_compare(short, tmp_path, ["qffs"], [4], progress=False)
     part = tmp_path / "parts" / "seed-0" / "qffs.json"
-    for damaged in ("[]", "{", '{"asked": 1}'):
+    for damaged in ("[]", "{", '{"cache_key": 1}'):
         part.write_text(damaged)
         again = run_compare(short, tmp_path, ["qffs"], [4], progress=False)
         assert without_seconds(again["methods"][0]) == without_seconds(first["methods"][0])
-    whole = inputs.materials
+    whole = inputs.run_inputs
 
     def other(*arguments: Any, **options: Any) -> Any:
         made = whole(*arguments, **options)
@@ -185,7 +185,7 @@ def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
             parameter.data *= 0.5
         return made
 
-    monkeypatch.setattr(compare, "materials", other)  # as if the file of weights had changed
+    monkeypatch.setattr(compare_seed, "run_inputs", other)  # as if the file of weights had changed
     changed = run_compare(short, tmp_path, ["qffs"], [4], progress=False)
     assert changed["full_precision"] != first["full_precision"]
     assert without_seconds(changed["methods"][0]) != without_seconds(first["methods"][0])
@@ -194,12 +194,12 @@ def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
 def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit
 
-    def diverging(network: Any, images: Any, normalize: Any, training: Any, setting: Any, **options: Any) -> Any:
+    def diverging(*arguments: Any, setting: Any, **options: Any) -> Any:
         if setting.label == "fixed clip":
             raise Diverged("the loss became nan")
-        return whole(network, images, normalize, training, setting, **options)
+        return whole(*arguments, setting=setting, **options)
 
-    monkeypatch.setattr(compare, "fit", diverging)
+    monkeypatch.setattr(compare_seed, "fit", diverging)
     results = run_compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
     assert [row["method"] for row in results["methods"]] == ["cos"]
     assert "COS reads nothing out at these latencies." in results["notes"]

@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from signal import Signals
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from qffs.cli import recipes
-from qffs.cli.convert import convert, plan
+from qffs.cli.convert import convert, plan, quantize
 from qffs.cli.export import export, pull, push
-from qffs.cli.measure import energy, noise, report, simulate
+from qffs.cli.former_flags import DemoCommand, QuantizeCommand
+from qffs.cli.measure import energy, noise, simulate
+from qffs.cli.report import report
 from qffs.cli.studies import compare, methods, paper
-from qffs.cli.train import demo, quantize, train
+from qffs.cli.train import demo, train
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.progress import first
 from qffs.version import __version__
@@ -32,8 +36,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         from qffs.kernels.cpu import cache
 
         typer.echo(f"qffs {__version__}, {cache.describe()}")
@@ -53,8 +57,9 @@ def _root(
 COMMANDS = (
     demo, train, plan, quantize, convert, simulate, noise, energy, report, paper, compare, methods, export, push, pull,
 )  # fmt: skip
+KINDS: dict[Callable[..., None], type[TyperCommand]] = {demo: DemoCommand, quantize: QuantizeCommand}
 for each in COMMANDS:
-    app.command()(each)
+    app.command(cls=KINDS.get(each))(each)
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -1,4 +1,4 @@
-"""The subcommands on one network: its plan, its conversion, its simulation."""
+"""The subcommands on one network: its plan, its quantization, its conversion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 
 from qffs.cli.options import (
     NETWORK,
+    Changes,
     Charge,
+    Data,
     Device,
     Json,
     Output,
@@ -41,9 +43,9 @@ def plan(
     from qffs.report.results import plan_rows
     from qffs.runs.convert import plan as run_plan
 
-    given = [shape_of(text) for text in shapes or ()]
+    sizes = [shape_of(text) for text in shapes or ()]
     with redirect_stdout(sys.stderr):  # what the network's own code prints is no part of the table
-        planned, inputs = run_plan(model, given, str(weights) if weights else None)
+        planned, inputs = run_plan(model, sizes, str(weights) if weights else None)
     if json:
         print_json(plan_rows(planned))
     else:
@@ -53,6 +55,31 @@ def plan(
 
         show_plan(planned, f"{model} on {inputs}, two at a time", Console())
     planned.check(strict)
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help=NETWORK)],
+    data: Data,
+    output: Output,
+    changes: Changes = None,
+    weights: Weights = None,
+    json: Json = False,
+) -> None:
+    """Quantize a network's activations, calibrate and fine-tune them, and save the quantized network.
+
+    It is trained for as many epochs as quantized.epochs=N says, else none; all other keys of recipes act too.
+
+    Example: `qffs quantize runs/demo/float --data digits bits=3 quantized.epochs=5 -o runs/qann`
+    """
+    from qffs.recipes import of_quantization
+    from qffs.runs.convert import quantize as run_quantize
+
+    recipe = of_quantization(model, data, str(weights) if weights else None, changes or ())
+    results = run_quantize(recipe, output)
+    share = f"{100 * results['training_accuracy']:.2f} %"
+    print_json(results) if json else say(
+        f"Wrote the quantized network to {output}; it classifies {share} of the training images rightly."
+    )
 
 
 def convert(
@@ -69,7 +96,7 @@ def convert(
     """
     from qffs.runs.convert import convert as run_convert
 
-    results = run_convert(checkpoint, output, charge_steps_of(charge_steps), device.value, seed)
+    results = run_convert(checkpoint, output, charge_steps_of(charge_steps), device=device.value, seed=seed)
     print_json(results) if json else say(
         f"Wrote the spiking network to {output}: {len(results['highest_level'])} layers of neurons, "
         f"charged over {len(results['charge_schedule'])} steps."

@@ -37,14 +37,14 @@ def export(
     """
     from qffs.runs.export import export as run_export
 
-    written = run_export(checkpoint, to, output, steps, profile, data, size, images)
+    written = run_export(checkpoint, to, output, steps=steps, profile=profile, data=data, size=size, images=images)
     if json:
         print_json(written)
         return
-    lasting = f", {written['steps']} steps" if written["steps"] is not None else ""
-    apart = written["deviation"]
-    checked = "" if apart is None else f"; read again and run, its outputs differ by {apart:.1g} at most"
-    say(f"Wrote the {written['kind']}{lasting} to {output}{checked}.")
+    duration = f", {written['steps']} steps" if written["steps"] is not None else ""
+    deviation = written["deviation"]
+    checked = "" if deviation is None else f"; read again and run, its outputs differ by {deviation:.1g} at most"
+    say(f"Wrote the {written['kind']}{duration} to {output}{checked}.")
     if written["note"]:
         say(written["note"])
 

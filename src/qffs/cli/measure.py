@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where, print_json, say, show
+from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where, print_json, show
 
 Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network.")]
 Images = Annotated[
@@ -40,7 +40,9 @@ def simulate(
     from qffs.runs.measure import Trial
     from qffs.runs.measure import simulate as run_simulate
 
-    trial = Trial(checkpoint, data, size, steps, images, qann, device.value, seed)
+    trial = Trial(
+        checkpoint, data=data, size=size, steps=steps, images=images, qann=qann, device=device.value, seed=seed
+    )
     show(run_simulate(trial, stop_when or ()), json)
 
 
@@ -64,7 +66,9 @@ def noise(
     from qffs.runs.measure import Trial
     from qffs.runs.measure import noise as run_noise
 
-    results = run_noise(Trial(checkpoint, data, size, steps, images, qann, device.value, seed))
+    results = run_noise(
+        Trial(checkpoint, data=data, size=size, steps=steps, images=images, qann=qann, device=device.value, seed=seed)
+    )
     if json:
         print_json(results)
     else:
@@ -95,7 +99,7 @@ def energy(
     from qffs.runs.measure import Trial
     from qffs.runs.measure import energy as run_energy
 
-    trial = Trial(checkpoint, data, size, steps, images, None, device.value, seed)
+    trial = Trial(checkpoint, data=data, size=size, steps=steps, images=images, device=device.value, seed=seed)
     results = run_energy(trial, Energy(multiply_add_pj, add_pj))
     if json:
         print_json(results)
@@ -105,25 +109,3 @@ def energy(
         from qffs.report.tables import show_energy
 
         show_energy(results, Console())
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, as train and demo write it.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; report.html in the run's folder.")
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option(metavar="N", help="Count noises and cost on N test images; 256, or all if fewer.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Where the images are, if no longer where the run's recipe says.")
-    ] = None,
-    device: Where = Device.AUTO,
-) -> None:
-    """Write all that is known of a run to one page that opens from disk: curves, spikes, noises, energy, the plan.
-
-    Example: `qffs report runs/demo`
-    """
-    from qffs.runs.report import report as run_report
-
-    say(f"Wrote {run_report(run, output, images, data, device.value)}.")

@@ -73,17 +73,17 @@ def validate(
 
 
 def _mistakes(recipe: str, overrides: Any) -> list[str]:
-    made = recipes.attempt(recipe, overrides)
-    if not isinstance(made, Recipe):
-        return made
+    attempt = recipes.attempt(recipe, overrides)
+    if not isinstance(attempt, Recipe):
+        return attempt
     try:
-        if made.augmentation:
+        if attempt.augmentation:
             import torch
 
             from qffs.data.augment import Augmentation
 
             any_size = 512  # large enough for any crop
-            Augmentation(made.augmentation, peak=1.0)(torch.zeros(2, 3, any_size, any_size, dtype=torch.uint8))
+            Augmentation(attempt.augmentation, peak=1.0)(torch.zeros(2, 3, any_size, any_size, dtype=torch.uint8))
     except InvalidArgument as error:
         return [str(error)]
     return []

@@ -1,15 +1,18 @@
-"""The subcommand that makes the paper's tables and figures again."""
+"""The subcommands that answer questions with many runs: the paper's figures, and other methods."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qffs.cli.options import NETWORK, Json, print_json, say
+from qffs.cli.options import NETWORK, Changes, Json, print_json, say, show_rows
 from qffs.errors import InvalidArgument
+from qffs.recipes import SUFFIXES, names, of_network, read
+from qffs.recipes.recipe import Recipe
 
 NAMES = "table3, table4, fig1, fig3, fig4, fig5, fig6, fig7, fig8 or fig9"
 
@@ -17,9 +20,7 @@ NAMES = "table3, table4, fig1, fig3, fig4, fig5, fig6, fig7, fig8 or fig9"
 def paper(
     item: Annotated[str, typer.Argument(help=f"{NAMES}.")],
     recipe: Annotated[str, typer.Argument(help="Whose networks: a recipe that comes with qffs, or a file.")] = "digits",
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantized.epochs=1")
-    ] = None,
+    changes: Changes = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/paper"),
     jobs: Annotated[
         int | None,
@@ -33,18 +34,13 @@ def paper(
 
     Example: `qffs paper fig6 cifar10_resnet20 data=cifar10:PATH quantized.epochs=2 -o runs/resnet20`
     """
-    from qffs.recipes import read
     from qffs.studies.paper.make import make
 
     results = make(item, read(recipe, changes or ()), output, jobs=jobs)
     if json:
         print_json(results)
         return
-    from rich.console import Console
-
-    from qffs.report.tables import show_rows
-
-    show_rows(results["title"], results["head"], results["rows"], results["notes"], Console())
+    show_rows(results, results["title"])
     written = f"{item}.json" + (f", {item}.png and {item}.svg" if results["panels"] else "")
     say(f"Wrote {written} to {output}.")
 
@@ -61,25 +57,19 @@ def methods(json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    from rich.console import Console
-
-    from qffs.report.tables import show_rows
-
     head = ["method", "source", "trained with", "what it does"]
     table = [[row["name"], row["source"], row["trained_with"], row["says"]] for row in rows]
     notes = [f"{row['title']}: {row['notes']}." for row in rows if row["notes"]]
     extras = sorted({row["extra"] for row in rows if row["extra"]})
     notes += [f"Direct training needs {extra}: pip install 'qffs[{extra}]'." for extra in extras]
-    show_rows("methods", head, table, notes, Console())
+    show_rows({"head": head, "rows": table, "notes": notes}, "methods")
 
 
 def compare(
     recipe: Annotated[
         str, typer.Argument(metavar="NETWORK|RECIPE", help=f"A recipe that comes with qffs, a file, or {NETWORK}")
     ] = "digits",
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What is to be otherwise: quantized.epochs=1")
-    ] = None,
+    changes: Changes = None,
     methods: Annotated[str, typer.Option(help="all, or some of those that qffs methods lists, as qcfs,tcl.")] = "all",
     steps: Annotated[str, typer.Option(help="Latencies T.")] = "1,2,4,8,16,32,64,128",
     seeds: Annotated[int, typer.Option(help="How many times all is done, each with a seed of its own.")] = 1,
@@ -90,29 +80,34 @@ def compare(
 
     Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantized.epochs=1 --methods qffs,qcfs`
     """
-    from qffs.models import MODELS
-    from qffs.recipes import SUFFIXES, names, of_network, read
     from qffs.studies.compare import compare as run_compare
 
-    try:
-        latencies = [int(each) for each in steps.split(",")]
-    except ValueError:
-        raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
     chosen = () if methods == "all" else [each.strip() for each in methods.split(",")]
-    path = Path(recipe)
-    network = recipe in MODELS or path.is_dir() or (":" in recipe and path.suffix not in SUFFIXES)
-    if not network and recipe not in names() and path.suffix not in SUFFIXES:
-        near = get_close_matches(recipe, [*names(), *MODELS]) or [*names(), *MODELS]
-        raise InvalidArgument(f"there is no recipe or network {recipe!r}; there is {', '.join(near)}")
-    asked = (of_network if network and recipe not in names() else read)(recipe, changes or ())
-    results = run_compare(asked, output, chosen, latencies, seeds)
+    results = run_compare(_network_or_recipe(recipe, changes or ()), output, chosen, _latencies(steps), seeds=seeds)
     if json:
         print_json(results)
         return
-    from rich.console import Console
-
-    from qffs.report.tables import show_rows
     from qffs.studies.compare_findings import title
 
-    show_rows(title(results), results["head"], results["rows"], results["notes"], Console())
+    show_rows(results, title(results))
     say(f"Wrote compare.json, compare.png and compare.svg to {output}.")
+
+
+def _latencies(steps: str) -> list[int]:
+    try:
+        return [int(each) for each in steps.split(",")]
+    except ValueError:
+        raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
+
+
+def _network_or_recipe(name: str, changes: Sequence[str]) -> Recipe:
+    """Return the recipe of a name or file, or of a network alone; raises `InvalidArgument` on the name of neither."""
+    from qffs.models import MODELS
+
+    path = Path(name)
+    if name in names() or path.suffix in SUFFIXES:
+        return read(name, changes)
+    if name in MODELS or path.is_dir() or ":" in name:
+        return of_network(name, changes)
+    near = get_close_matches(name, [*names(), *MODELS]) or [*names(), *MODELS]
+    raise InvalidArgument(f"there is no recipe or network {name!r}; there is {', '.join(near)}")

@@ -4,6 +4,28 @@
 1
 """
 
-from qffs.recipes.reading import SUFFIXES, about, attempt, names, of_network, read, text, to_yaml
+from qffs.recipes.reading import (
+    SUFFIXES,
+    about,
+    attempt,
+    names,
+    of_demo,
+    of_network,
+    of_quantization,
+    read,
+    text,
+    to_yaml,
+)
 
-__all__ = ["SUFFIXES", "about", "attempt", "names", "of_network", "read", "text", "to_yaml"]
+__all__ = [
+    "SUFFIXES",
+    "about",
+    "attempt",
+    "names",
+    "of_demo",
+    "of_network",
+    "of_quantization",
+    "read",
+    "text",
+    "to_yaml",
+]

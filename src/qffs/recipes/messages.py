@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 Key = tuple[str, ...]
 
@@ -38,19 +38,17 @@ def refusal(faults: Sequence[Fault]) -> PydanticCustomError:
 
 def faults_of(model: type[BaseModel], values: Mapping[Any, Any], error: ValidationError) -> list[Fault]:
     """One fault a key, in the order in which pydantic found them."""
-    found: dict[Key, Fault] = {}
+    faults: dict[Key, Fault] = {}
     for each in error.errors(include_url=False):
-        for fault in _faults(model, values, each["type"], each["loc"], each.get("ctx", {})):
-            found.setdefault(fault.key, fault)
-    return list(found.values())
+        for fault in _faults(model, values, each):
+            faults.setdefault(fault.key, fault)
+    return list(faults.values())
 
 
-def _faults(
-    model: type[BaseModel], values: Mapping[Any, Any], kind: str, place: tuple[int | str, ...], context: dict[str, Any]
-) -> Iterator[Fault]:
-    parts = tuple(map(str, place))
+def _faults(model: type[BaseModel], values: Mapping[Any, Any], error: ErrorDetails) -> Iterator[Fault]:
+    kind, parts = error["type"], tuple(map(str, error["loc"]))
     if kind == "faults":
-        yield from (Fault(parts + fault.key, fault.text) for fault in context["faults"])
+        yield from (Fault(parts + fault.key, fault.text) for fault in error["ctx"]["faults"])
         return
     if kind in {"extra_forbidden", "invalid_key"}:
         yield Fault(parts, unknown(model, parts))
@@ -66,7 +64,7 @@ def _faults(
 
 
 def _field(model: type[BaseModel], parts: Key) -> tuple[FieldInfo, Key]:
-    """The field that a place lies in, and its key: what comes after are members of unions and places in lists."""
+    """Return the field that pydantic's location lies in, and its key; what follows are union members and indices."""
     field = model.model_fields[parts[0]]
     section = section_of(field)
     if section is None or len(parts) == 1:
@@ -83,27 +81,27 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 def keys_of(model: type[BaseModel]) -> list[Key]:
     """All keys of a model, those of a section after the section's own."""
-    found: list[Key] = []
+    keys: list[Key] = []
     for name, field in model.model_fields.items():
         section = section_of(field)
-        found += [(name,), *((name, *key) for key in (keys_of(section) if section else []))]
-    return found
+        keys += [(name,), *((name, *key) for key in (keys_of(section) if section else []))]
+    return keys
 
 
 def unknown(model: type[BaseModel], key: Key) -> str:
     """That there is no such key, and which are nearest: those of the same name elsewhere, or of a similar one."""
-    known = keys_of(model)
-    beside = [each for each in known if each[:-1] == key[:-1]]
-    elsewhere = [each for each in known if len(each) != len(key)]
-    near = [each for each in elsewhere if each[-1] == key[-1]] + _similar(key, beside) or _similar(key, elsewhere)
+    keys = keys_of(model)
+    siblings = [each for each in keys if each[:-1] == key[:-1]]
+    elsewhere = [each for each in keys if len(each) != len(key)]
+    near = [each for each in elsewhere if each[-1] == key[-1]] + _similar(key, siblings) or _similar(key, elsewhere)
     if near:
         return f"is no key; did you mean {_either(['.'.join(each) for each in near])}?"
-    return f"is no key; there are {', '.join(each[-1] for each in beside)}"
+    return f"is no key; there are {', '.join(each[-1] for each in siblings)}"
 
 
-def _similar(key: Key, known: Sequence[Key]) -> list[Key]:
-    names = get_close_matches(key[-1], {each[-1] for each in known})
-    return [each for name in names for each in known if each[-1] == name]
+def _similar(key: Key, keys: Sequence[Key]) -> list[Key]:
+    names = get_close_matches(key[-1], {each[-1] for each in keys})
+    return [each for name in names for each in keys if each[-1] == name]
 
 
 def allowed(annotation: Any) -> str:

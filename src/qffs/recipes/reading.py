@@ -1,4 +1,4 @@
-"""From the name or file of a recipe, and what is said otherwise on the command line, to the recipe."""
+"""From the name or file of a recipe, and the values that replace its own on the command line, to the recipe."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import InvalidArgument
-from qffs.recipes.messages import Fault, section_of, unknown
-from qffs.recipes.recipe import SPELLINGS, Recipe, spelled
-from qffs.recipes.yaml import Place, dump, parse
+from qffs.recipes.messages import Fault, unknown
+from qffs.recipes.recipe import SPELLINGS, Recipe, Section, spelled
+from qffs.recipes.yaml import Key, dump, parse
 
 SHIPPED = files("qffs.recipes")
 SUFFIXES = (".yaml", ".yml")
@@ -69,40 +69,65 @@ def of_network(network: str, overrides: Sequence[str] = ()) -> Recipe:
     >>> of_network("cifar_resnet20", ["bits=3"]).model
     'cifar_resnet20'
     """
-    return _or_raise(network, _made({"model": network}, {}, overrides))
+    return _or_raise(network, _attempt({"model": network}, {}, overrides))
 
 
-def _or_raise(name: str, made: Recipe | list[str]) -> Recipe:
-    if isinstance(made, Recipe):
-        return made
-    raise InvalidArgument(f"{name}, {'; '.join(made)}")
+def of_demo(overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of the digits, with what overrides say, on any data; raises as `read` does.
+
+    Steps and augmentation are left to what suits the data, and weights that are trained already get 2 epochs.
+
+    >>> of_demo().steps, of_demo(["weights=w.safetensors"]).full_precision.epochs
+    (None, 2)
+    """
+    usual = ["steps=null", "augmentation=[]"]
+    recipe = read("digits", [*usual, *overrides])
+    return read("digits", [*usual, "full_precision.epochs=2", *overrides]) if recipe.weights else recipe
+
+
+def of_quantization(network: str, data: str, weights: str | None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that quantizes a network for data and trains it for no epoch, with what overrides say.
+
+    Raises as `read` does.
+
+    >>> of_quantization("digits_net", "digits", None, ["bits=3"]).quantized.epochs
+    0
+    """
+    untrained = [f"data={data}", f"weights={weights or 'null'}", "full_precision.epochs=0", "quantized.epochs=0"]
+    return of_network(network, [*untrained, *overrides])
+
+
+def _or_raise(name: str, attempt: Recipe | list[str]) -> Recipe:
+    if isinstance(attempt, Recipe):
+        return attempt
+    raise InvalidArgument(f"{name}, {'; '.join(attempt)}")
 
 
 def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[str]:
     """As `read`, but all that is wrong inside the recipe is returned, sentence by sentence."""
-    given = text(name_or_path)
+    recipe = text(name_or_path)
     try:
-        values, lines = parse(given)
+        values, lines = parse(recipe)
     except InvalidArgument as error:
         return [str(error)]
     if not isinstance(values, dict):
         return ["line 1: a recipe is a mapping, such as `data: digits`"]
-    return _made(values, {place: f"line {line}" for place, line in lines.items()}, overrides)
+    return _attempt(values, {key: f"line {line}" for key, line in lines.items()}, overrides)
 
 
-def _made(values: dict[str, Any], origins: dict[Place, str], overrides: Sequence[str]) -> Recipe | list[str]:
+def _attempt(values: dict[str, Any], origins: dict[Key, str], overrides: Sequence[str]) -> Recipe | list[str]:
     values = spelled(values)
-    origins = {tuple(SPELLINGS.get(key, key) for key in place): origin for place, origin in origins.items()}
+    origins = {tuple(SPELLINGS.get(part, part) for part in key): origin for key, origin in origins.items()}
     wrong = []
     for override in overrides:
         try:
             origins[_put(values, override)] = override
         except InvalidArgument as error:
             wrong.append(str(error))
-    made = Recipe.attempt(values)
-    if isinstance(made, Recipe):
-        return wrong or made
-    return wrong + [_sentence(fault, origins) for fault in made]
+    attempt = Recipe.attempt(values)
+    if isinstance(attempt, Recipe):
+        return wrong or attempt
+    return wrong + [_sentence(fault, origins) for fault in attempt]
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -110,38 +135,38 @@ def to_yaml(recipe: Recipe) -> str:
     return dump(recipe.model_dump())
 
 
-def _put(values: dict[str, Any], override: str) -> Place:
-    """Put the value of an override in its place among ``values``, and return the place."""
-    key, equals, given = override.partition("=")
+def _put(values: dict[str, Any], override: str) -> Key:
+    """Put the value of an override under its key into ``values``, and return the key."""
+    key, equals, value = override.partition("=")
     first, dot, rest = (SPELLINGS.get(part, part) for part in key.strip().partition("."))
     if not equals or not first:
-        raise InvalidArgument(f"{override}: what is said beside a recipe is written key=value, as in bits=3")
+        raise InvalidArgument(f"{override}: a change of a recipe is written key=value, as in bits=3")
     field = Recipe.model_fields.get(first)
     if field is None:
         raise InvalidArgument(f"{override}: {Fault((first,), unknown(Recipe, (first,)))}")
     if not dot:
-        values[first] = _value(override, given, any_text=field.annotation in TEXTS)
+        values[first] = _value(override, value, any_text=field.annotation in TEXTS)
         return (first,)
-    if first != OPEN and section_of(field) is None:
-        raise InvalidArgument(f"{override}: {first} is said as a whole, as in {first}=...")
+    if first != OPEN and not isinstance(field.default, Section):
+        raise InvalidArgument(f"{override}: {first} has no keys of its own: write its whole value, as in {first}=...")
     inner = values.setdefault(first, {} if first == OPEN else field.default.model_dump())
     if isinstance(inner, dict):  # what is no mapping will be refused as such
-        inner[rest] = _value(override, given)
+        inner[rest] = _value(override, value)
     return (first, rest)
 
 
-def _value(override: str, given: str, any_text: bool = False) -> Any:
+def _value(override: str, text: str, any_text: bool = False) -> Any:
     """The value of a text as YAML reads it; where any text will do, the text itself, but for null and nothing."""
-    if any_text and given not in {"", "null", "~"}:
-        return given
+    if any_text and text not in {"", "null", "~"}:
+        return text
     try:
-        return parse(given)[0]
+        return parse(text)[0]
     except InvalidArgument as error:
         raise InvalidArgument(f"{override}: {str(error).removeprefix('line 1: ')}") from None
 
 
-def _sentence(fault: Fault, origins: dict[Place, str]) -> str:
+def _sentence(fault: Fault, origins: dict[Key, str]) -> str:
     """A fault after the line or override that said the key, or the section it is missing from."""
-    places = (fault.key[:length] for length in range(len(fault.key), 0, -1))
-    origin = next((origins[place] for place in places if place in origins), None)
+    sections = (fault.key[:length] for length in range(len(fault.key), 0, -1))
+    origin = next((origins[key] for key in sections if key in origins), None)
     return f"{origin}: {fault}" if origin else str(fault)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qffs.errors import InvalidArgument
 from qffs.method import MAX_STEPS, Levels, Schedule, by_pattern
-from qffs.recipes.messages import Fault, faults_of, refusal, section_of, shown
+from qffs.recipes.messages import Fault, faults_of, refusal, shown
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -35,9 +35,9 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        found = list(self._faults())
-        if found:
-            raise refusal(found)
+        faults = list(self._faults())
+        if faults:
+            raise refusal(faults)
         return self
 
 
@@ -127,10 +127,10 @@ class Recipe(Section):
         >>> Recipe.of({"bits": 3}).schedule.steps
         7
         """
-        made = cls.attempt(values)
-        if isinstance(made, Recipe):
-            return made
-        raise InvalidArgument("; ".join(map(str, made)))
+        attempt = cls.attempt(values)
+        if isinstance(attempt, Recipe):
+            return attempt
+        raise InvalidArgument("; ".join(map(str, attempt)))
 
     @classmethod
     def attempt(cls, values: Mapping[str, Any]) -> Recipe | list[Fault]:
@@ -222,7 +222,7 @@ def spelled(values: Mapping[str, Any]) -> dict[str, Any]:
     def renamed(section: Mapping[str, Any]) -> dict[str, Any]:
         return {SPELLINGS.get(key, key): value for key, value in section.items()}
 
-    sections = {name for name, field in Recipe.model_fields.items() if section_of(field) is not None}
+    sections = {name for name, field in Recipe.model_fields.items() if isinstance(field.default, Section)}
     return {
         key: renamed(value) if key in sections and isinstance(value, Mapping) else value
         for key, value in renamed(values).items()

@@ -16,7 +16,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from qffs.errors import InvalidArgument
 
-Place = tuple[str, ...]
+Key = tuple[str, ...]
 
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -48,13 +48,13 @@ for _kind, (_pattern, _first) in _SCALARS.items():
         _each.add_implicit_resolver(_TAG + _kind, re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def parse(text: str) -> tuple[Any, dict[Place, int]]:
+def parse(text: str) -> tuple[Any, dict[Key, int]]:
     """The value of a text, and the line of each of its keys, from 1; raises `InvalidArgument` on what is no recipe.
 
     >>> parse("a: {b: 1e-3, c: no}")
     ({'a': {'b': 0.001, 'c': 'no'}}, {('a',): 1, ('a', 'b'): 1, ('a', 'c'): 1})
     """
-    lines: dict[Place, int] = {}
+    lines: dict[Key, int] = {}
     try:
         node = yaml.compose(text, _Reader)
         return (None if node is None else _value(node, (), lines, set())), lines
@@ -73,29 +73,29 @@ def dump(values: dict[str, Any]) -> str:
     return text
 
 
-def _value(node: Node, place: Place, lines: dict[Place, int], seen: set[int]) -> Any:
+def _value(node: Node, key: Key, lines: dict[Key, int], seen: set[int]) -> Any:
     if id(node) in seen:
         raise _refused(_line(node), "anchors (&) and aliases (*) are not used in recipes: write the value out")
     seen.add(id(node))
     kind = node.tag.removeprefix(_TAG)
     if isinstance(node, MappingNode) and kind == "map":
-        return dict(_items(node, place, lines, seen))
+        return dict(_items(node, key, lines, seen))
     if isinstance(node, SequenceNode) and kind == "seq":
-        return [_value(each, (*place, str(index)), lines, seen) for index, each in enumerate(node.value)]
+        return [_value(each, (*key, str(index)), lines, seen) for index, each in enumerate(node.value)]
     if isinstance(node, ScalarNode) and kind in _MAKE:
         return _scalar(node, kind)
     raise _refused(_line(node), f"a recipe holds no {node.tag.replace(_TAG, '!!')}")
 
 
-def _items(node: MappingNode, place: Place, lines: dict[Place, int], seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _items(node: MappingNode, key: Key, lines: dict[Key, int], seen: set[int]) -> Iterator[tuple[str, Any]]:
     for name, each in node.value:
         if not isinstance(name, ScalarNode):
             raise _refused(_line(name), "a key must be a text")
-        key = (*place, name.value)
-        if key in lines:
-            raise _refused(_line(name), f"{'.'.join(key)} is said twice, first on line {lines[key]}")
-        lines[key] = _line(name)
-        yield name.value, _value(each, key, lines, seen)
+        inner = (*key, name.value)
+        if inner in lines:
+            raise _refused(_line(name), f"{'.'.join(inner)} is said twice, first on line {lines[inner]}")
+        lines[inner] = _line(name)
+        yield name.value, _value(each, inner, lines, seen)
 
 
 def _scalar(node: ScalarNode, kind: str) -> Any:

@@ -39,7 +39,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Materials:
+class PageContents:
     """What a page is made of: the files of a run, and its plan; what is not there is left out.
 
     ``results`` and ``provenance``: results.json and run.json; ``noise`` and ``energy``: as `qffs noise` and
@@ -64,7 +64,7 @@ def check() -> None:
         raise InvalidArgument(MISSING) from error
 
 
-def page(of: Materials) -> str:
+def page(of: PageContents) -> str:
     """The text of the page, in HTML, with everything in it that it shows."""
     check()
     import jinja2
@@ -84,7 +84,7 @@ def page(of: Materials) -> str:
     )
 
 
-def _tiles(of: Materials) -> list[tuple[str, str, str]]:
+def _tiles(of: PageContents) -> list[tuple[str, str, str]]:
     results, last = of.results, of.results["snn"][-1]
     tiles = []
     if "full_precision" in results:
@@ -104,7 +104,7 @@ def _tiles(of: Materials) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _accuracy(of: Materials) -> Section:
+def _accuracy(of: PageContents) -> Section:
     from qffs.report import page_figures
 
     rows = of.results["snn"]
@@ -116,10 +116,11 @@ def _accuracy(of: Materials) -> Section:
         for row in rows
     ]
     figure = page_figures.html(page_figures.accuracy(of.results), "figure-accuracy")
-    return Section("accuracy", "Accuracy against time steps", (), [figure], [Table(head, cells, folded="The numbers")])
+    table = Table(head, cells, folded="The numbers")
+    return Section("accuracy", "Accuracy against time steps", figures=[figure], tables=[table])
 
 
-def _activity(of: Materials) -> Section:
+def _activity(of: PageContents) -> Section:
     from qffs.report import page_figures
 
     units = {each["layer"]: each["count"] for each in of.energy["units"]} if of.energy is not None else {}
@@ -137,10 +138,10 @@ def _activity(of: Materials) -> Section:
     )
     note = "A negative spike takes back one that was sent too early."
     figure = page_figures.html(page_figures.activity(of.results, units), "figure-activity")
-    return Section("activity", "Spikes by layer and step", [note], [figure], [table])
+    return Section("activity", "Spikes by layer and step", notes=[note], figures=[figure], tables=[table])
 
 
-def _noise(of: Materials) -> Section | None:
+def _noise(of: PageContents) -> Section | None:
     from qffs.report import page_figures
 
     if of.noise is None:
@@ -171,14 +172,14 @@ def _noise(of: Materials) -> Section | None:
         "where more arrives than one spike a step carries, sub-threshold noise where it rounds otherwise than its "
         "quantizer, and rate-coding noise where it is right about what has arrived, which is not yet all."
     )
-    shown = [
+    figures = [
         page_figures.html(page_figures.noise(of.noise), "figure-noise"),
         page_figures.html(page_figures.noise_by_layer(of.noise), "figure-noise-layers"),
     ]
-    return Section("noise", "Noise by step and layer", [note], shown, [remedies, layers])
+    return Section("noise", "Noise by step and layer", notes=[note], figures=figures, tables=[remedies, layers])
 
 
-def _energy(of: Materials) -> Section | None:
+def _energy(of: PageContents) -> Section | None:
     from qffs.report import page_figures
 
     if of.energy is None:
@@ -204,11 +205,11 @@ def _energy(of: Materials) -> Section | None:
     ]
     if of.energy["uncounted"]:
         notes.append(f"Not counted: {', '.join(of.energy['uncounted'])}.")
-    shown = [
+    figures = [
         page_figures.html(page_figures.energy(of.energy), "figure-energy"),
         page_figures.html(page_figures.operations(of.energy), "figure-operations"),
     ]
-    return Section("energy", "What an inference costs", notes, shown, [networks, layers])
+    return Section("energy", "What an inference costs", notes=notes, figures=figures, tables=[networks, layers])
 
 
 def _sent(bits: dict[str, float], network: str) -> str:
@@ -222,21 +223,23 @@ def _share(synapses: Results) -> str:
     return f"{sum(synapses['events']) / synapses['count']:.3f}" if synapses["count"] else ""
 
 
-def _plan(of: Materials) -> Section | None:
+def _plan(of: PageContents) -> Section | None:
     if of.plan is None:
         return None
     rows = [[row.site, row.operator, str(row.kind), row.why] for row in of.plan.rows]
     table = Table(["call", "operator", "becomes", "why"], rows, folded="Call by call", words=True)
-    return Section("plan", "The plan of the conversion", [of.plan.summary()], (), [table])
+    return Section("plan", "The plan of the conversion", notes=[of.plan.summary()], tables=[table])
 
 
-def _provenance(of: Materials) -> Section:
-    said = of.provenance | {"versions": of.results.get("versions", of.provenance.get("versions", {}))}
+def _provenance(of: PageContents) -> Section:
+    facts = of.provenance | {"versions": of.results.get("versions", of.provenance.get("versions", {}))}
     rows = []
-    for name, value in said.items():
+    for name, value in facts.items():
         if name != "command":
-            shown = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
-            rows.append([name, shown])
+            several = isinstance(value, dict)
+            cell = ", ".join(f"{key} {each}" for key, each in value.items()) if several else str(value)
+            rows.append([name, cell])
     commands = "\n".join(filter(None, [of.provenance.get("command", ""), *of.commands]))
     recipe = ("recipe.yaml", of.recipe) if of.recipe else None
-    return Section("origin", "Commands and versions", (), (), [Table(["", ""], rows, words=True)], commands, recipe)
+    table = Table(["", ""], rows, words=True)
+    return Section("origin", "Commands and versions", tables=[table], text=commands, more=recipe)

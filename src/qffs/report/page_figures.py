@@ -43,10 +43,7 @@ def accuracy(results: Results) -> go.Figure:
             x=steps, y=_percent(row["agreement"] for row in results["snn"]), name="equal to QANN", mode="lines",
             line={"color": COLORS[2], "dash": "dot"}, hovertemplate="%{y:.2f} %",
         )  # fmt: skip
-    for key, name, color, dash in (
-        ("qann", "QANN", COLORS[1], "solid"),
-        ("full_precision", "full precision", GRAY, "dash"),
-    ):
+    for key, name, color, dash in LINES:
         if key in results:
             figure.add_scatter(
                 x=[steps[0], steps[-1]], y=_percent([results[key]["accuracy"]] * 2), name=name, mode="lines",
@@ -62,9 +59,11 @@ def activity(results: Results, units: dict[str, int]) -> go.Figure:
     size = [units.get(layer, 1) * results["images"] for layer in layers]
     rows = list(zip(results["layers"], size, strict=True))
     both = [[(up + down) / n for up, down in zip(row["positive"], row["negative"], strict=True)] for row, n in rows]
-    apart = [[(up / n, down / n) for up, down in zip(row["positive"], row["negative"], strict=True)] for row, n in rows]
-    told = "%{y}, step %{x}: %{customdata[0]:.3f} positive, %{customdata[1]:.3f} negative<extra></extra>"
-    return _heatmap(layers, both, "spikes a neuron", told, apart)
+    details = [
+        [(up / n, down / n) for up, down in zip(row["positive"], row["negative"], strict=True)] for row, n in rows
+    ]
+    hover = "%{y}, step %{x}: %{customdata[0]:.3f} positive, %{customdata[1]:.3f} negative<extra></extra>"
+    return _heatmap(layers, both, hover, colors="spikes a neuron", details=details)
 
 
 def noise(results: Results) -> go.Figure:
@@ -72,9 +71,9 @@ def noise(results: Results) -> go.Figure:
     neurons = sum(layer["neurons"] for layer in results["noise"])
     steps = list(range(1, results["steps"] + 1))
     figure = _figure("time steps T", "neurons (%)")
-    for (name, shown), color in zip(NOISES.items(), COLORS, strict=True):
+    for (name, title), color in zip(NOISES.items(), COLORS, strict=True):
         share = [100 * sum(layer[name][t - 1] for layer in results["noise"]) / neurons for t in steps]
-        figure.add_bar(x=steps, y=share, name=shown, marker_color=color, hovertemplate="%{y:.3f} %")
+        figure.add_bar(x=steps, y=share, name=title, marker_color=color, hovertemplate="%{y:.3f} %")
     figure.update_layout(barmode="stack", hovermode="x unified", xaxis_dtick=1 if len(steps) <= 20 else None)
     return figure
 
@@ -86,13 +85,13 @@ def noise_by_layer(results: Results) -> go.Figure:
         [100 * sum(layer[name][t] for name in NOISES) / layer["neurons"] for t in range(results["steps"])]
         for layer in results["noise"]
     ]
-    apart = [
+    details = [
         [tuple(100 * layer[name][t] / layer["neurons"] for name in NOISES) for t in range(results["steps"])]
         for layer in results["noise"]
     ]
-    each = "<br>".join(f"{shown}: %{{customdata[{i}]:.2f}} %" for i, shown in enumerate(NOISES.values()))
-    told = "%{y}, step %{x}: %{z:.2f} %<br>" + each + "<extra></extra>"
-    return _heatmap(layers, shares, "neurons (%)", told, apart)
+    each = "<br>".join(f"{title}: %{{customdata[{i}]:.2f}} %" for i, title in enumerate(NOISES.values()))
+    hover = "%{y}, step %{x}: %{z:.2f} %<br>" + each + "<extra></extra>"
+    return _heatmap(layers, shares, hover, colors="neurons (%)", details=details)
 
 
 def energy(results: Results) -> go.Figure:
@@ -111,9 +110,10 @@ def energy(results: Results) -> go.Figure:
 def operations(results: Results) -> go.Figure:
     """Synaptic operations by step: a row an operator."""
     busy = [each for each in results["synapses"] if any(each["events"])]
-    told = "%{y}, step %{x}: %{z:,.0f} of %{customdata:,} synapses<extra></extra>"
+    hover = "%{y}, step %{x}: %{z:,.0f} of %{customdata:,} synapses<extra></extra>"
     rows, counts = [each["events"] for each in busy], [[each["count"]] * results["steps"] for each in busy]
-    return _heatmap([each["layer"] for each in busy], rows, "synaptic operations", told, counts)
+    layers = [each["layer"] for each in busy]
+    return _heatmap(layers, rows, hover, colors="synaptic operations", details=counts)
 
 
 def _percent(shares: Any) -> list[float]:
@@ -121,14 +121,20 @@ def _percent(shares: Any) -> list[float]:
 
 
 def _heatmap(
-    layers: Sequence[str], rows: Sequence[Sequence[float]], what: str, told: str, apart: Sequence[Sequence[Any]]
+    layers: Sequence[str],
+    rows: Sequence[Sequence[float]],
+    hover: str,
+    *,
+    colors: str,
+    details: Sequence[Sequence[Any]],
 ) -> go.Figure:
+    """A row a layer, a column a step; hover: what a cell says, with ``details`` of it; colors: what they stand for."""
     figure = _figure("time steps T", "")
     steps = list(range(1, len(rows[0]) + 1 if rows else 1))
     figure.add_heatmap(
-        x=steps, y=list(layers), z=[list(row) for row in rows], customdata=[list(row) for row in apart], zmin=0,
-        colorscale="Viridis", hovertemplate=told,
-        colorbar={"title": {"text": what, "side": "top"}, "orientation": "h", "y": 1.02, "yanchor": "bottom",
+        x=steps, y=list(layers), z=[list(row) for row in rows], customdata=[list(row) for row in details], zmin=0,
+        colorscale="Viridis", hovertemplate=hover,
+        colorbar={"title": {"text": colors, "side": "top"}, "orientation": "h", "y": 1.02, "yanchor": "bottom",
                   "thickness": 10, "len": 0.6, "x": 0, "xanchor": "left"},
     )  # fmt: skip
     figure.update_layout(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps, ticker
@@ -13,10 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qffs.files import Results
-from qffs.report.findings import Findings, Panel, Series
+
+if TYPE_CHECKING:
+    from qffs.report.findings import Findings, Panel, Series
 
 MARKERS = "os^Dv<>Phx*"
-COLORS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
+COLORS = [colormaps["tab20"](index) for index in (*range(0, 20, 2), *range(1, 20, 2))]
 """The ten that matplotlib takes anyway, then the same ones lighter."""
 MANY = 10_000
 """Above this, logarithmic axes count in powers of ten, and write 10k."""
@@ -24,18 +26,20 @@ CROWD = 8
 """More curves than so many have their names beside the panels, and not in each."""
 
 
-def draw(found: Findings, title: str, path: Path) -> None:
+def draw(findings: Findings, title: str, path: Path) -> None:
     """Write the panels of findings side by side, as PNG or SVG by the path's suffix."""
-    columns = min(3, len(found.panels))
-    rows = math.ceil(len(found.panels) / columns)
+    columns = min(3, len(findings.panels))
+    rows = math.ceil(len(findings.panels) / columns)
     figure = Figure(figsize=(1.0 + 4.6 * columns, 0.6 + 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    if len(found.panels) > 1:  # else the panel says what it shows
+    if len(findings.panels) > 1:  # else the panel says what it shows
         figure.suptitle(title, parse_math=False)
-    crowded = max(len(panel.series) for panel in found.panels) > CROWD
+    crowded = max(len(panel.series) for panel in findings.panels) > CROWD
     if crowded:
         figure.set_figwidth(figure.get_figwidth() + 1.8)
-    every = [_panel(figure.add_subplot(rows, columns, number + 1), panel) for number, panel in enumerate(found.panels)]
+    every = [
+        _panel(figure.add_subplot(rows, columns, number + 1), panel) for number, panel in enumerate(findings.panels)
+    ]
     if crowded:
         named = {
             label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -57,8 +61,8 @@ def _panel(axes: Axes, panel: Panel) -> Axes:
     if panel.log and any(x > 0 for series in panel.series for x in series.x):
         many = max(x for series in panel.series for x in series.x) > MANY
         axes.set_xscale("log", base=10 if many else 2)
-        shown = ticker.EngFormatter(sep="") if many else ticker.FuncFormatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_major_formatter(shown)
+        formatter = ticker.EngFormatter(sep="") if many else ticker.FuncFormatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_formatter(formatter)
     elif all(isinstance(x, int) for series in panel.series for x in series.x):
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     if panel.bits:

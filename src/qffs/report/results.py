@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qffs.files import Results
-from qffs.graph.plan import Plan
-from qffs.measurement.accuracy import Measurement
-from qffs.measurement.activity import Activity
-from qffs.measurement.energy import Cost
-from qffs.measurement.noise import Noise
+
+if TYPE_CHECKING:  # what is not measured is not imported
+    from qffs.graph.plan import Plan
+    from qffs.measurement.accuracy import Measurement
+    from qffs.measurement.activity import Activity
+    from qffs.measurement.energy import Cost
+    from qffs.measurement.noise import Noise
 
 
 def by_step(measured: Measurement) -> list[Results]:
@@ -31,31 +34,31 @@ def by_layer(activity: Sequence[Activity]) -> list[Results]:
     ]
 
 
-def of_noise(found: Noise) -> Results:
+def of_noise(noise: Noise) -> Results:
     """``steps``, ``qann``, ``remedies`` and, by layer, ``noise``."""
     return {
-        "steps": found.steps,
-        "qann": {"accuracy": found.qann_accuracy},
-        "remedies": [dataclasses.asdict(each) for each in found.remedies],
-        "noise": [dataclasses.asdict(each) for each in found.layers],
+        "steps": noise.steps,
+        "qann": {"accuracy": noise.qann_accuracy},
+        "remedies": [dataclasses.asdict(each) for each in noise.remedies],
+        "noise": [dataclasses.asdict(each) for each in noise.layers],
     }
 
 
-def of_cost(found: Cost) -> Results:
+def of_cost(cost: Cost) -> Results:
     """All of an image: spikes, operations, energy and bits sent; by operator, ``synapses``; by layer, ``layers``."""
-    positive, negative = found.spikes
+    positive, negative = cost.spikes
     return {
-        "steps": len(found.activity[0].positive),
-        "charge_steps": found.charge_steps,
+        "steps": len(cost.activity[0].positive),
+        "charge_steps": cost.charge_steps,
         "spikes": {"positive": positive, "negative": negative},
-        "operations": found.operations,
-        "energy_pj": found.energy_pj,
-        "constants": dataclasses.asdict(found.energy),
-        "bits_sent": found.bits_sent,
-        "synapses": [dataclasses.asdict(each) for each in found.synapses],
-        "units": [dataclasses.asdict(each) for each in found.units],
-        "layers": by_layer(found.activity),
-        "uncounted": list(found.uncounted),
+        "operations": cost.operations,
+        "energy_pj": cost.energy_pj,
+        "constants": dataclasses.asdict(cost.energy),
+        "bits_sent": cost.bits_sent,
+        "synapses": [dataclasses.asdict(each) for each in cost.synapses],
+        "units": [dataclasses.asdict(each) for each in cost.units],
+        "layers": by_layer(cost.activity),
+        "uncounted": list(cost.uncounted),
     }
 
 

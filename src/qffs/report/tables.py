@@ -27,13 +27,14 @@ def show(results: Results, console: Console) -> None:
     for key, name in (("full_precision", "full precision"), ("qann", "QANN")):
         if key in results:
             bits = f", {_bits(results['bits'])}" if key == "qann" and "bits" in results else ""
-            table.add_row(name + bits, "", percent(results[key]["accuracy"]), "", "")
-    shown = [(row["steps"], _measured(row)) for row in results["snn"]]
-    for cells, alike in groupby(shown, key=itemgetter(1)):
+            table.add_row(*(name + bits, "", percent(results[key]["accuracy"]), "", ""))
+    measured = [(row["steps"], _measured(row)) for row in results["snn"]]
+    for cells, alike in groupby(measured, key=itemgetter(1)):
         steps = [step for step, _ in alike]
         table.add_row("SNN", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}", *cells)
     for row in results.get("stopping", ()):
-        table.add_row(f"SNN, margin {row['margin']:g}", f"mean {row['steps']:.2f}", percent(row["accuracy"]), "", "")
+        cells = (f"SNN, margin {row['margin']:g}", f"mean {row['steps']:.2f}", percent(row["accuracy"]), "", "")
+        table.add_row(*cells)
     console.print(table)
 
 
@@ -69,20 +70,20 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
     if console.is_terminal:
         table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
         names = [field.name for field in dataclasses.fields(Row)]
-        told = dict.fromkeys((row.kind, row.why) for row in plan.rows)
+        reasons = list(dict.fromkeys((row.kind, row.why) for row in plan.rows))
         if console.width < WIDE:  # each reason once, below, by its number
             names = [name for name in names if name not in {"why", "source"}]
-        shown = [name for name in names if any(_cell(getattr(row, name)) for row in plan.rows)]
-        for name in shown:
+        columns = [name for name in names if any(_cell(getattr(row, name)) for row in plan.rows)]
+        for name in columns:
             table.add_column(name, overflow="fold")
         for row in plan.rows:
-            cells = [_cell(getattr(row, name)) for name in shown]
+            cells = [_cell(getattr(row, name)) for name in columns]
             if console.width < WIDE:
-                cells[-1] += f" {list(told).index((row.kind, row.why)) + 1}"
+                cells[-1] += f" {reasons.index((row.kind, row.why)) + 1}"
             table.add_row(*map(Text, cells), style=STYLES.get(row.kind))
         console.print(table)
         if console.width < WIDE:
-            for number, (kind, why) in enumerate(told, 1):
+            for number, (kind, why) in enumerate(reasons, 1):
                 console.print(Text(f"{kind} {number}: {why}"))
         console.print(Text(plan.summary()), soft_wrap=True)
     else:
@@ -111,9 +112,9 @@ def show_noise(results: Results, console: Console) -> None:
     table = _table(results, f"neurons of {neurons:,} that suffer each noise after each step", "noise")
     for step in range(steps):
         table.add_column(str(step + 1), justify="right")
-    for name, shown in NOISES.items():
+    for name, title in NOISES.items():
         by_step = [sum(layer[name][step] for layer in results["noise"]) for step in range(steps)]
-        table.add_row(shown, *map(_count, by_step))
+        table.add_row(title, *map(_count, by_step))
     console.print(table)
     table = Table(title="layers")
     for heading in ("layer", "neurons", "occasional, at most", "all noises", "settles at", "at the latest"):
@@ -151,8 +152,8 @@ def show_energy(results: Results, console: Console) -> None:
     table.add_section()
     done = results["operations"]
     total = sum(each["count"] for each in results["synapses"])
-    table.add_row("all", "", f"{total:,}", _count(done["synaptic"]), "", _count(done["multiply-adds"]))
-    table.add_row("injected", "", "", _count(done["injected"]), "", "")
+    table.add_row(*("all", "", f"{total:,}", _count(done["synaptic"]), "", _count(done["multiply-adds"])))
+    table.add_row(*("injected", "", "", _count(done["injected"]), "", ""))
     console.print(table)
     table = Table(title="energy of the arithmetic, and bits sent between layers, an image")
     for heading in ("network", "energy", "of full precision's", "bits sent"):
@@ -179,9 +180,9 @@ def verdict(energy: dict[str, float]) -> str:
     ratios = {name: energy["SNN"] / value for name, value in energy.items() if name != "SNN" and value}
     less = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1)
     more = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio >= 1)
-    told = [f"less than {less}"] if less else []
-    told += [f"but not less than {more}" if less else f"not less than {more}"] if more else []
-    return f"The SNN takes {', '.join(told)}." if told else "No operation takes energy."
+    clauses = [f"less than {less}"] if less else []
+    clauses += [f"but not less than {more}" if less else f"not less than {more}"] if more else []
+    return f"The SNN takes {', '.join(clauses)}." if clauses else "No operation takes energy."
 
 
 def _uncounted(results: Results) -> Sequence[str]:
@@ -213,7 +214,7 @@ def _count(value: float) -> str:
 
 
 def show_rows(
-    title: str, head: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str], console: Console
+    head: Sequence[str], rows: Sequence[Sequence[object]], *, title: str, notes: Sequence[str], console: Console
 ) -> None:
     """Print any rows under a head, and notes below; numbers with two decimals, to the right."""
     if rows:

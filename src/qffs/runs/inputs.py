@@ -1,27 +1,27 @@
-"""What every job begins with: a device, data, a network that fits them, and what is said of a run in its files."""
+"""What a run starts from: a device, data, a network that fits them, and what the run's files say of it."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from qffs.models import find
-from qffs.data.augment import Augmentation
-from qffs.convert import calibrate
-from qffs.convert import quantize
+from qffs.convert import calibrate, quantize
 from qffs.data import Dataset, Images, hold_out, in_memory
 from qffs.data import load as load_data
+from qffs.data.augment import Augmentation
 from qffs.errors import InvalidArgument
+from qffs.files import Results
 from qffs.graph.trace.trace import trace
 from qffs.measurement.batches import check_fit
+from qffs.models import find
 from qffs.recipes.recipe import Recipe
-from qffs.files import Results
 from qffs.train.seeds import check_seed
 from qffs.version import __version__
 
@@ -29,7 +29,7 @@ Normalize = Callable[[Tensor], Tensor]
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where it is not there."""
+    """Return the device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where it is not there."""
     if name not in {"auto", "cpu", "cuda"}:
         raise InvalidArgument(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
@@ -37,15 +37,15 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def prepare(device: str, seed: int) -> torch.device:
-    """The device, with the seed set: a network's operator might be random."""
+def seeded_device(device: str, seed: int) -> torch.device:
+    """Return the device of a name, with PyTorch's seed set: an operator of a network might be random."""
     check_seed(seed)
     torch.manual_seed(seed)
     return device_of(device)
 
 
-def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> Normalize:
-    """What makes a network's input of images: on the device, and channels last, which convolutions like best."""
+def normalizer(data: Dataset, device: torch.device, channels_last: bool = True) -> Normalize:
+    """Return what makes a network's input of images: on the device, and channels last, which convolutions like best."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def normalize(images: Tensor) -> Tensor:
@@ -54,20 +54,49 @@ def inputs(data: Dataset, device: torch.device, channels_last: bool = True) -> N
     return normalize
 
 
-class Materials(NamedTuple):
-    """What a job works with: the network as a graph, on its device, data, and what makes its input of images."""
+@dataclass(frozen=True)
+class Parts:
+    """The images of a run: those to train on, those held out where a recipe holds some out, and those to test on."""
+
+    train: Images
+    held_out: Images | None
+    test: Images
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run works with: the network as a graph, on its device, its data, and what makes its input of images.
+
+    ``qann``: the quantized network, with the weights from before training; `quantized` gives it those of today.
+    """
 
     network: fx.GraphModule
+    qann: fx.GraphModule
     data: Dataset
+    parts: Parts
     normalize: Normalize
     augmentation: Augmentation
 
+    def quantized(self) -> fx.GraphModule:
+        """Return the quantized network, with the weights that the network has now; step sizes stay as they are."""
+        missing, _ = self.qann.load_state_dict(self.network.state_dict(), strict=False)
+        assert all(key.endswith("step_size") for key in missing), missing
+        return self.qann
 
-def materials(recipe: Recipe, device: torch.device, *, usual: bool = False, progress: bool = True) -> Materials:
-    """The recipe's materials; what cannot be is refused before images are decoded, which may take long.
+
+def run_inputs(
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    usual: bool = False,
+    parts_seed: int | None = None,
+    progress: bool = True,
+) -> RunInputs:
+    """Return a recipe's inputs; what cannot be is refused before images are decoded, which may take long.
 
     The network is traced, so that what is trained is what is converted: some networks have further outputs in training.
-    usual: without an augmentation in the recipe, take `usual_augmentation`.
+    usual: without an augmentation in the recipe, take `usual_augmentation`; parts_seed: which images are held out and
+    tested on, by default the recipe's seed.
     """
     Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
@@ -75,50 +104,53 @@ def materials(recipe: Recipe, device: torch.device, *, usual: bool = False, prog
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = load_data(recipe.data, recipe.size, in_memory_gib=0, progress=progress)
-    normalize = inputs(data, device, recipe.channels_last)
-    graph = trace(network, normalize(_example(data)))
-    check_fit(graph, data.train, normalize, len(data.classes), recipe.model)
+    normalize = normalizer(data, device, recipe.channels_last)
+    images = data.train.read(torch.arange(min(2, len(data.train))))
+    graph, classes = trace(network, normalize(images)), len(data.classes)
+    check_fit(graph, data.train, normalize, classes=classes, name=recipe.model)
     augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
-    augmented = Images(augmentation(_example(data)), data.train.labels[:2])
-    check_fit(graph, augmented, normalize, len(data.classes), f"{recipe.model} with this augmentation")
-    quantized(recipe, data, graph, normalize)
-    parts(recipe, data)
-    return Materials(graph, in_memory(data, progress=progress), normalize, augmentation)
+    augmented = Images(augmentation(images), data.train.labels[:2])
+    check_fit(graph, augmented, normalize, classes=classes, name=f"{recipe.model} with this augmentation")
+    qann = quantize(
+        graph, recipe.bits, recipe.output, example=normalize(images), per_channel=recipe.per_channel
+    )  # here already, so that a network that cannot be quantized is refused before it is trained
+    seed = recipe.seed if parts_seed is None else parts_seed
+    parts, decoded = parts_of(recipe, data, seed), in_memory(data, progress=progress)
+    return RunInputs(
+        network=graph,
+        qann=qann,
+        data=decoded,
+        parts=parts if decoded is data else parts_of(recipe, decoded, seed),
+        normalize=normalize,
+        augmentation=augmentation,
+    )
 
 
-def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images | None, Images]:
-    """The images to train on, those held out, and those to test on, as the recipe says."""
+def parts_of(recipe: Recipe, data: Dataset, seed: int) -> Parts:
+    """Return the images to train on, those held out, and those to test on, as a recipe says; no file is read.
+
+    Raises `InvalidArgument` where a part would be empty, or the data have fewer test images.
+    """
     images, held_out, test = data.train, None, data.test
     if recipe.held_out:
-        images, held_out = hold_out(images, recipe.held_out, recipe.seed)
+        images, held_out = hold_out(images, recipe.held_out, seed)
     if recipe.test_images is not None:
         if recipe.test_images > len(test):
             raise InvalidArgument(f"test_images is {recipe.test_images}, but {data.name} has {len(test)}")
-        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(recipe.seed))
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
         test = test.select(order[: recipe.test_images].sort().values)
-    return images, held_out, test
+    return Parts(images, held_out, test)
 
 
-def quantized(recipe: Recipe, data: Dataset, network: nn.Module, normalize: Normalize) -> fx.GraphModule:
-    """The network with quantized activations, as the recipe says, their step sizes not set yet."""
-    example = normalize(_example(data))
-    return quantize(network, recipe.bits, recipe.output, example=example, per_channel=recipe.per_channel)
-
-
-def _example(data: Dataset) -> Tensor:
-    return data.train.read(torch.arange(min(2, len(data.train))))
-
-
-def calibrated(recipe: Recipe, qann: fx.GraphModule, images: Images, normalize: Normalize) -> fx.GraphModule:
-    """The quantized network with first step sizes, in place, from some of the training images."""
+def calibrate_on(images: Images, qann: fx.GraphModule, normalize: Normalize, recipe: Recipe) -> None:
+    """Set the first step sizes of a quantized network, in place, from as many images as the recipe says."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    chosen = torch.randperm(len(images), generator=generator)[: recipe.calibration_images]
-    calibrate(qann, (normalize(images.read(part)) for part in chosen.split(128)))
-    return qann
+    numbers = torch.randperm(len(images), generator=generator)[: recipe.calibration_images]
+    calibrate(qann, (normalize(images.read(part)) for part in numbers.split(128)))
 
 
 def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
-    """What a run's files say of it: the recipe, but data and weights by name and not by path."""
+    """Return what a run's files say of it: the recipe, but data and weights by name and not by path."""
     return {
         **recipe.model_dump(mode="json"),
         "data": data.name,
@@ -129,7 +161,7 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
 
 
 def fingerprint(data: Dataset) -> str:
-    """What tells data apart without reading an image: their name, sizes, classes and all labels."""
+    """Return what tells data apart without reading an image: a hash of their name, sizes, classes and all labels."""
     parts = [
         (part.shape, hashlib.sha256(part.labels.numpy().tobytes()).hexdigest()) for part in (data.train, data.test)
     ]
@@ -137,7 +169,7 @@ def fingerprint(data: Dataset) -> str:
 
 
 def usual_augmentation(data: Dataset) -> list[dict[str, dict[str, Any]]]:
-    """Shifts by up to an eighth of the side; photographs, unlike digits, are mirrored."""
+    """Return shifts by up to an eighth of the side; photographs, unlike digits, are mirrored too."""
     _, height, width = data.train.shape
     shift = {"RandomCrop": {"size": [height, width], "padding": [width // 8, height // 8]}}
     return [shift, {"RandomHorizontalFlip": {"p": 0.5}}] if len(data.mean) == 3 else [shift]

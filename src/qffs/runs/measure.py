@@ -1,38 +1,36 @@
-"""A trial: the spiking network of a checkpoint on labeled test images, for as many steps as asked for."""
+"""The spiking network of a checkpoint on labeled test images: its accuracy, its noises, and what it costs."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qffs.models.checkpoint import load_kind
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument
-from qffs.runs.inputs import Normalize, inputs, prepare
+from qffs.files import Results
+from qffs.measurement.accuracy import measure
 from qffs.measurement.batches import check_fit
-from qffs.spiking.network import SpikingNetwork
+from qffs.measurement.cost import cost
+from qffs.measurement.energy import Energy
+from qffs.measurement.noise import noise as noise_of
+from qffs.models.checkpoint import load_kind
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
-from qffs.files import Results
-import dataclasses
-from collections.abc import Sequence
-from qffs.measurement.energy import Energy
-from qffs.measurement.cost import cost
-from qffs.measurement.accuracy import measure
-from qffs.measurement.noise import noise as noise_of
-from qffs.files import Results
 from qffs.report.results import by_layer, by_step, of_cost, of_noise
+from qffs.runs.inputs import Normalize, normalizer, seeded_device
+from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.stream import check_margin
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a user asks to be tried.
+    """A measurement as a user asks for it: which network, on which images, for how many steps.
 
     ``data`` and ``size``: as `qffs.data.load` takes them; ``steps``: T, by default 8 and at least twice the charge
     steps; ``images``: how many of the test images, spread evenly over them, by default all; ``qann``: the checkpoint of
@@ -53,22 +51,31 @@ class Trial:
         """The same with the folder ``qann`` beside the checkpoint, as runs write it, where none was named."""
         return replace(self, qann=self.qann or self.checkpoint.parent / "qann")
 
-    def prepare(self) -> Materials:
+    def load(self) -> Evaluation:
         """Load everything and see that it fits; raises where it does not, before images are decoded."""
-        where = prepare(self.device, self.seed)
+        device = seeded_device(self.device, self.seed)
         loaded = load_kind("snn", self.checkpoint, "run qffs convert on it first")
-        snn = loaded.network.to(where)
+        snn = loaded.network.to(device)
         assert isinstance(snn, SpikingNetwork)
         steps = snn.schedule.usual_steps if self.steps is None else self.steps
         snn.schedule.over(steps)
-        qann = None if self.qann is None else self._qann(self.qann, snn).to(where)
+        qann = None if self.qann is None else self._qann(self.qann, snn).to(device)
         dataset = load_data(self.data, self.size, progress=self.progress)
-        normalize = inputs(dataset, where)
+        normalize = normalizer(dataset, device)
         for network, source in ((snn, self.checkpoint), (qann, self.qann)):
             if network is not None:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                check_fit(network, dataset.test, normalize, len(dataset.classes), f"the network in {source}")
-        return Materials(snn, qann, loaded.about, dataset, self._some(dataset), normalize, steps)
+                name, classes = f"the network in {source}", len(dataset.classes)
+                check_fit(network, dataset.test, normalize, classes=classes, name=name)
+        return Evaluation(
+            model=loaded.about.get("model", str(self.checkpoint)),
+            snn=snn,
+            qann=qann,
+            data=dataset.name,
+            images=self._some(dataset),
+            normalize=normalize,
+            steps=steps,
+        )
 
     def _qann(self, folder: Path, snn: SpikingNetwork) -> nn.Module:
         qann: nn.Module = load_kind("qann", folder, "--qann takes a quantized one").network
@@ -84,45 +91,45 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What a trial works with."""
+class Evaluation:
+    """What is measured: networks, images and how they become inputs, and over how many steps.
 
+    ``model`` and ``data``: the names of the network and the images.
+    """
+
+    model: str
     snn: SpikingNetwork
     qann: nn.Module | None
-    about: dict[str, Any]
-    dataset: Dataset
+    data: str
     images: Images
     normalize: Normalize
     steps: int
 
-    def said(self, trial: Trial) -> Results:
-        """What the results of every trial begin with."""
-        model = self.about.get("model", str(trial.checkpoint))
-        return {"model": model, "data": self.dataset.name, "images": len(self.images)}
+    @property
+    def head(self) -> Results:
+        """What all results begin with."""
+        return {"model": self.model, "data": self.data, "images": len(self.images)}
 
 
 def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
-    """The highest level and the step sizes of every quantizer, or the thresholds of its neurons."""
-    found: list[tuple[int, Tensor]] = [(m.highest, m.step_size) for m in network.modules() if isinstance(m, Quantizer)]
-    found += [(m.highest, m.threshold) for m in network.modules() if isinstance(m, Neuron)]
-    return sorted((highest, values.flatten().tolist()) for highest, values in found)
+    """Return the highest level and the step sizes of every quantizer, or the thresholds of its neurons."""
+    layers: list[tuple[int, Tensor]] = [(m.highest, m.step_size) for m in network.modules() if isinstance(m, Quantizer)]
+    layers += [(m.highest, m.threshold) for m in network.modules() if isinstance(m, Neuron)]
+    return sorted((highest, values.flatten().tolist()) for highest, values in layers)
 
 
 def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
-    """Accuracy and spikes by step, beside the quantized network where given; stop_when: margins to stop images at."""
+    """Return accuracy and spikes by step, beside the quantized network where the trial names one.
+
+    stop_when: margins at which images are stopped early.
+    """
     for margin in stop_when:
         check_margin(margin)
-    ready = trial.prepare()
+    of = trial.load()
     measured = measure(
-        ready.snn,
-        ready.images,
-        ready.normalize,
-        ready.steps,
-        qann=ready.qann,
-        stop_when=stop_when,
-        progress=trial.progress,
+        of.snn, of.images, of.normalize, of.steps, qann=of.qann, stop_when=stop_when, progress=trial.progress
     )
-    results = ready.said(trial) | {"snn": by_step(measured), "layers": by_layer(measured.activity)}
+    results = of.head | {"snn": by_step(measured), "layers": by_layer(measured.activity)}
     if measured.stopping:
         results["stopping"] = [dataclasses.asdict(each) for each in measured.stopping]
     if measured.qann_accuracy is not None:
@@ -131,16 +138,15 @@ def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
 
 
 def noise(trial: Trial) -> Results:
-    """The four noises by layer and step, and what each remedy is worth; see `qffs.measurement.noise`."""
-    trial = trial.with_qann_beside()
-    ready = trial.prepare()
-    assert ready.qann is not None
-    found = noise_of(ready.snn, ready.qann, ready.images, ready.normalize, ready.steps, progress=trial.progress)
-    return ready.said(trial) | of_noise(found)
+    """Return the four noises by layer and step, and what each remedy is worth; see `qffs.measurement.noise`."""
+    of = trial.with_qann_beside().load()
+    assert of.qann is not None
+    measured = noise_of(of.snn, of.qann, of.images, of.normalize, steps=of.steps, progress=trial.progress)
+    return of.head | of_noise(measured)
 
 
 def energy(trial: Trial, constants: Energy) -> Results:
-    """Operations, energy and bits sent; see `qffs.measurement.cost`."""
-    ready = trial.prepare()
-    found = cost(ready.snn, ready.images, ready.normalize, ready.steps, energy=constants, progress=trial.progress)
-    return ready.said(trial) | of_cost(found)
+    """Return operations, energy and bits sent; see `qffs.measurement.cost`."""
+    of = trial.load()
+    measured = cost(of.snn, of.images, of.normalize, of.steps, energy=constants, progress=trial.progress)
+    return of.head | of_cost(measured)

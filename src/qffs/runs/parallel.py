@@ -17,10 +17,10 @@ from typing import cast
 import torch
 
 from qffs.errors import InvalidArgument, QffsError
-from qffs.runs.train import train
-from qffs.runs.inputs import device_of
 from qffs.progress import track
 from qffs.recipes.recipe import Recipe
+from qffs.runs.inputs import device_of
+from qffs.runs.train import train
 from qffs.train.state import Interruption
 
 CORES_A_RUN = 4
@@ -127,7 +127,7 @@ def _end(code: int | None) -> str:
     )
 
 
-def _run(told: Connection, threads: int, folder: Path, recipe: Recipe) -> None:
+def _run(answer: Connection, threads: int, folder: Path, recipe: Recipe) -> None:
     """What a process does: one run; it tells what was raised on purpose, or None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the process that began it decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -138,7 +138,7 @@ def _run(told: Connection, threads: int, folder: Path, recipe: Recipe) -> None:
     except QffsError as error:
         failure = error
     with suppress(BrokenPipeError):  # where there is nobody left to tell
-        told.send(failure)
+        answer.send(failure)
 
 
 def _end_with_parent() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from qffs.train import distributed
 from qffs.files import Results
+from qffs.train import distributed
 from qffs.version import __version__
 
 

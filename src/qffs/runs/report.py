@@ -1,4 +1,4 @@
-"""The job that makes a page of a run."""
+"""The page of a run."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
-from qffs.runs.measure import energy, noise
-from qffs.runs.convert import plan
-from qffs.runs.measure import Trial
+from qffs.files import Results, to_json, write_text
 from qffs.measurement.energy import Energy
 from qffs.recipes import read
-from qffs.report.page import Materials, check, page
-from qffs.files import Results, to_json, write_text
+from qffs.report.page import PageContents, check, page
+from qffs.runs.convert import plan
+from qffs.runs.measure import Trial, energy, noise
 
 IMAGES = 256
-"""On how many test images noises and cost are counted unless said otherwise: step by step takes time."""
+"""On how many test images noises and cost are counted unless a user says: step by step takes time."""
 
 
 def report(
-    run: Path, output: Path | None = None, images: int | None = None, data: str | None = None, device: str = "auto",
+    run: Path,
+    output: Path | None = None,
+    *,
+    images: int | None = None,
+    data: str | None = None,
+    device: str = "auto",
     progress: bool = True,
-) -> Path:  # fmt: skip
+) -> Path:
     """Measure noises and cost of a run's spiking network, and write all that is known of the run to one page.
 
     run: the folder that `qffs train` or `qffs demo` wrote; output: the page, by default ``report.html`` there; images:
@@ -38,42 +42,50 @@ def report(
     if not isinstance(results, dict) or "snn" not in results:
         raise CheckpointError(f"{run} holds no results of a run: qffs train and qffs demo write them")
     recipe = read(str(run / "recipe.yaml"))
-    count = min(results["images"], IMAGES) if images is None else images
-    steps = results["snn"][-1]["steps"]
-    trial = Trial(run / "snn", data or recipe.data, recipe.size, steps, count, None, device, recipe.seed, progress)
+    trial = Trial(
+        run / "snn",
+        data=data or recipe.data,
+        size=recipe.size,
+        steps=results["snn"][-1]["steps"],
+        images=min(results["images"], IMAGES) if images is None else images,
+        device=device,
+        seed=recipe.seed,
+        progress=progress,
+    )
     try:
         measured = {"noise": noise(trial), "energy": energy(trial, Energy())}
     except DataError as error:
         raise DataError(f"{error}; --data says where the images are") from error
-    for name, found in measured.items():
-        write_text(run / f"{name}.json", to_json(found))
+    for name, part in measured.items():
+        write_text(run / f"{name}.json", to_json(part))
     planned, _ = plan(str(run / "float"), progress=progress)
-    given = ["--data", trial.data, "--images", str(count)]
-    measuring = [str(run / "snn"), *given, "--steps", str(steps)]
-    measuring += ["--size", str(recipe.size)] if recipe.size is not None else []
-    text = page(
-        Materials(
-            results,
-            _read(run / "run.json") or {},
-            measured["noise"],
-            measured["energy"],
-            planned,
-            (run / "recipe.yaml").read_text(encoding="utf-8"),
-            [
-                shlex.join(["qffs", *each])
-                for each in (["noise", *measuring], ["energy", *measuring], ["report", str(run), *given])
-            ],
-        )
+    contents = PageContents(
+        results=results,
+        provenance=_read(run / "run.json") or {},
+        noise=measured["noise"],
+        energy=measured["energy"],
+        plan=planned,
+        recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
+        commands=_commands(run, trial),
     )
-    return write_text(output, text)
+    return write_text(output, page(contents))
+
+
+def _commands(run: Path, trial: Trial) -> list[str]:
+    """Return the command lines that measure and write the page again."""
+    images = ["--data", trial.data, "--images", str(trial.images)]
+    measuring = [str(run / "snn"), *images, "--steps", str(trial.steps)]
+    measuring += ["--size", str(trial.size)] if trial.size is not None else []
+    commands = (["noise", *measuring], ["energy", *measuring], ["report", str(run), *images])
+    return [shlex.join(["qffs", *command]) for command in commands]
 
 
 def _read(path: Path) -> Results | None:
-    """The data of a JSON file; None where there is none."""
+    """Return the data of a JSON file; None where there is none."""
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,48 +1,45 @@
-"""What a run tells while it trains, for TensorBoard."""
+"""The curves of a run while it trains, for TensorBoard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from qffs.train import distributed
 from qffs.errors import InvalidArgument, QffsError
 from qffs.nn.quantizer import Quantizer
 from qffs.train.loop import Epoch
 
 
-class Log:
-    """Curves by epoch in the folder ``tensorboard`` of a run, where they are wanted; else nothing."""
+class Curves:
+    """Curves by epoch in the folder ``tensorboard`` of a run, which is made with the first of them.
 
-    def __init__(self, folder: Path, wanted: bool) -> None:
-        self._made: Callable[[], Any] | None = None
+    Raises `InvalidArgument` where TensorBoard is not installed, or a file lies where that folder is to be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InvalidArgument("curves need TensorBoard: pip install 'qffs[tensorboard]'") from error
+        if (folder / "tensorboard").is_file():
+            raise InvalidArgument(f"{folder / 'tensorboard'} is a file, where a folder is to be written")
+        self._make_writer = partial(SummaryWriter, folder / "tensorboard")
         self._writer: Any = None
-        if wanted and not distributed.rank():
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise InvalidArgument("curves need TensorBoard: pip install 'qffs[tensorboard]'") from error
-            if (folder / "tensorboard").is_file():
-                raise InvalidArgument(f"{folder / 'tensorboard'} is a file, where a folder is to be written")
-            self._made = partial(SummaryWriter, folder / "tensorboard")
 
-    def epoch(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
-        """Loss, accuracies and the mean of each quantizer's step sizes after an epoch; `QffsError` on a full disk."""
-        if self._made is None:
-            return
-        curves = {"loss": epoch.loss, "accuracy": epoch.accuracy}
+    def add(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
+        """Add loss, accuracies and the mean of each quantizer's step sizes after an epoch; `QffsError` on a full disk."""
+        points = {"loss": epoch.loss, "accuracy": epoch.accuracy}
         if held_out is not None:
-            curves["held-out accuracy"] = held_out
+            points["held-out accuracy"] = held_out
         for path, module in network.named_modules():
             if isinstance(module, Quantizer):
-                curves[f"step size/{path}"] = float(module.step_size.detach().mean())
+                points[f"step size/{path}"] = float(module.step_size.detach().mean())
         try:
-            self._writer = self._writer or self._made()
-            for name, value in curves.items():
+            self._writer = self._writer or self._make_writer()
+            for name, value in points.items():
                 self._writer.add_scalar(f"{stage}/{name}", value, epoch.number)
             self._writer.flush()
         except OSError as error:

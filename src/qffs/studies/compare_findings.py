@@ -1,4 +1,4 @@
-"""Methods beside each other: what `qffs compare` found, as tables and panels."""
+"""What `qffs compare` measured, as a table and panels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MICROJOULE = 1e-6
 def title(results: Results) -> str:
     """What is compared on what."""
     seeds = len(results["seeds"])
-    told = f", {seeds} seeds" if seeds > 1 else ""
-    return f"{results['model']} on {results['data']}, {results['images']:,} test images{told}"
+    repeated = f", {seeds} seeds" if seeds > 1 else ""
+    return f"{results['model']} on {results['data']}, {results['images']:,} test images{repeated}"
 
 
 def findings(results: Results) -> Findings:
@@ -25,22 +25,23 @@ def findings(results: Results) -> Findings:
     rows: list[list[Cell]] = []
     for each in results["methods"]:
         points = {point["latency"]: point for point in each["by_latency"]}
-        shown = [_accuracy(points.get(T), several) for T in latencies]
+        accuracies = [_accuracy(points.get(T), several) for T in latencies]
         trained = {"accuracy": each["trained_accuracy"], "spread": each["trained_spread"]}
-        rows.append([each["title"], _accuracy(trained, several), reached(each), *shown])
+        rows.append([each["title"], _accuracy(trained, several), reached(each), *accuracies])
     level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
     time = "time steps T, those before a read-out included"
     notes = [f"{each['title']}: {each['notes']}." for each in results["methods"] if each["notes"]]
     notes += [f"{each['title']} reads nothing out at these latencies." for each in results["methods"]
               if not each["by_latency"]]  # fmt: skip
+    panels = [
+        Panel("accuracy by latency", time, PERCENT, [*_against(results, "latency"), level], log=True),
+        Panel("accuracy by spikes", "spikes an image", PERCENT, _against(results, "spikes"), log=True),
+        Panel("accuracy by energy", "energy of an image (µJ)", PERCENT, _against(results, "energy"), log=True),
+    ]
     return Findings(
         ["method", "as trained", "within 1 point", *(f"T = {T}" for T in latencies)],
         rows,
-        [
-            Panel("accuracy by latency", time, PERCENT, [*_against(results, "latency"), level], True),
-            Panel("accuracy by spikes", "spikes an image", PERCENT, _against(results, "spikes"), True),
-            Panel("accuracy by energy", "energy of an image (µJ)", PERCENT, _against(results, "energy"), True),
-        ],
+        panels,
         notes + [f"{each['title']} is left out: {each['why']}." for each in results["left_out"]],
     )
 
@@ -79,15 +80,15 @@ def _accuracy(point: Results | None, several: bool) -> Cell:
 
 def _against(results: Results, what: str) -> list[Series]:
     """The accuracy of each method against something, where that is not 0: a logarithmic axis has no place for it."""
-    found = []
+    curves = []
     for each in results["methods"]:
         points = [(_value(point, what), point) for point in each["by_latency"]]
         points = [(x, point) for x, point in points if x > 0]
         spread = [100 * point["spread"] for _, point in points if point["spread"] is not None]
         accuracies = [100 * point["accuracy"] for _, point in points]
         if points:
-            found.append(Series(each["title"], [x for x, _ in points], accuracies, spread=spread))
-    return found
+            curves.append(Series(each["title"], [x for x, _ in points], accuracies, spread=spread))
+    return curves
 
 
 def _value(point: Results, what: str) -> int | float:

@@ -41,8 +41,8 @@ class Setting:
     """What a training runs in, beside what its recipe section says; ``label`` names it in bars, messages and seeds.
 
     ``teacher``: the network whose answers are distilled. ``state`` and ``interruption``: where the run's state is
-    written now and then, and what may stop it. ``beside``: what else belongs into that state. ``penalty``: what is
-    added to the loss at every step. ``goes_on``: what a message of having stopped says before the state's path.
+    written now and then, and what may stop it. ``extra_state``: what else belongs into that state. ``penalty``: what is
+    added to the loss at every step. ``resume_hint``: what a message of having stopped says before the state's path.
     """
 
     label: str = "training"
@@ -55,9 +55,9 @@ class Setting:
     progress: bool = True
     state: RunState | None = None
     interruption: Interruption = field(default_factory=Interruption)
-    beside: Callable[[], dict[str, Any]] = dict
+    extra_state: Callable[[], dict[str, Any]] = dict
     penalty: Callable[[], Tensor] | None = None
-    goes_on: str = "--resume goes on from"
+    resume_hint: str = "--resume goes on from"
 
 
 AfterEpoch = Callable[[Epoch], float | None]
@@ -146,7 +146,7 @@ class _Loop:
     def state(self) -> dict[str, Any]:
         """Everything that decides how it goes on, as tensors and plain data."""
         return {
-            **self.setting.beside(),
+            **self.setting.extra_state(),
             "stage": self.setting.label,
             "history": [asdict(epoch) for epoch in self.history],
             "step": self.step,
@@ -247,7 +247,7 @@ class _Loop:
         if stop:
             signal = asked or Signals.SIGTERM  # another process was asked
             place = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
-            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept(setting.goes_on)}")
+            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept(setting.resume_hint)}")
 
     def _save(self, number: int) -> None:
         """Write the state, which is to stay one that can be gone on from."""

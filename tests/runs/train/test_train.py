@@ -11,8 +11,6 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
-
 import pytest
 import torch
 
@@ -21,9 +19,9 @@ from qffs import models
 from qffs.runs.train import train as run_train
 from qffs.data import load
 from qffs.files import Results
+from qffs.models.checkpoint import save
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
 from qffs.runs import inputs
-from qffs.runs.tensorboard import Log
 from qffs.runs.provenance import command, commit
 from qffs.measurement import batches
 from qffs.recipes.recipe import Recipe
@@ -57,6 +55,18 @@ def test_a_run_that_has_ended_is_not_lost_and_not_repeated(tmp_path: Path, monke
     instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
     assert train(tmp_path, resume=True) == json.loads(json.dumps(results))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_whose_recipe_is_in_the_spelling_of_before_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Diverged):
+        train(tmp_path, quantized=ROUND | {"learning_rate": 1e30})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(path.read_text().replace("quantized", "quantised").replace("optimizer", "optimiser"))
+    with pytest.raises(InvalidArgument, match=r"it differs in quantized\.learning_rate$"):
+        train(tmp_path, resume=True)
+    with pytest.raises(Diverged):  # it went on: nothing else differs
+        train(tmp_path, resume=True, quantized=ROUND | {"learning_rate": 1e30})
+    assert "quantised" in path.read_text()
 
 
 def test_divergence_leaves_the_state_and_the_last_good_network(tmp_path: Path) -> None:
@@ -130,11 +140,17 @@ def test_curves_that_cannot_be_written_stop_with_a_sentence(tmp_path: Path, monk
     assert train(tmp_path / "run", resume=True) == whole  # the epoch was not lost
 
 
+def save_but_the_quantized(network: Any, folder: Path, about: Any) -> None:
+    if folder.name == "qann":
+        raise QffsError("stopped")
+    save(network, folder, about)
+
+
 def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = inputs.load_data("digits")
     run, said = tmp_path / "run", {"quantized": ROUND | {"epochs": 2}, "seed": 1}
     with monkeypatch.context() as within:
-        within.setattr(Log, "epoch", Mock(side_effect=[None, QffsError("stopped")]))
+        within.setattr("qffs.runs.train.save", save_but_the_quantized)
         with pytest.raises(QffsError, match="stopped"):
             train(run, data="images:/old/pictures", **said)
     for other in ("images:/old/others", "cifar10:/old/pictures"):

@@ -86,20 +86,20 @@ def figure1(shelf: Shelf) -> Findings:
     published += [(row.data, f"{row.method}, trained directly", row.steps, row.snn, row.source) for row in DIRECT]
     panels = [Panel(data, latency, PERCENT, [], log=True) for data in ("CIFAR-10", "ImageNet")]
     for panel in panels:
-        found = [row for row in published if row[0] == panel.title]
-        for method, source in dict.fromkeys((row[1], row[4]) for row in found):
-            points = [(steps, snn) for _, each, steps, snn, _ in found if each == method]
-            panel.series.append(Series(method, [x for x, _ in points], [y for _, y in points], "points", source))
-    own = shelf.networks(Variant(2, "analog"), Variant(2, 3))
-    model = own[0].recipe.model
-    measured = [_curve(each, f"qffs, {model}, 2 bit, output {_output(each)}", each.charge_steps) for each in own]
-    place = next(
-        (panel for panel in panels if _data(own[0]).removesuffix(" (JPEG)").lower() == panel.title.lower()), None
-    )
-    if place is not None:
-        place.series.extend(measured)
+        rows_of_panel = [row for row in published if row[0] == panel.title]
+        for method, source in dict.fromkeys((row[1], row[4]) for row in rows_of_panel):
+            points = [(steps, snn) for _, each, steps, snn, _ in rows_of_panel if each == method]
+            panel.series.append(
+                Series(method, [x for x, _ in points], [y for _, y in points], "points", published=source)
+            )
+    networks = shelf.networks(Variant(2, "analog"), Variant(2, 3))
+    model, data = networks[0].recipe.model, _data(networks[0])
+    measured = [_curve(each, f"qffs, {model}, 2 bit, output {_output(each)}", each.charge_steps) for each in networks]
+    same_data = [panel for panel in panels if data.removesuffix(" (JPEG)").lower() == panel.title.lower()]
+    if same_data:
+        same_data[0].series.extend(measured)
     else:
-        panels.insert(0, Panel(_data(own[0]), latency, PERCENT, measured, log=True))
+        panels.insert(0, Panel(data, latency, PERCENT, measured, log=True))
     rows: list[list[Cell]] = [
         [panel.title, each.name, float(y), int(x), each.published or "here"]
         for panel in panels

@@ -1,4 +1,4 @@
-"""From an item to its files: what was found as JSON, and a figure as PNG and SVG."""
+"""From an item to its files: its findings as JSON, and a figure as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, pr
     """Make a table or figure of `ITEMS` from networks of a recipe, trained where they are not on the shelf yet.
 
     Writes ``NAME.json`` to ``folder`` and, where there is something to draw, ``NAME.png`` and ``NAME.svg``; networks
-    go to ``folder/networks``. ``jobs``: how many are trained at once, as `qffs.runs.train_all` takes it. Returned: what
-    the JSON holds. Raises `InvalidArgument` where there is no such item.
+    go to ``folder/networks``. ``jobs``: how many are trained at once, as `qffs.runs.parallel.train_all` takes it.
+    Returned: what the JSON holds. Raises `InvalidArgument` where there is no such item.
     """
     if name not in ITEMS:
         raise InvalidArgument(f"there is no {name!r} to make; there are {', '.join(ITEMS)}")
     item, began = ITEMS[name], time.monotonic()
     shelf = Shelf(recipe, folder / "networks", jobs=jobs, progress=progress)
-    found = item.find(shelf)
+    findings = item.find(shelf)
     results: dict[str, Any] = {"item": name, "title": item.title, "paper": item.paper}
-    results |= {"recipe": recipe.model_dump(mode="json"), **dataclasses.asdict(found)}
+    results |= {"recipe": recipe.model_dump(mode="json"), **dataclasses.asdict(findings)}
     results["run"] = provenance(device_of(recipe.device), time.monotonic() - began)
     results["run"]["training_seconds"] = round(shelf.training_seconds, 1)
     write_text(folder / f"{name}.json", to_json(results))
-    if found.panels:
+    if findings.panels:
         for suffix in ("png", "svg"):
-            write(folder / f"{name}.{suffix}", lambda path: draw(found, item.title, path))
+            write(folder / f"{name}.{suffix}", lambda path: draw(findings, item.title, path))
     return results

@@ -18,33 +18,36 @@ class Published(NamedTuple):
     steps: int
 
 
-TABLE_3 = (
-    Published("RNL+RIL", "CIFAR-10", "ResNet-18", 93.06, 91.96, 64),
-    Published("RNL+RIL", "CIFAR-10", "VGG-16", 92.82, 91.15, 64),
-    Published("TCL", "CIFAR-10", "ResNet-20", 91.58, 91.22, 35),
-    Published("TCL", "CIFAR-10", "VGG-16", 93.25, 92.60, 20),
-    Published("QCFS", "CIFAR-10", "ResNet-20", 91.77, 91.62, 16),
-    Published("QCFS", "CIFAR-10", "ResNet-18", 96.04, 94.82, 8),
-    Published("QCFS", "CIFAR-10", "VGG-16", 95.52, 94.95, 8),
-    Published("TS", "CIFAR-10", "ResNet-20", 92.32, 92.41, 16),
-    Published("TS", "CIFAR-10", "VGG-16", 92.09, 92.29, 16),
-    Published("QFFS", "CIFAR-10", "ResNet-18", 93.12, 93.14, 4),
-    Published("QFFS", "CIFAR-10", "VGG-16", 92.44, 92.64, 4),
-    Published("Spike-Norm", "ImageNet", "VGG-16", 70.52, 69.96, 2500),
-    Published("Spike-Norm", "ImageNet", "ResNet-34", 70.69, 65.47, 2000),
-    Published("RMP", "ImageNet", "VGG-16", 73.49, 73.09, 4096),
-    Published("RMP", "ImageNet", "ResNet-34", 70.64, 69.89, 4096),
-    Published("TCL", "ImageNet", "VGG-16", 73.22, 70.75, 30),
-    Published("TCL", "ImageNet", "ResNet-34", 70.85, 70.37, 250),
-    Published("QCFS", "ImageNet", "VGG-16", 74.29, 72.85, 64),
-    Published("QCFS", "ImageNet", "ResNet-34", 74.32, 72.35, 64),
-    Published("TS", "ImageNet", "VGG-16", 72.40, 70.97, 64),
-    Published("QFFS", "ImageNet", "ResNet-50", 70.15, 70.18, 8),
-    Published("QFFS", "ImageNet", "VGG-16", 69.88, 69.69, 8),
-    Published("QFFS, analog output", "ImageNet", "ResNet-50, 2 bit", 72.81, 72.91, 5),
-    Published("QFFS, analog output", "ImageNet", "ResNet-50, 3 bit", 74.07, 74.36, 10),
-    Published("QFFS, analog output", "ImageNet", "VGG-16, 2 bit", 71.88, 72.10, 4),
-    Published("QFFS, analog output", "ImageNet", "VGG-16, 3 bit", 73.08, 73.10, 8),
+TABLE_3 = tuple(
+    Published(*row)
+    for row in (
+        ("RNL+RIL", "CIFAR-10", "ResNet-18", 93.06, 91.96, 64),
+        ("RNL+RIL", "CIFAR-10", "VGG-16", 92.82, 91.15, 64),
+        ("TCL", "CIFAR-10", "ResNet-20", 91.58, 91.22, 35),
+        ("TCL", "CIFAR-10", "VGG-16", 93.25, 92.60, 20),
+        ("QCFS", "CIFAR-10", "ResNet-20", 91.77, 91.62, 16),
+        ("QCFS", "CIFAR-10", "ResNet-18", 96.04, 94.82, 8),
+        ("QCFS", "CIFAR-10", "VGG-16", 95.52, 94.95, 8),
+        ("TS", "CIFAR-10", "ResNet-20", 92.32, 92.41, 16),
+        ("TS", "CIFAR-10", "VGG-16", 92.09, 92.29, 16),
+        ("QFFS", "CIFAR-10", "ResNet-18", 93.12, 93.14, 4),
+        ("QFFS", "CIFAR-10", "VGG-16", 92.44, 92.64, 4),
+        ("Spike-Norm", "ImageNet", "VGG-16", 70.52, 69.96, 2500),
+        ("Spike-Norm", "ImageNet", "ResNet-34", 70.69, 65.47, 2000),
+        ("RMP", "ImageNet", "VGG-16", 73.49, 73.09, 4096),
+        ("RMP", "ImageNet", "ResNet-34", 70.64, 69.89, 4096),
+        ("TCL", "ImageNet", "VGG-16", 73.22, 70.75, 30),
+        ("TCL", "ImageNet", "ResNet-34", 70.85, 70.37, 250),
+        ("QCFS", "ImageNet", "VGG-16", 74.29, 72.85, 64),
+        ("QCFS", "ImageNet", "ResNet-34", 74.32, 72.35, 64),
+        ("TS", "ImageNet", "VGG-16", 72.40, 70.97, 64),
+        ("QFFS", "ImageNet", "ResNet-50", 70.15, 70.18, 8),
+        ("QFFS", "ImageNet", "VGG-16", 69.88, 69.69, 8),
+        ("QFFS, analog output", "ImageNet", "ResNet-50, 2 bit", 72.81, 72.91, 5),
+        ("QFFS, analog output", "ImageNet", "ResNet-50, 3 bit", 74.07, 74.36, 10),
+        ("QFFS, analog output", "ImageNet", "VGG-16, 2 bit", 71.88, 72.10, 4),
+        ("QFFS, analog output", "ImageNet", "VGG-16, 3 bit", 73.08, 73.10, 8),
+    )
 )
 """In the paper QFFS' accuracy before conversion is that of the quantized network."""
 
@@ -59,14 +62,17 @@ class Direct(NamedTuple):
     source: str
 
 
-DIRECT = (
-    Direct("Dspike", "CIFAR-10", 93.66, 4, "Li et al. 2021"),
-    Direct("Dspike", "CIFAR-10", 94.25, 6, "Li et al. 2021"),
-    Direct("SEW", "ImageNet", 67.04, 4, "Fang et al. 2021"),
-    Direct("SEW", "ImageNet", 67.78, 4, "Fang et al. 2021"),
-    Direct("SEW", "ImageNet", 68.76, 4, "Fang et al. 2021"),
-    Direct("SEW", "ImageNet", 69.26, 4, "Fang et al. 2021"),
-    Direct("DIET-SNN", "ImageNet", 69.0, 5, "Rathi, Roy 2020"),
+DIRECT = tuple(
+    Direct(*row)
+    for row in (
+        ("Dspike", "CIFAR-10", 93.66, 4, "Li et al. 2021"),
+        ("Dspike", "CIFAR-10", 94.25, 6, "Li et al. 2021"),
+        ("SEW", "ImageNet", 67.04, 4, "Fang et al. 2021"),
+        ("SEW", "ImageNet", 67.78, 4, "Fang et al. 2021"),
+        ("SEW", "ImageNet", 68.76, 4, "Fang et al. 2021"),
+        ("SEW", "ImageNet", 69.26, 4, "Fang et al. 2021"),
+        ("DIET-SNN", "ImageNet", 69.0, 5, "Rathi, Roy 2020"),
+    )
 )
 """Dspike: ResNet-18; SEW: ResNet-34, 50, 101 and 152."""
 

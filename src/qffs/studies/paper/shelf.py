@@ -15,9 +15,10 @@ from qffs.files import Results
 from qffs.measurement.accuracy import measure
 from qffs.models.checkpoint import load
 from qffs.recipes.recipe import Recipe
-from qffs.runs.inputs import inputs, parts
+from qffs.runs.folder import without_paths
+from qffs.runs.inputs import normalizer, parts_of
 from qffs.runs.parallel import train_all
-from qffs.runs.train import placeless, train
+from qffs.runs.train import train
 from qffs.spiking.network import SpikingNetwork
 
 SMALL = 8
@@ -79,7 +80,7 @@ class Shelf:
     """Networks that differ from a recipe in few things, in full precision trained once for all.
 
     All take the paper's charge schedule, D = 2^b - 1. What is on the shelf is taken from there; a run that was stopped
-    goes on. ``jobs``: how many are trained at once, as `qffs.runs.train_all` takes it.
+    goes on. ``jobs``: how many are trained at once, as `qffs.runs.parallel.train_all` takes it.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, *, jobs: int | None = None, progress: bool = True) -> None:
@@ -90,10 +91,10 @@ class Shelf:
         """The networks of these variants, in their order."""
         bases = [self._base(variant) for variant in variants]
         train_all(dict(bases), jobs=self.jobs, progress=self.progress)
-        made = [self._made(variant, folder) for variant, (folder, _) in zip(variants, bases, strict=True)]
-        train_all(dict(made), jobs=self.jobs, progress=self.progress)
-        self.used.update(folder for folder, _ in (*bases, *made))
-        return [Trained(folder, recipe, train(recipe, folder, resume=True)) for folder, recipe in made]
+        runs = [self._variant(variant, folder) for variant, (folder, _) in zip(variants, bases, strict=True)]
+        train_all(dict(runs), jobs=self.jobs, progress=self.progress)
+        self.used.update(folder for folder, _ in (*bases, *runs))
+        return [Trained(folder, recipe, train(recipe, folder, resume=True)) for folder, recipe in runs]
 
     @property
     def training_seconds(self) -> float:
@@ -110,7 +111,7 @@ class Shelf:
         changes = {"bits": 2, "output": "analog", "steps": SHORTEST}
         return self._run("full-precision", self._recipe(variant, changes, {"epochs": 0}))
 
-    def _made(self, variant: Variant, base: Path) -> tuple[Path, Recipe]:
+    def _variant(self, variant: Variant, base: Path) -> tuple[Path, Recipe]:
         """The run that quantizes the variant."""
         bits, output = variant.bits, variant.output
         highest = 2 ** max(bits, 1 if isinstance(output, str) else output) - 1
@@ -128,8 +129,8 @@ class Shelf:
         """The accuracy of another spiking network of the same quantized one, on the same test images, by step."""
         device = torch.device("cuda" if trained.recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
         data = load_data(trained.recipe.data, trained.recipe.size, progress=self.progress)
-        _, _, test = parts(trained.recipe, data)
-        return list(measure(snn.to(device), test, inputs(data, device), steps, progress=self.progress).accuracy)
+        test = parts_of(trained.recipe, data, trained.recipe.seed).test
+        return list(measure(snn.to(device), test, normalizer(data, device), steps, progress=self.progress).accuracy)
 
     def _marks(self) -> str:
         """What tells data and weights apart, wherever they lie."""
@@ -147,8 +148,8 @@ class Shelf:
 
     def _run(self, name: str, recipe: Recipe, after: str = "") -> tuple[Path, Recipe]:
         """A recipe and the folder of its run; after: the name of the run that its weights are from."""
-        told = placeless(recipe).model_dump_json() + self._marks() + after
-        return self.folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}", recipe
+        text = without_paths(recipe).model_dump_json() + self._marks() + after
+        return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", recipe
 
 
 def mark(path: Path) -> str:

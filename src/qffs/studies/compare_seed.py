@@ -1,0 +1,236 @@
+"""Methods on one network, trained and measured with one seed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.data import Images
+from qffs.errors import InvalidArgument, NotConvertible, QffsError
+from qffs.files import Results
+from qffs.graph.replace import activations
+from qffs.measurement.accuracy import accuracy, measure
+from qffs.measurement.batches import fitting
+from qffs.measurement.cost import cost
+from qffs.recipes.recipe import Recipe, Training
+from qffs.runs.inputs import about, device_of, fingerprint, run_inputs
+from qffs.runs.provenance import commit
+from qffs.spiking.network import SpikingNetwork
+from qffs.studies.compare_cache import RowCache
+from qffs.studies.methods import Activation, Method, over_time, placed, started
+from qffs.studies.methods.initial_potential import Begun
+from qffs.train.loop import Setting, fit
+from qffs.train.state import Interruption, RunState
+
+CALIBRATED, COSTED, ADAPTED = 256, 32, 64
+"""How many training images find thresholds, test images are counted for energy, training images adapt an activation."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that was trained with an activation, its accuracy as it trains, and how long training took."""
+
+    network: fx.GraphModule
+    accuracy: float
+    seconds: float
+
+
+class SeedComparison:
+    """What all methods share of one seed: the network in full precision, its images, and what was measured before.
+
+    base: the recipe, whose own seed chooses the test images, the same for all seeds; latencies: T that are measured.
+    """
+
+    def __init__(
+        self,
+        base: Recipe,
+        seed: int,
+        folder: Path,
+        *,
+        latencies: Sequence[int],
+        interruption: Interruption,
+        progress: bool,
+    ) -> None:
+        self.recipe = recipe = base.model_copy(update={"seed": seed})
+        self.latencies, self.interruption, self.progress = list(latencies), interruption, progress
+        device = device_of(recipe.device)
+        self.inputs = run_inputs(recipe, device, parts_seed=base.seed, progress=progress)
+        self.images, self.test = self.inputs.parts.train, self.inputs.parts.test
+        self.about = {**about(base, self.inputs.data, device), "images": len(self.test), "latencies": self.latencies}
+        cache_key = {
+            "recipe": base.model_dump(mode="json"),
+            "data": fingerprint(self.inputs.data),
+            "commit": commit(),
+            "versions": self.about["versions"],
+            "network": _fingerprint(self.inputs.network),
+        }
+        self.cache = RowCache(folder, seed, cache_key)
+        generator = torch.Generator().manual_seed(seed)
+        count = min(CALIBRATED, fitting(self.images, CALIBRATED))
+        numbers = torch.randperm(len(self.images), generator=generator)[:count]
+        self.sample: Tensor = self.inputs.normalize(self.images.read(numbers))
+        self.labels = self.images.labels[numbers].to(device)
+        order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(base.seed))
+        self.few: Images = self.test.select(order[:COSTED].sort().values)
+
+    def unusable(self, methods: Sequence[Method], named: bool) -> list[Results]:
+        """Return the methods that cannot train the network here, and why; raise that where they were named."""
+        rows = []
+        for method in methods:
+            try:
+                method.activation.installed()
+                if method.activation.steps:
+                    placed(self.inputs.network, self.sample[:2], method.activation)
+            except (InvalidArgument, NotConvertible) as error:
+                if named:
+                    raise
+                rows.append(left_out(method, error))
+        return rows
+
+    def trained(self) -> float:
+        """Train the network in full precision, and return its accuracy on test images."""
+        network = self.inputs.network
+        self._train(network, "full precision", self.recipe.full_precision, teacher=None)
+        return accuracy(network, self.test, self.inputs.normalize, progress=self.progress)
+
+    def rows(self, activation: Activation, methods: Sequence[Method]) -> Iterator[Results]:
+        """Return what each of the methods gives that train with an activation; those in the cache cost nothing."""
+        rows = {method.name: self.cache.read(method.name, self.latencies) for method in methods}
+        trained = None if all(rows.values()) else self._trained_with(activation)
+        for method in methods:
+            row = rows[method.name]
+            if row is None:
+                assert trained is not None
+                row = self._row(method, trained)
+                self.cache.write(method.name, self.latencies, row)
+            yield row
+        (self.cache.folder / _slug(activation.name) / "state.pt").unlink(missing_ok=True)
+
+    def _row(self, method: Method, trained: Trained) -> Results:
+        began = time.monotonic()
+        return {
+            "title": method.title,
+            "source": method.source,
+            "notes": method.notes,
+            "method": method.name,
+            "activation": method.activation.name,
+            "seed": self.recipe.seed,
+            "trained_accuracy": trained.accuracy,
+            "by_latency": list(self._by_latency(method, trained.network)),
+            "training_seconds": round(trained.seconds, 1),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def _trained_with(self, activation: Activation) -> Trained:
+        """Return a copy of the network in full precision, trained with an activation in the place of its ReLUs."""
+        began = time.monotonic()
+        network = placed(copy.deepcopy(self.inputs.network), self.sample[:2], activation)
+        trains = over_time(started(network, activation, self.sample), activation)
+        changes = {**self.recipe.quantized.model_dump(), **activation.training}
+        training, teacher = Training.model_validate(changes), self.inputs.network.eval()
+        modules = [network.get_submodule(path) for path in activations(network)]
+        self._train(trains, activation.name, training, teacher=teacher, activation=activation, modules=modules)
+        if activation.finish is not None:
+            network = trains = activation.finish(network, [self.sample])
+        seconds = time.monotonic() - began
+        return Trained(network, accuracy(trains, self.test, self.inputs.normalize, progress=self.progress), seconds)
+
+    def _train(
+        self,
+        network: nn.Module,
+        label: str,
+        training: Training,
+        *,
+        teacher: nn.Module | None,
+        activation: Activation | None = None,
+        modules: Sequence[nn.Module] = (),
+    ) -> None:
+        """Train a network for some epochs, or go on where that was stopped; ``modules``: those of its activation."""
+        folder = self.cache.folder / _slug(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        key = json.dumps({**self.cache.cache_key, "training": training.model_dump()})
+        saved = RunState(folder)
+        penalty = None if activation is None else activation.penalty
+        setting = Setting(
+            label=label,
+            precision=self.recipe.precision,
+            augmentation=self.inputs.augmentation,
+            teacher=teacher,
+            seed=self.recipe.seed,
+            workers=self.recipe.workers,
+            progress=self.progress,
+            state=saved,
+            interruption=self.interruption,
+            extra_state=lambda: {"cache_key": key},
+            penalty=None if penalty is None else lambda: penalty(list(modules)),
+            resume_hint="the same command goes on from",
+        )
+
+        def adapt(_: object) -> None:
+            if activation is not None and activation.adapt is not None:
+                activation.adapt(network, list(modules), self.sample[:ADAPTED], self.labels[:ADAPTED])
+
+        state = saved.read()
+        if state is not None and not (self.cache.is_cacheable and state.get("cache_key") == key):
+            state = None
+        if state is None:
+            adapt(None)
+        normalize = self.inputs.normalize
+        fit(network, self.images, normalize, training, setting=setting, after_epoch=adapt, resume=state)
+
+    def _by_latency(self, method: Method, network: fx.GraphModule) -> Iterator[Results]:
+        """Accuracy, spikes and energy at each latency that the method has."""
+        steps_after = [step - method.before for step in self.latencies if step > method.before]
+        runs = [[step] for step in steps_after] if method.by_latency else [steps_after]
+        for run in filter(None, runs):
+            snn = method.spiking(network, [self.sample], max(run))
+            longest = max(*run, snn.schedule.steps)
+            measured = measure(snn, self.test, self.inputs.normalize, longest, progress=self.progress)
+            energy = self._energy(snn, longest, method.before)
+            for step in run:
+                yield {
+                    "latency": step + method.before,
+                    "accuracy": measured.accuracy[step - 1],
+                    "spikes": measured.spikes_per_image[step - 1],
+                    "energy_pj": energy[step - 1],
+                }
+
+    def _energy(self, snn: SpikingNetwork, steps: int, before: int) -> list[float]:
+        """The energy per image up to each step, on average over some test images.
+
+        Of a run before the read-out, all but the analog input is added.
+        """
+        normalize = self.inputs.normalize
+        measured = cost(snn, self.few, normalize, steps, progress=self.progress)
+        earlier = 0.0
+        if isinstance(snn, Begun) and snn.first is not None:
+            first = cost(snn.first, self.few, normalize, before, progress=self.progress)
+            earlier = first.spiking_pj[-1] - first.analog_pj
+        return [earlier + each for each in measured.spiking_pj]
+
+
+def left_out(method: Method, why: QffsError) -> Results:
+    """Return what the results say of a method that was not measured."""
+    return {"method": method.name, "title": method.title, "why": str(why)}
+
+
+def _fingerprint(network: fx.GraphModule) -> str:
+    """Return what tells a network from another: a hash of its code and all its numbers."""
+    digest = hashlib.sha256(network.code.encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + str(tensor.dtype).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
