@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -173,3 +174,26 @@ def test_the_table_of_operators_is_that_of_the_rules() -> None:
     rows = [line for line in operators.document().splitlines() if line.startswith("| **")]
     for name in (*OPERATORS, *(kind.__name__ for kind in MODULES if kind.__module__.startswith("torch."))):
         assert sum(f"`{name}`" in row or f"`.{name}`" in row for row in rows) >= 1
+
+
+def glossary_names(text: str) -> list[str]:
+    return [
+        name
+        for line in re.findall(r"Code:(.*?)\n\n", text + "\n", re.DOTALL)
+        for name in re.findall(r"`(qffs[\w.]*)`", line)
+    ]
+
+
+def test_the_glossary_names_what_is_in_the_code() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert "docs/glossary.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+    names = glossary_names(text)
+    assert len(names) > 40
+    for name in names:
+        assert resolve_name(name) is not None
+    with pytest.raises(AttributeError):
+        resolve_name("qffs.functional.lsq.nothing")
+    defined = [word.lower() for word in re.findall(r"^\*\*([\w -]+?)\*\*", text, re.MULTILINE)]
+    assert len(defined) == len(set(defined))
+    words = "qann lsq level threshold charge t d read-out settle increment step-size"
+    assert {word.replace("step-size", "step size") for word in words.split()} <= set(defined)
