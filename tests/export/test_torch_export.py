@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx as onnx_library
@@ -20,7 +22,7 @@ from qffs import export, models
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.export import torch_export
-from qffs.export.target import Network
+from qffs.export.target import Network, Written
 from qffs.nn.quantizer import Quantizer
 
 STEPS = 6
@@ -31,7 +33,7 @@ def images(count: int, seed: int = 1) -> Tensor:
 
 
 def residual(**options: Any) -> tuple[Network, Network]:
-    """A quantized network with everything the method names, and its spiking network."""
+    """Return a quantized network with everything the method names, and its spiking network."""
     model = randomize(Residual(), seed=3)
     qann = qffs.calibrate(qffs.quantize(model, example=images(2), **options), [images(32)])
     return qann, qffs.to_spiking(qann)
@@ -42,6 +44,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "by channel": {"bits": 2, "per_channel": True},
     "spiking output": {"bits": 2, "output": 3},
 }
+
+
+def small() -> tuple[Network, Network]:
+    """Return a quantized network of two layers and its spiking network, where any network will do."""
+    torch.manual_seed(0)
+    x = torch.randn(32, 3)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x])
+    return qann, qffs.to_spiking(qann)
 
 
 def run_onnx(path: Path, x: Tensor) -> Tensor:
@@ -62,17 +73,67 @@ def expected(network: Network, x: Tensor, steps: int | None) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("spiking", [True, False])
-def test_any_batch_gives_what_the_network_gives(kind: str, spiking: bool, tmp_path: Path) -> None:
-    network = residual(**KINDS[kind])[spiking]
-    steps = STEPS if spiking else None
-    archive, graph = tmp_path / "network.pt2", tmp_path / "network.onnx"
-    assert export.pt2(network, archive, steps).deviation == 0
-    written = export.onnx(network, graph, steps)
-    assert written.deviation is not None
-    assert written.deviation < 1e-5
-    assert (written.path, written.steps) == (graph, steps)
+class Exported(NamedTuple):
+    """A network, its two files, what the exports returned, and the modes and modules before and after them."""
+
+    network: Network
+    steps: int | None
+    archive: Path
+    graph: Path
+    exports: tuple[Written, Written]
+    before: tuple[bool, list[type], Tensor]
+    after: tuple[bool, list[type], Tensor]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Exported]:
+    """Write a network of a kind as an archive and as a graph, once for all tests: it takes seconds."""
+
+    @cache
+    def write(kind: str, spiking: bool) -> Exported:
+        network, steps = residual(**KINDS[kind])[spiking], STEPS if spiking else None
+
+        def state() -> tuple[bool, list[type], Tensor]:
+            training = network.training
+            network.eval()
+            output = expected(network, images(4), steps)
+            network.train(training)
+            return training, [type(module) for module in network.modules()], output
+
+        folder = tmp_path_factory.mktemp("exported")
+        archive, graph = folder / "network.pt2", folder / "network.onnx"
+        network.train()
+        before = state()
+        exports = export.pt2(network, archive, steps), export.onnx(network, graph, steps)
+        after = state()
+        network.eval()
+        return Exported(network, steps, archive, graph, exports, before, after)
+
+    return write
+
+
+every_kind = pytest.mark.parametrize(
+    ("kind", "spiking"),
+    [
+        ("2 bits", False),
+        ("2 bits", True),
+        ("by channel", False),
+        ("spiking output", False),
+        pytest.param("by channel", True, marks=pytest.mark.slow),
+        pytest.param("spiking output", True, marks=pytest.mark.slow),
+    ],
+)
+
+
+@every_kind
+def test_any_batch_gives_what_the_network_gives(
+    kind: str, spiking: bool, exported: Callable[[str, bool], Exported]
+) -> None:
+    network, steps, archive, graph, exports, *_ = exported(kind, spiking)
+    assert exports[0].deviation == 0
+    assert exports[1].deviation is not None
+    assert exports[1].deviation < 1e-5
+    assert [(each.path, each.steps) for each in exports] == [(archive, steps), (graph, steps)]
     for batch in (1, 2, 5):
         x = images(batch, seed=batch)
         wanted = expected(network, x, steps)
@@ -80,26 +141,21 @@ def test_any_batch_gives_what_the_network_gives(kind: str, spiking: bool, tmp_pa
         assert torch.allclose(run_onnx(graph, x), wanted, atol=1e-5, rtol=0)
 
 
-def test_the_network_stays_as_it_was(tmp_path: Path) -> None:
-    for network, steps in zip(residual(**KINDS["2 bits"]), (None, STEPS), strict=True):
-        before = expected(network, images(4), steps)
-        modules = [type(module) for module in network.modules()]
-        training = network.train().training if isinstance(network, torch.fx.GraphModule) else network.training
-        export.pt2(network, tmp_path / "network.pt2", steps)
-        export.onnx(network, tmp_path / "network.onnx", steps)
-        assert network.training == training
-        network.eval()
-        assert [type(module) for module in network.modules()] == modules
-        assert torch.equal(expected(network, images(4), steps), before)
+@every_kind
+def test_the_network_stays_as_it_was(kind: str, spiking: bool, exported: Callable[[str, bool], Exported]) -> None:
+    before, after = exported(kind, spiking)[-2:]
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
 
 
+@pytest.mark.slow
 def test_predictions_on_the_digits_are_the_same(tmp_path: Path) -> None:
     digits = load_data("digits")
     x = digits.normalize(digits.test.images)
     torch.manual_seed(0)
     qann = qffs.calibrate(qffs.quantize(models.DigitsNet().eval(), 2, example=x[:2]), [x[:128]])
     snn = qffs.to_spiking(qann)
-    for network, steps in ((qann, None), (snn, 8)):
+    for network, steps in ((qann, None), (snn, 4)):
         export.onnx(network, tmp_path / "network.onnx", steps)
         export.pt2(network, tmp_path / "network.pt2", steps)
         wanted = expected(network, x, steps)
@@ -156,18 +212,18 @@ print("equal")
 
 
 @pytest.mark.parametrize("spiking", [True, False])
-def test_an_archive_needs_no_qffs(spiking: bool, tmp_path: Path) -> None:
-    network, steps, x = residual(bits=2)[spiking], STEPS if spiking else None, images(3)
-    export.pt2(network, tmp_path / "network.pt2", steps)
+def test_an_archive_needs_no_qffs(spiking: bool, exported: Callable[[str, bool], Exported], tmp_path: Path) -> None:
+    network, steps, archive, *_ = exported("2 bits", spiking)
+    x = images(3)
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "wanted.npy", expected(network, x, steps).numpy())
-    files = [str(tmp_path / name) for name in ("network.pt2", "x.npy", "wanted.npy")]
+    files = [str(archive), *(str(tmp_path / name) for name in ("x.npy", "wanted.npy"))]
     found = subprocess.run([sys.executable, "-c", PROGRAM, *files], capture_output=True, text=True, check=False)
     assert found.stdout == "equal\n", found.stderr
 
 
 def test_steps_are_eight_or_twice_the_charge_steps(tmp_path: Path) -> None:
-    qann, snn = residual(bits=2)
+    qann, snn = small()
     assert export.pt2(snn, tmp_path / "snn.pt2").steps == 8
     assert export.pt2(qffs.to_spiking(qann, 5), tmp_path / "snn.pt2").steps == 10
     with pytest.raises(InvalidArgument, match="at least as many steps as the 3 charge steps"):
@@ -204,7 +260,7 @@ def test_what_is_read_again_must_be_the_network(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch_export, "apart", lambda *_: 0.5)
     (tmp_path / "qann.pt2").write_text("an earlier one")
     with pytest.raises(Mismatch, match=r"differs from the network by 0\.5"):
-        export.pt2(residual(bits=2)[0], tmp_path / "qann.pt2")
+        export.pt2(small()[0], tmp_path / "qann.pt2")
     assert (tmp_path / "qann.pt2").read_text() == "an earlier one"
     assert [path.name for path in tmp_path.iterdir()] == ["qann.pt2"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def pooling() -> nn.Module:
     )
 
 
+@cache
 def trained(make: Callable[[], nn.Module]) -> SpikingNetwork:
     """Lightly: so that classes differ and spikes are taken back."""
     torch.manual_seed(0)
@@ -106,19 +108,31 @@ def script(folder: Path, *arguments: str) -> tuple[int, str, str]:
 TARGETS = {"brian2": export.brian2, "pynn": export.pynn}
 
 
-@pytest.mark.parametrize("make", [dense, convolutional, pooling])
-@pytest.mark.parametrize("target", TARGETS)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("target", "make"),
+    [
+        ("brian2", dense),
+        pytest.param("brian2", convolutional, marks=SLOW),
+        pytest.param("brian2", pooling, marks=SLOW),
+        ("pynn", dense),
+        pytest.param("pynn", convolutional, marks=SLOW),
+        pytest.param("pynn", pooling, marks=SLOW),
+    ],
+)
 def test_a_simulator_sends_the_same_spikes_for_digits(
     target: str, make: Callable[[], nn.Module], tmp_path: Path
 ) -> None:
-    snn, x = trained(make), digits()[0][:20]
+    snn, x = trained(make), digits()[0][:8]
     written = TARGETS[target](snn, tmp_path / "made", 8, x)
     assert (written.path, written.steps) == (tmp_path / "made", 8)
     code, said, errors = script(tmp_path / "made", "-o", "spikes.npz")
     assert (code, errors) == (0, "")
     classes = snn(x, steps=8)[-1].argmax(-1)
     assert re.fullmatch(
-        rf"20 inputs, 8 steps, [\d,]+ spikes, \S+ s\nlargest output: {' '.join(map(str, classes.tolist()))}\n"
+        rf"8 inputs, 8 steps, [\d,]+ spikes, \S+ s\nlargest output: {' '.join(map(str, classes.tolist()))}\n"
         r"all spikes are those of qffs, outputs within \de-1\d\n".replace(r"\de", r"\d\.\de"),
         said,
     )
@@ -169,7 +183,34 @@ def test_spikes_that_differ_are_told(small: Path) -> None:
     assert "spikes differ in 1 outputs within" in said
 
 
-def test_other_inputs_and_likely_mistakes(small: Path) -> None:
+def test_other_inputs_are_simulated(small: Path) -> None:
+    np.save(small / "x.npy", np.random.default_rng(0).normal(size=(3, 5)))
+    code, said, _ = script(small, "x.npy", "--steps", "12")
+    assert code == 0
+    assert said.startswith("3 inputs, 12 steps, ")
+    assert "qffs" not in said
+    code, _, errors = script(small, "x.npy", "--steps", "2")
+    assert code == 2
+    assert "run.py: error: a run needs at least the 3 steps in which the input is charged" in errors
+
+
+MISTAKES = {
+    "x.npy x.npy": "the network takes 1 inputs: input_1",
+    "x.npy --steps 2": "a run needs at least the 3 steps in which the input is charged",
+    "wrong.npy": r"input_1 must be numbers \[B, 5\], not float64 \[3, 4\]",
+    "none.npy": "No such file or directory: 'none.npy'",
+    "text.npy": r"input_1 must be numbers \[B, 5\], not <U1 \[2, 5\]",
+    "empty.npy": r"input_1 must be numbers \[B, 5\], not float64 \[0, 5\]",
+    "several.npz": r"input_1 must be numbers \[B, 5\], not ",
+    "infinite.npy": "input_1 holds NaN or infinity",
+    "x.npy -o nowhere/spikes.npz": "there is no folder .*nowhere to write to",
+}
+
+
+def test_likely_mistakes_are_told(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what every ``run.py`` calls, in this process, where no simulator has to be imported for each."""
     x = np.random.default_rng(0).normal(size=(3, 5))
     np.save(small / "x.npy", x)
     np.save(small / "wrong.npy", x[:, :4])
@@ -177,24 +218,18 @@ def test_other_inputs_and_likely_mistakes(small: Path) -> None:
     np.save(small / "empty.npy", x[:0])
     np.save(small / "infinite.npy", np.where(x > 0, np.inf, x))
     np.savez(small / "several.npz", x=x)
-    code, said, _ = script(small, "x.npy", "--steps", "12")
-    assert code == 0
-    assert said.startswith("3 inputs, 12 steps, ")
-    assert "qffs" not in said
-    for arguments, sentence in (
-        (["x.npy", "x.npy"], "the network takes 1 inputs: input_1"),
-        (["x.npy", "--steps", "2"], "a run needs at least the 3 steps in which the input is charged"),
-        (["wrong.npy"], r"input_1 must be numbers \[B, 5\], not float64 \[3, 4\]"),
-        (["none.npy"], "No such file or directory: 'none.npy'"),
-        (["text.npy"], r"input_1 must be numbers \[B, 5\], not <U1 \[2, 5\]"),
-        (["empty.npy"], r"input_1 must be numbers \[B, 5\], not float64 \[0, 5\]"),
-        (["several.npz"], r"input_1 must be numbers \[B, 5\], not "),
-        (["infinite.npy"], "input_1 holds NaN or infinity"),
-        (["x.npy", "-o", "nowhere/spikes.npz"], "there is no folder .*nowhere to write to"),
-    ):
-        code, _, errors = script(small, *arguments)
-        assert code == 2
-        assert re.search(rf"run.py: error: .*{sentence}", errors)
+    spec = importlib.util.spec_from_file_location("written_network", small / "network.py")
+    assert spec is not None
+    assert spec.loader is not None
+    monkeypatch.setitem(sys.modules, "written_network", stored := importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(stored)
+    monkeypatch.chdir(small)
+    for arguments, sentence in MISTAKES.items():
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments.split()])
+        with pytest.raises(SystemExit) as stop:
+            stored.main(lambda *_: pytest.fail("began to simulate"))
+        assert stop.value.code == 2
+        assert re.search(rf"run.py: error: .*{sentence}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("target", TARGETS)
