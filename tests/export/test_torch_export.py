@@ -25,7 +25,7 @@ from qffs.export import torch_export
 from qffs.export.target import Network, Written
 from qffs.nn.quantizer import Quantizer
 
-STEPS = 6
+STEPS = 4
 
 
 def images(count: int, seed: int = 1) -> Tensor:
@@ -116,9 +116,9 @@ every_kind = pytest.mark.parametrize(
     ("kind", "spiking"),
     [
         ("2 bits", False),
-        ("2 bits", True),
         ("by channel", False),
         ("spiking output", False),
+        pytest.param("2 bits", True, marks=pytest.mark.slow),
         pytest.param("by channel", True, marks=pytest.mark.slow),
         pytest.param("spiking output", True, marks=pytest.mark.slow),
     ],
@@ -211,7 +211,7 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize("spiking", [True, False])
+@pytest.mark.parametrize("spiking", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_an_archive_needs_no_qffs(spiking: bool, exported: Callable[[str, bool], Exported], tmp_path: Path) -> None:
     network, steps, archive, *_ = exported("2 bits", spiking)
     x = images(3)
