@@ -20,13 +20,13 @@ from torch import nn
 
 import qffs
 from qffs import export
-from qffs.runs.export import export as run_export
 from qffs.cli.export import PROFILES as PROFILED
 from qffs.cli.export import TARGETS as NAMED
 from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.export import TARGETS
 from qffs.export.nir.write import PROFILES
+from qffs.runs.export import export as run_export
 
 
 @pytest.fixture

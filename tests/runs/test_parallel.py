@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from qffs.runs.parallel import train_all
 from qffs.errors import InvalidArgument, Stopped
-from qffs.runs.train import train
-from qffs.runs import parallel
-from qffs.recipes.recipe import Recipe
 from qffs.recipes import read
+from qffs.recipes.recipe import Recipe
+from qffs.runs import parallel
+from qffs.runs.parallel import train_all
+from qffs.runs.train import train
 from qffs.train.state import Interruption
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}

@@ -16,16 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from helpers.problems import instead_of_data
 from qffs import models
-from qffs.runs.measure import Trial, simulate as run_simulate
-from qffs.runs.convert import convert, quantize as run_quantize
-from qffs.runs.train import demo as run_demo
-from qffs.models.checkpoint import load, save
 from qffs.data import Dataset, Images
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
-from qffs.runs.inputs import device_of
-from qffs.recipes.recipe import Recipe
 from qffs.files import Results
+from qffs.models.checkpoint import load, save
+from qffs.recipes.recipe import Recipe
+from qffs.runs.convert import convert
+from qffs.runs.convert import quantize as run_quantize
+from qffs.runs.inputs import device_of
+from qffs.runs.measure import Trial
+from qffs.runs.measure import simulate as run_simulate
+from qffs.runs.train import demo as run_demo
 
 
 def simulate(

@@ -29,7 +29,7 @@ Normalize = Callable[[Tensor], Tensor]
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where it is not there."""
+    """Return the device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where there is none."""
     if name not in {"auto", "cpu", "cuda"}:
         raise InvalidArgument(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():

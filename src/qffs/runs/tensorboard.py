@@ -30,7 +30,7 @@ class Curves:
         self._writer: Any = None
 
     def add(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
-        """Add loss, accuracies and the mean of each quantizer's step sizes after an epoch; `QffsError` on a full disk."""
+        """Add loss, accuracies and each quantizer's mean step size after an epoch; `QffsError` on a full disk."""
         points = {"loss": epoch.loss, "accuracy": epoch.accuracy}
         if held_out is not None:
             points["held-out accuracy"] = held_out

@@ -107,9 +107,7 @@ class Run:
         def after_epoch(epoch: Epoch) -> float | None:
             held_out = None
             if held_out_images is not None:
-                held_out = accuracy(
-                    network, held_out_images, normalize, workers=self.recipe.workers, progress=False
-                )
+                held_out = accuracy(network, held_out_images, normalize, workers=self.recipe.workers, progress=False)
             self._save(network, CHECKPOINTS[stage])
             if self.curves is not None:
                 self.curves.add(stage, epoch, held_out, network)

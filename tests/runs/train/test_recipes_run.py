@@ -11,9 +11,10 @@ import pytest
 from torch import nn
 
 from helpers.pictures import make_folder, picture
-from qffs.runs.train import train
 from qffs.models import find as sources
+from qffs.models import libraries
 from qffs.recipes import names, read
+from qffs.runs.train import train
 
 CLASSES = 10
 FEW = ["batch_size=10", "warmup_epochs=0", "learning_rate=1e-3"]
@@ -51,8 +52,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         return source
 
     if importlib.util.find_spec("torchvision") is not None:
-        from torchvision.models import vgg
-
+        vgg = libraries.vision("torchvision.models").vgg
         channels = [each if each == "M" else int(each) // 4 for each in vgg.cfgs["D"]]
         monkeypatch.setitem(vgg.cfgs, "D", channels)
     whole = sources.find

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from helpers.places import ROOT
-
 import json
 import re
 import resource
@@ -15,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from helpers.places import ROOT
 from processes import two_processes
 from processes.two_processes import launched
 

@@ -11,21 +11,22 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+
 import pytest
 import torch
 
 from helpers.problems import instead_of_data
 from qffs import models
-from qffs.runs.train import train as run_train
 from qffs.data import load
-from qffs.files import Results
-from qffs.models.checkpoint import save
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
+from qffs.files import Results
+from qffs.measurement import batches
+from qffs.models.checkpoint import save
+from qffs.recipes import read, to_yaml
+from qffs.recipes.recipe import Recipe
 from qffs.runs import inputs
 from qffs.runs.provenance import command, commit
-from qffs.measurement import batches
-from qffs.recipes.recipe import Recipe
-from qffs.recipes import read, to_yaml
+from qffs.runs.train import train as run_train
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
 SAID: dict[str, Any] = {"full_precision": ROUND, "quantized": ROUND, "steps": 4, "device": "cpu"}
