@@ -25,6 +25,7 @@ from qffs.cli.studies import compare, methods, paper
 from qffs.cli.train import demo, train
 from qffs.errors import NotConvertible, QffsError, Stopped
 from qffs.progress import first
+from qffs.runs.processors import openmp_defaults
 from qffs.version import __version__
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ app.add_typer(recipes.app, name="recipes")
 
 def main() -> None:
     """Run the command line; an error raised on purpose is one sentence on standard error and exit code 2."""
+    os.environ.update(openmp_defaults())  # OpenMP reads it when a subcommand imports torch
     code = _ended()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # All is written. PyTorch's threads for messages between processes now and then abort a process at its end,
