@@ -1,6 +1,6 @@
 """All steps of a layer of neurons in one launch on a GPU: the loop of `qffs.functional.neuron`, written in Triton.
 
-It is what fire.c is to CPUs, for inputs that have been computed: an image's neurons go through all steps with their
+It is what layer.c is to CPUs, for inputs that have been computed: an image's neurons go through all steps with their
 potentials in registers, and nothing is written but the levels and whether any neuron of a block fired.
 """
 
@@ -136,7 +136,7 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
             BLOCK=BLOCK,
             enable_fp_fusion=False,  # PyTorch rounds products before it adds
         )
-    return lie.given_back(sent).unflatten(0, (steps, images)), fired.any(-1).bool()
+    return lie.to_network_order(sent).unflatten(0, (steps, images)), fired.any(-1).bool()
 
 
 def _nothing(*_: Any, **__: Any) -> None:

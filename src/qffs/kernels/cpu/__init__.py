@@ -1,1 +1,1 @@
-"""The same loops in C, compiled by the machine's own compiler."""
+"""The loops over neurons and steps in C, compiled by the machine's own compiler: start to read in layer.c."""

@@ -1,4 +1,4 @@
-// What is done with levels alone, whatever the type of the network; compiled once by native.py.
+// Functions of levels alone: memory for them, counting of spikes, max pooling. They know no type of the network.
 #include "levels.h"
 #ifdef __linux__
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-"""What is done with levels, which are bytes, in C: see levels.c."""
+"""Max pooling of levels and counting of spikes, computed by the C functions of max_pool.c."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
 
 
 def available(signal: SparseSteps | Pending) -> bool:
-    """Whether there is a compiled function for such levels."""
+    """Return whether there is a compiled function for such levels: bytes on a CPU."""
     values = uncomputed(signal).values
     fits = values.dtype == torch.uint8 and values.device == CPU and values.dim() <= 4
     return fits and compiler.library_of_levels() is not None
@@ -25,10 +25,10 @@ def available(signal: SparseSteps | Pending) -> bool:
 def max_pool(
     queue: Queue, signal: SparseSteps | Pending, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> Pending:
-    """`qffs.functional.max_pool.max_pool` of those levels that an image holds, computed when the queue is run.
+    """Add a max pooling to the queue, and return the levels that it will give: those of `qffs.functional.max_pool`.
 
-    signal: ``[R, C, L]`` or ``[R, C, H, W]``; size, stride, padding: as in `qffs.functional.max_pool.max_pool`, and
-    raises what it does.
+    signal: values ``[R, C, L]`` or ``[R, C, H, W]``, of which rows that no image holds are left out; size, stride,
+    padding: as in `qffs.functional.max_pool.max_pool`. Raises what that raises.
     """
     rows, kept = uncomputed(signal), Kept()
     lengths = rows.values.shape[2:]
@@ -64,9 +64,9 @@ def max_pool(
 
 
 def count(levels: SparseSteps, compiled: bool = True) -> Tensor:
-    """How many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
+    """Return how many positive and negative spikes led to levels at each step, over all images, ``[2, T]``.
 
-    compiled: whether it may be the C function, for levels that change by one at most.
+    compiled: whether the C function may be called, for levels that change by at most one per step.
 
     >>> count(SparseSteps(torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8), torch.tensor([[0], [1], [1]])))
     tensor([[1, 1, 0],

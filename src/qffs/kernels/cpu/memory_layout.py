@@ -1,4 +1,4 @@
-"""How neurons, and what leads to them, lie in memory for the compiled function: see native.py and fire.c."""
+"""How neurons and what leads to them lie in memory for the compiled function: see layer.c."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from qffs.kernels.cpu.queue import Kept, Pending
 from qffs.kernels.layer import Projection
 
 REGISTER = 64
-"""Bytes of numbers that are computed with at a time: a register of AVX-512, several of others."""
+"""Bytes of a vector in C: one register of AVX-512, or several smaller ones."""
 NEAR = 2**16
-"""The most bytes that the weights of a block may take to be added where spikes arrive, without lists (scatter.h)."""
+"""The most bytes that the weights of a block may take to be added where spikes arrive, without lists (scatter.c)."""
 SLICE = 2**21
 """The most bytes that the weights of a block of neurons may take, to stay in a core's own cache."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the neurons of an image lie in memory: their dimensions, ``order``, and what is compiled for."""
+    """The order of the neurons of one image in memory, and the sizes of that order.
+
+    empty_like: ``[0, ...]``, as the neurons; order: dimensions from the outermost to the innermost.
+    height, width, channels: the sizes that the C function works with.
+    """
 
     empty_like: Tensor
     order: tuple[int, ...]
@@ -34,52 +38,52 @@ class Layout:
 
     @staticmethod
     def of(like: Tensor) -> Layout:
-        """As they do, all in a row."""
+        """Return the layout of neurons without synapses: the order that they have, as a single row of channels."""
         order = sorted(range(1, like.dim()), key=like.stride, reverse=True)
         return Layout(like, tuple(order), 1, 1, math.prod(like.shape[1:]))
 
     @staticmethod
     def behind_synapses(like: Tensor) -> Layout:
-        """Channels last."""
+        """Return the layout of neurons behind synapses: channels last."""
         order = (*range(2, like.dim()), 1)
         height, width = (1, 1, *(like.shape[d] for d in order[:-1]))[-2:]
         return Layout(like, order, height, width, like.shape[1])
 
     @property
     def shape(self) -> list[int]:
-        """That of an image's neurons, in this order."""
+        """Sizes of the neurons of one image, in this order."""
         return [self.empty_like.shape[d] for d in self.order]
 
     def blocks(self, size: int) -> int:
-        """How many blocks of so many channels, or fewer, are computed apart."""
+        """Return the number of blocks of at most ``size`` channels per image, which are computed one by one."""
         return self.height * self.width * math.ceil(self.channels / size)
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """The same in memory of this order."""
-        return self.turned(x).contiguous()
+        """Return a copy of ``[R, ...]`` that lies in this order, or the tensor itself where it already does."""
+        return self.in_this_order(x).contiguous()
 
     def constant(self, x: Tensor) -> tuple[Tensor, bool]:
-        """`laid_out`, or ``[R, C]`` and true where the channels are all that it depends on, as a bias does."""
-        turned = self.turned(x)
-        places = zip(turned.stride()[1:-1], turned.shape[1:-1], strict=True)
-        of_channels = turned.shape[-1] == self.channels and all(not stride or size == 1 for stride, size in places)
-        while of_channels and turned.dim() > 2:
-            turned = turned[:, 0]
-        return turned.contiguous(), of_channels
+        """Return `laid_out` and False, or ``[R, C]`` and True where values depend on channels alone, as a bias does."""
+        ordered = self.in_this_order(x)
+        places = zip(ordered.stride()[1:-1], ordered.shape[1:-1], strict=True)
+        of_channels = ordered.shape[-1] == self.channels and all(not stride or size == 1 for stride, size in places)
+        while of_channels and ordered.dim() > 2:
+            ordered = ordered[:, 0]
+        return ordered.contiguous(), of_channels
 
-    def given_back(self, levels: Tensor) -> Tensor:
-        """``[R, ...]`` in the order of the dimensions."""
+    def to_network_order(self, levels: Tensor) -> Tensor:
+        """Return levels in this order as a view ``[R, ...]`` in the order of the network's dimensions."""
         return levels.permute(0, *(1 + self.order.index(d) for d in range(1, self.empty_like.dim())))
 
-    def turned(self, x: Tensor) -> Tensor:
-        """A view of ``[R, ...]`` of this shape, or broadcast to it, in this order."""
+    def in_this_order(self, x: Tensor) -> Tensor:
+        """Return a view of ``[R, ...]``, broadcast to the shape of the neurons, in this order."""
         return x.expand(-1, *self.empty_like.shape[1:]).permute(0, *self.order)
 
 
 def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) -> int:
-    """How many channels to take at a time: as many as registers hold and divide them, if their weights fit a cache.
+    """Return how many channels form a block: the most vectors that divide them and whose weights fit a cache.
 
-    rows: of weights that lead to a channel, of each of the synapses; digits: whether these are two.
+    rows: for each of the synapses, how many weights lead to one neuron; digits: whether weights are two digits.
     """
     lanes = REGISTER // itemsize
     size = (2 if digits else itemsize) * max(rows, default=0)
@@ -90,15 +94,15 @@ def block_size(channels: int, rows: Sequence[int], itemsize: int, digits: bool) 
 
 
 def near(size: int) -> bool:
-    """Whether the weights of a block of neurons, so many bytes, are few enough to be added where spikes arrive."""
+    """Return whether weights of so many bytes, those of a block, are few enough to be added where spikes arrive."""
     return size <= NEAR
 
 
 def operand(signal: SparseSteps | Pending, layout: Layout, kept: Kept) -> ctypes.Structure:
-    """A signal that neurons add up as it is."""
+    """Return the C structure of a signal that neurons add up as it is; kept: takes the tensors that it points to."""
     rows = uncomputed(signal)
     return compiler.Input(
-        values=kept.pointer(in_order(signal, layout.turned), alone=signal is rows),
+        values=kept.pointer(in_order(signal, layout.in_this_order), alone=signal is rows),
         index=kept.pointer(rows.index.contiguous()),
         levels=rows.scale is not None,
         scale=1.0 if rows.scale is None else float(rows.scale),
@@ -106,7 +110,7 @@ def operand(signal: SparseSteps | Pending, layout: Layout, kept: Kept) -> ctypes
 
 
 def source(projection: Projection, block: int, digits: bool, kept: Kept) -> ctypes.Structure:
-    """Levels, and the weights that they go through, for blocks of so many neurons."""
+    """Return the C structure of levels and of the weights that they go through, for blocks of so many neurons."""
     rows, synapses, steps = uncomputed(projection.source), projection.synapses, projection.size[0]
     values, kernel = in_order(projection.source, lambda x: x.movedim(1, -1)), synapses.kernel
     height, width, channels = (*[1] * (4 - values.dim()), *values.shape[1:])
@@ -134,13 +138,13 @@ def source(projection: Projection, block: int, digits: bool, kept: Kept) -> ctyp
 
 
 def uncomputed(signal: SparseSteps | Pending | Projection) -> SparseSteps:
-    """A signal, or the source of it, whose numbers may not be there yet."""
+    """Return a signal, or the source of a projection, as `SparseSteps` whose numbers may not be computed yet."""
     source = signal.source if isinstance(signal, Projection) else signal
     return source.unfilled if isinstance(source, Pending) else source
 
 
 def in_order(signal: SparseSteps | Pending, turn: Callable[[Tensor], Tensor]) -> Tensor:
-    """Values in memory of another order; where that is to copy them, they are computed before."""
+    """Return the values of a signal in memory of another order; where they must be copied, they are computed before."""
     values = turn(uncomputed(signal).values)
     if isinstance(signal, Pending) and not values.is_contiguous():
         values = turn(signal.rows().values)

@@ -1,4 +1,4 @@
-"""A layer of neurons, and the synapses before it, by the C function of fire.c."""
+"""A layer of neurons and the synapses before it, computed by the C function of layer.c."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
 from qffs.kernels.layer import Neurons, Projection, Signal
 
 LONGEST = 255
-"""The most steps: a level is at most one a step, and has to fit into a byte."""
+"""The most steps of a run: a level grows by at most one per step, and has to fit into a byte."""
 LISTED = 2**18
-"""Numbers that a thread's lists of what spikes, or sums, have room for; lists of a row of neurons may be longer."""
+"""How many numbers the lists or sums of one tile may take; those of a tile of one row may be longer."""
 MOST_LISTED = 2**28
-"""The most numbers that all lists may need; the layer before is computed where they would be more."""
+"""The most numbers that all lists may need; where they could be more, the layers before are computed first."""
 
 
 def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
-    """Levels, once the queue is run, on activations as they lie in memory, channels last behind synapses.
+    """Add a layer of neurons to the queue, and return the levels that it will send.
 
-    None where there is no such function, or its lists would take too much memory.
+    They lie in memory as the activations before them, and channels last behind synapses. None where no compiled
+    function covers these neurons, or its lists would take too much memory.
     """
     if not _covered(neurons):
         return None
@@ -65,12 +66,12 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
         if library.scratch_size(layer, True) > MOST_LISTED:
             return None
     queue.add(partial(_run, library, layer), kept)
-    unfilled = SparseSteps(lie.given_back(sent), index, neurons.threshold)
+    unfilled = SparseSteps(lie.to_network_order(sent), index, neurons.threshold)
     return Pending(unfilled, unfilled.empty_like, queue, room)
 
 
 def _arriving(neurons: Neurons, lie: Layout, block: int, digits: bool, kept: Kept) -> dict[str, Any]:
-    """What arrives, as `native.Layer` has it."""
+    """Return the fields of `compiler.Layer` that tell what arrives."""
     projections = [each for each in neurons.inputs if isinstance(each, Projection)]
     inputs = [memory_layout.operand(each, lie, kept) for each in neurons.inputs if not isinstance(each, Projection)]
     sources = [memory_layout.source(each, block, digits, kept) for each in projections]
@@ -88,7 +89,7 @@ def _arriving(neurons: Neurons, lie: Layout, block: int, digits: bool, kept: Kep
 
 
 def _firing(neurons: Neurons, lie: Layout, kept: Kept) -> dict[str, Any]:
-    """How neurons fire, as `native.Layer` has it."""
+    """Return the fields of `compiler.Layer` that tell how neurons fire."""
     threshold, rule = neurons.threshold, neurons.rule
     by_neuron = threshold.dim() > 0
     return {
@@ -109,7 +110,7 @@ def _run(library: Any, layer: Any, queue: Queue) -> None:
 
 
 def _covered(neurons: Neurons) -> bool:
-    """Whether there is a compiled function for these neurons and what arrives at them."""
+    """Return whether there is a compiled function for these neurons and what arrives at them."""
     threshold, loses = neurons.threshold, not neurons.is_standard
     if neurons.rule.multi_spike or len(neurons.charge) > LONGEST:
         return False
@@ -124,7 +125,7 @@ def _covered(neurons: Neurons) -> bool:
 
 
 def _digits(inputs: Sequence[Signal], dtype: torch.dtype, loses: bool) -> bool:
-    """Whether weights are taken as two digits: where all may be, and those of a block are not few."""
+    """Return whether weights are taken as two digits: where all may be, and those of a block are not few."""
     kernels = [each.synapses.kernel for each in inputs if isinstance(each, Projection)]
     rows = [kernel[0].numel() for kernel in kernels]
     few = any(rows) and memory_layout.near(

@@ -1,7 +1,7 @@
-"""Layers of neurons that wait for each other, and are computed in one go when somebody looks at what one has sent.
+"""A queue of layers of neurons, which are computed together when the levels of one of them are read.
 
-What is between two layers costs little by itself, but ten times as much where a layer before it has just filled all
-caches with its weights. So layers are only noted down at first.
+The work of Python and PyTorch between two layers costs ten times as much where the layer before has just filled all
+caches with its weights. So layers are only noted down at first, and then computed one right after the other.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from qffs.kernels.cpu import compiler
 
 CPU = torch.device("cpu")
 MOST_HELD = 2**23
-"""Bytes that calls which wait may keep from being freed, beside levels and weights."""
+"""The most bytes of tensors, beside levels and weights, that are kept for calls in the queue."""
 
 
 class Kept(list[Tensor]):
-    """Tensors that a call is to find where they are, and how many bytes of them are kept for it alone."""
+    """The tensors that a call points to, which must not be freed before it; held: bytes that it alone needs."""
 
     held: int = 0
 
     def pointer(self, tensor: Tensor, alone: bool = False) -> int:
-        """Where a tensor is, which stays there; alone: whether nobody else needs it."""
+        """Keep a tensor, and return its address; alone: whether only this call needs it."""
         self.append(tensor)
         self.held += tensor.nbytes if alone else 0
         return tensor.data_ptr()
 
 
 class Queue:
-    """Calls of compiled functions, in their order, and memory for levels, used again when nobody reads them."""
+    """Calls of compiled functions in their order, and the memory for levels, used again when nobody reads them."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Callable[[Queue], None], Kept]] = []
@@ -41,31 +41,31 @@ class Queue:
         self._scratch = torch.empty(0, dtype=torch.int32, device=CPU)
 
     def add(self, call: Callable[[Queue], None], kept: Kept) -> None:
-        """Have something called with this queue, after all that waits; kept: the tensors whose memory it names."""
+        """Add a call, which gets this queue, after all others; kept: the tensors that it points to."""
         self._waiting.append((call, kept))
         if sum(each.held for _, each in self._waiting) > MOST_HELD:
             self.run()
 
     def run(self) -> None:
-        """Call what waits."""
+        """Make all calls."""
         waiting, self._waiting = self._waiting, []
         for call, _ in waiting:
             call(self)
 
     def scratch(self, size: int) -> int:
-        """Where there is room for so many numbers of 32 bits, for a single call."""
+        """Return the address of memory for so many numbers of 32 bits, which a single call may use."""
         if size > len(self._scratch):
             self._scratch = torch.empty(0, dtype=torch.int32, device=CPU)
             self._scratch = torch.empty(size, dtype=torch.int32, device=CPU)
         return self._scratch.data_ptr()
 
     def room(self, size: int) -> Tensor:
-        """So many bytes of memory, or more: the least that is free and holds them, or new."""
+        """Return memory of at least so many bytes: the smallest free piece that is large enough, or a new one."""
         fits = [each for each in self._free if len(each) >= size]
         if fits:
-            found = min(fits, key=len)
-            self._free = [each for each in self._free if each is not found]
-            return found
+            smallest = min(fits, key=len)
+            self._free = [each for each in self._free if each is not smallest]
+            return smallest
         if sum(map(len, self._free)) >= size:  # in pieces that are too small
             self.clear()
         room = torch.empty(size, dtype=torch.uint8, device=CPU)
@@ -75,18 +75,21 @@ class Queue:
         return room
 
     def clear(self) -> None:
-        """Call what waits, and let go of the memory that is free then."""
+        """Make all calls, and release the free memory."""
         self.run()
         self._free.clear()
 
     def take_back(self, room: Tensor) -> None:
-        """Memory that no layer reads but those that wait."""
+        """Add to the free memory a piece that only layers in the queue still read."""
         self._free.append(room)
 
 
 @dataclass(eq=False)
 class Pending:
-    """Levels that wait in a queue to be computed: ``unfilled`` until then, in ``room``; like: as of `SparseSteps`."""
+    """Levels that a queue will compute.
+
+    unfilled: the levels, whose numbers are undefined before; empty_like: as of `SparseSteps`; room: their memory.
+    """
 
     unfilled: SparseSteps
     empty_like: Tensor
@@ -99,7 +102,7 @@ class Pending:
         return self.unfilled.size
 
     def rows(self) -> SparseSteps:
-        """The levels, computed; from now on their memory is theirs."""
+        """Compute the levels and return them; their memory is not used again."""
         self.queue.clear()
         self.room = None
         return self.unfilled

@@ -1,8 +1,8 @@
-"""Weights of synapses as the compiled function reads them, in rows of a block of neurons: whole, or as two digits.
+"""Weights of synapses in rows of a block of neurons, as the compiled function reads them: whole, or as two digits.
 
 Of two digits a weight is ``unit (coarse + fine / 2^15)``, with a power of two as its neuron's unit and two whole
 numbers of 16 bits, and so known to within 2^-30 of the neuron's largest. What is summed is nearly always the first
-digit alone, which is half as long to read as float32; see weights.h. Weights of few bits, multiples of a power of two,
+digit alone, which is half as long to read as float32; see weights.c. Weights of few bits, multiples of a power of two,
 are exact in it. Others are rounded up or down at random, with odds that leave nothing out on average (stochastic
 rounding): errors of equal weights are then as independent as any, and those of a sum grow with the root of their
 number.
@@ -19,9 +19,9 @@ COARSE = 2**15 - 1
 FINE = 2**15
 LANES = 16
 PAIRED = 4 * LANES
-"""Neurons of a block from which on the rows of two vectors lie by turns, as in weights.h."""
+"""Neurons of a block from which on the rows of two vectors lie by turns, as in weights.c."""
 MOST_INPUTS = 2**16 - 1
-"""Of a neuron, so that sums of 32 bits hold all first digits."""
+"""The most inputs of a neuron, so that 32 bits hold any sum of first digits."""
 SMALL = 2**-10
 """Half of a neuron's weights have to be larger than this share of its largest."""
 LEAST = 1e-30
@@ -29,7 +29,7 @@ LEAST = 1e-30
 
 
 class Weights(NamedTuple):
-    """Rows of blocks, ``[blocks, rows, neurons of a block]``, and of two digits what `weights` has in weights.h."""
+    """Rows of blocks, ``[blocks, rows, neurons of a block]``; of two digits also what layer.h says."""
 
     rows: Tensor
     fine: Tensor | None = None
@@ -38,7 +38,7 @@ class Weights(NamedTuple):
 
 
 def divisible(kernel: Tensor) -> bool:
-    """Whether two digits are as exact as float32 for sums of a kernel ``[C_out, ...]``: its weights of like sizes.
+    """Return whether two digits are as exact as float32 for sums of a kernel ``[C_out, ...]``: weights of like sizes.
 
     >>> divisible(torch.tensor([[1.0, 0.3, -0.02]])), divisible(torch.tensor([[1e6, 0.3, -0.02]]))
     (True, False)
@@ -53,7 +53,9 @@ def divisible(kernel: Tensor) -> bool:
 
 
 def in_digits(rows: Tensor) -> Weights:
-    """Weights of blocks as two digits; ``left``: the root mean square of what the first leave out, where they do.
+    """Return the weights of blocks as two digits.
+
+    ``left`` of the result is the root mean square of what the first digits leave out, of the weights that lose any.
 
     >>> rows, fine, unit, left = in_digits(torch.tensor([1.0, 0.3]).expand(16, 2).T[None])
     >>> [round(w, 6) for w in (unit[0] * (rows[0, :, 0] + fine[0, 0, :, 0] / 2**15)).tolist()]
