@@ -10,8 +10,8 @@
 //
 // z_t are the levels of the units before, bytes that change by one at most; W are the weights of a convolution or a
 // linear layer; c_t is how much of the constant has arrived. A potential needs no memory of its own, since all that
-// ever arrived less all that was sent is what is left. Where neurons leak, or are reset to zero (LOSES), theta Z_(t-1)
-// gives way to G_(t-1) = A_(t-1) - leak u'_(t-1), where u' is the potential after the spike.
+// ever arrived less all that was sent is what is left. Where potentials decay, or are reset to zero (LOSES), theta Z_(t-1)
+// gives way to G_(t-1) = A_(t-1) - decay u'_(t-1), where u' is the potential after the spike.
 //
 // The picture. W z_t is never computed anew: units that spike add their weights, and those that do not cost nothing.
 //

@@ -46,7 +46,7 @@ typedef struct {
     int64_t steps, images, height, width, channels, block;
     const real *threshold;
     int64_t by_neuron;
-    double precharge, highest, leak;
+    double precharge, highest, decay;
     int64_t negative_spikes, cap, to_zero, threads;
     int64_t listed;   // the most numbers in the lists, or sums, of a tile of more than one row
     uint8_t *sent;    // [steps][images][neurons], levels after each step

@@ -135,7 +135,7 @@ INLINE void begin(const int vectors, const int64_t size, const layer *l, int64_t
         n->base[v] = n->theta[v] * (real)l->precharge;
         n->sent[v] = n->arrived[v] = zero;
         if (LOSES)
-            n->gone[v] = (real)(1 - l->leak) * n->base[v];
+            n->gone[v] = (real)(1 - l->decay) * n->base[v];
 #if DIGITS
         n->unsure[v] = zero;
 #endif
@@ -195,7 +195,7 @@ INLINE lanes fire_vector(const int64_t size, const layer *l, block *n, int v, ve
     if (LOSES) {
         potential = l->to_zero ? add_at(up, potential, -potential)
                                : add_at(up, add_at(down, potential, n->theta[v]), -n->theta[v]);
-        n->gone[v] = total - (real)l->leak * potential;
+        n->gone[v] = total - (real)l->decay * potential;
     }
     if (count == LANES)
         to_bytes(n->sent[v], out + v * LANES);
@@ -232,7 +232,7 @@ INLINE int64_t run(const int vectors, const int64_t size, arrive *const arrive, 
         }
         const int events = moved >> t % WINDOW & 1;
         uint8_t *out = l->sent + (t * l->images + b) * neurons + start;
-        const int rests = !events && !active && !(LOSES && l->leak != 1);
+        const int rests = !events && !active && !(LOSES && l->decay != 1);
         if (rests && t >= end)
             return t;
         if (rests && still(l, b, t)) {

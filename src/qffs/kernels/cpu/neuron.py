@@ -97,7 +97,7 @@ def _firing(neurons: Neurons, lie: Layout, kept: Kept) -> dict[str, Any]:
         "by_neuron": by_neuron,
         "precharge": neurons.precharge,
         "highest": neurons.highest,
-        "leak": rule.decay,
+        "decay": rule.decay,
         "negative_spikes": rule.negative_spikes,
         "cap": rule.cap,
         "to_zero": rule.reset == "zero",
