@@ -1,6 +1,5 @@
 """Settings of all tests, those in docstrings included."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from hypothesis import settings
 
 import qffs
 from qffs.graph import rules
+from qffs.runs.processors import processors
 
 # A shared machine may be slow at any moment; what is tested is values, never times.
 settings.register_profile("values", deadline=None)
@@ -18,8 +18,8 @@ settings.load_profile("values")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes run tests: one a processor that this one may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processes run tests: one per processor that this one may use."""
+    return processors()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 import shutil
@@ -18,7 +19,6 @@ from torch import nn
 import qffs
 from qffs import export
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
-from qffs.export import hub
 from qffs.export.target import Network
 
 ABOUT = {"model": "digits_net", "data": "digits", "bits": 2, "output": "analog", "versions": {"qffs": "1.2"}}
@@ -155,7 +155,7 @@ def test_what_is_interrupted_leaves_the_earlier_one(
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub, "card", full)
+    monkeypatch.setattr(importlib.import_module("qffs.export.hub"), "card", full)
     with pytest.raises(CheckpointError, match=r"could not be written to .*made: .*No space left"):
         export.hub(networks[1], tmp_path / "made", ABOUT)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)

@@ -20,7 +20,6 @@ from qffs.recipes import read
 from qffs.recipes.recipe import Recipe
 from qffs.runs import parallel
 from qffs.runs.parallel import train_all
-from qffs.runs.train import train
 from qffs.train.state import Interruption
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}
@@ -62,7 +61,7 @@ def test_runs_at_once_are_those_alone_with_as_many_threads(tmp_path: Path, monke
 
 def test_runs_that_have_ended_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parallel.train_all({tmp_path: Recipe.of(SAID)}, progress=False)
-    monkeypatch.setattr(train, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("qffs.runs.train.fit", lambda *_, **__: pytest.fail("trained again"))
     parallel.train_all({tmp_path: Recipe.of(SAID)}, progress=False)
     parallel.train_all({})
     with pytest.raises(InvalidArgument, match="the run of another recipe: it differs in bits"):

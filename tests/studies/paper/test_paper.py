@@ -23,7 +23,6 @@ from qffs.models.checkpoint import load
 from qffs.recipes import read
 from qffs.recipes.recipe import Recipe
 from qffs.report.findings import Findings
-from qffs.runs.train import train as running
 from qffs.studies.paper import items
 from qffs.studies.paper import shelf as shelves
 from qffs.studies.paper.items import BITS, ITEMS, figure1, figure4, figure5, table3
@@ -236,7 +235,7 @@ def test_networks_are_trained_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     def trains(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(running, "fit", trains)
+    monkeypatch.setattr("qffs.runs.train.fit", trains)
     again = made("fig5", folder)
     assert again["rows"] == first["rows"]
     with pytest.raises(AssertionError, match="trained again"):
@@ -293,7 +292,7 @@ def test_a_tenth_of_a_point_is_within_a_tenth(ends: float, step: int | None, mon
 
 def test_what_the_networks_took_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made("fig5", folder)
-    monkeypatch.setattr(running, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("qffs.runs.train.fit", lambda *_, **__: pytest.fail("trained again"))
     networks = [run_of(folder, bits, "analog") for bits in (2, 3)]
     bases = {results_of(path)["weights"] for path in networks}
     assert bases == {"float"}
