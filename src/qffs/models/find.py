@@ -12,7 +12,6 @@ from qffs.errors import InvalidArgument
 from qffs.graph.site import site
 from qffs.models import MODELS, build
 from qffs.models.arguments import Arguments, check
-from qffs.models.checkpoint import load_kind
 from qffs.models.function import of_function
 from qffs.models.libraries import LIBRARIES
 from qffs.models.source import Shape, Source, example, nearest, reporting, shape_of, show
@@ -63,6 +62,8 @@ def _of_ours(name: str, arguments: Arguments) -> Source:
 
 
 def _of_checkpoint(folder: str) -> Source:
+    from qffs.models.checkpoint import load_kind  # which loads the simulation too
+
     network = load_kind("float", folder, "name one of a float network, which demo writes to its folder float").network
     assert isinstance(network, fx.GraphModule)
     shapes = [site(node).shape for node in network.graph.find_nodes(op="placeholder")]

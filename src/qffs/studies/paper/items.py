@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,7 +17,10 @@ from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.report.findings import Cell, Findings, Panel, Series
 from qffs.studies.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
-from qffs.studies.paper.shelf import Shelf, Trained, Variant
+from qffs.studies.paper.variant import Variant
+
+if TYPE_CHECKING:
+    from qffs.studies.paper.shelf import Shelf, Trained
 
 BITS = (1, 2, 3, 4, 5)
 STEPS, PERCENT = "time steps T", "accuracy (%)"

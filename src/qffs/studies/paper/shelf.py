@@ -20,6 +20,7 @@ from qffs.runs.inputs import normalizer, parts_of
 from qffs.runs.parallel import train_all
 from qffs.runs.train import train
 from qffs.spiking.network import SpikingNetwork
+from qffs.studies.paper.variant import Variant
 
 SMALL = 8
 """Files in a folder that are read whole to tell it from another."""
@@ -62,18 +63,6 @@ class Trained:
         snn = load(self.folder / "snn").network
         assert isinstance(snn, SpikingNetwork)
         return snn
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a network on the shelf has of its own: bits in hidden layers, "analog" or bits in the output layer, pooling.
-
-    pooling: None leaves what the recipe says.
-    """
-
-    bits: int
-    output: int | str
-    pooling: str | None = None
 
 
 class Shelf:
