@@ -39,7 +39,7 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), "cuda"])
 def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path: Path, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         refused = run("simulate.py", qann, "--data", "digits", "--device", device)
@@ -60,6 +60,7 @@ def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path:
     assert all(len(counts) == 3 for counts in differing.values())
 
 
+@pytest.mark.slow
 def test_memory_is_measured(qann: Path, tmp_path: Path) -> None:
     few = ("--data", "digits", "--steps", 3, "--batch", 4, "--memory")
     done = run("simulate.py", qann, *few, "--json", tmp_path / "memory.json")

@@ -41,6 +41,7 @@ def results_of(folder: Path) -> Any:
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_runs_at_once_are_those_alone_with_as_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what a process would begin with
     threads = torch.get_num_threads()
@@ -120,6 +121,7 @@ def begun(folder: Path, *said: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_all_are_stopped_and_go_on_as_if_they_had_not_been(asked: signal.Signals, tmp_path: Path) -> None:
     with begun(tmp_path, *LONG) as program:
         os.kill(program.pid, asked)
@@ -138,6 +140,7 @@ def test_all_are_stopped_and_go_on_as_if_they_had_not_been(asked: signal.Signals
     assert results_of(tmp_path / "a") == results_of(tmp_path / "b") == results_of(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_nothing_trains_on_where_the_program_is_killed(tmp_path: Path) -> None:
     with begun(tmp_path, "quantized.epochs=500") as program:
         program.kill()

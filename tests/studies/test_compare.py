@@ -121,6 +121,7 @@ def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.slow
 def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that was measured is not measured again; what was half trained ends with the same weights."""
     monkeypatch.setattr(compare_seed, "commit", lambda: "abc")
@@ -283,6 +284,7 @@ def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: 
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.slow
 def test_a_method_that_trains_its_own_way_takes_any_recipe(tmp_path: Path) -> None:
     nesterov = RECIPE.quantized.model_copy(update={"nesterov": True, "momentum": 0.8})
     few = RECIPE.model_copy(update={"quantized": nesterov, "test_images": 20})

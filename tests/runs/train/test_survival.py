@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 CHANGES = ["full_precision.epochs=1", "quantized.epochs=2", "quantized.ema=0.9", "steps=4", "device=cpu"]
@@ -65,6 +66,7 @@ def few_bytes() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (450_000, 450_000))
 
 
+@pytest.mark.slow
 def test_whatever_happens_to_a_run_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert end(start(whole))[0] == 0
@@ -118,6 +120,7 @@ def test_a_signal_before_anything_was_done_is_no_fault(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path: Path) -> None:
     """As ``torchrun`` and batch systems send it: those that read images ahead get it too."""
     command = [sys.executable, "-m", "qffs", "train", "digits", "workers=2", "full_precision.epochs=500", "device=cpu"]

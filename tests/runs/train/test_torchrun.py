@@ -20,6 +20,7 @@ from processes.two_processes import launched
 WATCHED, STOPPED = (ROOT / "tests" / "processes" / f"{what}_cli.py" for what in ("watched", "stopped"))
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
     ended = launched(two_processes.__file__, tmp_path, "fail")
     assert ended.returncode != 0
@@ -40,6 +41,7 @@ quantized: {epochs: 1, learning_rate: 0.001, batch_size: 200}
 """Where float32 stays near: few steps, fine levels, and no channels last, whose sums PyTorch rounds more on CPUs."""
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_the_same_run_and_writes_it_once(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "notes").mkdir()
@@ -69,6 +71,7 @@ def test_the_command_line_gives_the_same_run_and_writes_it_once(tmp_path: Path) 
         assert results[0][kind]["accuracy"] == pytest.approx(results[1][kind]["accuracy"], abs=0.01)  # 4 images of 449
 
 
+@pytest.mark.slow
 def test_a_run_that_its_launcher_stopped_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     command = [STOPPED, "3", "train", tmp_path / "recipe.yaml", "--output", tmp_path / "run"]
@@ -85,6 +88,7 @@ def test_a_run_that_its_launcher_stopped_goes_on_with_another_number_of_processe
         torch.testing.assert_close(run[key], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_process_says_what_failed_and_the_others_no_more(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     command = [STOPPED, "0", "train", tmp_path / "recipe.yaml", "--output", tmp_path / "run", "--save-every", "0"]

@@ -6,8 +6,8 @@ import dataclasses
 import errno
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -244,13 +244,11 @@ def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_line_trains(tmp_path: Path) -> None:
-    said = ["full_precision.epochs=0", "quantized.epochs=0", "steps=3", "device=cpu"]
-    run = partial(subprocess.run, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
-    done = run([sys.executable, "-m", "qffs", "train", "digits", *said])
-    assert done.returncode == 0, done.stderr
-    assert "QANN, 2 bit" in done.stdout
-    assert "Wrote runs/digits: results.json" in done.stdout
-    done = run([sys.executable, "-m", "qffs", "train", "digits", "quantized.epoch=1"])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "quantized.epoch=1: quantized.epoch is no key; did you mean quantized.epochs?" in done.stderr
+def test_the_command_line_trains(command_line: Callable[..., Any]) -> None:
+    said = command_line("train", "digits", "full_precision.epochs=0", "quantized.epochs=0", "steps=3", "device=cpu")
+    assert said.code == 0, said.err
+    assert "QANN, 2 bit" in said.out
+    assert "Wrote runs/digits: results.json" in said.out
+    said = command_line("train", "digits", "quantized.epoch=1")
+    assert (said.code, said.out) == (2, "")
+    assert "quantized.epoch=1: quantized.epoch is no key; did you mean quantized.epochs?" in said.err
