@@ -5,7 +5,7 @@ A test lies at the path of what it tests:
 - tests/X/test_Y.py belongs to src/qffs/X/Y.py or to the package X/Y, and tests/X/test_X.py to the package X;
 - a folder tests/X/Y/ may hold several test files of the source file X/Y.py;
 - tests/scripts/docs/test_Z.py belongs to scripts/docs/Z.py;
-- test_qffs, test_docs, test_house and test_benchmarks are tests of the whole project.
+- test_qffs, test_docs, test_house, test_quick and test_benchmarks are tests of the whole project.
 
 `python tests/processes/house.py` prints the figures, and what stands behind each.
 """

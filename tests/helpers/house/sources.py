@@ -160,7 +160,7 @@ def _is_private(name: str) -> bool:
 
 # Where tests lie
 
-WHOLE = frozenset({"test_qffs", "test_docs", "test_house", "test_benchmarks"})
+WHOLE = frozenset({"test_qffs", "test_docs", "test_house", "test_quick", "test_benchmarks"})
 """Tests of the whole project."""
 
 
