@@ -201,7 +201,12 @@ class Kept(RunState):
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # inside PyTorch, as it compiles
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(
-    ("quantized", "faster"), [(False, {}), (True, {}), (True, {"fused": True, "precision": "bfloat16"})]
+    ("quantized", "faster"),
+    [
+        (False, {}),
+        (True, {}),
+        pytest.param(True, {"fused": True, "precision": "bfloat16"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_goes_on_from_any_state_to_the_same_weights(
     optimizer: str, quantized: bool, faster: dict[str, Any], tmp_path: Path

@@ -140,6 +140,7 @@ def test_one_network_takes_larger_images() -> None:
 
 
 @needs["timm"]
+@pytest.mark.slow
 def test_networks_of_timm_come_untrained_with_their_shape() -> None:
     source = find.find("timm:resnet18")
     assert source.shapes == ((3, 224, 224),)

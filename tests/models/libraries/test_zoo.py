@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.scripted import script
+from helpers.slow import slow_but
 from qffs.errors import InvalidArgument
 from qffs.models.libraries import vision
 
@@ -21,7 +22,7 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", slow_but(FEW, "timm:resnet10t", "timm:test_vit_relpos"))
 def test_networks_of_others_convert_exactly(name: str) -> None:
     try:
         vision("timm")

@@ -11,6 +11,7 @@ import pytest
 from torch import nn
 
 from helpers.pictures import make_folder, picture
+from helpers.slow import slow_but
 from qffs.models import find as sources
 from qffs.models import libraries
 from qffs.recipes import names, read
@@ -59,13 +60,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "find", find)
 
 
-QUICK = ("digits", "cifar10_vgg16")
-
-
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names()]
-)
+@pytest.mark.parametrize("name", slow_but(names(), "digits", "cifar10_vgg16"))
 def test_a_recipe_runs(name: str, pictures: Path, tmp_path: Path) -> None:
     if name.startswith("imagenet") and importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")

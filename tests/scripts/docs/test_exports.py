@@ -11,6 +11,7 @@ import pytest
 from helpers.networks import NETWORKS
 from helpers.places import ROOT
 from helpers.scripted import script
+from helpers.slow import slow_but
 from qffs.export import TARGETS
 from qffs.graph.rules import MODULES, OPERATORS
 from qffs.graph.site import Kind
@@ -43,7 +44,9 @@ def test_every_operator_has_a_row() -> None:
         assert set(row.values()) <= BY_OPERATOR.KNOWN
 
 
-@pytest.mark.parametrize("name", ["Conv2d", "MaxPool2d", "Linear", "add", "cat", "softmax", "mean", "where"])
+@pytest.mark.parametrize(
+    "name", slow_but(["Conv2d", "MaxPool2d", "Linear", "add", "cat", "softmax", "mean", "where"], "Linear", "softmax")
+)
 def test_an_operator_reaches_what_its_row_says(name: str) -> None:
     found = BY_OPERATOR.row(BY_OPERATOR.forms()[name], slow=False)
     assert found == {target: cell for target, cell in ROWS[name].items() if target not in {"pt2", "onnx"}}
@@ -60,7 +63,7 @@ def test_the_page_describes_every_target() -> None:
     assert set(re.findall(r"^\| `([\w-]+)` \| (?:SNN|QANN|all)", PAGE.HEAD, re.M)) == set(TARGETS)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet"])
+@pytest.mark.parametrize("name", slow_but(["mlp", "lenet"], "lenet"))
 def test_a_network_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PAGE, "first_of_kinds", set)
     kept = json.loads(PAGE.KEPT.read_text(encoding="utf-8"))[name]

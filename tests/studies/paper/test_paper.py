@@ -87,8 +87,8 @@ def percent(row: dict[str, Any]) -> Any:
     ("name", "networks"),
     [
         ("fig6", [(bits, bits) for bits in BITS]),
-        ("fig7", [(bits, "analog") for bits in BITS]),
-        ("fig8", [(2, bits) for bits in BITS]),
+        pytest.param("fig7", [(bits, "analog") for bits in BITS], marks=pytest.mark.slow),
+        pytest.param("fig8", [(2, bits) for bits in BITS], marks=pytest.mark.slow),
     ],
 )
 def test_sweeps_show_the_networks_on_the_shelf(name: str, networks: list[tuple[int, Any]], folder: Path) -> None:
@@ -110,6 +110,7 @@ def test_sweeps_show_the_networks_on_the_shelf(name: str, networks: list[tuple[i
     assert len({series["name"] for series in panel["series"]}) == len(BITS)
 
 
+@pytest.mark.slow
 def test_figure_9_is_the_three_of_them(folder: Path) -> None:
     found = made("fig9", folder)
     each = [made(name, folder) for name in ("fig6", "fig7", "fig8")]
@@ -134,6 +135,7 @@ def test_figure_3_is_without_negative_spikes(folder: Path, few: Any) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_table_4_adds_remedy_after_remedy(folder: Path, few: Any) -> None:
     rows = made("table4", folder)["rows"]
     average, largest, wider = (
