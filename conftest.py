@@ -1,15 +1,20 @@
 """Settings of all tests, those in docstrings included."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import settings
+
+from qffs.runs.processors import openmp_defaults, processors
+
+os.environ.update(openmp_defaults())  # OpenMP reads it when torch is imported
+
+import torch
 
 import qffs
 from qffs.graph import rules
-from qffs.runs.processors import processors
 
 # A shared machine may be slow at any moment; what is tested is values, never times.
 settings.register_profile("values", deadline=None)

@@ -83,8 +83,11 @@ def test_at_least_one_goes_on(number: int, tmp_path: Path) -> None:
 
 
 def test_how_many_pay_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "processors", lambda: 16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     assert parallel.at_once("cpu") == 4
+    monkeypatch.setattr(parallel, "processors", lambda: 9)  # of a container's quota, say
+    assert parallel.at_once("cpu") == 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert parallel.at_once("cpu") == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)

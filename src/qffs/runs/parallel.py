@@ -20,6 +20,7 @@ from qffs.errors import InvalidArgument, QffsError
 from qffs.progress import track
 from qffs.recipes.recipe import Recipe
 from qffs.runs.inputs import device_of
+from qffs.runs.processors import processors
 from qffs.runs.train import train
 from qffs.train.state import Interruption
 
@@ -28,13 +29,18 @@ CORES_A_RUN = 4
 
 
 def at_once(device: str) -> int:
-    """How many runs pay beside each other: one for every `CORES_A_RUN` threads of a CPU, one on a GPU.
+    """How many runs pay beside each other: one for every `CORES_A_RUN` of PyTorch's threads, one on a GPU.
 
-    Processes that ``torchrun`` started share one run.
+    Threads count as far as there are `processors` for them. Processes that ``torchrun`` started share one run.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1" or device_of(device).type != "cpu":
         return 1
-    return max(1, torch.get_num_threads() // CORES_A_RUN)
+    return max(1, _threads() // CORES_A_RUN)
+
+
+def _threads() -> int:
+    """Return PyTorch's number of threads, or that of the processors that this process may use, if less."""
+    return min(torch.get_num_threads(), processors())
 
 
 def train_all(recipes: Mapping[Path, Recipe], *, jobs: int | None = None, progress: bool = True) -> None:
@@ -63,7 +69,7 @@ def train_all(recipes: Mapping[Path, Recipe], *, jobs: int | None = None, progre
     with (
         Interruption("; the same command goes on").watching() as interruption,
         track("training", len(missing), "networks", show=progress) as bar,
-        _Processes(max(1, torch.get_num_threads() // together), interruption) as processes,
+        _Processes(max(1, _threads() // together), interruption) as processes,
     ):
         for folder, recipe in missing.items():
             if len(processes.running) == together:
