@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from qffs.models import build
+from qffs.recipes.recipe import Recipe
 from qffs.runs import threads
 from qffs.runs.processors import LIMITED, THREADS
 from qffs.runs.threads import SMALL, multiply_adds, threads_for
+from qffs.runs.train import train
 
 NETWORK, IMAGES = nn.Linear(4, 2), torch.zeros(3, 4)
 LARGE = SMALL // 8
@@ -77,3 +81,15 @@ def test_which_networks_are_small() -> None:
         assert torch.get_num_threads() == 1
     with threads_for(resnet, torch.zeros(2, 3, 32, 32), 16):
         assert torch.get_num_threads() == 2
+
+
+def test_a_run_of_a_small_network_gives_the_same_whatever_the_threads(tmp_path: Path) -> None:
+    short = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}
+    recipe = Recipe.of({"full_precision": short, "quantized": short, "steps": 4, "device": "cpu", "test_images": 50})
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        train(recipe, tmp_path / f"{count}", progress=False)
+        assert torch.get_num_threads() == count
+    one, two = ((tmp_path / name / "results.json").read_text() for name in ("1", "2"))
+    assert one == two
+    assert {json.loads(path.read_text())["threads"] for path in tmp_path.glob("*/run.json")} == {1}
