@@ -400,7 +400,7 @@ CASES: dict[str, tuple[str, str]] = {
     "bits in words": ("demo bits=two", "bits must be a whole number from 1 to 8, or a mapping from patterns to such"),
     "bits of a name": ("demo bits={stem.2:\xa03,'*':\xa09}", "for '*', bits must be a whole number from 1 to 8, not 9"),
     "no bits of a name": ("quantize digits_net --data digits bits={'*':\xa0} -o q", "bits must be a whole number"),
-    "a name twice": ("demo bits={'*':\xa02,'*':\xa03}", "bits={'*': 2,'*': 3}: * is said twice, first on line 1"),
+    "a name twice": ("demo bits={'*':\xa02,'*':\xa03}", "bits={'*': 2,'*': 3}: * stands twice, first on line 1"),
     "a star alone": ("demo bits={*:\xa02}", "bits={*: 2}: this is no YAML: "),
     "name of nothing": (
         "demo bits={stem.3:\xa03,'*':\xa02}",

@@ -76,8 +76,8 @@ def test_every_key_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("seed: 1\nseed: 2", "line 2: seed is said twice, first on line 1"),
-        ("quantized:\n  epochs: 1\n  epochs: 1", "line 3: quantized.epochs is said twice, first on line 2"),
+        ("seed: 1\nseed: 2", "line 2: seed stands twice, first on line 1"),
+        ("quantized:\n  epochs: 1\n  epochs: 1", "line 3: quantized.epochs stands twice, first on line 2"),
         ("a: &a [1]\nb: *a", "line 1: anchors (&) and aliases (*) are not used in recipes: write the value out"),
         ("a: &a [*a]", "line 1: anchors"),
         ("a: [1", "line 1: this is no YAML"),

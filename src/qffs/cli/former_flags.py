@@ -1,4 +1,4 @@
-"""Flags that are written KEY=VALUE now, each answered with how: a recipe has a key for all that they said."""
+"""Flags of before, each answered with the KEY=VALUE that is written now: a recipe has a key for each of them."""
 
 from __future__ import annotations
 

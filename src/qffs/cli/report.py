@@ -23,7 +23,7 @@ def report(
     ] = None,
     device: Where = Device.AUTO,
 ) -> None:
-    """Write all that is known of a run to one page that opens from disk: curves, spikes, noises, energy, the plan.
+    """Write a run's results to one page that opens from disk: curves, spikes, noises, energy, the plan.
 
     Example: `qffs report runs/demo`
     """

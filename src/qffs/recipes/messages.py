@@ -37,7 +37,7 @@ def refusal(faults: Sequence[Fault]) -> PydanticCustomError:
 
 
 def faults_of(model: type[BaseModel], values: Mapping[Any, Any], error: ValidationError) -> list[Fault]:
-    """One fault a key, in the order in which pydantic found them."""
+    """Return one fault per key, in the order of pydantic's errors."""
     faults: dict[Key, Fault] = {}
     for each in error.errors(include_url=False):
         for fault in _faults(model, values, each):

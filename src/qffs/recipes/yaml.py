@@ -93,7 +93,7 @@ def _items(node: MappingNode, key: Key, lines: dict[Key, int], seen: set[int]) -
             raise _refused(_line(name), "a key must be a text")
         inner = (*key, name.value)
         if inner in lines:
-            raise _refused(_line(name), f"{'.'.join(inner)} is said twice, first on line {lines[inner]}")
+            raise _refused(_line(name), f"{'.'.join(inner)} stands twice, first on line {lines[inner]}")
         lines[inner] = _line(name)
         yield name.value, _value(each, inner, lines, seen)
 

@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found: rows under a head, panels, and notes on what differs from the paper and why."""
+    """What a table or figure shows: rows under a head, panels, and notes on what differs from the paper and why."""
 
     head: list[str] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)

@@ -40,7 +40,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PageContents:
-    """What a page is made of: the files of a run, and its plan; what is not there is left out.
+    """What a page is made of: the files of a run, and its plan; where a part is missing, its section is left out.
 
     ``results`` and ``provenance``: results.json and run.json; ``noise`` and ``energy``: as `qffs noise` and
     `qffs energy` print them; ``recipe``: the text of recipe.yaml; ``commands``: that make these files again.
@@ -96,11 +96,11 @@ def _tiles(of: PageContents) -> list[tuple[str, str, str]]:
         if row["steps"] in {4, last["steps"]}:
             equal = f"{percent(row['agreement'])} as the QANN" if "agreement" in row else "accuracy"
             tiles.append((f"SNN, T = {row['steps']}", percent(row["accuracy"]), equal))
-    tiles.append(("spikes an image", f"{last['spikes_per_image']:,.0f}", f"after {last['steps']} steps"))
+    tiles.append(("spikes per image", f"{last['spikes_per_image']:,.0f}", f"after {last['steps']} steps"))
     if of.energy is not None:
         energy = of.energy["energy_pj"]
         share = energy["SNN"] / energy["full precision"]
-        tiles.append(("energy an image", joules(energy["SNN"]), f"{share:.3f} of full precision's"))
+        tiles.append(("energy per image", joules(energy["SNN"]), f"{share:.3f} of full precision's"))
     return tiles
 
 
@@ -108,7 +108,7 @@ def _accuracy(of: PageContents) -> Section:
     from qffs.report import page_figures
 
     rows = of.results["snn"]
-    head = ["T", "accuracy", *(["equal to QANN"] if "agreement" in rows[0] else []), "spikes an image"]
+    head = ["T", "accuracy", *(["equal to QANN"] if "agreement" in rows[0] else []), "spikes per image"]
     cells = [
         [str(row["steps"]), percent(row["accuracy"])]
         + ([percent(row["agreement"])] if "agreement" in row else [])
@@ -134,7 +134,7 @@ def _activity(of: PageContents) -> Section:
     table = Table(
         ["layer", "neurons", "positive spikes", "negative spikes", "last at step"],
         rows,
-        "spikes an image, over all test images",
+        "spikes per image, over all test images",
     )
     note = "A negative spike takes back one that was sent too early."
     figure = page_figures.html(page_figures.activity(of.results, units), "figure-activity")
@@ -169,8 +169,8 @@ def _noise(of: PageContents) -> Section | None:
     )
     note = (
         "A neuron suffers occasional noise where it sent spikes too many or still owes one, supra-threshold noise "
-        "where more arrives than one spike a step carries, sub-threshold noise where it rounds otherwise than its "
-        "quantizer, and rate-coding noise where it is right about what has arrived, which is not yet all."
+        "where more arrives than one spike a step carries, sub-threshold noise where it does not round as its "
+        "quantizer does, and rate-coding noise where it is right about what has arrived, which is not yet all."
     )
     figures = [
         page_figures.html(page_figures.noise(of.noise), "figure-noise"),

@@ -54,7 +54,7 @@ def accuracy(results: Results) -> go.Figure:
 
 
 def activity(results: Results, units: dict[str, int]) -> go.Figure:
-    """Spikes a neuron by layer and step: a row a layer."""
+    """Return spikes per neuron by layer and step: one row per layer."""
     layers = [row["layer"] for row in results["layers"]]
     size = [units.get(layer, 1) * results["images"] for layer in layers]
     rows = list(zip(results["layers"], size, strict=True))
@@ -63,7 +63,7 @@ def activity(results: Results, units: dict[str, int]) -> go.Figure:
         [(up / n, down / n) for up, down in zip(row["positive"], row["negative"], strict=True)] for row, n in rows
     ]
     hover = "%{y}, step %{x}: %{customdata[0]:.3f} positive, %{customdata[1]:.3f} negative<extra></extra>"
-    return _heatmap(layers, both, hover, colors="spikes a neuron", details=details)
+    return _heatmap(layers, both, hover, colors="spikes per neuron", details=details)
 
 
 def noise(results: Results) -> go.Figure:
@@ -97,7 +97,7 @@ def noise_by_layer(results: Results) -> go.Figure:
 def energy(results: Results) -> go.Figure:
     """The energy of the arithmetic of an inference, network by network."""
     names, values = list(results["energy_pj"]), list(results["energy_pj"].values())
-    figure = _figure("energy an image (µJ)", "")
+    figure = _figure("energy per image (µJ)", "")
     figure.add_bar(
         x=[value / 1e6 for value in values], y=names, orientation="h", text=[joules(value) for value in values],
         marker_color=[COLORS[0] if name == "SNN" else GRAY for name in names],
@@ -128,7 +128,7 @@ def _heatmap(
     colors: str,
     details: Sequence[Sequence[Any]],
 ) -> go.Figure:
-    """A row a layer, a column a step; hover: what a cell says, with ``details`` of it; colors: what they stand for."""
+    """Return one row per layer, one column per step; hover: a cell's text, with ``details``; colors: their name."""
     figure = _figure("time steps T", "")
     steps = list(range(1, len(rows[0]) + 1 if rows else 1))
     figure.add_heatmap(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what is not measured is not imported
 
 
 def by_step(measured: Measurement) -> list[Results]:
-    """One entry a step: ``steps``, ``accuracy``, ``spikes_per_image``, and ``agreement`` where it was measured."""
+    """Return one entry per step: ``steps``, ``accuracy``, ``spikes_per_image``, ``agreement`` if that was measured."""
     rows: list[Results] = []
     for index, spikes in enumerate(measured.spikes_per_image):
         row: Results = {"steps": index + 1, "accuracy": measured.accuracy[index], "spikes_per_image": spikes}
@@ -28,14 +28,14 @@ def by_step(measured: Measurement) -> list[Results]:
 
 
 def by_layer(activity: Sequence[Activity]) -> list[Results]:
-    """One entry a layer of neurons: its ``positive`` and ``negative`` spikes by step, summed over all images."""
+    """Return one entry per layer of neurons: ``positive`` and ``negative`` spikes by step, summed over all images."""
     return [
         {"layer": layer.layer, "positive": list(layer.positive), "negative": list(layer.negative)} for layer in activity
     ]
 
 
 def of_noise(noise: Noise) -> Results:
-    """``steps``, ``qann``, ``remedies`` and, by layer, ``noise``."""
+    """Return ``steps``, ``qann``, ``remedies`` and, by layer, ``noise``."""
     return {
         "steps": noise.steps,
         "qann": {"accuracy": noise.qann_accuracy},
@@ -45,7 +45,7 @@ def of_noise(noise: Noise) -> Results:
 
 
 def of_cost(cost: Cost) -> Results:
-    """All of an image: spikes, operations, energy and bits sent; by operator, ``synapses``; by layer, ``layers``."""
+    """Return, per image, spikes, operations, energy and bits sent; by operator, ``synapses``; by layer, ``layers``."""
     positive, negative = cost.spikes
     return {
         "steps": len(cost.activity[0].positive),
@@ -63,5 +63,5 @@ def of_cost(cost: Cost) -> Results:
 
 
 def plan_rows(plan: Plan) -> list[Results]:
-    """One entry a call, with the fields of its row."""
+    """Return one entry per call, with the fields of its row."""
     return [dataclasses.asdict(row) for row in plan.rows]

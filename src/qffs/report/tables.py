@@ -22,7 +22,7 @@ def show(results: Results, console: Console) -> None:
     # As plain text: a name may hold what `rich` would take for markup.
     table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images"))
     table.add_column("network")
-    for column in ("steps", "accuracy", "equal to QANN", "spikes an image"):
+    for column in ("steps", "accuracy", "equal to QANN", "spikes per image"):
         table.add_column(column, justify="right")
     for key, name in (("full_precision", "full precision"), ("qann", "QANN")):
         if key in results:
@@ -139,7 +139,7 @@ def show_noise(results: Results, console: Console) -> None:
 
 def show_energy(results: Results, console: Console) -> None:
     """Print operations by layer, and energy and bits sent beside networks that do not spike."""
-    table = _table(results, f"operations an image, {results['steps']} steps", "layer")
+    table = _table(results, f"operations per image, {results['steps']} steps", "layer")
     for heading in ("operator", "synapses", "synaptic operations", "a synapse", "multiply-adds"):
         table.add_column(heading, justify="left" if heading == "operator" else "right")
     for each in results["synapses"]:
@@ -155,7 +155,7 @@ def show_energy(results: Results, console: Console) -> None:
     table.add_row(*("all", "", f"{total:,}", _count(done["synaptic"]), "", _count(done["multiply-adds"])))
     table.add_row(*("injected", "", "", _count(done["injected"]), "", ""))
     console.print(table)
-    table = Table(title="energy of the arithmetic, and bits sent between layers, an image")
+    table = Table(title="energy of the arithmetic, and bits sent between layers, per image")
     for heading in ("network", "energy", "of full precision's", "bits sent"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     energy, bits = results["energy_pj"], results["bits_sent"]
@@ -166,7 +166,7 @@ def show_energy(results: Results, console: Console) -> None:
     table.add_row("SNN, with addresses", "", "", f"{bits['SNN, with addresses']:,.0f}")
     console.print(table)
     positive, negative = results["spikes"]["positive"], results["spikes"]["negative"]
-    console.print(f"{positive:,.0f} positive and {negative:,.0f} negative spikes an image.")
+    console.print(f"{positive:,.0f} positive and {negative:,.0f} negative spikes per image.")
     for line in (verdict(energy), *_uncounted(results)):
         console.print(Text(line), soft_wrap=True)
 

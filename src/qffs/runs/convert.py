@@ -38,11 +38,10 @@ def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     Its full-precision epochs do not matter: none are run here.
     """
     check_folder(folder)
-    device = device_of(recipe.device)
-    inputs = run_inputs(recipe, device, usual=True, progress=progress)
+    inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
     images, normalize, qann = inputs.data.train, inputs.normalize, inputs.qann
     calibrate_on(images, qann, normalize, recipe)
-    notes = about(recipe, inputs.data, device)
+    notes = about(recipe, inputs.data, inputs.device)
     setting = Setting(
         label="quantized",
         precision=recipe.precision,

@@ -65,11 +65,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run works with: the network as a graph, on its device, its data, and what makes its input of images.
+    """What a run works with: a network as a graph, on its device, images, and what makes its inputs of images.
 
     ``qann``: the quantized network, with the weights from before training; `quantized` gives it those of today.
     """
 
+    device: torch.device
     network: fx.GraphModule
     qann: fx.GraphModule
     data: Dataset
@@ -117,6 +118,7 @@ def run_inputs(
     seed = recipe.seed if parts_seed is None else parts_seed
     parts, decoded = parts_of(recipe, data, seed), in_memory(data, progress=progress)
     return RunInputs(
+        device=device,
         network=graph,
         qann=qann,
         data=decoded,

@@ -28,7 +28,7 @@ def report(
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Measure noises and cost of a run's spiking network, and write all that is known of the run to one page.
+    """Measure noises and cost of a run's spiking network, and write them and the run's own results to one page.
 
     run: the folder that `qffs train` or `qffs demo` wrote; output: the page, by default ``report.html`` there; images:
     how many test images, by default `IMAGES` or all if there are fewer; data: where the images are, if no longer where

@@ -53,15 +53,14 @@ class Run:
         folder: Path,
         inputs: RunInputs,
         *,
-        device: torch.device,
         interruption: Interruption,
         state: RunState | None = None,
         curves: Curves | None = None,
         progress: bool = True,
     ) -> None:
-        self.recipe, self.folder, self.inputs, self.device = recipe, folder, inputs, device
+        self.recipe, self.folder, self.inputs = recipe, folder, inputs
         self.interruption, self.state, self.curves, self.progress = interruption, state, curves, progress
-        self.about = about(recipe, inputs.data, device)
+        self.about = about(recipe, inputs.data, inputs.device)
         self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
         self.histories: dict[str, list[Results]] = {}
         self.seconds, self.began_s = 0.0, time.monotonic()
@@ -92,7 +91,7 @@ class Run:
         results = self._measured(qann, snn) | {"charge_choices": choices}
         if not distributed.rank():
             write(self.folder / "accuracy.png", lambda path: draw_accuracy(results, path))
-            write_text(self.folder / "run.json", to_json(provenance(self.device, self.elapsed_s)))
+            write_text(self.folder / "run.json", to_json(provenance(self.inputs.device, self.elapsed_s)))
             write_text(self.folder / "results.json", to_json(results))
         if self.state is not None:
             self.state.remove()
@@ -217,12 +216,11 @@ def _verify_exactly(qann: fx.GraphModule, schedule: Schedule, x: Tensor) -> Comp
 def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     """`train`, in a folder whose earlier run is replaced, with shifted (and, photographs, mirrored) images."""
     check_outputs(folder)
-    device = device_of(recipe.device)
-    inputs = run_inputs(recipe, device, usual=True, progress=progress)
+    inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
     if not recipe.augmentation:
         recipe = recipe.model_copy(update={"augmentation": usual_augmentation(inputs.data)})
     with Interruption().watching() as interruption:
-        run = Run(recipe, folder, inputs, device=device, interruption=interruption, progress=progress)
+        run = Run(recipe, folder, inputs, interruption=interruption, progress=progress)
         return run.results()
 
 
@@ -260,7 +258,6 @@ def train(
             recipe,
             folder,
             run_inputs(recipe, device, progress=progress),
-            device=device,
             interruption=interruption,
             state=RunState(folder, save_every_s),
             curves=curves,

@@ -35,8 +35,8 @@ def findings(results: Results) -> Findings:
               if not each["by_latency"]]  # fmt: skip
     panels = [
         Panel("accuracy by latency", time, PERCENT, [*_against(results, "latency"), level], log=True),
-        Panel("accuracy by spikes", "spikes an image", PERCENT, _against(results, "spikes"), log=True),
-        Panel("accuracy by energy", "energy of an image (µJ)", PERCENT, _against(results, "energy"), log=True),
+        Panel("accuracy by spikes", "spikes per image", PERCENT, _against(results, "spikes"), log=True),
+        Panel("accuracy by energy", "energy per image (µJ)", PERCENT, _against(results, "energy"), log=True),
     ]
     return Findings(
         ["method", "as trained", "within 1 point", *(f"T = {T}" for T in latencies)],
@@ -62,7 +62,7 @@ def reached(method: Results) -> int | None:
 
 
 def energies(results: Results) -> list[list[Cell]]:
-    """By method, its title and the energy of an image at each latency, in µJ."""
+    """Return, by method, its title and the energy per image at each latency, in µJ."""
     rows: list[list[Cell]] = []
     for each in results["methods"]:
         points = {point["latency"]: MICROJOULE * point["energy_pj"] for point in each["by_latency"]}

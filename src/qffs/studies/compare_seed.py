@@ -62,10 +62,13 @@ class SeedComparison:
     ) -> None:
         self.recipe = recipe = base.model_copy(update={"seed": seed})
         self.latencies, self.interruption, self.progress = list(latencies), interruption, progress
-        device = device_of(recipe.device)
-        self.inputs = run_inputs(recipe, device, parts_seed=base.seed, progress=progress)
+        self.inputs = run_inputs(recipe, device_of(recipe.device), parts_seed=base.seed, progress=progress)
         self.images, self.test = self.inputs.parts.train, self.inputs.parts.test
-        self.about = {**about(base, self.inputs.data, device), "images": len(self.test), "latencies": self.latencies}
+        self.about = {
+            **about(base, self.inputs.data, self.inputs.device),
+            "images": len(self.test),
+            "latencies": self.latencies,
+        }
         cache_key = {
             "recipe": base.model_dump(mode="json"),
             "data": fingerprint(self.inputs.data),
@@ -78,7 +81,7 @@ class SeedComparison:
         count = min(CALIBRATED, fitting(self.images, CALIBRATED))
         numbers = torch.randperm(len(self.images), generator=generator)[:count]
         self.sample: Tensor = self.inputs.normalize(self.images.read(numbers))
-        self.labels = self.images.labels[numbers].to(device)
+        self.labels = self.images.labels[numbers].to(self.inputs.device)
         order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(base.seed))
         self.few: Images = self.test.select(order[:COSTED].sort().values)
 
