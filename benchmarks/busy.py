@@ -90,9 +90,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
-    load = [os.getloadavg()[0]]
+    load = [round(os.getloadavg()[0], 1)]
     times = measure(arguments.epochs, arguments.turns)
-    load.append(os.getloadavg()[0])
+    load.append(round(os.getloadavg()[0], 1))
     title = f"{arguments.epochs} + {arguments.epochs} epochs, {processors()} processors, {processor()}, load {load}"
     show(times, title)
     if arguments.json:
