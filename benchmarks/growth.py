@@ -79,7 +79,7 @@ def measured(point: Point, turns: int) -> dict[str, float]:
     """Seconds of the simulation and of the full-precision network's forward pass, and how many spikes there were."""
     snn, x, steps = point
     network = with_neurons(snn, lambda _: nn.ReLU())
-    runs = {"simulation": lambda: snn.readout(x, steps=steps), "network": lambda: network(x)}
+    runs = {"simulation": lambda: snn(x, steps=steps), "network": lambda: network(x)}
     least = dict.fromkeys(runs, float("inf"))
     spikes = 0
 
@@ -87,7 +87,7 @@ def measured(point: Point, turns: int) -> dict[str, float]:
         nonlocal spikes
         spikes += int(of_layer.sum())
 
-    snn.readout(x, steps=steps, counter=count)
+    snn(x, steps=steps, counter=count)
     with torch.no_grad():
         for _ in range(turns + 1):
             for name, run in runs.items():

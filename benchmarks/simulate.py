@@ -44,7 +44,7 @@ from qffs.data import load as load_data
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
 
-NETWORK, OWN, EXACT, REFERENCE = "network", "readout", "readout, exact", "reference"
+NETWORK, OWN, EXACT, REFERENCE = "network", "simulation", "simulation, exact", "reference"
 CPU = torch.device("cpu")
 
 Variants = dict[str, Callable[[Tensor, int], Tensor]]
@@ -56,10 +56,10 @@ def own_variants(snn: SpikingNetwork, with_reference: bool) -> Variants:
     network = with_neurons(snn, lambda _: nn.ReLU())
     variants: Variants = {
         NETWORK: lambda x, _: network(x),
-        OWN: lambda x, steps: snn.readout(x, steps=steps),
-        EXACT: lambda x, steps: snn.readout(x, steps=steps, precision="exact"),
+        OWN: lambda x, steps: snn(x, steps=steps),
+        EXACT: lambda x, steps: snn(x, steps=steps, precision="exact"),
     }
-    return variants | ({REFERENCE: lambda x, steps: snn(x, steps=steps)} if with_reference else {})
+    return variants | ({REFERENCE: lambda x, steps: snn(x, steps=steps, backend="reference")} if with_reference else {})
 
 
 def on_a_gpu(snn: SpikingNetwork, x: Tensor) -> Variants:
@@ -83,7 +83,7 @@ def on_a_gpu(snn: SpikingNetwork, x: Tensor) -> Variants:
     return {
         f"{NETWORK}, bfloat16": lambda x, _: network(x.bfloat16()),
         f"{NETWORK}, bfloat16, CUDA graph": replayed,
-        f"{OWN}, bfloat16": lambda x, steps: half.readout(x.bfloat16(), steps=steps),
+        f"{OWN}, bfloat16": lambda x, steps: half(x.bfloat16(), steps=steps),
     }
 
 
@@ -135,9 +135,9 @@ def differing(snn: SpikingNetwork, images: Iterator[Tensor], count: int, steps: 
     """How many predictions differ after each step, of so many images: from the reference's in float32 and float64."""
     double = copy.deepcopy(snn).double()
     runs: dict[str, Callable[[Tensor], Tensor]] = {
-        REFERENCE: lambda x: snn(x, steps=steps),
-        OWN: lambda x: snn.readout(x, steps=steps),
-        EXACT: lambda x: snn.readout(x, steps=steps, precision="exact"),
+        REFERENCE: lambda x: snn(x, steps=steps, backend="reference"),
+        OWN: lambda x: snn(x, steps=steps),
+        EXACT: lambda x: snn(x, steps=steps, precision="exact"),
         "reference in float64": lambda x: double(x.double(), steps=steps),
     }
     predicted: dict[str, list[Tensor]] = {name: [] for name in runs}

@@ -253,7 +253,7 @@ def test_types(dtype: torch.dtype) -> None:
     qann = calibrated(network(dtype=dtype), x, MIXED, per_channel=True)
     assert {tensor.dtype for tensor in qann.parameters()} == {dtype}
     snn = qffs.to_spiking(qann)
-    readout, expected = snn(x, steps=24)[-1], qann(x)
+    readout, expected = snn(x, steps=24, backend="reference")[-1], qann(x)
     if dtype == torch.bfloat16:  # a sum within rounding of a tie may fall either way: most images, not all
         assert (readout.argmax(-1) == expected.argmax(-1)).float().mean() >= 0.8
     else:
@@ -288,8 +288,8 @@ def test_checkpoints_come_back_bit_for_bit(dtype: torch.dtype, per_channel: bool
         assert own.keys() == theirs.keys()
         assert all(torch.equal(own[name], theirs[name]) and own[name].dtype == theirs[name].dtype for name in own)
     assert torch.equal(again(x), qann(x))
-    assert torch.equal(spiking(x, steps=9), snn(x, steps=9))
-    assert torch.equal(qffs.to_spiking(again)(x, steps=9), snn(x, steps=9))
+    assert torch.equal(spiking(x, steps=9, backend="reference"), snn(x, steps=9, backend="reference"))
+    assert torch.equal(qffs.to_spiking(again)(x, steps=9, backend="reference"), snn(x, steps=9, backend="reference"))
 
 
 def test_a_checkpoint_whose_step_sizes_do_not_fit_is_refused(tmp_path: Path) -> None:

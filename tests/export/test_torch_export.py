@@ -249,7 +249,10 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     snn = qffs.to_spiking(qann)
     assert export.pt2(snn, tmp_path / "snn.pt2").deviation == 0
     with torch.no_grad():
-        found, wanted = torch.export.load(tmp_path / "snn.pt2").module()(*given), snn(*given, steps=8)
+        found, wanted = (
+            torch.export.load(tmp_path / "snn.pt2").module()(*given),
+            snn(*given, steps=8),
+        )
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
     deviation = export.onnx(snn, tmp_path / "snn.onnx").deviation
     assert deviation is not None

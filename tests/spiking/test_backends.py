@@ -45,30 +45,30 @@ def x() -> Tensor:
 
 
 def test_all_give_the_same(snn: SpikingNetwork, x: Tensor) -> None:
-    expected = snn.readout(x, steps=STEPS, backend=REFERENCE)
+    expected = snn(x, steps=STEPS, backend=REFERENCE)
     for backend in BACKENDS:
         if backend != COMPILED or compiler.available(torch.float32, x.device):
-            found = snn.readout(x, steps=STEPS, backend=backend)
+            found = snn(x, steps=STEPS, backend=backend)
             assert float((found.argmax(-1) != expected.argmax(-1)).float().mean()) <= 0.01
             torch.testing.assert_close(found[-1], expected[-1], rtol=1e-4, atol=1e-4)
-    assert torch.equal(expected, snn(x, steps=STEPS))
+    assert torch.equal(expected, snn(x, steps=STEPS, backend="reference"))
 
 
 def test_exact_is_what_the_network_in_float64_does(snn: SpikingNetwork, x: Tensor) -> None:
-    found = snn.readout(x, steps=STEPS, precision="exact")
+    found = snn(x, steps=STEPS, precision="exact")
     assert found.dtype == torch.float64
     expected = copy.deepcopy(snn).double()
     torch.testing.assert_close(found, expected(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
     assert snn.empty_like.dtype == torch.float32
     first = snn._exact
-    snn.readout(x, steps=STEPS, precision="exact")
+    snn(x, steps=STEPS, precision="exact")
     assert snn._exact is first
     changed = copy.deepcopy(snn)
-    changed.readout(x, steps=STEPS, precision="exact")
+    changed(x, steps=STEPS, precision="exact")
     for tensor in changed.state_dict().values():
         tensor.mul_(2)
     doubled = copy.deepcopy(changed).double()
-    after = changed.readout(x, steps=STEPS, precision="exact")
+    after = changed(x, steps=STEPS, precision="exact")
     torch.testing.assert_close(after, doubled(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
 
 
@@ -88,7 +88,7 @@ def test_a_network_is_of_the_type_of_its_weights_and_not_of_its_constants(x: Ten
     assert torch.float64 in {tensor.dtype for tensor in snn.state_dict().values()}
     assert snn.empty_like.dtype == empty_like(qann).dtype == torch.float32
     exact = copy.deepcopy(snn).double()
-    found = snn.readout(x, steps=STEPS, precision="exact")
+    found = snn(x, steps=STEPS, precision="exact")
     torch.testing.assert_close(found, exact(x.double(), steps=STEPS), rtol=1e-9, atol=1e-9)
     images = Images((40 * x + 128).clamp(0, 255).to(torch.uint8), torch.zeros(len(x), dtype=torch.int64))
     for normalize in (lambda y: y / 40, lambda y: y.double() / 40):
@@ -109,41 +109,41 @@ def test_images_go_through_some_at_a_time(snn: SpikingNetwork, x: Tensor, monkey
         ),
     )
     counts = torch.zeros(2, STEPS, dtype=torch.int64)
-    whole = snn.readout(x, steps=STEPS, counter=lambda _, spikes: counts.add_(spikes))
+    whole = snn(x, steps=STEPS, counter=lambda _, spikes: counts.add_(spikes))
     assert ran == [64, 64, 22]
     assert whole.shape == (STEPS, 150, 3)
-    assert torch.equal(whole[:, 70:80], snn.readout(x[70:80], steps=STEPS))
+    assert torch.equal(whole[:, 70:80], snn(x[70:80], steps=STEPS))
     ran.clear()
     monkeypatch.setattr(backends, "NUMBERS", 10 * 2 * 8 * 8)
     again = torch.zeros_like(counts)
-    assert torch.equal(snn.readout(x, steps=STEPS, counter=lambda _, spikes: again.add_(spikes)), whole)
+    assert torch.equal(snn(x, steps=STEPS, counter=lambda _, spikes: again.add_(spikes)), whole)
     assert ran == [10] * 15
     assert torch.equal(again, counts)
 
 
 def test_what_cannot_be_done_is_refused(snn: SpikingNetwork, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidArgument, match="backend must be one of compiled, pytorch, reference, not 'gpu'"):
-        snn.readout(x, steps=STEPS, backend="gpu")
+        snn(x, steps=STEPS, backend="gpu")
     with pytest.raises(InvalidArgument, match="precision must be one of own, exact, not 'fast'"):
-        snn.readout(x, steps=STEPS, precision="fast")
+        snn(x, steps=STEPS, precision="fast")
     with pytest.raises(
         InvalidArgument, match="the compiled back end runs at most 255 steps, and neurons that send one"
     ):
-        snn.readout(x, steps=256, backend=COMPILED)
+        snn(x, steps=256, backend=COMPILED)
     uncovered = next(name for name in NETWORKS if not backends.covers(spiking(name).graph))
     with pytest.raises(InvalidArgument, match="the compiled back end cannot run this: the network turns or cuts"):
-        spiking(uncovered).readout(*NETWORKS[uncovered].inputs(), steps=STEPS, backend=COMPILED)
+        spiking(uncovered)(*NETWORKS[uncovered].inputs(), steps=STEPS, backend=COMPILED)
     monkeypatch.setattr(compiler, "available", lambda *_: False)
-    assert backends.chosen(None, snn.graph, STEPS, snn.empty_like) == PYTORCH
+    assert backends.choose(None, snn.graph, STEPS, snn.empty_like) == PYTORCH
     with pytest.raises(InvalidArgument, match="the compiled back end needs a CPU with a C compiler"):
-        snn.readout(x, steps=STEPS, backend=COMPILED)
+        snn(x, steps=STEPS, backend=COMPILED)
 
 
 def test_the_fastest_is_chosen(snn: SpikingNetwork) -> None:
     fastest = COMPILED if compiler.available(torch.float32, torch.device("cpu")) else PYTORCH
-    assert backends.chosen(None, snn.graph, STEPS, snn.empty_like) == fastest
-    assert backends.chosen(None, snn.graph, STEPS, snn.empty_like.to(torch.bfloat16)) == PYTORCH
-    assert backends.chosen(None, snn.graph, 256, snn.empty_like) == PYTORCH
+    assert backends.choose(None, snn.graph, STEPS, snn.empty_like) == fastest
+    assert backends.choose(None, snn.graph, STEPS, snn.empty_like.to(torch.bfloat16)) == PYTORCH
+    assert backends.choose(None, snn.graph, 256, snn.empty_like) == PYTORCH
 
 
 class Dense(nn.Module):
@@ -226,9 +226,9 @@ def test_what_only_some_networks_do(kind: type[nn.Module], shape: tuple[int, ...
     torch.manual_seed(0)
     x = torch.randn(shape).double()
     snn = made(kind().double(), x, charge)
-    expected = snn(x, steps=16)
+    expected = snn(x, steps=16, backend="reference")
     for backend in (None, PYTORCH):
-        found = snn.readout(x, steps=16, backend=backend)
+        found = snn(x, steps=16, backend=backend)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -254,10 +254,10 @@ def test_any_rule_and_any_number_of_steps(rule: FiringRule, steps: int) -> None:
     snn = qffs.to_spiking(qann, steps, rule)
     for _, neuron in snn.neurons():
         neuron.threshold /= steps  # so that some fire at every step
-    expected, counts = snn(x, steps=steps), dict[str | None, dict[str, Tensor]]()
+    expected, counts = snn(x, steps=steps, backend="reference"), dict[str | None, dict[str, Tensor]]()
     for backend in (REFERENCE, PYTORCH, None):
         counts[backend] = {}
-        found = snn.readout(x, steps=steps, backend=backend, counter=counts[backend].__setitem__)
+        found = snn(x, steps=steps, backend=backend, counter=counts[backend].__setitem__)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
         assert counts[backend].keys() == dict(snn.neurons()).keys()
         assert all(map(torch.equal, counts[backend].values(), counts[REFERENCE].values()))
@@ -280,8 +280,8 @@ def test_potentials_leak_while_nothing_arrives(backend: str | None) -> None:
         snn = qffs.to_spiking(qann, (1.0,), FiringRule(negative_spikes=False, precharge=0.0))
         (_, first), (_, second) = snn.neurons()
         first.rule, second.rule = (replace(first.rule, decay=each) for each in (2.0, leak))  # 1/4, 1/2, 1
-        assert bool(snn.readout(x, steps=6, backend=backend)[-1].any()) is fires
-        torch.testing.assert_close(snn.readout(x, steps=6, backend=backend), snn(x, steps=6))
+        assert bool(snn(x, steps=6, backend=backend)[-1].any()) is fires
+        torch.testing.assert_close(snn(x, steps=6, backend=backend), snn(x, steps=6, backend="reference"))
 
 
 def test_images_too_small_to_pool_are_refused() -> None:
@@ -289,13 +289,13 @@ def test_images_too_small_to_pool_are_refused() -> None:
     x = torch.randn(8, 2, 4, 4)
     model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(InvalidArgument, match="a window of 4 does not fit 2"):
-        made(model, x).readout(x[..., :2, :2], steps=STEPS)
+        made(model, x)(x[..., :2, :2], steps=STEPS)
 
 
 def test_another_default_device_changes_nothing(snn: SpikingNetwork, x: Tensor) -> None:
-    expected = snn.readout(x, steps=STEPS, counter=lambda *_: None)
+    expected = snn(x, steps=STEPS, counter=lambda *_: None)
     with torch.device("meta"):
-        assert torch.equal(snn.readout(x, steps=STEPS, counter=lambda *_: None), expected)
+        assert torch.equal(snn(x, steps=STEPS, counter=lambda *_: None), expected)
 
 
 @pytest.mark.parametrize("precision", ["own", "exact"])
@@ -305,8 +305,8 @@ def test_what_is_kept_of_weights_and_rules_is_made_anew_when_they_change(x: Tens
     snn = made(model, x)
 
     def check() -> None:
-        found = snn.readout(x, steps=STEPS, precision=precision)[-1]
-        torch.testing.assert_close(found.float(), snn(x, steps=STEPS)[-1], rtol=1e-4, atol=1e-4)
+        found = snn(x, steps=STEPS, precision=precision)[-1]
+        torch.testing.assert_close(found.float(), snn(x, steps=STEPS, backend="reference")[-1], rtol=1e-4, atol=1e-4)
 
     layer = snn.graph.get_submodule("3")
     check()
@@ -327,15 +327,15 @@ def test_inference_mode(x: Tensor) -> None:
     model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 9), nn.ReLU(), nn.Linear(9, 3))
     snn = made(model, x)
     with torch.inference_mode():
-        inside = [snn.readout(x, steps=STEPS, precision=precision) for precision in ("own", "exact")]
+        inside = [snn(x, steps=STEPS, precision=precision) for precision in ("own", "exact")]
         again = pickle.loads(pickle.dumps(snn))
-        assert torch.equal(again.readout(x, steps=STEPS), inside[0])
+        assert torch.equal(again(x, steps=STEPS), inside[0])
     for precision, expected in zip(("own", "exact"), inside, strict=True):
-        assert torch.equal(snn.readout(x, steps=STEPS, precision=precision), expected)
-        assert torch.equal(again.readout(x, steps=STEPS, precision=precision), expected)
+        assert torch.equal(snn(x, steps=STEPS, precision=precision), expected)
+        assert torch.equal(again(x, steps=STEPS, precision=precision), expected)
 
 
 def test_inputs_that_are_none_are_refused_in_any_precision(snn: SpikingNetwork) -> None:
     for precision in ("own", "exact"):
         with pytest.raises(InvalidArgument, match="the network takes 1 tensors"):
-            snn.readout("foo", steps=STEPS, precision=precision)  # type: ignore[arg-type]
+            snn("foo", steps=STEPS, precision=precision)  # type: ignore[arg-type]

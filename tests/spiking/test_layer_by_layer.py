@@ -27,7 +27,7 @@ def test_spikes_and_readouts_are_those_of_the_reference(name: str) -> None:
     expected, _ = snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
     for backend in (None, PYTORCH) if covers(snn.graph) else (None,):
         counts: dict[str, Tensor] = {}
-        readout = snn.readout(*inputs, steps=STEPS, backend=backend, counter=counts.__setitem__)
+        readout = snn(*inputs, steps=STEPS, backend=backend, counter=counts.__setitem__)
         torch.testing.assert_close(tensors(readout), tensors(expected), rtol=1e-9, atol=1e-9)
         assert counts.keys() == found.keys()
         for path, spikes in found.items():
@@ -43,7 +43,7 @@ def test_levels_are_those_of_the_reference(name: str) -> None:
     found: dict[str, Tensor] = {}
     seen: dict[str, SparseSteps] = {}
     snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
-    accumulated(snn.graph, snn.begin(*inputs), snn.schedule.over(STEPS), seen.__setitem__)
+    accumulated(snn.graph, snn.initial_state(*inputs), snn.schedule.over(STEPS), seen.__setitem__)
     for path, spikes in found.items():
         assert torch.equal(seen[path].values[seen[path].index].double(), spikes.cumsum(0).double()), path
 
@@ -116,7 +116,7 @@ def test_levels_that_are_moved_are_levels(mode: str, events: bool, monkeypatch: 
     monkeypatch.setattr(layer_by_layer.Projection, "of", lambda rows, module: seen.append(rows) or find(rows, module))
     model, x = Moved(mode).double(), torch.randn(20, 4).double()
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
-    torch.testing.assert_close(snn.readout(x, steps=STEPS, backend=COMPILED), snn(x, steps=STEPS))
+    torch.testing.assert_close(snn(x, steps=STEPS, backend=COMPILED), snn(x, steps=STEPS, backend="reference"))
     assert bool(seen) is events
     assert all(rows.values.dtype == torch.uint8 for rows in seen)
 
@@ -127,11 +127,13 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     model, x = kind().double(), torch.randn(20, 4).double()
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
     assert covers(snn.graph)
-    expected = snn(x, steps=STEPS)
+    expected = snn(x, steps=STEPS, backend="reference")
     assert bool((expected != 0).any())
-    torch.testing.assert_close(snn.readout(x, steps=STEPS), expected)
+    torch.testing.assert_close(snn(x, steps=STEPS), expected)
     narrow = qffs.to_spiking(qffs.calibrate(qffs.quantize(model.float(), 2, example=x.float()), [x.float()]))
-    torch.testing.assert_close(narrow.readout(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS)[-1])
+    torch.testing.assert_close(
+        narrow(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS, backend="reference")[-1]
+    )
 
 
 def test_what_a_hook_keeps_stays_as_it_was() -> None:
@@ -141,7 +143,7 @@ def test_what_a_hook_keeps_stays_as_it_was() -> None:
     seen: list[Tensor] = []
     first = snn.graph.get_submodule("0")
     first.register_forward_hook(lambda *given: seen.append(given[-1]))
-    snn.readout(x, steps=STEPS)
+    snn(x, steps=STEPS)
     assert torch.equal(seen[0], x @ first.get_parameter("weight").T)
 
 
@@ -158,17 +160,17 @@ def test_an_image_that_has_settled_is_not_computed_again(monkeypatch: pytest.Mon
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)).double()
     x = torch.randn(3, 4).double()
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
-    expected, counted = snn(x, steps=200), torch.nn.functional.linear
+    expected, counted = snn(x, steps=200, backend="reference"), torch.nn.functional.linear
 
     def linear(x: Tensor, *more: Tensor) -> Tensor:
         ran.append(len(x))
         return counted(x, *more)
 
     monkeypatch.setattr(torch.nn.functional, "linear", linear)
-    assert torch.allclose(snn.readout(x, steps=200), expected)
+    assert torch.allclose(snn(x, steps=200), expected)
     assert max(ran) < 40  # of 600
     ran.clear()
-    assert torch.allclose(snn.readout(x, steps=200, backend=PYTORCH), expected)
+    assert torch.allclose(snn(x, steps=200, backend=PYTORCH), expected)
     assert 3 < max(ran) < 40
 
 
@@ -176,8 +178,8 @@ def test_bad_inputs_are_refused_alike() -> None:
     snn = spiking("resnet18")
     (x,) = NETWORKS["resnet18"].inputs()
     with pytest.raises(InvalidArgument, match="the network does not run on inputs of"):
-        snn.readout(x[:, :1], steps=STEPS)
+        snn(x[:, :1], steps=STEPS)
     with pytest.raises(InvalidArgument, match="at least as many steps"):
-        snn.readout(x, steps=1)
+        snn(x, steps=1)
     with pytest.raises(Diverged, match="NaN or infinity"):
-        snn.readout(x * float("nan"), steps=STEPS)
+        snn(x * float("nan"), steps=STEPS)

@@ -20,7 +20,7 @@ from helpers.problems import calibrated, dyadic, images, network, randomize
 from qffs.convert import OFFSET
 from qffs.errors import Diverged, InvalidArgument, Mismatch
 from qffs.functional.neuron import NeuronState
-from qffs.method import FiringRule
+from qffs.method import FiringRule, Schedule
 from qffs.spiking.network import SpikingNetwork
 
 seeds = st.integers(0, 10**6)
@@ -114,7 +114,7 @@ def test_max_pooling_sends_single_spikes(seed: int) -> None:
     x = images(seed)
     qann = calibrated(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 1, 1)).double(), x)
     snn = qffs.to_spiking(qann)
-    total = snn(x, steps=8)
+    total = snn(x, steps=8, backend="reference")
     increments = total.diff(dim=0, prepend=torch.zeros_like(total[:1])) / qann.get_submodule("1").step_size
     assert torch.equal(increments.round().abs().clamp(max=1), increments.round().abs())
     torch.testing.assert_close(total[-1], qann(x).detach(), rtol=1e-12, atol=1e-12)
@@ -130,7 +130,7 @@ def test_the_readout_accumulates() -> None:
     sent = spikes.cumsum(0) * qann.get_submodule("1").step_size.detach()
     charged = torch.tensor([0.5, 0.75, 1, 1, 1], dtype=torch.float64).view(-1, 1, 1)
     expected = sent @ model[2].weight.T + charged * model[2].bias
-    torch.testing.assert_close(snn(x, steps=5), expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(snn(x, steps=5, backend="reference"), expected.detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("bits", [1, 3])
@@ -143,7 +143,7 @@ def test_a_spiking_output_layer(bits: int) -> None:
     (*_, (path, neuron)) = snn.neurons()
     assert neuron.highest == 2**bits - 1
     assert path == "output_quantizer"
-    counts = snn(x, steps=20) / neuron.threshold
+    counts = snn(x, steps=20, backend="reference") / neuron.threshold
     torch.testing.assert_close(counts, counts.round(), rtol=0, atol=1e-9)
     assert snn.schedule.steps == 3  # of the hidden layers
 
@@ -172,17 +172,17 @@ def test_input_and_biases_are_off_after_the_charge() -> None:
 def test_images_do_not_see_each_other() -> None:
     x = images(count=5)
     snn = qffs.to_spiking(calibrated(network(), x))
-    alone = torch.cat([snn(one, steps=7) for one in x.split(1)], dim=1)
-    torch.testing.assert_close(alone, snn(x, steps=7), rtol=1e-12, atol=1e-12)
+    alone = torch.cat([snn(one, steps=7, backend="reference") for one in x.split(1)], dim=1)
+    torch.testing.assert_close(alone, snn(x, steps=7, backend="reference"), rtol=1e-12, atol=1e-12)
 
 
 def test_no_state_is_kept_between_calls() -> None:
     x = images()
     snn = qffs.to_spiking(calibrated(network(), x))
     before = {name: tensor.clone() for name, tensor in snn.state_dict().items()}
-    first = snn(x, steps=6)
-    snn(images(seed=9, count=2), steps=9)
-    assert torch.equal(snn(x, steps=6), first)
+    first = snn(x, steps=6, backend="reference")
+    snn(images(seed=9, count=2), steps=9, backend="reference")
+    assert torch.equal(snn(x, steps=6, backend="reference"), first)
     assert all(torch.equal(before[name], tensor) for name, tensor in snn.state_dict().items())
 
 
@@ -190,7 +190,7 @@ def test_no_state_is_kept_between_calls() -> None:
 def test_copies_run(copied: Any) -> None:
     x = images()
     snn = qffs.to_spiking(calibrated(network(), x))
-    assert torch.equal(copied(snn)(x, steps=6), snn(x, steps=6))
+    assert torch.equal(copied(snn)(x, steps=6, backend="reference"), snn(x, steps=6, backend="reference"))
 
 
 def test_the_input_current_is_computed_once() -> None:
@@ -259,7 +259,7 @@ def test_an_input_that_is_not_finite(bad: float) -> None:
     snn = qffs.to_spiking(calibrated(network(), x))
     x[1, 0, 3, 3] = bad
     with pytest.raises(Diverged, match="NaN or infinity"):
-        snn(x, steps=8)
+        snn(x, steps=8, backend="reference")
 
 
 class Corner(nn.Module):
@@ -356,7 +356,7 @@ def test_inputs_that_do_not_fit() -> None:
     snn = qffs.to_spiking(calibrated(network(), x))
     for inputs in ((), (x, x), (None,)):
         with pytest.raises(InvalidArgument, match="takes 1 tensors"):
-            snn(*inputs, steps=8)
+            snn(*inputs, steps=8, backend="reference")
 
 
 class Frames(nn.Module):
@@ -377,7 +377,7 @@ def test_an_image_cut_into_another_number_of_rows_is_refused() -> None:
     snn = qffs.to_spiking(qann)
     assert qffs.verify(qann, snn, torch.cat([x, x])).deviation < 1e-12
     with pytest.raises(InvalidArgument, match=r"at flatten.*of \(4, 2, 6, 6\) have, not of \(2, 2, 6, 6\)"):
-        snn(x[:, :2], steps=8)
+        snn(x[:, :2], steps=8, backend="reference")
 
 
 class Head(nn.Module):
@@ -399,5 +399,48 @@ def test_shapes_of_parts_are_those_of_the_whole(classes: int) -> None:
     qann = qffs.calibrate(qffs.quantize(Head(classes).double(), example=x), [x]).eval()
     snn = qffs.to_spiking(qann)
     assert qffs.verify(qann, snn, x).deviation < 1e-12
-    assert snn(x, steps=5).shape == (5, *qann(x).shape)
-    assert snn(x[:1], steps=5).shape[:2] == (5, 1)
+    assert snn(x, steps=5, backend="reference").shape == (5, *qann(x).shape)
+    assert snn(x[:1], steps=5, backend="reference").shape[:2] == (5, 1)
+
+
+@pytest.fixture(scope="module")
+def settling() -> tuple[nn.Module, SpikingNetwork, Tensor]:
+    x = images(seed=3)
+    qann = calibrated(network(3, blocks=2), x, 2)
+    return qann, qffs.to_spiking(qann), x
+
+
+def test_without_steps_it_runs_until_the_network_has_settled(settling: Any) -> None:
+    qann, snn, x = settling
+    readout, fired = snn(x), list[bool]()
+    snn.run(x, steps=len(readout) + 8, chunk=1, observer=lambda _, spikes, __: fired.append(bool(spikes.any())))
+    layers = len(list(snn.neurons()))
+    by_step = [any(fired[t * layers : (t + 1) * layers]) for t in range(len(readout) + 8)]
+    assert by_step[len(readout) - 1]
+    assert not any(by_step[len(readout) :])
+    torch.testing.assert_close(readout, snn(x, steps=len(readout)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(readout[-1], qann(x).detach(), rtol=1e-9, atol=1e-9)
+    totals: list[list[int]] = [[], []]
+    snn(x, counter=lambda _, spikes: totals[0].append(int(spikes.sum())))
+    snn(x, steps=len(readout), counter=lambda _, spikes: totals[1].append(int(spikes.sum())))
+    assert totals[0] == totals[1]
+    assert sum(totals[0]) > 0
+
+
+def test_a_network_that_takes_long_to_settle_runs_as_long_as_it_takes(settling: Any) -> None:
+    _, snn, x = settling
+    slow = qffs.SpikingNetwork(copy.deepcopy(snn).graph, Schedule.uniform(41))
+    assert len(slow(x)) >= 41
+    torch.testing.assert_close(slow(x)[-1], snn(x)[-1], rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_are_refused_in_a_sentence(settling: Any) -> None:
+    _, snn, x = settling
+    with pytest.raises(InvalidArgument, match="a spiking network has no gradients: train the quantized network"):
+        snn(x.clone().requires_grad_(), steps=8)
+    copied = copy.deepcopy(snn).requires_grad_()
+    copied.register_parameter("scale", nn.Parameter(torch.ones(())))
+    with pytest.raises(InvalidArgument, match="a spiking network has no gradients"):
+        copied(x, steps=8)
+    with torch.no_grad():
+        assert torch.equal(copied(x, steps=8), snn(x, steps=8))

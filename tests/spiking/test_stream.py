@@ -43,7 +43,7 @@ def x() -> Tensor:
 @every_network
 def test_steps_read_out_what_the_network_does(name: str) -> None:
     inputs, snn = NETWORKS[name].inputs(), spiking(name)
-    expected = snn(*inputs, steps=STEPS)
+    expected = snn(*inputs, steps=STEPS, backend="reference")
     if not isinstance(expected, Tensor):
         with pytest.raises(InvalidArgument, match="a stream needs a network with one output"):
             snn.stream().step(snn.stream().begin(*inputs))
@@ -80,7 +80,7 @@ def test_frames_add_up_by_the_schedule(qann: nn.Module, x: Tensor) -> None:
     same = stream.begin(x)
     for _ in range(4):
         same = stream.step(same, x)
-    torch.testing.assert_close(same.readout, snn(x, steps=4)[-1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(same.readout, snn(x, steps=4, backend="reference")[-1], rtol=1e-9, atol=1e-9)
 
 
 def test_what_lies_before_the_first_neurons_is_computed_once_a_frame(snn: SpikingNetwork, x: Tensor) -> None:
@@ -123,7 +123,7 @@ def between(values: Tensor) -> float:
 
 def test_images_stop_at_a_margin() -> None:
     snn, inputs = spiking("resnet18"), NETWORKS["resnet18"].inputs()
-    readout = snn(*inputs, steps=STEPS)
+    readout = snn(*inputs, steps=STEPS, backend="reference")
     for margin in (1e-12, between(margins(readout)), 1e9):
         outputs, steps = stopped_by_hand(readout, margin)
         stopped = snn.stream().run(*inputs, stop_when=margin, longest=STEPS)
@@ -142,7 +142,7 @@ def test_images_that_have_stopped_are_not_computed(
         return advance(network, state, charge)
 
     monkeypatch.setattr(streams, "advance", counted)
-    readout = snn(x, steps=STEPS)
+    readout = snn(x, steps=STEPS, backend="reference")
     margin = between(margins(readout[4]))
     outputs, steps = stopped_by_hand(readout, margin)
     stopped = snn.stream().run(x, stop_when=margin, longest=STEPS)
@@ -158,7 +158,7 @@ def test_networks_whose_signals_turn_the_images_stop_too() -> None:
     tried = 0
     for name in found:
         snn, inputs = spiking(name), NETWORKS[name].inputs()
-        readout = snn(*inputs, steps=STEPS)
+        readout = snn(*inputs, steps=STEPS, backend="reference")
         if isinstance(readout, Tensor) and readout.dim() == 3 and readout.shape[-1] > 1:
             margin = between(margins(readout))
             stopped = snn.stream().run(*inputs, stop_when=margin, longest=STEPS)

@@ -15,7 +15,7 @@ from qffs.export.target import Network, Target, Written, apart, examples, steps_
 from qffs.files import write
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.step_by_step import State, advance, summed
+from qffs.spiking.step_by_step import State, accumulate, advance
 
 
 def pt2(
@@ -66,7 +66,7 @@ class Unrolled(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """The accumulated read-out."""
         increments, _ = advance(self.network, State(inputs), self.charge)
-        return summed(increments)
+        return accumulate(increments)
 
 
 def plain(network: Network, steps: int | None) -> nn.Module:

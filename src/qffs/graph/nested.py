@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
+
+Nested: TypeAlias = Any
+"""A tensor, or tuples, lists and dictionaries of tensors; beside signals, numbers, sizes and types as well."""
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -92,7 +92,7 @@ class _Counts:
 
     ``right``, ``equal``, ``qann_right``: images, as in `Measurement`, the last one ``[]``; ``stopped``: by margin,
     images classified rightly when they stopped, and steps taken, ``[margins, 2]``; ``spikes``: by layer and
-    sign, what `SpikingNetwork.readout` counts after each layer. They stay on the device until all images are counted.
+    sign, what `SpikingNetwork` counts after each layer. They stay on the device until all images are counted.
     """
 
     right: Tensor
@@ -173,7 +173,7 @@ def _count(
     counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor, stop_when: Sequence[float]
 ) -> None:
     """Run both networks on one batch and add what they do to the counts."""
-    readout = snn.readout(x, steps=len(counts.right), counter=counts.count)
+    readout = snn(x, steps=len(counts.right), counter=counts.count)
     if not isinstance(readout, Tensor) or readout.dim() != 3:
         raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
     predicted = readout.argmax(-1)

@@ -20,9 +20,11 @@ from qffs.measurement.fan_out import Work, fan_out, work
 from qffs.nn.neuron import Neuron
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.step_by_step import Pair, State, Walk
+from qffs.spiking.step_by_step import Reference, State
+from qffs.spiking.walk import walk
 from qffs.train import distributed
 
+LINEAR = (Kind.LINEAR, Kind.SUM, Kind.JOIN)
 ROUNDING = 1e-5
 """What may be left, of the size of an event, where events have canceled."""
 
@@ -48,7 +50,7 @@ def cost(
         counts, own = _Counts(snn, steps, _one(snn, images, normalize)), distributed.share(len(images))
         with track(f"cost, {steps} steps", len(own), "images", show=progress) as bar:
             for x, _ in labeled(snn, images, normalize, batch_size or fitting(images, 16, steps), workers):
-                _Counting(snn.graph, snn.begin(x), charge, counts).run()
+                _Counter(counts, snn.initial_state(x), charge).count()
                 bar.advance(len(x))
     return counts.total(len(images), snn.schedule.steps, energy or Energy())
 
@@ -81,7 +83,8 @@ class _Counts:
         self.units: dict[str, Units] = {}
         # Two images of noise: what of a constant part differs between them depends on the input.
         noise = torch.randn(2, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
-        _Probe(snn.graph, snn.begin(noise), (1.0,), self).run()
+        walked = Reference(snn.graph, snn.initial_state(noise), (1.0,))
+        walk(snn.graph, (noise,), walked, before=_Survey(self, walked).look)
         zeros = torch.zeros(steps, dtype=torch.float64, device=image.device)
         self.events = {node: zeros.clone() for node in self.reads}
         self.ends = {node: zeros.new_zeros(2) for node in self.reads}  # active, set bits
@@ -116,39 +119,37 @@ class _Counts:
         )
 
 
-class _Probe(Walk):
-    """One step of two images, which finds out what the network consists of."""
+class _Survey:
+    """Looks at what the network consists of, on one step of two images."""
 
-    def __init__(self, network: fx.GraphModule, state: State, charge: tuple[float, ...], counts: _Counts) -> None:
-        super().__init__(network, state, charge, None)
-        self.counts = counts
+    def __init__(self, counts: _Counts, walked: Reference) -> None:
+        self.counts, self.walked = counts, walked
 
-    def _spiking(self, node: fx.Node) -> Tensor:
-        (read,) = signals(node)
-        path = str(node.target)
-        neuron = self.network.get_submodule(path)
-        assert isinstance(neuron, Neuron)
-        count = self._at_rest(read).numel() // self.batch
-        self.counts.units[path] = Units(path, count, neuron.highest, self.values[read].constant is not None)
-        return super()._spiking(node)
-
-    def _linear(self, node: fx.Node) -> Pair:
-        if work(node, self.network) in {Work.WEIGHTED, Work.ADDED}:
-            read = dict.fromkeys(signals(node))
+    def look(self, node: fx.Node) -> None:
+        """Note the units of a layer of neurons, or what an operator with synapses reads, before it is computed."""
+        network = self.walked.network
+        if site(node).kind is Kind.SPIKING:
+            (read,) = signals(node)
+            path = str(node.target)
+            neuron = network.get_submodule(path)
+            assert isinstance(neuron, Neuron)
+            count = self.walked.zeros(read).numel() // self.walked.images
+            charged = self.walked.values[read].constant is not None
+            self.counts.units[path] = Units(path, count, neuron.highest, charged)
+        elif site(node).kind in LINEAR and work(node, network) in {Work.WEIGHTED, Work.ADDED}:
+            sources = list(dict.fromkeys(signals(node)))
             if site(node).kind is Kind.SUM:  # what went through synapses is added up at the neuron anyway
-                read = {n: None for n in read if n in self.counts.single}
-            found = [self._read(node, n) for n in read]
-            if found:
-                self.counts.reads[node] = found
-        return super()._linear(node)
+                sources = [n for n in sources if n in self.counts.single]
+            if sources:
+                self.counts.reads[node] = [self._read(node, n) for n in sources]
 
     def _read(self, node: fx.Node, read: fx.Node) -> _Read:
-        constant, increments = self.values[read]
+        constant, increments = self.walked.values[read]
         value = constant if increments is None else increments
         d, rows = of_images.dimension(read), of_images.rows(read)
-        others = {n: self.values[n].constant for n in node.all_input_nodes if not site(n).signal}
+        others = {n: self.walked.values[n].constant for n in node.all_input_nodes if not site(n).signal}
         like = value.new_zeros(()).expand(of_images.shape(value, read, rows))
-        counts = fan_out(node, read, self.network, others, like).movedim(d, 0)
+        counts = fan_out(node, read, self.walked.network, others, like).movedim(d, 0)
         depends = torch.zeros_like(counts, dtype=torch.bool)
         if constant is not None and constant.shape[d] == 2 * rows:
             one, other = constant.movedim(d, 0).split(rows)
@@ -156,27 +157,30 @@ class _Probe(Walk):
         return _Read(read, counts, round(float((counts * depends).sum())))
 
 
-class _Counting(Walk):
-    """The reference simulation, which looks at what every operator reads."""
+class _Counter:
+    """Looks at what every operator reads in the reference simulation of some images, and counts it."""
 
-    def __init__(self, network: fx.GraphModule, state: State, charge: tuple[float, ...], counts: _Counts) -> None:
-        super().__init__(network, state, charge, self._see)
+    def __init__(self, counts: _Counts, state: State, charge: tuple[float, ...]) -> None:
         self.counts = counts
+        self.walked = Reference(counts.network, state, charge, self._see)
+
+    def count(self) -> None:
+        """Simulate the images."""
+        walk(self.walked.network, self.walked.state.inputs, self.walked, before=self._look)
 
     def _see(self, path: str, spikes: Tensor, _: NeuronState) -> None:
         for number, sign in enumerate((1, -1)):
             self.counts.spikes[path][number] += (sign * spikes).clamp_min(0).flatten(1).sum(1)
 
-    def _linear(self, node: fx.Node) -> Pair:
+    def _look(self, node: fx.Node) -> None:
         for read in self.counts.reads.get(node, ()):
-            increments = self.values[read.node].increments
+            increments = self.walked.values[read.node].increments
             if increments is not None:
                 self._count(node, read, increments)
-        return super()._linear(node)
 
     def _count(self, node: fx.Node, read: _Read, increments: Tensor) -> None:
         """Count the events of a signal, and what is active after the last step, each at all its synapses."""
-        x = of_images.unfold_steps(increments, of_images.dimension(read.node), self.steps, images_first=True)
+        x = of_images.unfold_steps(increments, of_images.dimension(read.node), self.walked.steps, images_first=True)
         fan = read.fan_out.repeat(x.shape[1] // len(read.fan_out), *[1] * (read.fan_out.dim() - 1))
         size = x.abs().amax((0, 1))  # every event of a unit has this, where levels are read
         self.counts.events[node] += ((x.abs() > ROUNDING * size) * fan).flatten(1).sum(1)

@@ -136,7 +136,7 @@ def noise(
         for x, labels in labeled(snn, images, normalize, size, workers):
             expected = counts.look(snn, qann, x, labels)
             for name, network in variants.items():
-                readout = network.readout(x, steps=steps)
+                readout = network(x, steps=steps)
                 counts.compare(name, readout[-1], expected, labels)
                 if name == NOTHING:
                     counts.compare(LONGER, readout[snn.schedule.steps - 1], expected, labels)

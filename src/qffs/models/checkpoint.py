@@ -140,8 +140,9 @@ def kind_of(network: nn.Module) -> str:
     Raises `CheckpointError` on a spiking network that begins otherwise than its graph says, as other methods have it.
     """
     if isinstance(network, SpikingNetwork):
-        if type(network) is not SpikingNetwork:
-            raise CheckpointError(f"a {type(network).__name__} network is more than its graph: it cannot be saved")
+        if network.start is not None:
+            name = type(network.start).__name__
+            raise CheckpointError(f"a network that starts by {name} is more than its graph: it cannot be saved")
         return "snn"
     return "qann" if any(isinstance(module, Quantizer) for module in network.modules()) else "float"
 

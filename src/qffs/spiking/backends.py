@@ -16,7 +16,7 @@ from qffs.graph.nested import joined
 from qffs.kernels.cpu import compiler, max_pool
 from qffs.kernels.cpu.neuron import LONGEST
 from qffs.spiking.layer_by_layer import accumulated, compiles, covers
-from qffs.spiking.step_by_step import State, advance, summed
+from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
 BACKENDS = (COMPILED, PYTORCH, REFERENCE)
@@ -27,13 +27,30 @@ Counter = Callable[[str, Tensor], None]
 """Called after each layer of neurons, for some images at a time, with its path and how many positive and negative
 spikes it sent at each step: int64 ``[2, T]``."""
 
+
+class Activity:
+    """A counter of the last step at which any neuron fired: ``last``, 0 where none did."""
+
+    def __init__(self, steps: int) -> None:
+        self._fired = torch.zeros(steps, dtype=torch.bool)
+
+    def count(self, _: str, spikes: Tensor) -> None:
+        """Take in the spikes of one layer, ``[2, T]``."""
+        self._fired |= spikes.any(0).cpu()
+
+    @property
+    def last(self) -> int:
+        """The number of the last step at which any neuron fired."""
+        return int(self._fired.nonzero().max()) + 1 if bool(self._fired.any()) else 0
+
+
 Begin = Callable[[tuple[Tensor, ...]], State]
 
 AT_A_TIME, NUMBERS = 64, 2**21
 """The most images that run at a time, and the most numbers that they hold: memory does not grow with further images."""
 
 
-def chosen(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:
+def choose(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:
     """The back end of this name, or the fastest, for a network whose weights are like a tensor.
 
     Raises `InvalidArgument` where there is none of this name, or it cannot run the network.
@@ -84,7 +101,7 @@ def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[
         return accumulated(network, state, charge, observer, compiled)
     spikes = None if counter is None else partial(count_spikes, counter)
     increments, _ = advance(network, state, charge, spikes)
-    return summed(increments)
+    return accumulate(increments)
 
 
 def _laid_out(backend: str, x: Tensor) -> Tensor:
@@ -100,3 +117,16 @@ def _count_levels(counter: Counter, compiled: bool, path: str, sent: SparseSteps
 def count_spikes(counter: Counter, path: str, spikes: Tensor, _: NeuronState) -> None:
     """Tell a counter how many spikes a layer sent at each step, of each sign; several at once count as many."""
     counter(path, torch.stack([(sign * spikes).clamp_min(0).flatten(1).sum(1).long() for sign in (1, -1)]))
+
+
+def in_first_step(counter: Counter | None, steps: int) -> Observer | None:
+    """Return an observer that tells a counter of a simulation before the run as if all of it had been at step 1."""
+    if counter is None:
+        return None
+
+    def count(layer: str, sent: Tensor) -> None:
+        first = torch.zeros(2, steps, dtype=sent.dtype, device=sent.device)
+        first[:, 0] = sent.sum(1)
+        counter(layer, first)
+
+    return partial(count_spikes, count)

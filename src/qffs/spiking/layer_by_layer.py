@@ -9,10 +9,10 @@ synapses, of which it looks at nothing but what changes.
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -23,7 +23,7 @@ from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps, align
 from qffs.graph import batch_axis
 from qffs.graph.call import choosing, name_of, option, signals
-from qffs.graph.nested import nested, tensors
+from qffs.graph.nested import Nested, nested, tensors
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import max_pool
@@ -31,7 +31,9 @@ from qffs.kernels.cpu import neuron as native
 from qffs.kernels.cpu.queue import Pending, Queue
 from qffs.kernels.layer import DIMENSIONS, Neurons, Projection, Signal, computed
 from qffs.nn.neuron import Neuron
-from qffs.spiking.step_by_step import Pair, State, Walk, broadcasts_to, wide
+from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, broadcasts_to, call, wide
+from qffs.spiking.step_by_step import State
+from qffs.spiking.walk import Edge, walk
 
 MOVES = frozenset(
     (
@@ -50,6 +52,9 @@ MOVES = frozenset(
 )
 """Linear operators that move what they get; of `pad`, which has its value as a sum of its own, zeros come in."""
 
+Arriving: TypeAlias = Any
+"""What has accumulated: a `Signal`, a list of signals to be added up, or signals in the nesting of a value."""
+
 Observer = Callable[[str, SparseSteps], None]
 """Called after each layer of neurons with its path and its levels."""
 
@@ -66,7 +71,7 @@ def accumulated(
 
     state: of neurons that have sent nothing yet; compiled: whether what a CPU has compiled functions for may be theirs.
     """
-    return _Walk(network, state, tuple(charge), observer, compiled).run()
+    return walk(network, state.inputs, Accumulated(network, state, charge, observer, compiled))
 
 
 def covers(network: fx.GraphModule) -> bool:
@@ -86,52 +91,58 @@ def compiles(network: fx.GraphModule, steps: int) -> bool:
     return steps <= native.LONGEST and not any(m.rule.multi_spike for m in network.modules() if isinstance(m, Neuron))
 
 
-class _Walk(Walk):
-    """The pass over the graph, with `SparseSteps` as the second part of what an edge carries."""
+class Accumulated:
+    """The policy of the fast simulation: what increments are elsewhere is here accumulated over time."""
 
     def __init__(
         self,
         network: fx.GraphModule,
         state: State,
-        charge: tuple[float, ...],
-        observer: Observer | None,
-        compiled: bool,
+        charge: Sequence[float],
+        observer: Observer | None = None,
+        compiled: bool = True,
     ) -> None:
-        super().__init__(network, state, charge, None)
-        self.see, self.compiled = observer, compiled
-        self.charged = tuple(accumulate(charge))
+        self.network, self.state, self.charge = network, state, tuple(charge)
+        self.observer, self.compiled = observer, compiled
+        self.steps, self.images = len(self.charge), len(state.inputs[0])
+        self.charged = tuple(itertools.accumulate(self.charge))
         self.queue = Queue()
-        self.gathered: dict[fx.Node, Tensor] = {}  # of the operands of a node, at the rows where any of them differs
+        self.values: dict[fx.Node, Edge[Arriving]] = {}
 
-    def _value(self, node: fx.Node, part: int) -> Any:
-        if part == 1 and site(node).signal:
-            return self.gathered.get(node)
-        return self.values[node][part]
+    def _operands(self, gathered: Mapping[fx.Node, Tensor], rows: int | None = None) -> Operands:
+        """What nodes read, with these tensors as the increments of signals: a row of each where any differs."""
 
-    def _keep(self, node: fx.Node, pair: Pair) -> None:
-        """Nothing: no other chunk follows."""
+        def read(node: fx.Node) -> Edge[Nested]:
+            constant, increments = self.values[node]
+            return Edge(constant, gathered.get(node) if site(node).signal else increments)
 
-    def _part(self, node: fx.Node, part: int) -> Any:
-        plain = part == 0 and name_of(node) == "add" and len(node.args) == 2 and not node.kwargs
-        total = self._sum_of_constants(node) if plain else None
-        return super()._part(node, part) if total is None else total
+        rows = len(next(iter(gathered.values()), ())) if rows is None else rows
+        return Operands(self.network, read, self.images, self.steps, rows)
 
-    def _sum_of_constants(self, node: fx.Node) -> Any:
+    def _constant(self, node: fx.Node, operands: Operands) -> Nested:
+        """The constant part of a linear operator."""
+        plain = name_of(node) == "add" and len(node.args) == 2 and not node.kwargs
+        total = self._sum_of_constants(node, operands) if plain else None
+        return operands.linear(node, CONSTANT) if total is None else total
+
+    def _sum_of_constants(self, node: fx.Node, operands: Operands) -> Tensor | None:
         """The constant part of a sum of two, where it takes no memory of its own; None where it does.
 
         If one operand alone has any, it is that, a bias, say, for those who add it up. A bias is added in place to what
         a layer made of the input, if nobody else reads that.
         """
         one, other = node.args
-        a, b = (self._value(n, 0) if isinstance(n, fx.Node) else n for n in node.args)
+        a, b = (self.values[n].constant if isinstance(n, fx.Node) else n for n in node.args)
         if isinstance(a, Tensor) and isinstance(b, Tensor):
             fits = a.dtype == b.dtype and broadcasts_to(b.shape, a.shape)
             return a.add_(b) if fits and self._is_spent(one) else None
-        zero, there = (one, b) if a is None else (other, a)
+        absent, there = (one, b) if a is None else (other, a)
         added_up = all(site(user).kind in {Kind.SPIKING, Kind.SUM} for user in node.users)
-        zeros = self._zeros(zero, 0) if added_up and isinstance(zero, fx.Node) else None
-        alike = zeros is not None and isinstance(there, Tensor) and zeros.dtype == there.dtype
-        return torch.broadcast_tensors(there, zeros)[0] if alike else None
+        zeros = operands.zeros_of(absent, CONSTANT) if added_up and isinstance(absent, fx.Node) else None
+        if zeros is None or not isinstance(there, Tensor) or zeros.dtype != there.dtype:
+            return None
+        total: Tensor = torch.broadcast_tensors(there, zeros)[0]
+        return total
 
     def _is_spent(self, node: Any) -> bool:
         """Whether a node's value is a tensor of its own that nobody reads but one."""
@@ -142,37 +153,49 @@ class _Walk(Walk):
 
     # --- the kinds of node ------------------------------------------------------------------------------------------
 
-    def _linear(self, node: fx.Node) -> Pair:
+    def plain(self, node: fx.Node) -> Edge[Arriving]:
+        """Return shapes, say, which are those of all steps: who reads them does it for all steps."""
+        rows = self.steps * self.images
+        received = {n: self.values[n].increments for n in node.all_input_nodes if site(n).signal}
+        gathered = {
+            n: signal.empty_like.new_zeros(1).expand(rows, *signal.empty_like.shape[1:])
+            for n, signal in received.items()
+            if signal is not None
+        }
+        return self._operands(gathered, rows).plain(node)
+
+    def linear(self, node: fx.Node) -> Edge[Arriving]:
+        """Return what a linear operator makes of sums, or what neurons may add up instead of it."""
         read = list(dict.fromkeys(signals(node)))
         if any(map(_several, read)):
             taken = operator.itemgetter(node.args[1])
-            return Pair(*(None if part is None else taken(part) for part in self.values[read[0]]))
+            return Edge(*(None if part is None else taken(part) for part in self.values[read[0]]))
         present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
-        if present and _for_neurons_alone(node):
-            parts = self._parts(node, present)
-            if parts is not None:
-                self.gathered = {n: _listed(rows)[0].empty_like for n, rows in present.items()}  # of their shapes
-                return Pair(self._part(node, 0), parts)
+        parts = self._parts(node, present) if present and _for_neurons_alone(node) else None
+        if parts is not None:
+            shapes = {n: _listed(signal)[0].empty_like for n, signal in present.items()}
+            return Edge(self._constant(node, self._operands(shapes)), parts)
         present = {n: computed(signal) for n, signal in present.items()}
-        moved = self._moved(node, present)
-        if moved is not None:
-            return Pair(self._part(node, 0), moved)
-        index = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
-        constant, value = self._part(node, 0), self._part(node, 1)
-        return Pair(constant, None if value is None else _rows(value, index))
+        if self._only_moves(node, present):
+            return self._moved(node, *present.values())
+        gathered, index = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
+        operands = self._operands(gathered)
+        constant, value = self._constant(node, operands), operands.linear(node, INCREMENTS)
+        return Edge(constant, None if value is None else _held(value, index))
 
-    def _moved(self, node: fx.Node, present: dict[fx.Node, SparseSteps]) -> Any:
-        """Levels in other places, where a node does nothing but move them and put zeros between; else None."""
+    def _only_moves(self, node: fx.Node, present: Mapping[fx.Node, SparseSteps]) -> bool:
+        """Whether a node does nothing with levels but move them and put zeros between."""
         if name_of(node) not in MOVES or list(present) != node.all_input_nodes:
-            return None
+            return False
         if name_of(node) == "pad" and (option(node, 2, "mode", "constant") != "constant" or option(node, 3, "value")):
-            return None
-        (rows,) = present.values()
-        if not _of_levels(rows):
-            return None
-        kept = rows.used()
-        self.gathered = {node.all_input_nodes[0]: kept.values}
-        return _rows(self._part(node, 1), kept.index, kept.scale)
+            return False
+        return all(map(_of_levels, present.values()))
+
+    def _moved(self, node: fx.Node, signal: SparseSteps) -> Edge[Arriving]:
+        used = signal.used()
+        operands = self._operands({node.all_input_nodes[0]: used.values})
+        constant, moved = self._constant(node, operands), operands.linear(node, INCREMENTS)
+        return Edge(constant, _held(moved, used.index, used.scale))
 
     def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Signal] | None:
         """What a layer of neurons may add up instead of this node: the operands of a sum, the source of synapses."""
@@ -185,28 +208,16 @@ class _Walk(Walk):
         found = Projection.of(rows, module) if module is not None and self.compiled and _of_levels(rows) else None
         return None if found is None else [found]
 
-    def _plain(self, node: fx.Node) -> Pair:
-        """Shapes, say, which are those of all steps: who reads them does it for all steps."""
-        self.rows = self.steps * self.batch
-        received = {n: self.values[n].increments for n in node.all_input_nodes if site(n).signal}
-        self.gathered = {
-            n: rows.empty_like.new_zeros(1).expand(self.rows, *rows.empty_like.shape[1:])
-            for n, rows in received.items()
-            if rows is not None
-        }
-        return super()._plain(node)
-
-    def _gather(self, present: dict[fx.Node, SparseSteps], dense: bool) -> Tensor:
-        """Have the operands of a node at the rows where any of them differs, or at all; returned: their place."""
+    def _gather(self, present: Mapping[fx.Node, SparseSteps], dense: bool) -> tuple[dict[fx.Node, Tensor], Tensor]:
+        """The operands of a node at the rows where any of them differs, or at all rows, and the index of these."""
         parts = list(present.values())
         if dense:
             parts = [SparseSteps.of(rows.dense(), self.steps) for rows in parts]
         values, index = align(parts) if parts else ([], torch.empty(0))
-        self.gathered = dict(zip(present, values, strict=True))
-        self.rows = len(values[0]) if values else 0
-        return index
+        return dict(zip(present, values, strict=True)), index
 
-    def _spiking(self, node: fx.Node) -> Any:
+    def spiking(self, node: fx.Node) -> Edge[Arriving]:
+        """Return the levels of a layer of neurons after each step."""
         path = str(node.target)
         neuron = self.network.get_submodule(path)
         assert isinstance(neuron, Neuron)
@@ -214,7 +225,7 @@ class _Walk(Walk):
         constant, received = self.values[read]
         inputs = [] if received is None else _listed(received)
         if constant is not None and not (inputs and len(constant) == 1):
-            constant = batch_axis.whole(constant, read, self.batch)
+            constant = batch_axis.whole(constant, read, self.images)
         if path in self.state.neurons:
             inputs = [
                 *inputs,
@@ -222,26 +233,26 @@ class _Walk(Walk):
             ]
         layer = Neurons(inputs, constant, self.charge, neuron.threshold, neuron.highest, neuron.rule)
         sent = kernel.enqueue(self.queue, layer, self.compiled)
-        if self.see is not None:
-            self.see(path, computed(sent))
-        return sent
+        if self.observer is not None:
+            self.observer(path, computed(sent))
+        return Edge(None, sent)
 
     def _begun(self, neuron: Neuron, state: NeuronState, like: Tensor) -> SparseSteps:
         """What a potential is above that at rest, as if it had arrived before the first step."""
         above = (state.potential - neuron.rest(state.potential).potential).to(neuron.threshold.dtype)
         above = above * neuron.rule.decay
-        above = above.expand(self.batch, *like.shape[1:])
-        return SparseSteps(above, torch.arange(self.batch, device=above.device).expand(self.steps, -1))
+        above = above.expand(self.images, *like.shape[1:])
+        return SparseSteps(above, torch.arange(self.images, device=above.device).expand(self.steps, -1))
 
-    def _differenced(self, node: fx.Node) -> Pair:
-        """``g(X_t)``: what has accumulated is all that g needs to know."""
+    def differenced(self, node: fx.Node) -> Edge[Arriving]:
+        """Return ``g(X_t)``: what has accumulated is all that g needs to know."""
         read = list(dict.fromkeys(signals(node)))
         if all(self.values[n].increments is None for n in read):
-            given = {n: batch_axis.whole(self.values[n].constant, n, self.batch) for n in read}
-            return Pair(self._apply(node, lambda n: given[n] if n in given else self.values[n][0]), None)
+            given = {n: batch_axis.whole(self.values[n].constant, n, self.images) for n in read}
+            return Edge(call(self.network, node, lambda n: given[n] if n in given else self.values[n][0]), None)
         pooled = self._pooled(node, *read) if len(read) == 1 else None
         if pooled is not None:
-            return Pair(None, pooled)
+            return Edge(None, pooled)
         arrived = [(n, rows) for n in read for rows in self._sums(n)]
         if _shaped(node):
             arrived = [(n, SparseSteps.of(rows.dense(), self.steps)) for n, rows in arrived]
@@ -249,13 +260,13 @@ class _Walk(Walk):
         totals: dict[fx.Node, Tensor] = {}
         for (n, _), value in zip(arrived, values, strict=True):
             totals[n] = totals[n] + value if n in totals else value
-        value = self._apply(node, lambda n: totals[n] if n in totals else self.values[n][1])
+        value = call(self.network, node, lambda n: totals[n] if n in totals else self.values[n][1])
         if all(bool(each.isfinite().all()) for each in tensors(value)):
-            return Pair(None, _rows(value, index))
+            return Edge(None, _held(value, index))
         # A quotient is not finite before its divisor has arrived.
         dense = (SparseSteps(each, index).dense().unflatten(0, (self.steps, -1)) for each in tensors(value))
         last = (SparseSteps.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
-        return Pair(None, nested(value, last))
+        return Edge(None, nested(value, last))
 
     def _pooled(self, node: fx.Node, read: fx.Node) -> SparseSteps | Pending | None:
         """The largest levels of each window, where a node pools levels and nothing else."""
@@ -279,7 +290,7 @@ class _Walk(Walk):
         constant, received = self.values[node]
         parts = [] if received is None else [computed(received)]
         if constant is not None:
-            parts.append(self._charged(batch_axis.whole(constant, node, self.batch)))
+            parts.append(self._charged(batch_axis.whole(constant, node, self.images)))
         return parts
 
     def _charged(self, constant: Tensor) -> SparseSteps:
@@ -290,10 +301,11 @@ class _Walk(Walk):
         parts = [weight * constant if weight else torch.zeros_like(constant) for weight in self.charged[:last]]
         values = constant if known else torch.cat(parts)
         step = torch.arange(self.steps, device=constant.device).clamp_max(last - 1)
-        image = torch.arange(self.batch, device=constant.device)
-        return SparseSteps(values, step[:, None] * self.batch + image)
+        image = torch.arange(self.images, device=constant.device)
+        return SparseSteps(values, step[:, None] * self.images + image)
 
-    def _read_out(self, node: fx.Node) -> Tensor:
+    def read_out(self, node: fx.Node) -> Tensor:
+        """Return what has arrived at an output up to each step, ``[T, B, ...]``."""
         values, index = align(self._sums(node))
         total = wide(values[0])
         for value in values[1:]:
@@ -329,7 +341,7 @@ def _shaped(node: fx.Node) -> bool:
     return any(n.op != "get_attr" and not site(n).signal for n in node.all_input_nodes)
 
 
-def _rows(value: Any, index: Tensor, scale: Tensor | None = None) -> Any:
+def _held(value: Nested, index: Tensor, scale: Tensor | None = None) -> Any:
     """A tensor, or those of any nesting, as `SparseSteps` of one place."""
     return nested(value, [SparseSteps(each, index, scale) for each in tensors(value)])
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument, QffsError
+from qffs.errors import CheckpointError, InvalidArgument
 from qffs.functional.neuron import NeuronState
-from qffs.graph import batch_axis
 from qffs.graph.classify import classify, write_sites
-from qffs.graph.nested import joined
+from qffs.graph.nested import Nested, joined
 from qffs.graph.serialize import Description, describe, rebuild
-from qffs.graph.site import Kind, site, tensor_shape
+from qffs.graph.site import Kind, site
 from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import empty_like
 from qffs.nn.neuron import Neuron
-from qffs.spiking import backends
+from qffs.spiking import backends, inputs
 from qffs.spiking.backends import Counter
-from qffs.spiking.step_by_step import Observer, State, advance, summed
+from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 from qffs.spiking.stream import Stream
-
-T = TypeVar("T")
 
 OWN, EXACT = PRECISIONS = ("own", "exact")
 """What sums are done in: the network's own type, or float64."""
@@ -35,88 +32,104 @@ LONGEST = 1024
 """The most steps of a run that goes on until the network has settled."""
 
 
+class Start(Protocol):
+    """How the neurons of a network begin, where that is not at rest."""
+
+    def states(
+        self, network: SpikingNetwork, given: tuple[Tensor, ...], observer: Observer | None
+    ) -> dict[str, NeuronState]:
+        """Return, by layer, the state before the first step; the observer sees what is simulated to find it."""
+
+
 class SpikingNetwork(nn.Module):
     """A network of signed integrate-and-fire neurons, converted from a quantized network by `qffs.to_spiking`.
 
     ``snn(x, steps=T)`` returns what is read out after each step, accumulated up to it, ``[T, B, ...]`` in the
     quantized network's units: the last entry is what the quantized network itself computes, once every neuron has
-    settled. No state is kept between calls.
+    settled. ``snn(x)`` runs until that is so. No state is kept between calls.
+
+    graph: folded, with neurons; schedule: how the input and the biases are charged; start: how neurons begin, by
+    default at rest.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.randn(16, 4)
+    >>> qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    >>> snn = qffs.to_spiking(qann)
+    >>> snn(x, steps=8).shape
+    torch.Size([8, 16, 2])
+    >>> torch.allclose(snn(x)[-1], qann(x), atol=1e-5)
+    True
     """
 
-    def __init__(self, graph: fx.GraphModule, schedule: Schedule) -> None:
+    def __init__(self, graph: fx.GraphModule, schedule: Schedule, start: Start | None = None) -> None:
         super().__init__()
-        self.graph = graph
-        self.schedule = schedule
+        self.graph, self.schedule, self.start = graph, schedule, start
         write_sites(classify(graph))
-        cut = (n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in batch_axis.places(n)))
-        self._cuts = next(cut, None)
         self._exact: tuple[Any, SpikingNetwork] | None = None  # in float64, of the state that it was made of
 
     def __reduce__(self) -> Any:
+        if self.start is not None:
+            raise CheckpointError(f"a network that starts by {type(self.start).__name__} cannot be saved or copied")
         # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
         return _restore, (describe(self.graph), self.graph.state_dict(), self.schedule)
 
-    def forward(self, *inputs: Tensor, steps: int) -> Any:
-        """The accumulated read-out ``[T, B, ...]`` (in the network's own nesting where it has several outputs)."""
-        readout, _ = self.run(*inputs, steps=steps)
-        return readout
-
-    def readout(
+    def forward(
         self,
-        *inputs: Tensor,
-        steps: int,
+        *given: Tensor,
+        steps: int | None = None,
         precision: str = OWN,
         backend: str | None = None,
         counter: Counter | None = None,
-    ) -> Any:
-        """What `forward` returns, all steps at once and faster; many images go through the network some at a time.
+    ) -> Nested:
+        """Return the accumulated read-out ``[T, B, ...]``, in the network's own nesting where it has several outputs.
 
-        precision: ``"own"``, sums in the network's own type, or ``"exact"``, in float64, where rounding decides nothing
-        unless a potential is within 1e-12 or so of the threshold; backend: one of `qffs.spiking.backends.BACKENDS`, by
-        default the fastest that there is for this network on this machine; counter: `qffs.spiking.backends.Counter`.
-        Raises as `run` does, and `InvalidArgument` where there is no such precision or the back end cannot run this.
+        given: one tensor ``[B, ...]`` for each input; many images go through the network some at a time. steps: T, at
+        least the schedule's D; None runs until the network has settled, for at most `LONGEST` steps, and T is the last
+        step at which a neuron fired. precision: ``"own"``, sums in the network's own type, or ``"exact"``, in float64,
+        where rounding decides nothing unless a potential is within 1e-12 or so of the threshold. backend: one of
+        `qffs.spiking.backends.BACKENDS`, by default the fastest for this network on this machine; all give the same
+        spikes but for rounding. counter: see `qffs.spiking.backends.Counter`.
+
+        Raises `InvalidArgument` where T < D, the inputs do not fit, gradients are asked for, there is no such precision
+        or the back end cannot run this network; `Diverged` where the input is not finite.
         """
+        if steps is None:
+            return self._until_settled(*given, precision=precision, backend=backend, counter=counter)
         charge = self.schedule.over(steps)
-        self.begin(*inputs)
-        network, given = self._in(precision, inputs)
-        found = backends.chosen(backend, network.graph, steps, network.empty_like)
-        return self.refusing(inputs, lambda: backends.run(found, network.graph, given, charge, counter))
+        inputs.check(self.graph, given)
+        inputs.refuse_gradients(self, given)
+        network, cast = self._in_precision(precision, given)
+        chosen = backends.choose(backend, network.graph, steps, network.empty_like)
+
+        def begin(some: tuple[Tensor, ...]) -> State:
+            return network._started(State(some), backends.in_first_step(counter, steps))
+
+        return inputs.explain_failure(given, lambda: backends.run(chosen, network.graph, cast, charge, counter, begin))
 
     def stream(self) -> Stream:
-        """The same network step by step, with a state that comes in and goes out: see `qffs.spiking.stream.Stream`."""
-        return Stream(self)
+        """Return a `qffs.spiking.stream.Stream`: the network step by step, with a state that comes in and goes out."""
+        return Stream(self.graph, self.schedule, self.initial_state)
 
     @property
     def empty_like(self) -> Tensor:
         """An empty tensor of the network's type, on its device."""
         return empty_like(self)
 
-    def _in(self, precision: str, inputs: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
-        """The network and its inputs, in the type that sums are to be done in."""
-        if precision not in PRECISIONS:
-            raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        if precision == OWN or self.empty_like.dtype == torch.float64:
-            return self, inputs
-        tensors = [Fingerprint.of(tensor) for tensor in self.state_dict().values()]
-        rules = [(neuron.highest, neuron.rule) for _, neuron in self.neurons()]
-        if self._exact is None or self._exact[0] != (tensors, rules):
-            self._exact = None
-            self._exact = (tensors, rules), copy.deepcopy(self).double()
-        return self._exact[1], tuple(x.double() if x.is_floating_point() else x for x in inputs)
-
     def run(
         self,
-        *inputs: Tensor,
+        *given: Tensor,
         steps: int | None,
         chunk: int | None = None,
         observer: Observer | None = None,
         longest: int = LONGEST,
-    ) -> tuple[Any, State]:
-        """The accumulated read-out ``[T, B, ...]`` and the final state.
+    ) -> tuple[Nested, State]:
+        """Run the reference simulation: return the accumulated read-out ``[T, B, ...]`` and the final state.
 
         steps: T, at least the schedule's D; None goes on until no neuron fires any more, or for ``longest`` steps;
         chunk: how many steps every layer is advanced by before the next layer (T by default; 1 is step-wise
-        simulation and needs the least memory); observer: see `Observer`.
+        simulation and needs the least memory); observer: called after each layer with its path, its spikes
+        ``[T, B, ...]`` and its state (`qffs.spiking.step_by_step.Observer`). The state that is returned is a
+        `qffs.spiking.step_by_step.State`: ``state.neurons[path].potential`` and ``.sent`` are ``[B, ...]``.
         Raises `InvalidArgument` where T < D or the inputs do not fit, and `Diverged` where the input is not finite.
         """
         charge = self.schedule.over(longest if steps is None else steps)
@@ -124,54 +137,23 @@ class SpikingNetwork(nn.Module):
             chunk = self.schedule.steps if steps is None else len(charge)
         if not isinstance(chunk, int) or chunk < 1:
             raise InvalidArgument(f"chunk must be a whole number of steps, at least 1, not {chunk!r}")
-        state = self.begin(*inputs)
+        state = self.initial_state(*given)
         parts = []
         for start in range(0, len(charge), chunk):
             part = charge[start : start + chunk]
-            increments, state = self.refusing(inputs, partial(advance, self.graph, state, part, observer))
+            increments, state = inputs.explain_failure(given, partial(advance, self.graph, state, part, observer))
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break
-        return summed(joined(parts, 0)), state
+        return accumulate(joined(parts, 0)), state
 
-    def refusing(self, inputs: tuple[Tensor, ...], simulated: Callable[[], T]) -> T:
-        """What a simulation returns; inputs that the network cannot take are refused in a sentence."""
-        try:
-            return simulated()
-        except (RuntimeError, ValueError, IndexError) as error:
-            if isinstance(error, (QffsError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-                raise
-            given = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
-            raise InvalidArgument(f"the network does not run on inputs of {given}: {error}") from error
-
-    def begin(self, *inputs: Tensor) -> State:
-        """The state before the first step.
-
-        Raises `InvalidArgument` unless there is one tensor an input, all with the same batch in dimension 0, and
-        `Diverged` where one holds NaN or infinity.
-        """
-        expected = len(self.graph.graph.find_nodes(op="placeholder"))
-        if len(inputs) != expected or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
-            raise InvalidArgument(f"the network takes {expected} tensors with a batch in dimension 0, one an input")
-        if len({len(x) for x in inputs}) != 1:
-            raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
-        self._check_rows(inputs)
-        if not all(map(_finite, inputs)):
-            raise Diverged("the input holds NaN or infinity")
-        return State(inputs)
-
-    def _check_rows(self, inputs: tuple[Tensor, ...]) -> None:
-        """Where an image is cut into rows, how many there are was counted on images of the example's size."""
-        for x, node in zip(inputs, self.graph.graph.find_nodes(op="placeholder"), strict=True):
-            size = tuple(tensor_shape(node)[1:])
-            if self._cuts is not None and tuple(x.shape[1:]) != size:
-                raise InvalidArgument(
-                    f"this network cuts each image into rows of the batch (at {self._cuts}), as many as images of "
-                    f"{size} have, not of {tuple(x.shape[1:])}: quantize it on an example of this size"
-                )
+    def initial_state(self, *given: Tensor) -> State:
+        """Return the state before the first step; raises as `run` does where the inputs do not fit."""
+        inputs.check(self.graph, given)
+        return self._started(State(given), None)
 
     def neurons(self) -> Iterator[tuple[str, Neuron]]:
-        """The layers of neurons with their paths, in the order of computation."""
+        """Yield the layers of neurons with their paths, in the order of computation."""
         for node in self.graph.graph.nodes:
             if site(node).kind is Kind.SPIKING:
                 neuron = self.graph.get_submodule(node.target)
@@ -179,21 +161,49 @@ class SpikingNetwork(nn.Module):
                 yield node.target, neuron
 
     def settled(self, state: State) -> bool:
-        """Whether no neuron would fire any more if no charge came."""
+        """Return whether no neuron would fire any more if no charge came."""
         return all(_settled(neuron, state.neurons[path]) for path, neuron in self.neurons())
+
+    def _started(self, state: State, observer: Observer | None) -> State:
+        if self.start is not None:
+            state.neurons.update(self.start.states(self, state.inputs, observer))
+        return state
+
+    def _until_settled(self, *given: Tensor, counter: Counter | None, **options: Any) -> Nested:
+        """Run for more and more steps, until a step after D is silent: nothing arrives at a later one, then."""
+        steps = self.schedule.usual_steps
+        while True:
+            activity = backends.Activity(steps)
+            readout = self(*given, steps=steps, counter=activity.count, **options)
+            last = max(activity.last, self.schedule.steps)
+            if last < steps or steps >= LONGEST:
+                break
+            steps = min(2 * steps, max(LONGEST, self.schedule.steps))
+        if counter is not None:
+            return self(*given, steps=last, counter=counter, **options)
+        return fx.node.map_aggregate(readout, lambda leaf: leaf[:last] if isinstance(leaf, Tensor) else leaf)
+
+    def _in_precision(self, precision: str, given: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
+        """The network and its inputs, in the type that sums are to be done in."""
+        if precision not in PRECISIONS:
+            raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if precision == OWN or self.empty_like.dtype == torch.float64:
+            return self, given
+        if self.start is not None:
+            name = type(self.start).__name__
+            raise InvalidArgument(f"a network that starts by {name} is run in its own precision, not {precision!r}")
+        tensors = [Fingerprint.of(tensor) for tensor in self.state_dict().values()]
+        rules = [(neuron.highest, neuron.rule) for _, neuron in self.neurons()]
+        if self._exact is None or self._exact[0] != (tensors, rules):
+            self._exact = None
+            self._exact = (tensors, rules), copy.deepcopy(self).double()
+        return self._exact[1], tuple(x.double() if x.is_floating_point() else x for x in given)
 
 
 def _restore(description: Description, tensors: dict[str, Tensor], schedule: Schedule) -> SpikingNetwork:
     graph = rebuild(description, tensors)
     graph.load_state_dict({name: tensors[name] for name in graph.state_dict()}, assign=True)  # what it calls
     return SpikingNetwork(graph.eval().requires_grad_(False), schedule)
-
-
-def _finite(x: Tensor) -> bool:
-    """Whether a tensor holds neither NaN, which its largest value would be, nor infinity."""
-    if not x.numel() or not x.is_floating_point():
-        return bool(torch.isfinite(x).all())
-    return all(bool(torch.isfinite(each)) for each in x.aminmax())
 
 
 def _settled(neuron: Neuron, state: NeuronState) -> bool:

@@ -6,18 +6,18 @@ next, and does not wait for steps that will hardly change its class.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from qffs.errors import InvalidArgument
 from qffs.graph.batch_axis import places
+from qffs.method import Schedule
+from qffs.spiking.inputs import explain_failure
 from qffs.spiking.step_by_step import State, advance
-
-if TYPE_CHECKING:
-    from qffs.spiking.network import SpikingNetwork
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Stream:
     (4, torch.Size([2, 2]))
     """
 
-    def __init__(self, network: SpikingNetwork) -> None:
-        self.network = network
+    def __init__(self, graph: fx.GraphModule, schedule: Schedule, initial_state: Callable[..., State]) -> None:
+        self.graph, self.schedule, self._initial_state = graph, schedule, initial_state
 
     def begin(self, *inputs: Tensor) -> Moment:
-        """Before the first step. Raises as `SpikingNetwork.begin` does."""
-        return Moment(0, None, self.network.begin(*inputs))
+        """Before the first step. Raises as `SpikingNetwork.initial_state` does."""
+        return Moment(0, None, self._initial_state(*inputs))
 
     @torch.no_grad()
     def step(self, moment: Moment, *frames: Tensor) -> Moment:
@@ -67,17 +67,17 @@ class Stream:
         frames: new inputs, of the same shapes, from this step on. Step t brings ``schedule.weights[t]`` of the input of
         its time, and none once the schedule is over, so that the network settles on what it computes of the frames'
         mean by these weights, if what lies before its first neurons is linear.
-        Raises as `SpikingNetwork.begin` does, and `InvalidArgument` where frames are of another shape.
+        Raises as `SpikingNetwork.initial_state` does, and `InvalidArgument` where frames are of another shape.
         """
         state = moment.state
         if frames:
             given, had = ([tuple(x.shape) for x in each] for each in (frames, state.inputs))
             if given != had:
                 raise InvalidArgument(f"frames must have the shapes of those before, {had}, not {given}")
-            state = self.network.begin(*frames).after(state)
-        weights = self.network.schedule.weights
+            state = self._initial_state(*frames).after(state)
+        weights = self.schedule.weights
         weight = weights[moment.steps] if moment.steps < len(weights) else 0.0
-        increments, after = self.network.refusing(state.inputs, lambda: advance(self.network.graph, state, (weight,)))
+        increments, after = explain_failure(state.inputs, lambda: advance(self.graph, state, (weight,)))
         if not isinstance(increments, Tensor):
             raise InvalidArgument("a stream needs a network with one output")
         readout = increments[0] if moment.readout is None else moment.readout + increments[0]
@@ -92,9 +92,9 @@ class Stream:
         schedule's steps, and the output ``[B, classes]`` with two classes or more.
         """
         check_margin(stop_when)
-        self.network.schedule.over(longest)
+        self.schedule.over(longest)
         moment, images = self.begin(*inputs), len(inputs[0])
-        rows = all(place == (0, 1) for node in self.network.graph.graph.nodes for place in places(node))
+        rows = all(place == (0, 1) for node in self.graph.graph.nodes for place in places(node))
         going, readout = torch.arange(images, device=inputs[0].device), torch.empty(0)
         steps = torch.zeros_like(going)
         while moment.steps < longest:

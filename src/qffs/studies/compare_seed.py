@@ -26,8 +26,8 @@ from qffs.runs.inputs import about, device_of, fingerprint, run_inputs
 from qffs.runs.provenance import commit
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.compare_cache import RowCache
-from qffs.studies.methods.initial_potential import Begun
 from qffs.studies.methods.method import Activation, Method, over_time, placed, started
+from qffs.studies.methods.srp_cos import FirstRun
 from qffs.train.loop import Setting, fit
 from qffs.train.state import Interruption, RunState
 
@@ -215,8 +215,8 @@ class SeedComparison:
         normalize = self.inputs.normalize
         measured = cost(snn, self.few, normalize, steps, progress=self.progress)
         earlier = 0.0
-        if isinstance(snn, Begun) and snn.first is not None:
-            first = cost(snn.first, self.few, normalize, before, progress=self.progress)
+        if isinstance(snn.start, FirstRun):
+            first = cost(snn.start.first, self.few, normalize, before, progress=self.progress)
             earlier = first.spiking_pj[-1] - first.analog_pj
         return [earlier + each for each in measured.spiking_pj]
 

@@ -127,7 +127,7 @@ def test_predictions_on_the_digits_are_the_same(make: Callable[[SpikingNetwork],
     snn = spiking(models.DigitsNet().eval(), x)
     network = make(snn)
     found = sum(network(x) for _ in range(8))
-    assert torch.equal(found.argmax(-1), snn(x, steps=8)[-1].argmax(-1))
+    assert torch.equal(found.argmax(-1), snn(x, steps=8, backend="reference")[-1].argmax(-1))
     torch.save(network, tmp_path / "network.pt")
     again = torch.load(tmp_path / "network.pt", weights_only=False)
     for module in again.modules():
@@ -164,10 +164,10 @@ def test_neurons_are_those_of_the_simulator() -> None:
 
 def test_the_network_stays_as_it_was() -> None:
     snn, x = residual()
-    before = snn(x, steps=STEPS)
+    before = snn(x, steps=STEPS, backend="reference")
     export.spikingjelly(snn)(x)
     export.snntorch(snn)(x)
-    assert torch.equal(snn(x, steps=STEPS), before)
+    assert torch.equal(snn(x, steps=STEPS, backend="reference"), before)
 
 
 @pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
@@ -245,7 +245,7 @@ def test_masks_come_whole_and_infinities_as_they_are() -> None:
     for make in (export.spikingjelly, export.snntorch):
         network = make(snn)
         found = torch.stack([network(*given) for _ in range(STEPS)]).cumsum(0)
-        torch.testing.assert_close(found, snn(*given, steps=STEPS), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found, snn(*given, steps=STEPS, backend="reference"), rtol=1e-12, atol=1e-12)
 
 
 class Joining(nn.Module):
@@ -312,7 +312,7 @@ def test_several_outputs_in_one_call() -> None:
     snn = spiking(Two().double(), x)
     network = export.spikingjelly(snn)
     functional.set_step_mode(network, "m")
-    found, wanted = network(x.expand(STEPS, *x.shape)), snn(x, steps=STEPS)
+    found, wanted = network(x.expand(STEPS, *x.shape)), snn(x, steps=STEPS, backend="reference")
     assert found.keys() == wanted.keys()
     torch.testing.assert_close(found["h"].cumsum(0), wanted["h"])
     torch.testing.assert_close(found["sums"][0].cumsum(0), wanted["sums"][0])
@@ -350,7 +350,7 @@ def test_a_quotient_waits_for_its_divisor() -> None:
     model, x = Quotient().double(), random(5, 3)
     nn.init.constant_(model.other.weight, 0.3)
     snn = spiking(model, x)
-    network, readout = export.snntorch(snn), snn(x, steps=STEPS)
+    network, readout = export.snntorch(snn), snn(x, steps=STEPS, backend="reference")
     found = torch.stack([network(x) for _ in range(STEPS)]).cumsum(0)
     torch.testing.assert_close(found, readout, rtol=1e-12, atol=1e-12)
 
@@ -361,4 +361,4 @@ def test_a_constant_is_charged() -> None:
     snn = spiking(WithConstant(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)).double(), x)
     network = export.snntorch(snn)
     found = torch.stack([network(x) for _ in range(STEPS)]).cumsum(0)
-    torch.testing.assert_close(found, snn(x, steps=STEPS), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, snn(x, steps=STEPS, backend="reference"), rtol=1e-12, atol=1e-12)

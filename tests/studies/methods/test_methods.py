@@ -53,7 +53,7 @@ def test_quantized_activations_are_reached_at_as_many_steps_as_levels() -> None:
     assert errors[LEVELS] < errors[255] < errors[1]
     for name in ("srp", "cos"):
         ready = METHODS[name].spiking(made, [x], LEVELS)
-        assert apart(ready.readout(x, steps=LEVELS)[-1], wanted) < errors[255]
+        assert apart(ready(x, steps=LEVELS)[-1], wanted) < errors[255]
 
 
 def test_rnl_clips_at_a_running_maximum() -> None:
@@ -175,7 +175,7 @@ def test_srp_and_cos_begin_where_a_first_run_ended() -> None:
         assert METHODS[name].before == STEPS_BEFORE
         first = METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE)
         _, after = first.run(x, steps=STEPS_BEFORE)
-        state = snn.begin(x)
+        state = snn.initial_state(x)
         for (path, neuron), (_, before) in zip(snn.neurons(), first.neurons(), strict=True):
             residual = after.neurons[path].potential / before.threshold
             raised = state.neurons[path].potential / neuron.threshold - 0.5
@@ -191,13 +191,13 @@ def test_spikes_of_a_first_run_count() -> None:
     x = images()
     made = trained(METHODS["qcfs"], network(), x)
     before: dict[str, Tensor] = {}
-    METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE).readout(x, steps=STEPS_BEFORE, counter=before.__setitem__)
+    METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE)(x, steps=STEPS_BEFORE, counter=before.__setitem__)
     cos, own = METHODS["cos"].spiking(made, [x], 8), dict[str, Tensor]()
-    advance(cos.graph, cos.begin(x), cos.schedule.weights, lambda path, sent, _: own.update({path: sent}))
+    advance(cos.graph, cos.initial_state(x), cos.schedule.weights, lambda path, sent, _: own.update({path: sent}))
     for backend in BACKENDS:
         told: list[tuple[str, Tensor]] = []
-        readout = cos.readout(x, steps=8, backend=backend, counter=lambda *each, told=told: told.append(each))
-        torch.testing.assert_close(readout, cos(x, steps=8))
+        readout = cos(x, steps=8, backend=backend, counter=lambda *each, told=told: told.append(each))
+        torch.testing.assert_close(readout, cos(x, steps=8, backend="reference"))
         for path, first in before.items():
             counted, each = sum(sent for layer, sent in told if layer == path)[0], own[path].flatten(1).sum(1).long()
             assert int(first[0].sum()) > 0
@@ -213,12 +213,11 @@ def test_first_potentials_are_the_same_by_every_back_end(name: str) -> None:
         for _, neuron in snn.neurons():
             neuron.rule = replace(neuron.rule, decay=leak)
         for backend in BACKENDS:
-            torch.testing.assert_close(snn.readout(x, steps=8, backend=backend), snn(x, steps=8))
+            torch.testing.assert_close(snn(x, steps=8, backend=backend), snn(x, steps=8, backend="reference"))
         if name == "calibration":  # the others move few neurons, or such as would not fire
-            assert not torch.allclose(snn(x, steps=8), plain(x, steps=8))
-    for precision in ("exact", "nonsense"):
-        with pytest.raises(InvalidArgument, match=f"network is run in its own precision, not '{precision}'"):
-            snn.readout(x, steps=8, precision=precision)
+            assert not torch.allclose(snn(x, steps=8, backend="reference"), plain(x, steps=8, backend="reference"))
+    with pytest.raises(InvalidArgument, match="is run in its own precision, not 'exact'"):
+        snn.float()(x.float(), steps=8, precision="exact")
 
 
 def test_fewer_large_images_find_thresholds() -> None:
@@ -247,7 +246,7 @@ def test_calibration_takes_the_best_thresholds_and_closes_gaps() -> None:
     assert errors[4] > errors[16] > errors[128]
     assert errors[128] < 0.02
     snn = method.spiking(made, [x], 4)
-    assert isinstance(snn, Shifted)
+    assert isinstance(snn.start, Shifted)
     _, neuron = next(snn.neurons())
     assert float(neuron.threshold) * 4 == pytest.approx(best(first, 4))
     assert best(first, 4) < float(first.max())

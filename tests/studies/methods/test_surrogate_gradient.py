@@ -76,7 +76,7 @@ def test_what_trains_is_what_is_run(name: str, model: Any) -> None:
         snn, steps = METHODS[name].spiking(graph, [x], METHODS[name].activation.steps), METHODS[name].activation.steps
         leaks = [neuron.rule.decay for _, neuron in snn.neurons()]
         for backend in (*BACKENDS[1:], None):
-            torch.testing.assert_close(snn.readout(x, steps=steps, backend=backend)[-1], wanted)
+            torch.testing.assert_close(snn(x, steps=steps, backend=backend)[-1], wanted)
     assert not torch.allclose(before, wanted, atol=0.01)
     expected = {"sew": {1.0}, "dspike": {0.5}}
     assert set(leaks) == expected[name] if name in expected else len(set(leaks)) > 1  # DIET trains them

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
 from qffs.export.circuit.circuit import Circuit, Population, Synapses
-from qffs.export.circuit.unit_response import Probe, flat, names_of, pools, refusal, refused, shape_of, spread
+from qffs.export.circuit.unit_response import UnitResponse, flat, names_of, pools, refusal, refused, shape_of, spread
 from qffs.graph import batch_axis
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
@@ -38,7 +38,7 @@ TOGETHER = 64
 
 @torch.no_grad()
 def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
-    """The circuit of a spiking network; its populations are called as `probe.names_of` says.
+    """The circuit of a spiking network; its populations are called as `unit_response.names_of` says.
 
     Raises `NotConvertible` with the name of each operator that neither is linear nor takes the largest of counts, and
     on more than `UNITS` units.
@@ -137,7 +137,7 @@ class _Probes:
 
     def _arrivals(self, inputs: dict[str, Tensor], sent: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         given = tuple(x.double() for x in inputs.values())
-        return Probe(self.network, given, sent).arrivals()
+        return UnitResponse(self.network, given, sent).arrivals()
 
     def _pool(self, name: str) -> None:
         """What a pooling takes the largest of, once all that leads to it is known."""
@@ -150,7 +150,7 @@ class _Probes:
             θ[post.long()] = weight
         found = []
         for start, units in _single(len(θ)):
-            pooled = flat(Probe(self.network, (units,), {}).applied(node, spread(units, read)), node, len(units))
+            pooled = flat(UnitResponse(self.network, (units,), {}).applied(node, spread(units, read)), node, len(units))
             within, of = pooled.nonzero(as_tuple=True)
             found.append(torch.stack([within + start, of]))
         within, of = torch.cat(found, 1)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain, count
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from qffs.graph import batch_axis
 from qffs.graph.call import arguments, choosing, label, name_of
+from qffs.graph.nested import Nested
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
-from qffs.spiking.step_by_step import Pair, State, Walk
+from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, Part, call
+from qffs.spiking.walk import Edge, walk
 
 
 def refusal(node: fx.Node) -> str | None:
@@ -81,17 +82,22 @@ def names_of(network: fx.GraphModule) -> dict[fx.Node | int, str]:
     return found
 
 
-class Probe(Walk):
-    """A walk on which neurons send what they are told, and what would arrive at them is kept.
+class UnitResponse:
+    """The policy of a walk on which neurons send what they are told, and what would arrive at them is kept.
 
-    The network is one in float64, on the CPU. Populations are called as `names_of` says.
+    The network is one in float64, on the CPU. sent: by the name of a population (`names_of`), what its units send
+    ``[B, N]``; only that part is walked then, without constants. None: what the inputs and the biases bring alone.
     """
 
     def __init__(self, network: fx.GraphModule, inputs: tuple[Tensor, ...], sent: dict[str, Tensor] | None) -> None:
-        # Of a walk that has begun the constants are known, and here there are none: only what neurons send arrives.
-        super().__init__(network, State(inputs, begun=sent is not None), (1.0,), None)
-        self.sent, self.part, self.outputs = sent or {}, 0 if sent is None else 1, 0
+        self.network, self.inputs, self.sent = network, inputs, sent or {}
+        self.part: Part = CONSTANT if sent is None else INCREMENTS
+        self.images = len(inputs[0])
         self.arrived: dict[str, Tensor] = {}
+        self.outputs = 0
+        self.values: dict[fx.Node, Edge[Nested]] = {}
+        read = self.values.__getitem__
+        self._operands = Operands(network, read, self.images, steps=1, rows=self.images, zeros=self._zeros)
 
     @cached_property
     def names(self) -> dict[fx.Node | int, str]:
@@ -99,51 +105,63 @@ class Probe(Walk):
         return names_of(self.network)
 
     def arrivals(self) -> dict[str, Tensor]:
-        """What arrives at each population ``[B, N]``."""
-        self.run()
+        """Return what arrives at each population ``[B, N]``."""
+        walk(self.network, self.inputs, self)
         return self.arrived
 
     def applied(self, node: fx.Node, value: Tensor) -> Tensor:
-        """A node of one argument, of this value."""
-        result: Tensor = self._apply(node, lambda _: value)
+        """Return what a node of one argument makes of this value."""
+        result: Tensor = call(self.network, node, lambda _: value)
         return result
 
-    def through(self, path: Sequence[fx.Node], read: fx.Node, value: Tensor) -> Any:
-        """What the last node of a path makes of ``value`` ``[B, ...]`` as the one signal that is read; others are 0."""
+    def through(self, path: Sequence[fx.Node], read: fx.Node, value: Tensor) -> Nested:
+        """Return what the last node of a path makes of ``value`` ``[B, ...]`` as the signal ``read``; others are 0."""
         for node in self.network.graph.nodes:
-            self.values[node] = Pair(None, None)
+            self.values[node] = Edge(None, None)
             if node is read:
-                self.values[node] = Pair(None, value.movedim(0, batch_axis.dimension(read)))
+                self.values[node] = Edge(None, value.movedim(0, batch_axis.dimension(read)))
             elif site(node).kind is Kind.PLAIN:
-                self.values[node] = self._plain(node)
+                self.values[node] = self.plain(node)
             elif node in path:
-                self.values[node] = Pair(None, self._call(node, 1))
+                self.values[node] = Edge(None, self._operands.apply(node, INCREMENTS))
             if node is path[-1]:
                 break
         return self.values[path[-1]].increments
 
-    def _spiking(self, node: fx.Node) -> Any:
+    def plain(self, node: fx.Node) -> Edge[Nested]:
+        """Return the value of what is no signal."""
+        return self._operands.plain(node)
+
+    def linear(self, node: fx.Node) -> Edge[Nested]:
+        """Return the one part that is walked."""
+        value = None if self._operands.is_zero(node, self.part) else self._operands.apply(node, self.part)
+        return self._edge(value)
+
+    def spiking(self, node: fx.Node) -> Edge[Nested]:
+        """Keep what arrives at a population, and return what it is told to send."""
         name = self.names[node]
         self._arrives(name, node.all_input_nodes[0])
-        return spread(self.sent[name], node) if name in self.sent else None
+        return Edge(None, spread(self.sent[name], node) if name in self.sent else None)
 
-    def _differenced(self, node: fx.Node) -> Pair:
-        return Pair(None, self._spiking(node))
+    def differenced(self, node: fx.Node) -> Edge[Nested]:
+        """Treat a pooling as the population that it becomes."""
+        return self.spiking(node)
 
-    def _read_out(self, node: fx.Node) -> Any:
+    def read_out(self, node: fx.Node) -> None:
+        """Keep what arrives at an output."""
         self._arrives(self.names[self.outputs], node)
         self.outputs += 1
 
+    def _edge(self, value: Nested) -> Edge[Nested]:
+        return Edge(value, None) if self.part == CONSTANT else Edge(None, value)
+
     def _arrives(self, name: str, node: fx.Node) -> None:
-        value = self._value(node, self.part)
-        value = self._zeros(node, self.part) if value is None else batch_axis.whole(value, node, self.batch)
-        self.arrived[name] = flat(value, node, self.batch)
+        value = self.values[node][self.part]
+        value = self._zeros(node, self.part) if value is None else batch_axis.whole(value, node, self.images)
+        self.arrived[name] = flat(value, node, self.images)
 
-    def _adds_nothing(self, *_: Any) -> bool:
-        return False  # it would ask for the other part, which is not there
-
-    def _zeros(self, read: fx.Node, part: int) -> Tensor:
-        del part  # the other is not there to be asked for its shape
-        d = batch_axis.dimension(read)
-        shape = [self.batch * batch_axis.rows(read) if k == d else size for k, size in enumerate(tensor_shape(read))]
+    def _zeros(self, read: fx.Node, _: Part) -> Tensor:
+        """Zeros of the shape that the example had, for the other part is not there to be asked."""
+        d, rows = batch_axis.dimension(read), self.images * batch_axis.rows(read)
+        shape = [rows if k == d else size for k, size in enumerate(tensor_shape(read))]
         return torch.zeros((), dtype=torch.float64).expand(shape)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
-from qffs.export.circuit.unit_response import Probe
+from qffs.export.circuit.unit_response import UnitResponse
 from qffs.export.nir.graph import ONE, Bundle, Graph, windows_of
 from qffs.export.nir.linear_form import linear_form
 from qffs.nn.neuron import Neuron
@@ -95,7 +95,9 @@ class Exact(Graph):
         (θ, highest), into, out = self.units[read], self.shape(read), self.shape(node)
         windows = windows_of(node, self.network)
         try:
-            forms = linear_form(lambda x: Probe(self.network, (x,), {}).applied(node, x), into, windows, pools=True)
+            forms = linear_form(
+                lambda x: UnitResponse(self.network, (x,), {}).applied(node, x), into, windows, pools=True
+            )
         except NotConvertible:
             raise self.without_form(node, "its windows are those of no convolution") from None
         counts = {source: factor / torch.where(θ > 0, θ, 1.0) for source, factor in bundle.items()}

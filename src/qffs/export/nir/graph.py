@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
-from qffs.export.circuit.unit_response import Probe, names_of, refusal, refused
+from qffs.export.circuit.unit_response import UnitResponse, names_of, refusal, refused
 from qffs.export.nir.linear_form import Convolution, Flatten, Form, Matrix, Window, linear_form
 from qffs.graph import batch_axis
 from qffs.graph.call import label, option, signals
@@ -55,7 +55,7 @@ class Graph:
             raise NotConvertible("these have no form in NIR:\n" + "\n".join(found))
         placeholders = self.network.graph.find_nodes(op="placeholder")
         resting = tuple(torch.zeros((1, *tensor_shape(node)[1:]), dtype=torch.float64) for node in placeholders)
-        self.constants = Probe(self.network, resting, None).arrivals()
+        self.constants = UnitResponse(self.network, resting, None).arrivals()
         for node in self.network.graph.nodes:
             self._visit(node)
         self._drop_unread()
@@ -76,7 +76,7 @@ class Graph:
         held = [place for place in batch_axis.places(node) if site(node).signal]
         if any(place != (0, 1) for place in held):
             return "it does not hold one image a row of dimension 0"
-        if held and isinstance(tensor_shape(node), tuple) and len(tensor_shape(node)) == 1:
+        if held and len(site(node).shape or ()) == 1:
             return "it is a single number an image, for which NIR has no shape"
         return refusal(node)
 
@@ -117,7 +117,7 @@ class Graph:
             case Kind.DIFFERENCED:
                 (read,) = node.all_input_nodes
                 bundle, (θ, highest) = self.read(read), self.units[read]
-                self.units[node] = Probe(self.network, (θ[None],), {}).applied(node, θ[None])[0], highest
+                self.units[node] = UnitResponse(self.network, (θ[None],), {}).applied(node, θ[None])[0], highest
                 self.bundles[node] = self.pool(node, bundle)
             case Kind.LINEAR | Kind.SUM | Kind.JOIN:
                 self._linear(node)
@@ -144,7 +144,7 @@ class Graph:
                     self.read(path[0])
 
             def apply(x: Tensor, path: list[fx.Node] = path, start: fx.Node = start) -> Tensor:
-                result: Tensor = Probe(self.network, (x,), {}).through(path, start, x)
+                result: Tensor = UnitResponse(self.network, (x,), {}).through(path, start, x)
                 return result
 
             try:

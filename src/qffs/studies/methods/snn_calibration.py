@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,32 +12,34 @@ from torch import Tensor, fx, nn
 
 from qffs.functional.neuron import NeuronState
 from qffs.graph.replace import activations
+from qffs.graph.site import Kind, site
 from qffs.nn.inspect import evaluating
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.step_by_step import Observer, Walk
-from qffs.studies.methods.initial_potential import Begun
+from qffs.spiking.step_by_step import Observer, Reference
+from qffs.spiking.walk import walk
 from qffs.studies.methods.method import RATE, RELU, SOME, Batches, Method, rates, some
 from qffs.studies.methods.thresholds import best
 
 
-class Shifted(Begun):
-    """A spiking network whose neurons begin higher, or lower, by channel: ``[1, C, ...]`` in the network's units."""
+@dataclass(frozen=True)
+class Shifted:
+    """Neurons begin higher, or lower, by layer and channel: ``[1, C, ...]`` in the network's units."""
 
-    def __init__(self, network: SpikingNetwork, shifts: Mapping[str, Tensor]) -> None:
-        super().__init__(network)
-        self.shifts = dict(shifts)
+    shifts: Mapping[str, Tensor]
 
-    def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
-        """At rest, and shifted."""
-        del inputs, observer
-        return {path: _shifted(neuron, self.shifts[path]) for path, neuron in self.neurons()}
+    def states(
+        self, network: SpikingNetwork, given: tuple[Tensor, ...], observer: Observer | None
+    ) -> dict[str, NeuronState]:
+        """Return the states at rest, shifted."""
+        del given, observer
+        return {path: _shifted(neuron, self.shifts[path]) for path, neuron in network.neurons()}
 
 
 @torch.no_grad()
 def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
     """Thresholds, then layer by layer the mean gap to the network's activations as a potential, by channel."""
-    given = some(batches, steps)
+    x = some(batches, steps)
     wanted: dict[str, Tensor] = {}
 
     def observe(path: str, _: nn.Module, __: Any, out: Tensor) -> None:
@@ -46,32 +48,31 @@ def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNet
     sites = activations(network)
     hooks = [network.get_submodule(path).register_forward_hook(partial(observe, path)) for path in sites]
     with evaluating(network):
-        network(given)
+        network(x)
     for hook in hooks:
         hook.remove()
     thresholds = {path: best(wanted[path], steps) for path in sites}
     snn = rates(network, thresholds, steps, replace(RATE, precharge=0.5))
-    calibrating = _Calibrating(snn, given, wanted)
-    calibrating.run()
-    return Shifted(snn, calibrating.shifts)
+    return SpikingNetwork(snn.graph, snn.schedule, Shifted(_shifts(snn, x, wanted)))
 
 
-class _Calibrating(Walk):
-    """The simulation, layer by layer, each run again with a potential that makes up for the gap that it left."""
+def _shifts(snn: SpikingNetwork, x: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer by layer, the potential that makes up for the gap which a layer leaves when it is run without."""
+    walked = Reference(snn.graph, snn.initial_state(x), snn.schedule.weights)
+    shifts: dict[str, Tensor] = {}
 
-    def __init__(self, snn: SpikingNetwork, x: Tensor, wanted: Mapping[str, Tensor]) -> None:
-        super().__init__(snn.graph, snn.begin(x), snn.schedule.weights, None)
-        self.wanted, self.shifts = wanted, dict[str, Tensor]()
-
-    def _spiking(self, node: fx.Node) -> Tensor:
-        super()._spiking(node)
+    def calibrate(node: fx.Node) -> None:
+        if site(node).kind is not Kind.SPIKING:
+            return
         path = str(node.target)
-        neuron = self.network.get_submodule(path)
+        neuron = snn.graph.get_submodule(path)
         assert isinstance(neuron, Neuron)
-        sent = self.next.neurons[path].sent * neuron.threshold
-        self.shifts[path] = _gap(self.wanted[path], sent)
-        self.state.neurons[path] = _shifted(neuron, self.shifts[path])
-        return super()._spiking(node)
+        walked.spiking(node)
+        shifts[path] = _gap(wanted[path], walked.next.neurons[path].sent * neuron.threshold)
+        walked.state.neurons[path] = _shifted(neuron, shifts[path])
+
+    walk(snn.graph, (x,), walked, before=calibrate)
+    return shifts
 
 
 def _shifted(neuron: Neuron, by: Tensor) -> NeuronState:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from qffs.graph.call import signals
 from qffs.graph.replace import activations
+from qffs.graph.site import Kind, site
 from qffs.method import FiringRule
 from qffs.spiking.network import SpikingNetwork
-from qffs.spiking.step_by_step import Walk
+from qffs.spiking.step_by_step import Reference
+from qffs.spiking.walk import walk
 from qffs.studies.methods.method import RATE, RELU, SOME, Batches, Method, rates, some
 
 BALANCED_STEPS = 64
@@ -25,25 +27,25 @@ def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule) -> dic
     In the units of activations: of a spike that stands for θ. Of some images of the first batch.
     """
     snn = rates(network, dict.fromkeys(activations(network), 1.0), BALANCED_STEPS, rule)
-    _Balancing(snn, some(batches, BALANCED_STEPS)).run()
+    x = some(batches, BALANCED_STEPS)
+    thresholds = {path: neuron.threshold for path, neuron in snn.neurons()}
+    walked = Reference(snn.graph, snn.initial_state(x), snn.schedule.weights)
+
+    def balance(node: fx.Node) -> None:
+        """Give a layer its threshold once all is known that arrives at it."""
+        if site(node).kind is Kind.SPIKING:
+            thresholds[str(node.target)].fill_(max(1e-6, _largest(walked, *signals(node))))
+
+    walk(snn.graph, (x,), walked, before=balance)
     return {path: float(neuron.threshold) * BALANCED_STEPS for path, neuron in snn.neurons()}
 
 
-class _Balancing(Walk):
-    """The simulation, layer by layer, each of which is given its threshold when all is known that arrives at it."""
-
-    def __init__(self, snn: SpikingNetwork, x: Tensor) -> None:
-        super().__init__(snn.graph, snn.begin(x), snn.schedule.weights, None)
-        self.thresholds = {path: neuron.threshold for path, neuron in snn.neurons()}
-
-    def _spiking(self, node: fx.Node) -> Tensor:
-        (read,) = signals(node)
-        constant, increments = self._arrived(read)
-        injected = [0.0 if constant is None else weight * constant for weight in self.charge]
-        sent = [0.0] * self.steps if increments is None else list(increments)
-        largest = max(float(torch.as_tensor(one + other).max()) for one, other in zip(injected, sent, strict=True))
-        self.thresholds[str(node.target)].fill_(max(1e-6, largest))
-        return super()._spiking(node)
+def _largest(walked: Reference, read: fx.Node) -> float:
+    """Return the largest current of one step that arrives by a signal."""
+    constant, increments = walked.arrived(read)
+    injected = [0.0 if constant is None else weight * constant for weight in walked.charge]
+    sent = [0.0] * walked.steps if increments is None else list(increments)
+    return max(float(torch.as_tensor(one + other).max()) for one, other in zip(injected, sent, strict=True))
 
 
 def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:

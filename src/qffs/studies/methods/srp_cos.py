@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -10,7 +11,6 @@ from torch import Tensor, fx
 from qffs.functional.neuron import NeuronState
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import Observer, State, advance
-from qffs.studies.methods.initial_potential import Begun
 from qffs.studies.methods.method import Batches, Method
 from qffs.studies.methods.qcfs import QCFS, spiking
 
@@ -21,31 +21,34 @@ STEPS_BEFORE = 4
 SILENT = -1e6
 
 
-class Prepared(Begun):
-    """A spiking network whose neurons begin as a first run of another one says, in ``first.schedule.steps`` steps."""
+@dataclass(frozen=True)
+class FirstRun:
+    """Neurons begin as a run of another network says, ``first``, over ``first.schedule.steps`` steps of each image."""
 
-    def __init__(self, network: SpikingNetwork, first: SpikingNetwork, shift: Shift) -> None:
-        super().__init__(network, first)
-        self.shift = shift
+    first: SpikingNetwork
+    shift: Shift
 
-    def begun(self, inputs: tuple[Tensor, ...], observer: Observer | None) -> dict[str, NeuronState]:
-        """The neurons' states, from a first run."""
-        assert self.first is not None
-        _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
+    def states(
+        self, network: SpikingNetwork, given: tuple[Tensor, ...], observer: Observer | None
+    ) -> dict[str, NeuronState]:
+        """Return the neurons' states after the first run, shifted, and at rest but for that."""
+        _, after = advance(self.first.graph, State(given), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
-        found = {}
-        for path, neuron in self.neurons():
+        states = {}
+        for path, neuron in network.neurons():
             potential, sent = after.neurons[path]
             rest = neuron.rest(potential)
             raised = self.shift(potential / θ[path], sent) * neuron.threshold
-            found[path] = NeuronState(rest.potential + raised, rest.sent)
-        return found
+            states[path] = NeuronState(rest.potential + raised, rest.sent)
+        return states
 
 
 def _prepared(shift: Shift) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
-    return lambda network, batches, steps: Prepared(
-        spiking(network, batches, steps), spiking(network, batches, STEPS_BEFORE), shift
-    )
+    def made(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
+        snn, first = (spiking(network, batches, count) for count in (steps, STEPS_BEFORE))
+        return SpikingNetwork(snn.graph, snn.schedule, FirstRun(first, shift))
+
+    return made
 
 
 def silenced(potential: Tensor, _: Tensor) -> Tensor:
