@@ -112,15 +112,13 @@ def test_more_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert options.startswith(" ".join([*compiler.OPTIONS, "-O1", "-DSOMETHING=of its own"]))
 
 
-@pytest.mark.parametrize("left", [0, 100, 0.5, 0.99])
-def test_damaged_libraries_are_compiled_again(left: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_libraries_are_compiled_again() -> None:
+    """By a process of its own, which would not survive loading a part of a library."""
     assert works()
     path = cache.folder() / files()[0]
-    whole = path.stat().st_size
-    capsys.readouterr()
-    os.truncate(path, int(left * whole) if left < 1 else left)
-    # Truncated in place, it is damaged for this process too, where the same file would be loaded again.
-    compiler.forget()
+    whole = path.read_bytes()
+    path.unlink()  # this process has it loaded
+    path.write_bytes(whole[: len(whole) // 2])
     code = (
         "import warnings; warnings.simplefilter('error')\n"
         "from qffs.kernels.cpu import compiler\n"
@@ -128,7 +126,7 @@ def test_damaged_libraries_are_compiled_again(left: float, capsys: pytest.Captur
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ONCE)
-    assert (cache.folder() / files()[0]).stat().st_size == whole
+    assert (cache.folder() / files()[0]).stat().st_size == len(whole)
 
 
 def test_where_the_cache_cannot_be_used_it_is_compiled_for_the_run(
@@ -258,8 +256,13 @@ def test_openmp_that_is_loaded_waits_without_spinning_unless_the_user_asks(monke
     assert policies == ["PASSIVE", "ACTIVE"]
 
 
-def test_a_second_process_compiles_nothing_and_imports_little(tmp_path: Path) -> None:
+def test_a_second_process_compiles_nothing_and_imports_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sympy alone takes longer to import than the rest of a first call."""
+    monkeypatch.undo()  # the cache of the user, which has these or will have them
+    compiler.forget()
+    for digits in (True, False):
+        assert compiler.library(torch.float32, digits=digits) is not None
+    assert compiler.library_of_levels() is not None
     code = (
         "import sys, torch, qffs\n"
         "from qffs.models.digits import DigitsNet\n"
@@ -269,6 +272,5 @@ def test_a_second_process_compiles_nothing_and_imports_little(tmp_path: Path) ->
         "print(*sorted({'sympy', 'triton', 'torch._dynamo', 'torch._inductor'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-    first, second = (subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2))
-    assert (first.returncode, first.stdout, first.stderr) == (0, "\n", ONCE)
-    assert (second.returncode, second.stdout, second.stderr) == (0, "\n", "")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -84,6 +84,8 @@ def _check(path: Path, owned: bool = True) -> None:
     owned: whether the first two matter: somebody else's library must never be loaded, and so no folder of theirs,
     also where a link leads to it.
     """
+    if os.name != "posix":
+        raise OSError("this system does not say whose a folder is")
     for status in (path.lstat(), path.stat()) if owned else ():
         if status.st_uid != os.geteuid():
             raise PermissionError(f"{path} belongs to another user")

@@ -214,7 +214,8 @@ def _execute(command: list[str], folder: str) -> None:
         try:
             said, errors = process.communicate(timeout=LONGEST_S)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, said, errors)

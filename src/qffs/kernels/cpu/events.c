@@ -1,8 +1,14 @@
-// What spikes of an image, for some rows of neurons, by windows. Of each line of units that these read: `units` that
-// spike, in their order, each as channel * TRAINS + train, `starts`, where those of a column begin, and `counts`,
-// how many send a train. Of each row of neurons: `events`, the units of its field, train by train and column by
-// column, each as its row of weights (x * kh + ky) * channels + c, `offsets`, where those of a column and train begin, and
-// `present`, a bit for each train of a column.
+// Lists of the units that spike, and the sums of their weights.
+//
+// The lists of one image for some rows of neurons, window by window. For each line of units that these rows read:
+//   units    the units that spike, in their order, each as channel * TRAINS + train
+//   starts   where the units of a column begin
+//   counts   how many units send a train
+// For each row of neurons:
+//   events   the units of its fields, train by train and column by column, each as its row of weights
+//            (x * kh + ky) * channels + c
+//   offsets  where the events of a column and train begin
+//   present  a bit for each train that units of a column send
 typedef struct {
     uint32_t *units;
     int32_t *starts, *counts, *events, *offsets;

@@ -1,45 +1,48 @@
 // A layer of spiking neurons and the synapses before it, all steps in one call. Start to read here.
 //
-// The equations. Image by image and neuron by neuron, at steps t = 0, 1, ..., with everything added up over time:
+// The equations. For each neuron of each image, at steps t = 0, 1, ..., with everything added up over time:
 //
-//   total      A_t = precharge theta + c_t constant + sum of inputs_t + sum over sources of scale W z_t
+//   arrived    A_t = precharge theta + c_t constant + sum of inputs_t + sum over sources of scale W z_t
 //   potential  u_t = A_t - theta Z_(t-1)
 //   spike      s_t = +1 where u_t >= theta and Z_(t-1) < highest
 //              s_t = -1 where u_t < 0 and Z_(t-1) > 0, of neurons that send negative spikes
 //   level      Z_t = Z_(t-1) + s_t, from Z_(-1) = 0
 //
-// z_t are the levels of the units before, bytes that change by one at most; W are the weights of a convolution or a
-// linear layer; c_t is how much of the constant has arrived. A potential needs no memory of its own, since all that
-// ever arrived less all that was sent is what is left. Where potentials decay, or are reset to zero (LOSES), theta Z_(t-1)
-// gives way to G_(t-1) = A_(t-1) - decay u'_(t-1), where u' is the potential after the spike.
+// W are the weights of a convolution or of a linear layer, and z_t the levels of the units (the neurons before them),
+// bytes that change by at most one per step; c_t is how much of the constant has arrived. A potential is not stored: it
+// is what has arrived less what was sent. Where a potential decays, or a spike resets it to zero (LOSES), neurons store
+// G_(t-1) = A_(t-1) - decay u'_(t-1) instead of theta Z_(t-1), where u' is the potential after the spike.
 //
-// The picture. W z_t is never computed anew: units that spike add their weights, and those that do not cost nothing.
+// Windows and trains. W z_t is not computed again at each step: a unit adds its weights when it spikes, and a unit that
+// does not spike costs nothing. Steps are taken in windows of 8; what a unit sends in a window is its train.
 //
-//   step       0 1 2 3 4 5 6 7 | 8 9 ...      a window is 8 steps
-//   level z    0 1 1 2 2 2 1 1 | 1 2 ...      of one unit, [step][image][y][x][channel]
+//   step       0 1 2 3 4 5 6 7 | 8 9 ...
+//   level z    0 1 1 2 2 2 1 1 | 1 2 ...      of one unit; in memory levels are [step][image][y][x][channel]
 //   rises      . ^ . ^ . . . . | . ^
 //   falls      . . . . . . v . | . .
-//   train      rises 00001010, falls 01000000 as bits, the first step last: a code of 16 bits (spike_trains.c)
+//   train      rises 00001010, falls 01000000 in binary, step 0 on the right: a code of 16 bits (spike_trains.c)
 //
-// All units that send one train in a window are listed together (events.c). For a block of neurons their rows of
-// weights are added up once, and the sum arrives at each step of the train, with its sign. Where the weights of a
-// block are few, a list costs more than it saves, and weights are added whenever a unit spikes (scatter.c).
+// Units that send the same train in a window are listed together (events.c). Their rows of weights are added up once
+// for a block of neurons, and the sum arrives at each step of the train with its sign. Where a block has few weights, a
+// list costs more than it saves: there the weights of a unit are added whenever it spikes (scatter.c).
 //
-//   an image's neurons, [y][x]        the neurons at one [y][x], by channels
+// Tiles and blocks.
+//
+//   neurons of one image, [y][x]      neurons at one [y][x], by channel
 //   +------------------------+        +----------------+----------------+-----
-//   | tile: some rows, whose |        | block: 1, 2, 4 | block          | ...
+//   | tile: some rows, whose |        | block: 1, 2, 4 | next block     | ...
 //   | lists fit a cache      |        | or 8 vectors   |                |
 //   +------------------------+        +----------------+----------------+-----
-//   | next tile              |          |  all its steps are run with theta, A and Z in registers (neuron.c)
+//   | next tile              |          all its steps are run with its state in registers (neuron.c)
 //   +------------------------+
 //
-// A thread takes a tile (of one image, or several small images whole), lists what the lines of units that its rows read
-// send in all windows, and runs all steps of block after block. A field is what one [y][x] reads of these lists.
+// A thread takes a tile (rows of one image, or several small images), lists what the units that it reads send in all
+// windows, and runs all steps of one block after the other. A field is the part of the lists that one [y][x] reads.
 //
-// How it is compiled. These files are one unit, included in this order and compiled (compiler.py) once for each type of
-// `real`, for neurons that lose (LOSES) or not, and for weights of two digits (DIGITS) or whole ones (weights.c): all
-// inner functions are inlined, with the number of vectors as a constant, so that sums stay in registers. What is
-// included and has bodies is a .c file; .h files hold types and functions of a line or two.
+// Why one unit. These files are included in this order and compiled together (compiler.py), once for each type of
+// `real`, for LOSES or not, and for weights of two digits (DIGITS) or whole ones (weights.c). All inner functions are
+// inlined with the number of vectors as a constant; only so do sums stay in registers. Files with bodies are .c files;
+// the .h files hold types, and functions of one instruction or a few lines.
 #include "vector.h"
 
 #include "weights.c"

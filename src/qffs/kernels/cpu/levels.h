@@ -1,4 +1,4 @@
-// Levels, which are bytes.
+// Comparing levels, which are bytes, many at a time.
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 #endif
 
-// Have memory that is about to be written come in large pages, where the system has any: in small ones it takes longer
-// to come than to be written. Levels that are never written come with those beside them.
+// Ask the system for large pages of memory that is about to be written: to get it in small pages takes longer than to
+// write it.
 void prefer_large_pages(uint8_t *memory, int64_t size)
 {
 #ifdef MADV_HUGEPAGE
@@ -18,7 +18,7 @@ void prefer_large_pages(uint8_t *memory, int64_t size)
 #endif
 }
 
-// Positive and negative spikes of each step, [2][steps], of levels, rows of `size`.
+// Count the positive and negative spikes of each step, [2][steps], that led to levels, in rows of `size`.
 void count(const uint8_t *values, const int64_t *index, int64_t steps, int64_t images, int64_t size, int64_t threads,
            int64_t *spikes)
 {
@@ -38,8 +38,8 @@ void count(const uint8_t *values, const int64_t *index, int64_t steps, int64_t i
     }
 }
 
-// Rows of [height][width][channels], of which those are pooled that any of `index` names, into rows of
-// [pooled_height][pooled_width][channels]: the largest of windows of kh x kw, the first at -py, -px, within the row.
+// Rows of levels [height][width][channels], pooled into rows [pooled_height][pooled_width][channels]: the largest level
+// of each window of kh x kw, the first window at -py, -px. Rows that `index` does not name are left out.
 typedef struct {
     const uint8_t *values;
     const int64_t *index;

@@ -1,5 +1,5 @@
 // All steps of a block of neurons, a few vectors that stay in registers: their equations are in layer.c.
-#define SURE 4 // standard deviations of what first digits leave out: beyond, it is taken not to matter
+#define SURE 4 // beyond so many standard deviations, what first digits leave out is taken not to matter
 
 INLINE dictionary *dictionaries(const layer *l) { return (dictionary *)l->scratch; }
 
@@ -188,7 +188,7 @@ INLINE lanes fire_vector(const int64_t size, const layer *l, block *n, int v, ve
     const vector one = (vector){0} + 1;
     const int64_t count = lanes_of(size, v);
     lanes up = at_least(potential, n->theta[v]) & below(n->sent[v], n->highest);
-    if (count < LANES) // what is no neuron does not fire
+    if (count < LANES) // the other lanes are no neurons
         up &= first(count);
     const lanes down = below(potential, (vector){0}) & below(n->lowest, n->sent[v]);
     n->sent[v] = add_at(down, add_at(up, n->sent[v], one), -one);

@@ -1,11 +1,14 @@
-// What synapses bring to neurons, where the weights that lead to a block are few: whenever a unit spikes, those of its
-// own are added to the sums of all neurons that it reaches, and nothing is listed.
+// Sums of weights without lists, where few weights lead to a block: whenever a unit spikes, its weights are added to
+// the sums of all neurons that it reaches.
 #define TAPS 9     // sums of a vector that are kept in registers at a time
 #define TOGETHER 4 // vectors of neurons that are taken at a time, of several columns where channels are few
 
-// What arrives at the neurons of a tile, [row][change][column][block], at steps at which levels of the image change,
-// `number` by step, and a bit for each step of a window at which anything does, [row][window][column]. A row begins
-// `before` columns to the left of its neurons, and ends to their right: what units send there, nobody reads.
+// What arrives at the neurons of a tile, at the steps at which levels of the image change.
+//   sums     [row][change][column][block]
+//   number   for each such step, which change it is
+//   moved    [row][window][column], a bit for each step of the window at which anything arrives
+// A row of sums begins `before` columns to the left of its neurons and ends to the right of them: nobody reads what
+// units send there.
 typedef struct {
     real *sums;
     uint8_t *moved;
@@ -13,7 +16,7 @@ typedef struct {
     uint8_t number[MOST_STEPS];
 } arrivals;
 
-// How many columns of neurons a unit reaches, at most, and how many columns a row of sums has.
+// The most columns of neurons that a unit reaches, and the number of columns of a row of sums.
 INLINE int64_t spread_of(const synapses *s) { return ratio_up(s->kw, s->sx); }
 INLINE int64_t columns_within(const synapses *s, int64_t width) { return width + 2 * spread_of(s) + TOGETHER - 1; }
 

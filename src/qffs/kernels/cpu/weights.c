@@ -1,12 +1,12 @@
 // Sums of rows of weights, each the weights of one unit to the neurons of a block.
 //
-// Where DIGITS is set a weight is a multiple of its neuron's `unit`, of two digits of 16 bits: `rows`, and `fine` in
-// FINE-ths. Sums of first digits alone are read from a core's cache in half the time and are exact; what they leave
-// out is so little that it seldom matters, and is added where it might: near a threshold.
+// Where DIGITS is set, a weight has two digits of 16 bits: it is its neuron's `unit` times (`rows` + `fine` / FINE).
+// First digits are read from a core's cache in half the time, and their sums are exact. What they leave out seldom
+// matters; second digits are added where it might, near a threshold.
 // The idea is that of adaptive precision: J. R. Shewchuk, Adaptive Precision Floating-Point Arithmetic and Fast
 // Robust Geometric Predicates, 1997.
 
-// Those of the block that starts with a neuron, their rows counted from `first` on.
+// The weights of the block that starts with a neuron, with rows counted from `first` on.
 INLINE weights from_row(const weights *w, int64_t neuron, int64_t rows, int64_t first, int64_t block)
 {
     const int64_t at = neuron * rows + first * block;
