@@ -108,6 +108,7 @@ def test_a_copy_that_fails_leaves_nothing_behind(library: Path, monkeypatch: pyt
     assert not os.listdir(cache.folder())
 
 
+@pytest.mark.slow
 def test_several_processes_keep_the_same_at_once(library: Path) -> None:
     work = (
         "import sys; from pathlib import Path; from qffs.kernels.cpu import cache\n"
