@@ -69,6 +69,7 @@ def test_runs_that_have_ended_cost_nothing(tmp_path: Path, monkeypatch: pytest.M
         parallel.train_all({tmp_path: Recipe.of(SAID | {"bits": 3})}, progress=False)
 
 
+@pytest.mark.slow
 def test_the_fault_of_one_is_told(tmp_path: Path) -> None:
     wrong = {tmp_path / "wrong": Recipe.of(SAID | {"model": "no_such_network"})} | recipes(tmp_path)
     with pytest.raises(InvalidArgument, match="no_such_network"):
