@@ -104,8 +104,8 @@ def test_images_go_through_some_at_a_time(snn: SpikingNetwork, x: Tensor, monkey
     monkeypatch.setattr(
         backends,
         "accumulated",
-        lambda network, state, *more, **options: (
-            ran.append(len(state.inputs[0])) or accumulated(network, state, *more, **options)
+        lambda network, inputs, *more, **options: (
+            ran.append(len(inputs[0])) or accumulated(network, inputs, *more, **options)
         ),
     )
     counts = torch.zeros(2, STEPS, dtype=torch.int64)

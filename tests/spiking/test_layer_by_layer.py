@@ -13,8 +13,8 @@ from qffs.functional.sparse_steps import SparseSteps
 from qffs.graph.nested import tensors
 from qffs.kernels.cpu import compiler
 from qffs.spiking import layer_by_layer
-from qffs.spiking.backends import COMPILED, PYTORCH
-from qffs.spiking.layer_by_layer import accumulated, compiles, covers
+from qffs.spiking.backends import COMPILED, PYTORCH, compiles, covers
+from qffs.spiking.layer_by_layer import accumulated
 from test_verification import every_network, spiking
 
 STEPS = 8
@@ -43,7 +43,7 @@ def test_levels_are_those_of_the_reference(name: str) -> None:
     found: dict[str, Tensor] = {}
     seen: dict[str, SparseSteps] = {}
     snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
-    accumulated(snn.graph, snn.initial_state(*inputs), snn.schedule.over(STEPS), seen.__setitem__)
+    accumulated(snn.graph, inputs, snn.schedule.over(STEPS), seen.__setitem__)
     for path, spikes in found.items():
         assert torch.equal(seen[path].values[seen[path].index].double(), spikes.cumsum(0).double()), path
 

@@ -34,6 +34,11 @@ def places(node: fx.Node) -> list[tuple[int, int]]:
     return [leaf for leaf in leaves if leaf]
 
 
+def holds_several(node: fx.Node) -> bool:
+    """Return whether the value of a signal holds several tensors."""
+    return places(node) != [site(node).batch]
+
+
 def shape(tensor: Tensor, node: fx.Node, count: int) -> tuple[int, ...]:
     """The shape of a tensor, with ``count`` rows where this node holds the images."""
     return tuple(count if d == dimension(node) else size for d, size in enumerate(tensor.shape))

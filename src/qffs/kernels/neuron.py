@@ -32,7 +32,7 @@ from qffs.method import FiringRule
 def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> SparseSteps | Pending:
     """The levels after each of T steps, from rest, of the images and steps where one changed.
 
-    compiled: whether it may be the C function, for at most `fire_native.LONGEST` steps, which is called when the queue
+    compiled: whether it may be the C function, for at most `qffs.kernels.cpu.neuron.LONGEST` steps, which is called when the queue
     is run. Returned: levels in the smallest type that they fit, with the threshold as their scale.
     """
     levels = neuron.enqueue(queue, neurons) if compiled else None

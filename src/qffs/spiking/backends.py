@@ -1,7 +1,8 @@
-"""Back ends: what carries out the simulation of a whole run. All give what stepping through time gives."""
+"""Back ends that simulate a whole run. All give the spikes of the reference, which steps through time."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,10 +13,13 @@ from torch import Tensor, fx
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps
+from qffs.graph import batch_axis
 from qffs.graph.nested import joined
+from qffs.graph.site import site
 from qffs.kernels.cpu import compiler, max_pool
 from qffs.kernels.cpu.neuron import LONGEST
-from qffs.spiking.layer_by_layer import accumulated, compiles, covers
+from qffs.nn.neuron import Neuron
+from qffs.spiking.layer_by_layer import accumulated
 from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
@@ -50,8 +54,31 @@ AT_A_TIME, NUMBERS = 64, 2**21
 """The most images that run at a time, and the most numbers that they hold: memory does not grow with further images."""
 
 
+def covers(network: fx.GraphModule) -> bool:
+    """Return whether every signal has its images in dimension 0, one row per image.
+
+    Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
+    """
+    nodes = (node for node in network.graph.nodes if site(node).signal and node.op != "output")
+    return all(
+        set(batch_axis.places(node)) == {(0, 1)}
+        and (not batch_axis.holds_several(node) or all(map(_takes_one, node.users)))
+        for node in nodes
+    )
+
+
+def compiles(network: fx.GraphModule, steps: int) -> bool:
+    """Return whether the levels of every layer fit into a byte and change by one at most, as the C code needs."""
+    return steps <= LONGEST and not any(m.rule.multi_spike for m in network.modules() if isinstance(m, Neuron))
+
+
+def _takes_one(node: fx.Node) -> bool:
+    """Return whether a node takes one value out of several."""
+    return node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[1], int)
+
+
 def choose(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:
-    """The back end of this name, or the fastest, for a network whose weights are like a tensor.
+    """Return the back end of this name, or the fastest one, for a network whose weights are like a tensor.
 
     Raises `InvalidArgument` where there is none of this name, or it cannot run the network.
     """
@@ -83,7 +110,7 @@ def run(
     counter: Counter | None,
     begin: Begin = State,
 ) -> Any:
-    """What is read out up to each step, ``[T, B, ...]``, in the network's own nesting, of inputs ``[B, ...]``.
+    """Return what is read out up to each step, ``[T, B, ...]``, in the network's own nesting, for inputs ``[B, ...]``.
 
     begin: the state before the first step, in which no neuron has sent a spike, of some of the inputs.
     """
@@ -98,14 +125,14 @@ def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[
     compiled = backend == COMPILED
     if backend != REFERENCE:
         observer = None if counter is None else partial(_count_levels, counter, compiled)
-        return accumulated(network, state, charge, observer, compiled)
+        return accumulated(network, state.inputs, charge, observer, compiled, state.neurons)
     spikes = None if counter is None else partial(count_spikes, counter)
     increments, _ = advance(network, state, charge, spikes)
     return accumulate(increments)
 
 
 def _laid_out(backend: str, x: Tensor) -> Tensor:
-    """Images as events are found in them."""
+    """Return images in the memory format that the back end reads fastest."""
     channels_last = backend == COMPILED and x.dim() == 4
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 

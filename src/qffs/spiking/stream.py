@@ -1,4 +1,4 @@
-"""Simulation step by step, from a state that comes in and goes out: frames arrive one by one, images stop early.
+"""A stream: simulation one step at a time. Frames arrive one by one, and images stop early.
 
 Memory is that of one step, however many there are. An image stops once its largest output is far enough above the
 next, and does not wait for steps that will hardly change its class.
@@ -22,7 +22,7 @@ from qffs.spiking.step_by_step import State, advance
 
 @dataclass(frozen=True)
 class Moment:
-    """Between two steps: how many have been taken, what has been read out so far ``[B, ...]``, and the network's state.
+    """A moment between two steps: steps taken, what has been read out so far ``[B, ...]``, and the network's state.
 
     ``readout`` is None before the first step.
     """
@@ -33,7 +33,7 @@ class Moment:
 
 
 class Stopped(NamedTuple):
-    """What was read out of each image when it stopped, ``[B, classes]``, and after how many steps: int64 ``[B]``."""
+    """The read-out of each image when it stopped, ``[B, classes]``, and the steps it took: int64 ``[B]``."""
 
     readout: Tensor
     steps: Tensor
@@ -57,23 +57,23 @@ class Stream:
         self.graph, self.schedule, self._initial_state = graph, schedule, initial_state
 
     def begin(self, *inputs: Tensor) -> Moment:
-        """Before the first step. Raises as `SpikingNetwork.initial_state` does."""
+        """Return the moment before the first step. Raises as `SpikingNetwork.initial_state` does."""
         return Moment(0, None, self._initial_state(*inputs))
 
     @torch.no_grad()
     def step(self, moment: Moment, *frames: Tensor) -> Moment:
-        """The next moment; the one given stays as it is, and can be gone on from again.
+        """Return the next moment; the moment passed in is not changed, and can be continued from again.
 
-        frames: new inputs, of the same shapes, from this step on. Step t brings ``schedule.weights[t]`` of the input of
-        its time, and none once the schedule is over, so that the network settles on what it computes of the frames'
-        mean by these weights, if what lies before its first neurons is linear.
+        frames: new inputs of the same shapes, from this step on. Step t charges ``schedule.weights[t]`` times the input
+        of its time, and nothing once the schedule is over. So the network settles on its output for the frames' mean by
+        these weights, if the operators before its first neurons are linear.
         Raises as `SpikingNetwork.initial_state` does, and `InvalidArgument` where frames are of another shape.
         """
         state = moment.state
         if frames:
-            given, had = ([tuple(x.shape) for x in each] for each in (frames, state.inputs))
-            if given != had:
-                raise InvalidArgument(f"frames must have the shapes of those before, {had}, not {given}")
+            shapes, before = ([tuple(x.shape) for x in each] for each in (frames, state.inputs))
+            if shapes != before:
+                raise InvalidArgument(f"frames must have the shapes of those before, {before}, not {shapes}")
             state = self._initial_state(*frames).after(state)
         weights = self.schedule.weights
         weight = weights[moment.steps] if moment.steps < len(weights) else 0.0
@@ -120,7 +120,7 @@ class Stream:
 
 
 def margins(readout: Tensor) -> Tensor:
-    """How far the largest output lies above the next, ``[...]`` of ``[..., classes]``.
+    """Return how far the largest output lies above the second largest, ``[...]`` of ``[..., classes]``.
 
     Raises `InvalidArgument` where there are not two classes.
 

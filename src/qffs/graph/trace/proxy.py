@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from qffs.graph.operators import write_
 
-if TYPE_CHECKING:
-    from qffs.graph.trace.tracer import Tracer
+
+class Recorder(fx.Tracer):
+    """What a stand-in asks of the tracer that made it; ``values`` holds the value of every node on the example."""
+
+    values: dict[fx.Node, Any]
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        """Return the value of a stand-in that the network's code decides on."""
+        raise NotImplementedError
+
+    def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
+        """Record ``x[index] = value``."""
+        raise NotImplementedError
 
 
 class StandIn(fx.Proxy):
     """A value of the network while it is traced."""
 
-    tracer: Tracer
+    tracer: Recorder
 
     def __getattr__(self, name: str) -> Any:
         """What a value has: a call to record, a stand-in, or what never changes."""

@@ -26,7 +26,7 @@ from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
 from qffs.graph.site import note, site
 from qffs.graph.trace.in_place import find_aliases, names
-from qffs.graph.trace.proxy import StandIn
+from qffs.graph.trace.proxy import Recorder, StandIn
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parents[1]) + os.sep
@@ -47,7 +47,7 @@ class DoesNotRun(Exception):
     """An operator failed on the example."""
 
 
-class Tracer(fx.Tracer):
+class Tracer(Recorder):
     """Records a graph while it runs the network on an example.
 
     After `trace`, ``values`` holds what every node returned, and the record of each node its ``source`` (file and line,
