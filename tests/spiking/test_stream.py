@@ -170,7 +170,7 @@ def test_networks_whose_signals_turn_the_images_stop_too() -> None:
 
 
 def turned(snn: SpikingNetwork) -> list[tuple[int, int]]:
-    return [index for node in snn.graph.graph.nodes for index in streams.places(node)]
+    return [index for node in snn.graph.graph.nodes for index in streams.axes(node)]
 
 
 def test_what_does_not_fit_is_refused(snn: SpikingNetwork, x: Tensor) -> None:

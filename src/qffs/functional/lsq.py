@@ -2,7 +2,7 @@
 
 Source: Esser, McKinstry, Bablani, Appuswamy, Modha, "Learned step size quantization", ICLR 2020, for gradients and
 first step size; Li, Ma, Furber, "Quantization framework for fast spiking neural networks", 2022, eq. 13, for the
-quantizer. Ties are rounded upward, because that is what a neuron pre-charged to half its threshold does;
+quantizer. Ties are rounded upward, as a neuron does that is pre-charged to half its threshold;
 `torch.round` rounds ties to even and would disagree with the neuron.
 """
 
@@ -19,11 +19,11 @@ NEAREST = 0.5
 """The offset that makes ``floor(x / s + offset)`` round to the nearest level."""
 
 SMALLEST_STEP_SIZE = 1e-8
-"""What a step size acts as when training has pushed it to zero or below."""
+"""The value that is used for a step size that training has pushed to zero or below."""
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which sums and comparisons are done: float32 for 16-bit floats, else ``dtype`` itself.
+    """Return the type for sums and comparisons: float32 for 16-bit floats, else ``dtype`` itself.
 
     >>> accumulation_dtype(torch.bfloat16), accumulation_dtype(torch.float64)
     (torch.float32, torch.float64)
@@ -32,9 +32,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def along_channels(step_size: Tensor, shape: Sequence[int]) -> Tensor:
-    """A step size as it multiplies activations of ``shape``: a scalar as it is, ``[C]`` along dimension 1.
+    """Return a step size that multiplies activations of ``shape``: a scalar unchanged, ``[C]`` along dimension 1.
 
-    Dimension 1 is where batch norm reads channels too. Raises `RuntimeError` where there are not C of them.
+    Batch norm reads channels in dimension 1 too. Raises `RuntimeError` where that dimension has not C channels.
 
     >>> along_channels(torch.ones(3), (8, 3, 5, 5)).shape, along_channels(torch.ones(()), (8, 3)).shape
     (torch.Size([3, 1, 1]), torch.Size([]))
@@ -43,7 +43,7 @@ def along_channels(step_size: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def total(x: Tensor, step_size: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum of x over all activations that share a step size: of shape ``[]``, or ``[C]`` where each channel has one.
+    """Return the sum of x over all activations that share a step size: shape ``[]``, or ``[C]`` with one s per channel.
 
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> total(x, torch.tensor(0.5), x.dtype), total(x, torch.tensor([0.5, 0.5]), x.dtype)
@@ -54,10 +54,10 @@ def total(x: Tensor, step_size: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
-    """The level of each activation, ``clip(floor(x / s + offset), 0, n)``, as whole numbers in a float tensor.
+    """Return the level of each activation, ``clip(floor(x / s + offset), 0, n)``, as whole numbers in a float tensor.
 
-    x: any shape; step_size: a scalar tensor, or ``[C]`` along dimension 1 of x; highest: n. Returned in the type sums
-    are done in (`accumulation_dtype` of x), same shape as x.
+    x: any shape; step_size: a scalar tensor, or ``[C]`` along dimension 1 of x; highest: n. The result has
+    the shape of x and the type `accumulation_dtype` of x.
 
     >>> level(torch.tensor([-1.0, 0.24, 0.25, 0.75, 9.0]), torch.tensor(0.5), 3)
     tensor([0., 0., 1., 2., 3.])
@@ -68,7 +68,9 @@ def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -
 
 
 def inside(x: Tensor, step: Tensor, highest: int) -> Tensor:
-    """Whether ``0 < x < n s``, where the gradient passes; compared in the type of ``step``, shaped as it multiplies x.
+    """Return whether ``0 < x < n s``, elementwise: there the gradient passes.
+
+    step: s in a shape that multiplies x (`along_channels`). The comparison is done in the type of ``step``.
 
     >>> inside(torch.tensor([-1.0, 0.2, 1.5]), torch.tensor(0.5), 3)
     tensor([False,  True, False])
@@ -77,7 +79,7 @@ def inside(x: Tensor, step: Tensor, highest: int) -> Tensor:
 
 
 def gradient_scale(shape: Sequence[int], step_size: Tensor, highest: int) -> float:
-    """``1 / sqrt(N * n)``, with N the activations of one image of ``[B, ...]`` that share a step size.
+    """Return ``1 / sqrt(N * n)``, where N activations of one image of ``[B, ...]`` share a step size.
 
     >>> gradient_scale((8, 4, 2, 2), torch.tensor(0.5), 1), gradient_scale((8, 4, 2, 2), torch.ones(4), 1)
     (0.25, 0.5)
@@ -86,7 +88,7 @@ def gradient_scale(shape: Sequence[int], step_size: Tensor, highest: int) -> flo
 
 
 class _Quantize(torch.autograd.Function):
-    """`quantize` with the gradients of LSQ; keeps its input and its result, which the next layer keeps anyway."""
+    """`quantize` with the gradients of LSQ. It saves its input and its result (which the next layer saves too)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float) -> Tensor:
@@ -101,7 +103,7 @@ class _Quantize(torch.autograd.Function):
         x, step, result = ctx.saved_tensors
         (gradient,) = gradients
         passes = inside(x, step, ctx.highest)
-        # Of s, times s: level - v inside, n above, 0 below.
+        # The gradient of s, times s: level - v inside, n above, 0 below.
         deviation = torch.where(passes, result - x, (x > 0) * (ctx.highest * step))
         of_step = total(deviation.mul_(gradient), step, step.dtype)
         of_step = of_step / step.view_as(of_step) * gradient_scale(x.shape, step, ctx.highest)
@@ -109,15 +111,15 @@ class _Quantize(torch.autograd.Function):
 
 
 def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
-    """The quantized activation ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, differentiable by LSQ's rules.
+    """Return the quantized activation ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, differentiable by LSQ's rules.
 
     x: ``[B, ...]``; step_size: a scalar tensor s > 0, or ``[C]``, one s for each channel of x ``[B, C, ...]``;
-    highest: n; offset: 1/2 rounds to nearest, ties upward. Returned: same shape and type as x, in the units of x.
+    highest: n; offset: 1/2 rounds to nearest, ties upward. The result has the shape, type and units of x.
 
     Gradients, with ``v = x / s``: of x, 1 where 0 < v < n and else 0; of s, ``floor(v + offset) - v`` where
     0 < v < n, n where v >= n, 0 where v <= 0, summed over the activations that share s and times
-    ``1 / sqrt(N * n)``. N is the number of those in one image (without the batch): with a loss that is a mean over the
-    batch, the scale then depends neither on the batch size nor on the number of processes.
+    ``1 / sqrt(N * n)``. N is the number of these activations in one image: so, with a loss that is a mean over the
+    batch, the gradient depends neither on the batch size nor on the number of processes.
 
     >>> x, s = torch.tensor([[0.2, 0.8, 7.0]], requires_grad=True), torch.tensor(0.5, requires_grad=True)
     >>> quantize(x, s, 3)
@@ -128,7 +130,7 @@ def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST
 
 
 def first_step_size(mean_magnitude: Tensor, highest: int) -> Tensor:
-    """LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, from the mean magnitude of the activations.
+    """Return LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, from the mean magnitude of the activations.
 
     >>> first_step_size(torch.tensor(0.5), 4)
     tensor(0.5000)

@@ -1,4 +1,4 @@
-"""Max pooling of levels: of whole numbers, which keep the order of what they stand for."""
+"""Max pooling of levels: whole numbers in the order of the activations that they stand for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """The largest of each window of ``[R, C, ...]``, at least 0, in the type of the levels and as they lie in memory.
+    """Return the largest level of each window of ``[R, C, ...]``, in the type and the memory order of the levels.
 
-    size, stride, padding: of the window, one number a dimension behind the channels; padding with 0, which is the
-    least of levels (Li, Ma, Furber 2022, algorithm 2, pools counts alike). Raises `ValueError` where no window fits.
+    size, stride, padding: of the window, one number for each dimension behind the channels. Padding adds zeros: 0 is
+    the lowest level. Source: Li, Ma, Furber 2022, algorithm 2, which pools counts. Raises `ValueError` where no window
+    fits.
 
     >>> max_pool(torch.tensor([[[0, 3, 1, 2]]], dtype=torch.uint8), (2,), (2,), (0,))
     tensor([[[3, 2]]], dtype=torch.uint8)
@@ -25,7 +26,7 @@ def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding
         count = windows(length, window, step, around)
         pooled = levels.new_zeros([count if at == d else n for at, n in enumerate(levels.shape)]) if around else None
         for start in range(-around, window - around):
-            # The windows that have something at this place of theirs, and what that is.
+            # The windows from `first` to `last` have an element at this position; `part` holds these elements.
             first = max(0, -(start // step))
             last = min(count, (length - 1 - start) // step + 1)
             if last <= first:
@@ -42,7 +43,7 @@ def max_pool(levels: Tensor, size: Sequence[int], stride: Sequence[int], padding
 
 
 def windows(length: int, size: int, stride: int, padding: int) -> int:
-    """How many windows there are in one dimension. Raises `ValueError` where none fits."""
+    """Return the number of windows in one dimension. Raises `ValueError` where none fits."""
     count = (length + 2 * padding - size) // stride + 1
     if count < 1:
         raise ValueError(f"a window of {size} does not fit {length} with a padding of {padding}")
@@ -50,12 +51,12 @@ def windows(length: int, size: int, stride: int, padding: int) -> int:
 
 
 def window(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Size, stride and padding of a module that pools as `max_pool` does; None where it is another."""
+    """Return size, stride and padding of a module that pools as `max_pool` does; None for any other module."""
     if not isinstance(module, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d) or module.ceil_mode or module.return_indices:
         return None
     dimensions = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}[type(module)]
     size, stride, padding, dilation = (
-        (given,) * dimensions if isinstance(given, int) else tuple(given)
-        for given in (module.kernel_size, module.stride, module.padding, module.dilation)
+        (option,) * dimensions if isinstance(option, int) else tuple(option)
+        for option in (module.kernel_size, module.stride, module.padding, module.dilation)
     )
     return (size, stride, padding) if set(dilation) == {1} else None

@@ -1,7 +1,7 @@
-"""The signed integrate-and-fire neuron: one time step, and the one loop over time built on it.
+"""The signed integrate-and-fire neuron: one time step, and the only loop over time.
 
 Source: Li, Ma, Furber 2022, algorithm 1 and eq. 14-16, with the negative spike at ``u < 0`` instead of ``u <= 0``:
-as printed, a neuron whose charge ends exactly on a level would send +1 and -1 by turns for ever.
+as printed in the paper, a neuron whose charge ends exactly on a level would send +1 and -1 in turn, for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qffs.method import FiringRule
 
 
 class NeuronState(NamedTuple):
-    """What a neuron carries from step to step: ``potential`` u and ``sent`` Z, its spikes so far, on balance."""
+    """The state of neurons between two steps: ``potential`` u and ``sent`` Z, the sum of the spikes so far."""
 
     potential: Tensor
     sent: Tensor
@@ -26,14 +26,14 @@ SIGNED = FiringRule()
 
 
 def rest(like: Tensor, threshold: Tensor, precharge: float) -> NeuronState:
-    """The state before the first step: potential ``precharge * threshold``, count 0, of the shape of ``like``."""
+    """Return the state before the first step, in the shape of ``like``: u = ``precharge * threshold``, Z = 0."""
     return NeuronState((precharge * threshold).expand_as(like), torch.zeros_like(like))
 
 
 def step(
     state: NeuronState, current: Tensor, threshold: Tensor, highest: int, rule: FiringRule = SIGNED
 ) -> tuple[Tensor, NeuronState]:
-    """One time step: charge, fire, subtract. Returned: the spikes z in {-1, 0, 1} and the next state.
+    """Take one time step: charge, fire, subtract. Return the spikes z in {-1, 0, 1} and the next state.
 
     ::
 
@@ -41,7 +41,7 @@ def step(
         z  = +1 if u >= θ and Z < n,  -1 if u < 0 and Z > 0,  else 0
         u <- u - θ z,  Z <- Z + z
 
-    current I: ``[B, ...]`` in the units of threshold θ, a scalar or one a channel, ``[C, 1, ...]``; highest: n.
+    current: I ``[B, ...]``, in the units of θ; threshold: θ, a scalar or one per channel ``[C, 1, ...]``; highest: n.
     Charge is conserved: ``u + θ Z`` grows by I. A rule with a decay λ begins with ``u <- λ u + I``, see `FiringRule`.
 
     >>> θ = torch.tensor(1.0)
@@ -63,12 +63,12 @@ def step(
     spikes = fires.to(potential.dtype)
     if rule.negative_spikes:
         spikes = spikes - ((potential < 0) & (state.sent > 0)).to(potential.dtype)
-    left = potential.where(spikes == 0, 0.0) if rule.reset == "zero" else potential - threshold * spikes
-    return spikes, NeuronState(left, state.sent + spikes)
+    after = potential.where(spikes == 0, 0.0) if rule.reset == "zero" else potential - threshold * spikes
+    return spikes, NeuronState(after, state.sent + spikes)
 
 
 def _multi_spike(charged: NeuronState, threshold: Tensor, highest: int, rule: FiringRule) -> tuple[Tensor, NeuronState]:
-    """All spikes at once that take a neuron to the level of its charge: ``z = clip(floor(u / θ + Z), 0, n) - Z``."""
+    """Send as many spikes at once as reach the level of the charge: ``z = clip(floor(u / θ + Z), 0, n) - Z``."""
     level = (charged.potential / threshold).floor() + charged.sent
     level = level.clamp(0, highest) if rule.cap else level.clamp_min(0)
     spikes = level - charged.sent
@@ -85,11 +85,11 @@ def fire(
     highest: int,
     rule: FiringRule = SIGNED,
 ) -> tuple[Tensor, NeuronState]:
-    """`step` over T time steps with the current ``I_t = charge[t] * constant + increments[t]``.
+    """Take T time steps (`step`) with the current ``I_t = charge[t] * constant + increments[t]``.
 
-    constant: ``[B, ...]``, ``[1, ...]`` or None, injected by the schedule; increments: ``[T, B, ...]`` or None, what
-    other neurons sent; charge: the T weights of the schedule. Returned: spikes ``[T, B, ...]`` in {-1, 0, 1} and the
-    state after step T, from which another call may go on.
+    constant: ``[B, ...]``, ``[1, ...]`` or None, injected by the schedule; increments: ``[T, B, ...]`` or None, the
+    spikes of other neurons through their weights; charge: the T weights of the schedule. Returns the spikes
+    ``[T, B, ...]`` in {-1, 0, 1} and the state after step T, from which another call may continue.
     """
     wide = state.potential.dtype
     constant = None if constant is None else constant.to(wide)

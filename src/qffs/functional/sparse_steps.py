@@ -1,4 +1,4 @@
-"""Values over time that stay the same from step to step for most images, each held once."""
+"""Values over time, stored once for as many steps as they stay the same."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class SparseSteps:
-    """What T steps of B images hold, accumulated over time; what stays the same from step to step is there once.
+    """The accumulated values of B images after each of T steps; a value that stays the same is stored once.
 
     ``values``: ``[R, ...]``; ``index``: int64 ``[T, B]``, so that image b holds ``values[index[t, b]]`` after step t;
-    ``scale``: where the values are levels, whole numbers, the threshold that they are multiples of. Values that no
-    index names may never have been written: `used` leaves them out.
+    ``scale``: the threshold, where the values are levels (whole numbers of thresholds), else None. Values to which no
+    index points may be uninitialized memory: `used` leaves them out.
 
     >>> rows = SparseSteps(torch.tensor([[1.0], [5.0]]), torch.tensor([[0, 0], [0, 1]]))
     >>> rows.dense().flatten()
@@ -28,30 +28,30 @@ class SparseSteps:
 
     @staticmethod
     def of(dense: Tensor, steps: int) -> SparseSteps:
-        """Those of ``[T * B, ...]``, whether or not they repeat."""
+        """Return every row of ``[T * B, ...]`` as a value of its own, also where rows repeat."""
         return SparseSteps(dense, torch.arange(len(dense), device=dense.device).view(steps, -1))
 
     @property
     def numbers(self) -> SparseSteps:
-        """The same with levels multiplied by their scale, in the scale's type."""
+        """The values without a scale: levels are multiplied by the threshold, in the type of the threshold."""
         if self.scale is None:
             return self
-        kept = self.used()
-        return SparseSteps(self._scaled(kept.values), kept.index)
+        used = self.used()
+        return SparseSteps(self._scaled(used.values), used.index)
 
     def used(self) -> SparseSteps:
-        """The same with those values alone that an image holds at some step."""
-        held, index = self.index.unique(return_inverse=True)
-        return self if len(held) == len(self.values) else SparseSteps(take(self.values, held), index, self.scale)
+        """Return the same signal without the values to which no index points."""
+        rows, index = self.index.unique(return_inverse=True)
+        return self if len(rows) == len(self.values) else SparseSteps(take(self.values, rows), index, self.scale)
 
     @property
     def size(self) -> torch.Size:
-        """T and B."""
+        """The number of steps T and of images B."""
         return self.index.shape
 
     @property
     def empty_like(self) -> Tensor:
-        """An empty tensor of the numbers' type and shape, ``[0, ...]``."""
+        """An empty tensor ``[0, ...]`` of the type and the other dimensions of `numbers`."""
         empty = self.values[:0]
         return empty if self.scale is None else empty.to(self.scale.dtype)
 
@@ -59,19 +59,21 @@ class SparseSteps:
         return values if self.scale is None else values.to(self.scale.dtype).mul_(self.scale)
 
     def dense(self) -> Tensor:
-        """``[T * B, ...]``, images of the first step first."""
+        """Return the values of all steps times their scale: ``[T * B, ...]``, images of the first step first."""
         return self._scaled(take(self.values, self.index.flatten()))
 
 
 def take(values: Tensor, numbers: Tensor) -> Tensor:
-    """The rows of these numbers, in memory as the others are: channels last, say, stay last."""
+    """Return the rows with these numbers, in the memory order of ``values`` (such as channels last)."""
     order = [0, *sorted(range(1, values.dim()), key=values.stride, reverse=True)]
-    taken = values.permute(order).index_select(0, numbers)
-    return taken.permute(sorted(range(len(order)), key=order.__getitem__))
+    rows = values.permute(order).index_select(0, numbers)
+    return rows.permute(sorted(range(len(order)), key=order.__getitem__))
 
 
 def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> SparseSteps:
-    """Those of ``[T, B, ...]``, looked at only where ``changes`` ``[T, B]`` says so, and at the first step.
+    """Return ``[T, B, ...]`` as `SparseSteps` that change where ``changes`` ``[T, B]`` is true, and at the first step.
+
+    The values at other steps and images are not read: there, the last value before them stays.
 
     >>> levels = torch.tensor([[[0]], [[2]], [[2]]], dtype=torch.uint8)
     >>> rows = changed(levels, torch.tensor([[False], [True], [False]]))
@@ -79,13 +81,15 @@ def changed(dense: Tensor, changes: Tensor, scale: Tensor | None = None) -> Spar
     ([0, 2, 2], [0, 1, 1])
     """
     number = torch.arange(changes.numel(), device=changes.device).view(changes.shape)
-    # The last change before each step: numbers grow along time, so that is the largest.
+    # Numbers grow along time, so the largest number so far is the last change before each step.
     last = torch.where(changes, number, number[:1]).cummax(0).values
     return SparseSteps(dense.flatten(0, 1), last, scale)
 
 
 def align(parts: Sequence[SparseSteps]) -> tuple[list[Tensor], Tensor]:
-    """The values of several signals at the steps and images where any of them differs, ``[R, ...]`` each; their index.
+    """Return the values of several signals, ``[R, ...]`` each, and the index ``[T, B]`` that they then share.
+
+    Row ``index[t, b]`` of each result is the value of that signal in image b after step t.
 
     >>> one, other = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [1]])
     >>> first, second = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
@@ -101,5 +105,5 @@ def align(parts: Sequence[SparseSteps]) -> tuple[list[Tensor], Tensor]:
     for part in parts:  # combinations of rows, numbered anew after each part
         number = (number * len(part.values) + part.index).unique(return_inverse=True)[1]
     where = torch.empty(int(number.max()) + 1, dtype=torch.int64, device=number.device)
-    where[number.flatten()] = torch.arange(number.numel(), device=number.device)  # one of those that hold it
+    where[number.flatten()] = torch.arange(number.numel(), device=number.device)  # any one place of each row
     return [take(part.values, part.index.flatten()[where]) for part in parts], number

@@ -1,7 +1,8 @@
-"""Where a node's value holds the images of a batch, ``site(node).batch``: in which dimension, and how many rows each.
+"""The batch axis of a node's value, ``site(node).batch``: the dimension that holds the images, and the rows per image.
 
-Most hold them in dimension 0, one row an image. Attention turns them elsewhere, and windows cut an image into rows. The
-steps of a simulation lie in the same dimension: all images of the first, then all of the second, and so on.
+Most values hold the images in dimension 0, with one row per image. Attention moves them to another dimension, and
+windows cut an image into several rows. The steps of a simulation lie in the same dimension: all images of the first
+step, then all images of the second step, and so on.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ from qffs.graph.site import site
 
 
 def dimension(node: fx.Node) -> int:
-    """The dimension that holds the images."""
-    found: int = site(node).batch[0]
-    return found
+    """Return the dimension that holds the images."""
+    index: int = site(node).batch[0]
+    return index
 
 
 def rows(node: fx.Node) -> int:
-    """How many rows an image has there."""
-    found: int = site(node).batch[1]
-    return found
+    """Return the number of rows per image in that dimension."""
+    count: int = site(node).batch[1]
+    return count
 
 
-def places(node: fx.Node) -> list[tuple[int, int]]:
-    """Dimension and rows of every tensor that a node returns, for those that hold images."""
-    found = site(node).batch
-    if isinstance(found, tuple) and list(map(type, found)) == [int, int]:
-        return [(found[0], found[1])]
-    leaves = tree_leaves(found, is_leaf=lambda each: isinstance(each, tuple) and all(type(e) is int for e in each))
+def axes(node: fx.Node) -> list[tuple[int, int]]:
+    """Return the dimension of the images and the rows per image of every tensor that a node returns.
+
+    Tensors that are the same for every batch hold no images, and are left out.
+    """
+    batch = site(node).batch
+    if isinstance(batch, tuple) and list(map(type, batch)) == [int, int]:
+        return [(batch[0], batch[1])]
+    leaves = tree_leaves(batch, is_leaf=lambda each: isinstance(each, tuple) and all(type(e) is int for e in each))
     return [leaf for leaf in leaves if leaf]
 
 
@@ -40,12 +44,15 @@ def holds_several(node: fx.Node) -> bool:
 
 
 def shape(tensor: Tensor, node: fx.Node, count: int) -> tuple[int, ...]:
-    """The shape of a tensor, with ``count`` rows where this node holds the images."""
+    """Return the shape of a tensor with ``count`` rows in the dimension where this node holds the images."""
     return tuple(count if d == dimension(node) else size for d, size in enumerate(tensor.shape))
 
 
 def whole(tensor: Tensor, node: fx.Node, images: int) -> Tensor:
-    """A value that may be that of one image, or the same in every row, for so many images."""
+    """Return a value for ``images`` images: as it is, or repeated where it has one row or the rows of fewer images.
+
+    Raises `RuntimeError` where the rows of the whole batch are not a multiple of the rows of ``tensor``.
+    """
     count, have = images * rows(node), tensor.shape[dimension(node)]
     if have == count:
         return tensor
@@ -57,18 +64,21 @@ def whole(tensor: Tensor, node: fx.Node, images: int) -> Tensor:
 
 
 def every_step(tensor: Tensor, node: fx.Node, images: int, steps: int) -> Tensor:
-    """A value that is the same at every step, beside those of all steps."""
+    """Return a value that is the same at every step, once for each of ``steps`` steps, joined along the batch axis."""
     return torch.cat([whole(tensor, node, images)] * steps, dimension(node))
 
 
 def unfold_steps(tensor: Tensor, d: int, steps: int, images_first: bool = False) -> Tensor:
-    """``[T, ...]`` from a value whose dimension ``d`` holds the images of all steps; the images after T if asked."""
+    """Return ``[T, ...]`` from a value whose dimension ``d`` holds the images of all steps.
+
+    images_first: move the images to dimension 1, directly behind T; by default they stay in theirs, ``d + 1``.
+    """
     unfolded: Tensor = tensor.unflatten(d, (steps, -1))
     return unfolded.movedim((d, d + 1), (0, 1 if images_first else d + 1))
 
 
 def fold_steps(tensor: Tensor, d: int, images_first: bool = False) -> Tensor:
-    """The inverse of `unfold_steps`."""
+    """Return the value whose steps `unfold_steps` has separated; the arguments are the same as there."""
     if images_first:
         return tensor.flatten(0, 1).movedim(0, d)
     return tensor.movedim(0, d).flatten(d, d + 1)

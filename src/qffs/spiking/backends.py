@@ -61,7 +61,7 @@ def covers(network: fx.GraphModule) -> bool:
     """
     nodes = (node for node in network.graph.nodes if site(node).signal and node.op != "output")
     return all(
-        set(batch_axis.places(node)) == {(0, 1)}
+        set(batch_axis.axes(node)) == {(0, 1)}
         and (not batch_axis.holds_several(node) or all(map(_takes_one, node.users)))
         for node in nodes
     )

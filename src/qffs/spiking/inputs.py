@@ -27,7 +27,7 @@ def check(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
         )
     if len({len(x) for x in inputs}) != 1:
         raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
-    cut = next((n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in batch_axis.places(n))), None)
+    cut = next((n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in batch_axis.axes(n))), None)
     for x, node in zip(inputs, placeholders, strict=True):
         size = tensor_shape(node)[1:]
         if cut is not None and tuple(x.shape[1:]) != size:

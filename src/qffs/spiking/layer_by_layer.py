@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.functional import max_pool as reference_pool
-from qffs.functional.difference import held
+from qffs.functional.difference import last_finite
 from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps, align
 from qffs.graph import batch_axis
@@ -217,7 +217,7 @@ class Accumulated:
             return Edge(None, _held(value, index))
         # A quotient is not finite before its divisor has arrived.
         dense = (SparseSteps(each, index).dense().unflatten(0, (self.steps, -1)) for each in tensors(value))
-        last = (SparseSteps.of(held(torch.zeros_like(each[0]), each).flatten(0, 1), self.steps) for each in dense)
+        last = (SparseSteps.of(last_finite(torch.zeros_like(x[0]), x).flatten(0, 1), self.steps) for x in dense)
         return Edge(None, nested(value, last))
 
     def _pooled(self, node: fx.Node, read: fx.Node) -> SparseSteps | Pending | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.errors import InvalidArgument
-from qffs.graph.batch_axis import places
+from qffs.graph.batch_axis import axes
 from qffs.method import Schedule
 from qffs.spiking.inputs import explain_failure
 from qffs.spiking.step_by_step import State, advance
@@ -94,7 +94,7 @@ class Stream:
         check_margin(stop_when)
         self.schedule.over(longest)
         moment, images = self.begin(*inputs), len(inputs[0])
-        rows = all(place == (0, 1) for node in self.graph.graph.nodes for place in places(node))
+        rows = all(axis == (0, 1) for node in self.graph.graph.nodes for axis in axes(node))
         going, readout = torch.arange(images, device=inputs[0].device), torch.empty(0)
         steps = torch.zeros_like(going)
         while moment.steps < longest:

@@ -73,10 +73,10 @@ class Graph:
 
     def refusal(self, node: fx.Node) -> str | None:
         """Why a node has no form, where that is seen at once."""
-        held = [place for place in batch_axis.places(node) if site(node).signal]
-        if any(place != (0, 1) for place in held):
+        axes = batch_axis.axes(node) if site(node).signal else []
+        if any(axis != (0, 1) for axis in axes):
             return "it does not hold one image a row of dimension 0"
-        if held and len(site(node).shape or ()) == 1:
+        if axes and len(site(node).shape or ()) == 1:
             return "it is a single number an image, for which NIR has no shape"
         return refusal(node)
 
