@@ -40,7 +40,7 @@ def axes(node: fx.Node) -> list[tuple[int, int]]:
 
 def holds_several(node: fx.Node) -> bool:
     """Return whether the value of a signal holds several tensors."""
-    return places(node) != [site(node).batch]
+    return axes(node) != [site(node).batch]
 
 
 def shape(tensor: Tensor, node: fx.Node, count: int) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Other bodies of the loops in `qffs.functional`: compiled, with the same signatures, tested against them."""
+"""Compiled forms of the loops in `qffs.functional`, with the same results."""

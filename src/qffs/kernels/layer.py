@@ -1,4 +1,4 @@
-"""Synapses: a convolution or a linear layer, as weights that spikes lead to."""
+"""A layer for the kernels: its synapses (a convolution or a linear layer), the signals, and its neurons at rest."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from qffs.kernels.cpu.weights import Weights
 from qffs.method import FiringRule
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
-"""Of what goes through the layers that are synapses."""
+"""The layers that can be synapses, with the number of dimensions of their inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Synapses:
-    """A kernel ``[C_out, C_in, kh, kw]`` at a stride and with a padding of zeros, each ``(y, x)``."""
+    """The weights ``[C_out, C_in, kh, kw]`` of a layer, with its stride and its padding of zeros, each ``(y, x)``."""
 
     kernel: Tensor
     stride: tuple[int, int]
     padding: tuple[int, int]
     _packed: dict[tuple[int, bool], Weights] = field(default_factory=dict, repr=False)
 
-    def sizes(self, given: Sequence[int]) -> list[int]:
-        """Height and width, or width, of what comes of an image of these; of vectors, which have none, none."""
-        windows = [*zip(self.kernel.shape[2:], self.stride, self.padding, strict=True)][2 - len(given) :]
-        return [(n + 2 * p - k) // s + 1 for n, (k, s, p) in zip(given, windows, strict=True)]
+    def sizes(self, inputs: Sequence[int]) -> list[int]:
+        """Return the height and width of the result from those of the input; or the width alone, or nothing."""
+        windows = [*zip(self.kernel.shape[2:], self.stride, self.padding, strict=True)][2 - len(inputs) :]
+        return [(n + 2 * p - k) // s + 1 for n, (k, s, p) in zip(inputs, windows, strict=True)]
 
     @cached_property
     def divisible(self) -> bool:
-        """Whether its weights may be taken as two digits."""
+        """True where the weights can be computed as two digits (`qffs.kernels.cpu.weights`)."""
         return weights.divisible(self.kernel)
 
     def packed(self, block: int, digits: bool) -> Weights:
-        """For blocks of so many neurons, in rows of ``kw kh C_in``; the last block is filled up with zeros."""
+        """Return the weights for blocks of ``block`` neurons, in rows of ``kw kh C_in``; zeros fill the last block.
+
+        digits: whether as two digits, where the weights are `divisible`.
+        """
         if (block, digits) not in self._packed:
             outputs = math.ceil(len(self.kernel) / block) * block
             kernel = F.pad(self.kernel.detach(), (0, 0, 0, 0, 0, 0, 0, outputs - len(self.kernel)))
@@ -51,21 +54,21 @@ class Synapses:
         return self._packed[block, digits]
 
 
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, Synapses | None]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, Synapses | None]] = weakref.WeakKeyDictionary()
 
 
 def of(module: nn.Module) -> Synapses | None:
-    """Those of a module without a bias; None where it is no such layer, or one that is grouped or dilated.
+    """Return the synapses of a module without a bias; None for other modules, and for grouped and dilated ones.
 
-    They are kept, with their packed weights, until the weight changes.
+    The synapses and their packed weights are cached until the weight changes.
     """
     weight = getattr(module, "weight", None)
     if type(module) not in DIMENSIONS or not isinstance(weight, Tensor):
         return None
-    now, known = Fingerprint.of(weight), _known.get(module)
-    if known is None or known[0] != now:
-        known = _known[module] = (now, _of(module, weight.detach()))
-    return known[1]
+    now, entry = Fingerprint.of(weight), _cache.get(module)
+    if entry is None or entry[0] != now:
+        entry = _cache[module] = (now, _of(module, weight.detach()))
+    return entry[1]
 
 
 def _of(module: nn.Module, weight: Tensor) -> Synapses | None:
@@ -79,14 +82,15 @@ def _of(module: nn.Module, weight: Tensor) -> Synapses | None:
     return Synapses(kernel, _pair(module.stride, 1), _pair(module.padding, 0))
 
 
-def _pair(given: Sequence[int], above: int) -> tuple[int, int]:
-    y, x = given if len(given) == 2 else (above, *given)
+def _pair(sizes: Sequence[int], vertical: int) -> tuple[int, int]:
+    """Return ``(y, x)``: of an image the two sizes, of a signal with one dimension ``vertical`` and its size."""
+    y, x = sizes if len(sizes) == 2 else (vertical, *sizes)
     return y, x
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What levels send through a module's synapses: a signal that neurons can add up without its being computed."""
+    """The signal of levels through the synapses of a module. Neurons can add it up, so it need not be computed."""
 
     source: SparseSteps | Pending
     module: nn.Module
@@ -96,34 +100,36 @@ class Projection:
 
     @staticmethod
     def of(source: SparseSteps | Pending, module: nn.Module) -> Projection | None:
-        """Of levels through a module; None where the module has no synapses, or none for such levels."""
-        found, like = of(module), source.empty_like
-        if found is None or DIMENSIONS[type(module)] != like.dim() or like.shape[1] != found.kernel.shape[1]:
+        """Return the projection of levels through a module; None where it has no synapses, or none that fit."""
+        synapses, like = of(module), source.empty_like
+        if synapses is None or DIMENSIONS[type(module)] != like.dim() or like.shape[1] != synapses.kernel.shape[1]:
             return None
-        sizes = found.sizes(like.shape[2:])
+        sizes = synapses.sizes(like.shape[2:])
         if min(sizes, default=1) <= 0:
             return None
-        return Projection(source, module, found, found.kernel.new_empty(0, len(found.kernel), *sizes))
+        return Projection(source, module, synapses, synapses.kernel.new_empty(0, len(synapses.kernel), *sizes))
 
     @property
     def size(self) -> torch.Size:
-        """T and B."""
+        """The number of steps T and of images B."""
         return self.source.size
 
     def rows(self) -> SparseSteps:
-        """The signal, computed."""
+        """Compute the signal, and return it."""
         numbers = computed(self.source).numbers
         return SparseSteps(self.module(numbers.values), numbers.index)
 
 
 def computed(signal: SparseSteps | Pending | Projection) -> SparseSteps:
-    """A signal as tensors that anybody may read."""
+    """Return a signal as tensors; compute it first where it is not computed yet."""
     return signal if isinstance(signal, SparseSteps) else signal.rows()
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """A tensor, its version where it has one, and its sum, which changes made behind PyTorch's back change too.
+    """A tensor, its version (-1 where it has none) and its sum: equal fingerprints mean that the tensor did not change.
+
+    The sum tells changes that the version does not count, such as those through ``.data``.
 
     >>> import torch
     >>> x = torch.ones(3)
@@ -141,13 +147,13 @@ class Fingerprint:
 
     @staticmethod
     def of(tensor: Tensor) -> Fingerprint:
-        """That of a tensor as it is now."""
+        """Return the fingerprint of a tensor as it is now."""
         version = -1 if tensor.is_inference() else tensor._version
-        # Detached, it keeps its memory when a module's parameter is given other, as `nn.Module.to` does.
+        # Detached, it keeps its memory where the parameter gets another, as by `nn.Module.to`.
         return Fingerprint(tensor.detach(), version, float(tensor.detach().sum()))
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of the same memory, unchanged; of NaN never."""
+        """Return whether both are of the same memory with the same values; never where the sum is NaN."""
         return (
             isinstance(other, Fingerprint)
             and (self.tensor.data_ptr(), self.tensor.shape) == (other.tensor.data_ptr(), other.tensor.shape)
@@ -158,16 +164,16 @@ class Fingerprint:
 
 
 Signal = SparseSteps | Pending | Projection
-"""What arrives at neurons, as far as it has been computed."""
+"""An input of neurons: computed, in the queue, or a projection that is not computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neurons:
-    """A layer of neurons at rest, and what arrives at it in T steps.
+    """A layer of neurons at rest, and its inputs during T steps.
 
-    inputs: what other neurons sent, accumulated over time, each ``[R, ...]`` with its place ``[T, B]``, or through
-    synapses; they are added up. constant: ``[B, ...]`` or None, and charge: the T weights that it comes with.
-    threshold, highest and rule: as in `qffs.functional.neuron.step`, the pre-charge of the rule included.
+    inputs: signals of other neurons, accumulated over time; they are added up. constant: ``[B, ...]`` or None, injected
+    with the T weights of ``charge``. threshold, highest and rule: as in `qffs.functional.neuron.step`; the rule holds
+    its pre-charge.
     """
 
     inputs: Sequence[Signal]
@@ -179,7 +185,7 @@ class Neurons:
 
     @property
     def empty_like(self) -> Tensor:
-        """An empty tensor of the type and shape of what arrives, ``[0, ...]``."""
+        """An empty tensor ``[0, ...]`` of the type and shape of the inputs."""
         if self.inputs:
             return self.inputs[0].empty_like
         assert self.constant is not None
@@ -187,7 +193,7 @@ class Neurons:
 
     @property
     def size(self) -> tuple[int, int]:
-        """T and B."""
+        """The number of steps T and of images B."""
         if self.inputs:
             steps, images = self.inputs[0].size
             return steps, images
@@ -196,13 +202,13 @@ class Neurons:
 
     @property
     def precharge(self) -> float:
-        """That of the rule."""
+        """The potential before the first step, in thresholds."""
         assert self.rule.precharge is not None
         return self.rule.precharge
 
     @property
     def is_standard(self) -> bool:
-        """Whether a spike takes one threshold off the potential, one spike a step, and nothing else is lost."""
+        """True for one spike per step, which takes one threshold off the potential, without a leak."""
         return self.rule.is_standard
 
     @property
@@ -214,5 +220,5 @@ class Neurons:
         return torch.uint8 if largest <= torch.iinfo(torch.uint8).max else torch.int32
 
     def rows(self) -> list[SparseSteps]:
-        """The inputs, computed."""
+        """Compute the inputs, and return them."""
         return [computed(each) for each in self.inputs]

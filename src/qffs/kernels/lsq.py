@@ -1,9 +1,9 @@
-"""`qffs.functional.lsq.quantize` in one compiled pass forward and one backward, keeping a byte an activation or less.
+"""`qffs.functional.lsq.quantize` in one compiled pass forward and one backward, with a byte per activation or less.
 
-The reference keeps its input for the backward pass and takes several passes over memory. Here the forward pass writes,
-beside the result, a code of all that the backward pass needs to know of the input: whether it lay below, above or
-within the range, and there its residual ``floor(v + offset) - v``, rounded to ``1 / STEPS`` of a level. In float32 a
-code is a byte; in bfloat16, where v itself is known to 1/128 of a level near 3 and 1/32 near 15, two share a byte.
+The reference keeps its input for the backward pass and takes several passes over memory. Here the forward pass
+writes the result and, for the backward pass, a code of the input: below the range, above the range, or within, and then
+its residual ``floor(v + offset) - v``, rounded to ``1 / STEPS`` of a level. In float32 a code takes a byte. In bfloat16
+two codes share a byte: v itself has a precision of 1/128 of a level near 3, and of 1/32 near 15.
 
 The result and the gradient of x are those of the reference, bit for bit. The gradient of s is within
 ``sum(abs(g)) / (2 * STEPS) / sqrt(N * n)`` of LSQ's, and usually far closer: rounding errors cancel.
@@ -25,17 +25,17 @@ from torch.autograd.function import once_differentiable
 from qffs.functional import lsq
 
 STEPS = {torch.float32: 252, torch.bfloat16: 12}
-"""Into how many steps a code divides a level, by the type of x: code k is the residual ``offset - 1 + k / STEPS``.
+"""The steps into which a code divides a level, by the type of x: code k is the residual ``offset - 1 + k / STEPS``.
 
-The next two codes stand for what lies below the range and above it: 252 + 2 fits into a byte, 12 + 2 into half of one.
+The next two codes stand for activations below the range and above it: 252 + 2 fits into a byte, 12 + 2 into half of it.
 """
 
 ROUNDED_DIVISION = "eager_numerics.division_rounding"
-"""PyTorch's option for a division rounded as everywhere else: without it, Triton's may miss a tie by an ulp."""
+"""PyTorch's option for a division that is rounded as in eager mode. Without it, Triton's may miss a tie by an ulp."""
 
 
 def _forward(x: Tensor, step_size: Tensor, highest: int, offset: float, steps: int) -> tuple[Tensor, Tensor]:
-    """The quantized activations, and their codes as bytes."""
+    """Return the quantized activations, and their codes as bytes."""
     step = lsq.along_channels(step_size, x.shape).float().clamp_min(lsq.SMALLEST_STEP_SIZE)
     level = lsq.level(x, step_size, highest, offset)
     residual = level - x.float() / step
@@ -47,7 +47,7 @@ def _forward(x: Tensor, step_size: Tensor, highest: int, offset: float, steps: i
 def _backward(
     gradient: Tensor, code: Tensor, step_size: Tensor, highest: int, offset: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of x, and that of s before its scale."""
+    """Return the gradient of x, and the gradient of s before it is scaled."""
     wide = code.float()  # comparisons of bytes would not be vectorized
     inside = wide <= steps
     residual = wide * (1 / steps) + (offset - 1)
@@ -56,33 +56,33 @@ def _backward(
 
 
 def _packed(code: Tensor) -> Tensor:
-    """Codes below 16, two in a byte: the first half of them in its lower bits."""
+    """Return codes below 16, two in a byte: the first half of the codes is in the lower bits."""
     code = code.flatten()
     low, high = (F.pad(code, (0, 1)) if code.numel() % 2 else code).chunk(2)
     return torch.add(low, high, alpha=16)
 
 
 def _unpacked(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """The codes of `_packed`, one a byte."""
+    """Return the codes that `_packed` packed, one in a byte."""
     return torch.cat([packed & 15, packed >> 4])[: math.prod(shape)].view(shape)
 
 
 @cache
 def _compiled(body: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """One kernel for all sizes and levels, and one more for each type and number of dimensions."""
-    known = ROUNDED_DIVISION in torch._inductor.list_options()
-    return torch.compile(body, dynamic=True, options={ROUNDED_DIVISION: True} if known else {})
+    """Compile a body: one kernel for all sizes and levels, for each type and number of dimensions."""
+    has_option = ROUNDED_DIVISION in torch._inductor.list_options()
+    return torch.compile(body, dynamic=True, options={ROUNDED_DIVISION: True} if has_option else {})
 
 
 def _run(body: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) -> tuple[Tensor, Tensor]:
-    """Call the kernel of a body on plain tensors in one state: for views, parameters and modes it would be another."""
+    """Call the kernel of a body on plain tensors without gradients: other tensors and modes would compile it again."""
     plain = [each.detach().contiguous() if isinstance(each, Tensor) else each for each in arguments]
     with torch.no_grad(), torch.autocast(plain[0].device.type, enabled=False):
         return _compiled(body)(*plain)
 
 
 class _Quantize(torch.autograd.Function):
-    """`quantize` on activations as they lie in memory: ``[N]``, or ``[outer, C, inner]`` for a step size a channel."""
+    """`quantize` on activations in memory order: ``[N]``, or ``[outer, C, inner]`` with a step size per channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float, scale: float) -> Tensor:
@@ -102,7 +102,7 @@ class _Quantize(torch.autograd.Function):
 
 
 def _laid_out(x: Tensor, order: Sequence[int], by_channel: bool) -> Tensor:
-    """The activations in the order of memory: ``[N]``, or ``[outer, C]`` or ``[outer, C, inner]`` by channel."""
+    """Return the activations in memory order: ``[N]``; by channel, ``[outer, C]`` or ``[outer, C, inner]``."""
     x = x.permute(*order)
     if not by_channel:
         return x.reshape(-1)
@@ -112,11 +112,11 @@ def _laid_out(x: Tensor, order: Sequence[int], by_channel: bool) -> Tensor:
 
 
 def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = lsq.NEAREST) -> Tensor:
-    """`qffs.functional.lsq.quantize`, with the same arguments, result and gradients but for the gradient of s (above).
+    """Return what `qffs.functional.lsq.quantize` returns, from the same arguments; only the gradient of s is rounded.
 
-    What is not covered goes to the reference: types other than float32 and bfloat16, offsets outside ``[0, 1)``, empty
-    tensors, and everything on a machine where nothing can be compiled (`available`). The same tensors give the same
-    gradients, bit for bit, as long as the number of threads is the same.
+    The reference is used for all that is not covered: types other than float32 and bfloat16, offsets outside
+    ``[0, 1)``, empty tensors, and everything on a machine where nothing can be compiled (`available`). The same tensors
+    give the same gradients, bit for bit, as long as the number of threads is the same.
     """
     covered = x.dtype in STEPS and 0 <= offset < 1 and x.numel() > 0
     if not (covered and available(x.device.type)):
@@ -130,9 +130,10 @@ def quantize(x: Tensor, step_size: Tensor, highest: int, offset: float = lsq.NEA
 
 @cache
 def available(device: str) -> bool:
-    """Whether LSQ can be compiled for a type of device, and then gives the reference's levels; tried once.
+    """Return whether LSQ can be compiled for a type of device, with the levels of the reference; tried once.
 
-    Where not, a warning says why. The first trial takes some seconds, unless PyTorch's cache on disk has the kernel.
+    Where it cannot, a warning says why. The first trial takes some seconds, unless the kernel is in PyTorch's cache on
+    disk.
     """
     ties = (torch.arange(8192, device=device) - 2048) * 0.46875
     step_size, highest = torch.tensor(0.9375, device=device), 2000
@@ -140,7 +141,7 @@ def available(device: str) -> bool:
         result, code = _run(_forward, ties, step_size, highest, lsq.NEAREST, 252)
         _run(_backward, ties, code, step_size, highest, lsq.NEAREST, 252)
         reason = None if torch.equal(result, lsq.quantize(ties, step_size, highest)) else "its levels are others"
-    except Exception as error:  # a compiler may fail in any way, and training goes on without it
+    except Exception as error:  # a compiler may fail in any way, and training continues without it
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if reason is not None:
         warnings.warn(f"LSQ is not fused on {device}, and trains slower: compiled, it fails ({reason})", stacklevel=2)

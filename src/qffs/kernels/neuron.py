@@ -1,11 +1,13 @@
 """`qffs.functional.neuron.fire` on accumulated input: all steps of a layer in one pass over memory.
 
-What neurons receive is given as sums over time, ``A_t = sum of I_1 to I_t``, and what they sent likewise, as levels
-``Z_t``, so that the potential is ``u_t = u_0 + A_t - θ Z_{t-1}`` and needs no memory of its own. What comes through
-synapses is added up spike train by spike train, the weights of units that spike at the same steps once, or, where
-weights are few, spike by spike; those of units that never spike not at all. On CPUs the pass is a C function, compiled
-by the machine's own compiler. On GPUs what comes through synapses is computed before, and the pass is a kernel in
-Triton; everywhere else, the reference loop.
+Inputs are sums over time, ``A_t = I_1 + ... + I_t``, and outputs are levels ``Z_t``. So the potential is
+``u_t = u_0 + A_t - θ Z_{t-1}`` and is not stored.
+
+Inputs through synapses are added up by spike train: the weights of all units that spike at the same steps are added
+once. Where there are few weights, they are added spike by spike. Units that never spike cost nothing.
+
+On CPUs the pass is a C function, compiled by the compiler of the machine. On GPUs the inputs through synapses are
+computed first, and the pass is a kernel in Triton. Everywhere else it is the reference loop.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from qffs.method import FiringRule
 
 
 def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> SparseSteps | Pending:
-    """The levels after each of T steps, from rest, of the images and steps where one changed.
+    """Return the levels of neurons after each of T steps, from rest, as `SparseSteps` of the changes.
 
-    compiled: whether it may be the C function, for at most `qffs.kernels.cpu.neuron.LONGEST` steps, which is called when the queue
-    is run. Returned: levels in the smallest type that they fit, with the threshold as their scale.
+    compiled: whether to use the C function where it covers the layer and its T (`qffs.kernels.cpu.neuron.LONGEST` steps
+    at most). The C function is called later, when the queue runs: then the result is `Pending`. The levels have the
+    smallest type that holds them, and the threshold as their scale.
     """
     levels = neuron.enqueue(queue, neurons) if compiled else None
     if levels is not None:
@@ -49,9 +52,9 @@ def enqueue(queue: Queue, neurons: Neurons, compiled: bool = True) -> SparseStep
 
 @cache
 def in_triton(device: torch.device, dtype: torch.dtype) -> Any:
-    """`qffs.kernels.triton_neuron` for a GPU, if neurons fire there as by the reference loop: tried once for each type.
+    """Return `qffs.kernels.triton_neuron` if it fires on a GPU as the reference loop does; tried once for each type.
 
-    None on other devices, and, with a warning, where it fails.
+    Return None on other devices. Where the kernel fails or its spikes differ, warn and return None.
     """
     if device.type != "cuda":
         return None
@@ -68,20 +71,21 @@ def in_triton(device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def differs(triton: Any, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What is wrong with what neurons send by a module like `qffs.kernels.triton_neuron`; None where nothing is."""
+    """Return what is wrong with the spikes of a module like `qffs.kernels.triton_neuron`; None where nothing is."""
     eighths = torch.arange(2000, device=device) % 37 / 8 - 1, torch.arange(8000, device=device) % 23 / 8 - 1
-    constant, arrived = (each.to(dtype).view(-1, 1000) for each in eighths)  # of which nothing is rounded
+    constant, arrived = (each.to(dtype).view(-1, 1000) for each in eighths)  # sums of eighths are exact
     threshold = torch.tensor(0.25, dtype=dtype, device=device)
-    arriving = [SparseSteps.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
-    neurons = Neurons(*arriving, threshold, 3, FiringRule(precharge=0.5))
+    inputs = [SparseSteps.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
+    neurons = Neurons(*inputs, threshold, 3, FiringRule(precharge=0.5))
     pairs = zip(triton.fire(neurons), fire(neurons), strict=True)
     return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"
 
 
 def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
-    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed.
+    """Return the levels ``[T, B, ...]``, and ``[T, B]``, whether any level of an image changed at a step.
 
-    Steps at which nothing arrives any more are run until no neuron fires; the levels of those after are left out.
+    After the last input, steps run until no neuron fires. The levels of the steps after that are not written: no change
+    points to them.
     """
     inputs, charge = neurons.rows(), neurons.charge
     end = _end(inputs, neurons.constant, charge) if neurons.rule.decay == 1 else len(charge)
@@ -108,7 +112,7 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
 
 
 def _end(inputs: Sequence[SparseSteps], constant: Tensor | None, charge: Sequence[float]) -> int:
-    """The step from which on nothing arrives any more, at least 1."""
-    charged = [t for t, weight in enumerate(charge) if weight and constant is not None]
-    moved = [(each.index[1:] != each.index[:-1]).any(1).nonzero().flatten() + 1 for each in inputs]
-    return max([0, *charged, *(int(each[-1]) for each in moved if len(each))]) + 1
+    """Return the number of steps, at least 1, after which nothing arrives any more."""
+    charge_steps = [t for t, weight in enumerate(charge) if weight and constant is not None]
+    changes = [(each.index[1:] != each.index[:-1]).any(1).nonzero().flatten() + 1 for each in inputs]
+    return max([0, *charge_steps, *(int(each[-1]) for each in changes if len(each))]) + 1

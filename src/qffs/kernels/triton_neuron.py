@@ -1,7 +1,8 @@
 """All steps of a layer of neurons in one launch on a GPU: the loop of `qffs.functional.neuron`, written in Triton.
 
-It is what layer.c is to CPUs, for inputs that have been computed: an image's neurons go through all steps with their
-potentials in registers, and nothing is written but the levels and whether any neuron of a block fired.
+It is the counterpart of layer.c on CPUs, for inputs that are computed already. Each program takes neurons of one image
+through all steps with their potentials in registers. It writes only the levels, and for each step
+whether any neuron of a block fired.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from qffs.kernels.cpu.memory_layout import Layout
 from qffs.kernels.layer import Neurons
 
 BLOCK = 512
-"""Neurons of a program."""
+"""The number of neurons of one program."""
 
 
 @triton.jit
@@ -32,13 +33,13 @@ def _either(one, other):
 
 @triton.jit
 def _fire(
-    values,  # [R, neurons], what has arrived
-    index,  # [T, B], the row that an image holds after each step
+    values,  # [R, neurons], accumulated inputs
+    index,  # [T, B], the row of `values` for each image after each step
     constant,  # [1 or B, neurons]
-    threshold,  # [1 or neurons], in the type that is computed in
-    charged,  # [T], what of the constant has been charged after each step
+    threshold,  # [1 or neurons], in the type for sums
+    charged,  # [T], the share of the constant that has been charged after each step
     sent,  # [T, B, neurons], levels
-    fired,  # [T, B, blocks], whether any neuron did
+    fired,  # [T, B, blocks], whether any neuron of the block fired
     steps,
     images,
     neurons,
@@ -47,32 +48,33 @@ def _fire(
     CHARGES: tl.constexpr,
     BY_NEURON: tl.constexpr,
     PRECHARGE: tl.constexpr,
-    HIGHEST: tl.constexpr,  # 0 where there is none
+    HIGHEST: tl.constexpr,  # 0 without a cap
     NEGATIVE: tl.constexpr,
     TO_ZERO: tl.constexpr,
     LEAK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    block = tl.program_id(0)  # of which there may be more than 65,535
+    block = tl.program_id(0)  # the first axis of the grid: the others have at most 65,535 programs
     image = tl.program_id(1).to(tl.int64)
     neuron = block * BLOCK + tl.arange(0, BLOCK)
     real = neuron < neurons
     theta = tl.load(threshold + (neuron if BY_NEURON else neuron * 0), mask=real, other=1.0)
     rest = theta * PRECHARGE
     level = theta * 0
-    gone = (1 - LEAK) * rest  # of neurons that lose more than a threshold a spike: how much of all that ever arrived
-    held = level
+    # For a reset to zero or a leak: the part of all input so far that is lost.
+    lost = (1 - LEAK) * rest
+    injected = level
     if CHARGES:
-        held = tl.load(constant + image * constant_stride + neuron, mask=real, other=0.0).to(theta.dtype)
+        injected = tl.load(constant + image * constant_stride + neuron, mask=real, other=0.0).to(theta.dtype)
     for t in range(steps):
         total = rest
         if CHARGES:
             weight = tl.load(charged + t)
-            total += weight * tl.where(weight != 0, held, 0.0)  # and not 0 times a mask's infinity
+            total += weight * tl.where(weight != 0, injected, 0.0)  # 0 times a mask's infinity would be NaN
         if ARRIVES:
             row = tl.load(index + t * images + image)
             total += tl.load(values + row * neurons + neuron, mask=real, other=0.0).to(theta.dtype)
-        potential = total - gone if TO_ZERO or LEAK != 1 else total - theta * level
+        potential = total - lost if TO_ZERO or LEAK != 1 else total - theta * level
         up = potential >= theta
         if HIGHEST > 0:
             up = up & (level < HIGHEST)
@@ -81,9 +83,9 @@ def _fire(
             spike -= ((potential < 0) & (level > 0)).to(theta.dtype)
         level += spike
         if TO_ZERO:
-            gone = total - LEAK * tl.where(spike != 0, 0.0, potential)
+            lost = total - LEAK * tl.where(spike != 0, 0.0, potential)
         elif LEAK != 1:
-            gone = total - LEAK * (potential - theta * spike)
+            lost = total - LEAK * (potential - theta * spike)
         at = t * images + image
         tl.store(sent + at * neurons + neuron, level.to(sent.dtype.element_ty), mask=real)
         some = tl.reduce((real & (spike != 0)).to(tl.int32), 0, _either)
@@ -91,9 +93,9 @@ def _fire(
 
 
 def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
-    """Levels ``[T, B, ...]`` and, ``[T, B]``, whether any of an image's changed, as by `qffs.kernels.neuron.fire`.
+    """Return the levels ``[T, B, ...]``, and ``[T, B]``, whether any level of an image changed at a step.
 
-    Rules that send several spikes at once are not covered.
+    The result is that of `qffs.kernels.neuron.fire`. Rules with ``multi_spike`` are not covered.
     """
     inputs, constant, threshold, rule = neurons.rows(), neurons.constant, neurons.threshold, neurons.rule
     (steps, images), like = neurons.size, constant
@@ -104,17 +106,17 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
         total = parts[0] if len(parts) == 1 else sum((each.to(wide) for each in parts[1:]), parts[0].to(wide))
         like = total
     assert like is not None
-    lie, wide = Layout.of(like), accumulation_dtype(like.dtype)
-    size = math.prod(lie.shape)
+    layout, wide = Layout.of(like), accumulation_dtype(like.dtype)
+    size = math.prod(layout.shape)
     blocks = triton.cdiv(size, BLOCK)
-    theta = (lie.laid_out(threshold[None]) if threshold.dim() else threshold).to(wide)
-    fixed = theta if constant is None else lie.laid_out(constant)
-    sent = torch.empty(steps * images, *lie.shape, dtype=neurons.levels, device=like.device)
+    theta = (layout.laid_out(threshold[None]) if threshold.dim() else threshold).to(wide)
+    fixed = theta if constant is None else layout.laid_out(constant)
+    sent = torch.empty(steps * images, *layout.shape, dtype=neurons.levels, device=like.device)
     fired = torch.empty(steps, images, blocks, dtype=torch.uint8, device=like.device)
     launch = _fire[(blocks, images)] if sent.numel() else _nothing
-    with torch.cuda.device_of(like):  # Triton launches on the current device, whichever the tensors are on
+    with torch.cuda.device_of(like):  # Triton launches on the current device, wherever the tensors are
         launch(
-            theta if total is None else lie.laid_out(total),
+            theta if total is None else layout.laid_out(total),
             theta if index is None else index.contiguous(),
             fixed,
             theta,
@@ -136,11 +138,11 @@ def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
             BLOCK=BLOCK,
             enable_fp_fusion=False,  # PyTorch rounds products before it adds
         )
-    return lie.to_network_order(sent).unflatten(0, (steps, images)), fired.any(-1).bool()
+    return layout.to_network_order(sent).unflatten(0, (steps, images)), fired.any(-1).bool()
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """What is launched for no images."""
+    """Launch nothing: the kernel of a batch without images."""
 
 
 @cache

@@ -1,1 +1,1 @@
-"""Thin modules over `qffs.functional`: parameters and one call down."""
+"""Modules that hold parameters and call the functions of `qffs.functional`."""

@@ -1,4 +1,4 @@
-"""What a network computes in: its type and its device."""
+"""Questions about a whole network: its type and device, its quantizers, its mode."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from qffs.nn.quantizer import Quantizer
 
 
 def empty_like(network: nn.Module) -> Tensor:
-    """An empty tensor of the type that a network computes in, on its device: that of its step sizes or thresholds.
+    """Return an empty tensor of the type and on the device in which a network computes.
 
-    Of a network without them, that of its first weight. Its constants may be of any type: ``x + 0.25`` holds a float64.
+    They are those of its step sizes or thresholds, or of its first weight where a network has none of these. Constants
+    tell nothing: ``x + 0.25`` holds a float64 in a network of any type.
 
     >>> empty_like(nn.Linear(2, 1).double()).dtype
     torch.float64
     """
     steps = (m.step_size if isinstance(m, Quantizer) else m.threshold for m in network.modules()
              if isinstance(m, Quantizer | Neuron))  # fmt: skip
-    floating = (each for each in chain(steps, network.parameters(), network.buffers()) if each.is_floating_point())
+    floating = (x for x in chain(steps, network.parameters(), network.buffers()) if x.is_floating_point())
     return next(floating, torch.zeros(())).detach().new_empty(0)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode; afterwards each of its parts is back in the mode it was in.
+    """Put a module in eval mode, and at the end each of its submodules back in the mode that it was in.
 
     >>> layer = nn.Dropout()
     >>> with evaluating(layer):

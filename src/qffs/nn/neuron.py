@@ -1,4 +1,4 @@
-"""The neuron as a module: one threshold, or one a channel."""
+"""The neuron as a module: one threshold, or one for each channel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from qffs.nn.quantizer import Quantizer
 
 
 class Neuron(nn.Module):
-    """A layer of signed integrate-and-fire neurons; ``threshold`` θ is a buffer in the network's own units.
+    """A layer of signed integrate-and-fire neurons. The buffer ``threshold`` θ is in the units of the activations.
 
-    It is a scalar, or one θ for each channel, of ``shape`` ``[C, 1, ...]``: as it multiplies spikes ``[T, B, C, ...]``.
-    highest: n, the highest level; rule: what the neurons may do, without a pre-charge half a threshold. Nothing is kept
-    between calls: the state comes in and goes out. See `qffs.functional.neuron` for the equations.
+    highest: n, the highest level; rule: the firing rule, by default `FiringRule()`; a pre-charge of None is half a
+    threshold here; shape: of θ, ``()`` for one θ, or ``[C, 1, ...]`` for one per channel, which multiplies spikes
+    ``[T, B, C, ...]``. The module keeps no state between calls: the caller passes the state in and receives the next
+    one. Raises `InvalidArgument` where n is impossible. See `qffs.functional.neuron` for the equations.
     """
 
     def __init__(self, highest: int, rule: FiringRule | None = None, shape: Sequence[int] = ()) -> None:
@@ -32,9 +33,10 @@ class Neuron(nn.Module):
 
     @classmethod
     def from_quantizer(cls, quantizer: Quantizer, rule: FiringRule, activations: Sequence[int] = ()) -> Neuron:
-        """Return the neuron whose settled count is the quantizer's level: θ = s, same n, pre-charge = rounding offset.
+        """Return the neuron whose settled count is the quantizer's level: θ = s, same n, pre-charge = offset.
 
-        activations: their shape ``[B, C, ...]``, needed where each channel has a step size of its own.
+        rule: its pre-charge is used unless that is None; activations: the shape ``[B, C, ...]`` of the activations,
+        needed where each channel has its own step size.
         """
         rule = replace(rule, precharge=quantizer.offset if rule.precharge is None else rule.precharge)
         neuron = cls(quantizer.highest, rule)
@@ -54,7 +56,7 @@ class Neuron(nn.Module):
         return self.rule.precharge
 
     def rest(self, like: Tensor) -> fire.NeuronState:
-        """The state before the first step, of the shape of ``like`` and in the type sums are done in."""
+        """Return the state before the first step, in the shape of ``like`` and in the type for sums."""
         wide = accumulation_dtype(like.dtype)
         return fire.rest(like.to(wide), self.threshold.to(wide), self.precharge)
 
@@ -65,13 +67,13 @@ class Neuron(nn.Module):
         increments: Tensor | None,
         charge: Sequence[float],
     ) -> tuple[Tensor, fire.NeuronState]:
-        """Spikes ``[T, B, ...]`` in {-1, 0, 1} and the next state; arguments as in `qffs.functional.neuron.fire`."""
+        """Return spikes ``[T, B, ...]`` in {-1, 0, 1} and the next state; see `qffs.functional.neuron.fire`."""
         threshold = self.threshold.to(state.potential.dtype)
         return fire.fire(state, constant, increments, charge, threshold, self.highest, self.rule)
 
     def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        said = f"highest={self.highest}, precharge={self.precharge}, negative={self.rule.negative_spikes}"
+        """Return the text that `print` shows between the parentheses."""
+        standard = f"highest={self.highest}, precharge={self.precharge}, negative={self.rule.negative_spikes}"
         others = [f"{name}={getattr(self.rule, name)!r}" for name in ("reset", "multi_spike", "decay")
                   if getattr(self.rule, name) != getattr(FiringRule, name)]  # fmt: skip
-        return ", ".join([said, f"cap={self.rule.cap}", *others, f"shape={self.shape}"])
+        return ", ".join([standard, f"cap={self.rule.cap}", *others, f"shape={self.shape}"])

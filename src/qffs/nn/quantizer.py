@@ -1,4 +1,4 @@
-"""The quantizer as a module: one learned step size, or one a channel."""
+"""The quantizer as a module: one learned step size, or one for each channel."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from qffs.method import Levels
 
 
 class Quantizer(nn.Module):
-    """The LSQ activation quantizer ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, where a network had a ReLU.
+    """The LSQ activation quantizer ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, in the place of a ReLU.
 
-    ``step_size`` s is a scalar parameter, or with ``channels`` a vector of as many, along dimension 1 of x. It is NaN
-    until it is set: by `qffs.calibrate`, by the first batch in train mode (LSQ's first step size), or by loading.
-    ``clip`` is where the ReLU was clipped from above, if it was: the first step size is such that the highest level
-    lies no higher. In eval mode an unset quantizer raises `NotCalibrated`. See `qffs.functional.lsq.quantize` for
-    equation and gradients, and `fuse` for the compiled body of them that ``fused`` chooses in train mode.
+    highest: n; offset: the rounding offset; clip: the upper end of a clipped ReLU, or None: the first step size is at
+    most ``clip / n``, so that no level is above the clip; channels: their number, for one step size per channel along
+    dimension 1 of x. Raises `InvalidArgument` where n or the offset is impossible.
+
+    The parameter ``step_size`` s is a scalar or ``[channels]``. It is NaN until it is set: by `qffs.calibrate`, by the
+    first batch in train mode (LSQ's first step size), or by loading. In eval mode a quantizer that is not set raises
+    `NotCalibrated`. See `qffs.functional.lsq.quantize` for the equation and the gradients. Where ``fused`` is true, a
+    compiled form of both is used in train mode (see `fuse`).
 
     >>> quantizer = Quantizer(highest=3)
     >>> quantizer.set_step_size(0.5)
@@ -41,22 +44,22 @@ class Quantizer(nn.Module):
         self.channels = channels
         self.fused = False
         self.step_size = nn.Parameter(torch.full(() if channels is None else (channels,), math.nan))
-        self._ready = False  # caches `ready`, so that a GPU is not asked for the step size at every call
+        self._ready = False  # caches `ready`: reading the step size at every call would wait for the GPU
 
     @property
     def ready(self) -> bool:
-        """Whether the step size has been set, that of every channel where each has its own."""
+        """True when every step size has been set."""
         if not self._ready:
             self._ready = bool(torch.isfinite(self.step_size).all())
         return self._ready
 
     def forget(self) -> None:
-        """Look at the step size again when `ready` is asked for next."""
+        """Drop the cached answer of `ready`; the next time, it is read from the step size again."""
         self._ready = False
 
     @torch.no_grad()
     def set_step_size(self, step_size: float | Tensor) -> None:
-        """Set s, finite and above 0: one number for all, or a tensor of one a channel.
+        """Set s, finite and above 0: one number for all channels, or a tensor with one number per channel.
 
         Raises `Diverged` on other numbers, `InvalidArgument` where the tensor is not of the shape of ``step_size``.
         """
@@ -71,9 +74,9 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def set_step_size_from(self, mean_magnitude: float | Tensor) -> None:
-        """LSQ's first step size from the mean magnitude of the activations, by channel where each has its own.
+        """Set LSQ's first step size, from the mean magnitude of the activations: one number, or one per channel.
 
-        It is 1 where all activations are zero. Raises `Diverged` where a mean is NaN or infinite.
+        The step size is 1 where all activations are zero. Raises `Diverged` where a mean is NaN or infinite.
         """
         mean = torch.as_tensor(mean_magnitude, dtype=torch.float64, device="cpu")
         if not bool(mean.isfinite().all()):
@@ -83,7 +86,11 @@ class Quantizer(nn.Module):
         self.set_step_size(first if self.clip is None else first.clamp_max(self.clip / self.highest))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantized activations, in the shape, type and units of x."""
+        """Return the quantized activations, in the shape, type and units of x.
+
+        Raises `NotCalibrated` in eval mode where the step size is not set, and `Diverged` where the first batch in
+        train mode holds NaN or infinity.
+        """
         if not self.ready:
             if not self.training:
                 raise NotCalibrated(
@@ -96,11 +103,11 @@ class Quantizer(nn.Module):
         return quantize(x, self.step_size, self.highest, self.offset)
 
     def level(self, x: Tensor) -> Tensor:
-        """The level of each activation, a whole number from 0 to n, before it is scaled by s."""
+        """Return the level of each activation: a whole number from 0 to n, not multiplied by s."""
         return lsq.level(x, self.step_size, self.highest, self.offset)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the text that `print` shows between the parentheses."""
         return f"highest={self.highest}, offset={self.offset}, clip={self.clip}, channels={self.channels}"
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -109,9 +116,9 @@ class Quantizer(nn.Module):
 
 
 def fuse(network: nn.Module, fused: bool = True) -> None:
-    """Let all quantizers of a network train through `qffs.kernels.lsq`, or through the reference again.
+    """Let all quantizers of a network train with the compiled `qffs.kernels.lsq`, or with the reference again.
 
-    A way of computing and no part of the network: it is not saved, and in eval mode it changes nothing.
+    The choice is not saved with the network, and changes nothing in eval mode.
 
     >>> network = nn.Sequential(nn.Linear(4, 2), Quantizer(highest=3))
     >>> fuse(network)
