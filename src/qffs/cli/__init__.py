@@ -1,4 +1,4 @@
-"""The command line: one short function a subcommand, each calling one function of the library.
+"""The command line: one short function per subcommand, each of which calls one function of the library.
 
 torch is imported inside the subcommands, so that ``--help`` and ``--version`` answer at once.
 """
@@ -47,11 +47,13 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Turn a trained PyTorch network into a fast spiking neural network, exactly.
 
-    Example: `qffs demo` does the whole way on handwritten digits in well under a minute.
+    Example: `qffs demo` trains, converts and measures a network of handwritten digits in well under a minute.
     """
 
 
@@ -65,12 +67,12 @@ app.add_typer(recipes.app, name="recipes")
 
 
 def main() -> None:
-    """Run the command line; an error raised on purpose is one sentence on standard error and exit code 2."""
-    os.environ.update(openmp_defaults())  # OpenMP reads it when a subcommand imports torch
-    code = _ended()
+    """Run the command line; a `QffsError` becomes one sentence on standard error and exit code 2."""
+    os.environ.update(openmp_defaults())  # OpenMP reads them when a subcommand imports torch
+    code = _exit_code()
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        # All is written. PyTorch's threads for messages between processes now and then abort a process at its end,
-        # and torchrun would call the whole run failed.
+        # All files are written. PyTorch's threads for messages between processes sometimes abort a process at its end,
+        # and torchrun would then report the whole run as failed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -78,30 +80,30 @@ def main() -> None:
 
 
 PARTED = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
-"""What PyTorch says where the process at the other end is gone; the one that failed says why."""
+"""Messages of PyTorch in a process whose connection to another process has ended; the process that failed says why."""
 
 
-def _ended() -> int:
-    """The exit code of the command line."""
+def _exit_code() -> int:
+    """Run the app and return the exit code of the command line."""
     try:
         app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as error:
-        for each in (Signals.SIGTERM, Signals.SIGINT):  # a launcher may ask again while this process ends
+        for each in (Signals.SIGTERM, Signals.SIGINT):  # a launcher may send them again while this process ends
             signal.signal(each, signal.SIG_IGN)
         if first():
             typer.echo(f"qffs: {error}", err=True)
         return 0 if error.signal == Signals.SIGTERM else 128 + error.signal
     except QffsError as error:
-        lines = str(error).splitlines()  # what PyTorch or the system adds may have several; refusals are a list
+        lines = str(error).splitlines()  # PyTorch or the system may add several lines; a refused network is a list
         text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)
         typer.echo(f"qffs: {text}", err=True)
         return 2
     except RuntimeError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1" or not any(words in str(error) for words in PARTED):
             raise
-        typer.echo(f"qffs: process {os.environ.get('RANK')} ends, for another one has ended", err=True)
+        typer.echo(f"qffs: process {os.environ.get('RANK')} ends, because another process has ended", err=True)
         return 1
     except KeyboardInterrupt:
         typer.echo("qffs: stopped", err=True)

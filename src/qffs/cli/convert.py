@@ -1,4 +1,4 @@
-"""The subcommands on one network: its plan, its quantization, its conversion."""
+"""The subcommands on one network: ``plan``, ``quantize`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from qffs.cli.options import (
 def plan(
     model: Annotated[str, typer.Argument(help=NETWORK)],
     shapes: Annotated[
-        list[str] | None, typer.Option("--input", metavar="CxHxW", help="Shape of an input; once for each of several.")
+        list[str] | None, typer.Option("--input", metavar="CxHxW", help="Shape of an input; repeat it for each input.")
     ] = None,
     weights: Weights = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse also what sends values instead of spikes.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Also refuse operators that send values instead of spikes.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show what will become of every call of a network, without changing anything.
+    """Show what every operator of a network becomes in the spiking network, without changing anything.
 
     Example: `qffs plan torchvision:resnet18 --input 3x224x224`
     """
@@ -44,7 +46,7 @@ def plan(
     from qffs.runs.convert import plan as run_plan
 
     sizes = [shape_of(text) for text in shapes or ()]
-    with redirect_stdout(sys.stderr):  # what the network's own code prints is no part of the table
+    with redirect_stdout(sys.stderr):  # the network's code may print, and that is no part of the table
         planned, inputs = run_plan(model, sizes, str(weights) if weights else None)
     if json:
         print_json(plan_rows(planned))
@@ -65,9 +67,9 @@ def quantize(
     weights: Weights = None,
     json: Json = False,
 ) -> None:
-    """Quantize a network's activations, calibrate and fine-tune them, and save the quantized network.
+    """Quantize the activations of a network, calibrate and fine-tune it, and save the quantized network.
 
-    It is trained for as many epochs as quantized.epochs=N says, else none; all other keys of recipes act too.
+    It is trained for N epochs with quantized.epochs=N, by default for none; other keys of recipes can be given too.
 
     Example: `qffs quantize runs/demo/float --data digits bits=3 quantized.epochs=5 -o runs/qann`
     """
@@ -78,7 +80,7 @@ def quantize(
     results = run_quantize(recipe, output)
     share = f"{100 * results['training_accuracy']:.2f} %"
     print_json(results) if json else say(
-        f"Wrote the quantized network to {output}; it classifies {share} of the training images rightly."
+        f"Wrote the quantized network to {output}; it classifies {share} of the training images correctly."
     )
 
 

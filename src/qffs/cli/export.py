@@ -1,4 +1,4 @@
-"""The subcommands that carry a network to other tools."""
+"""The subcommands that write a network for other tools: ``export``, ``push`` and ``pull``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ PROFILES = "nir, spikingjelly, snntorch, norse or sinabs"
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a network, as train, quantize and convert write it.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a network that train, quantize or convert wrote.")],
     to: Annotated[str, typer.Option("--to", help=f"{TARGETS}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; for brian2, pynn and hub a folder.")],
     steps: Annotated[
-        int | None, typer.Option(help="Time steps T of a spiking network; 8, at least 2 D, and 32 for nir.")
+        int | None,
+        typer.Option(help="Time steps T of a spiking network; by default 8, or 2 D if that is more, and 32 for nir."),
     ] = None,
     profile: Annotated[str | None, typer.Option(help=f"For nir, the tool that will read it: {PROFILES}.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Test images for brian2, pynn, nir and nir-exact to try, as for simulate; else random ones."),
+        typer.Option(
+            help="Test images for brian2, pynn, nir and nir-exact, named as for simulate; by default random images."
+        ),
     ] = None,
     size: Size = None,
     images: Annotated[
-        int | None, typer.Option(metavar="N", help="Only N of the test images, spread evenly over them; 100.")
+        int | None, typer.Option(metavar="N", help="Use only N of the test images, evenly spread; by default 100.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -51,10 +54,10 @@ def export(
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder that qffs export --to hub wrote.")],
-    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Made where it is not there yet.")],
-    private: Annotated[bool, typer.Option("--private", help="Make it private.")] = False,
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository; created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
-    """Upload a network to the Hugging Face Hub, with the token that `hf auth login` keeps.
+    """Upload a network to the Hugging Face Hub, with the token that `hf auth login` stored.
 
     Example: `qffs push runs/demo/hub me/digits-snn`
     """
@@ -68,7 +71,7 @@ def pull(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
     revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit.")] = None,
 ) -> None:
-    """Download a network from the Hugging Face Hub; nothing of what is downloaded is run.
+    """Download a network from the Hugging Face Hub; no downloaded code is run.
 
     Example: `qffs pull me/digits-snn -o runs/digits`
     """

@@ -1,4 +1,4 @@
-"""Flags of before, each answered with the KEY=VALUE that is written now: a recipe has a key for each of them."""
+"""Flags of earlier versions: each is answered with the KEY=VALUE that replaces it, a key of recipes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import typer.core
 from qffs.errors import InvalidArgument
 
 Flags = dict[str, str | Callable[[str], str]]
-"""By flag, what is written instead, with {} for its value, or a function of its value."""
+"""The KEY=VALUE for each flag, with {} in the place of the value, or a function from the value to it."""
 
 
 def bits(value: str) -> str:
-    """Return the bits of hidden activations, one number or one a pattern, as a recipe has them.
+    """Return the KEY=VALUE of the bits of hidden activations: one number, or one number per pattern.
 
     >>> print(bits("stem.2=full,*=1"))
     bits='{stem.2: full, "*": 1}'
@@ -26,11 +26,11 @@ def bits(value: str) -> str:
 
 
 def _quoted(pattern: str) -> str:
-    return f'"{pattern}"' if pattern.startswith("*") else pattern  # YAML takes a star at the beginning for an alias
+    return f'"{pattern}"' if pattern.startswith("*") else pattern  # YAML reads a star at the beginning as an alias
 
 
 def charge_steps(value: str) -> str:
-    """Return charge steps, a number or weights by step, as a recipe has them.
+    """Return the KEY=VALUE of charge steps: a number, or one weight per step.
 
     >>> charge_steps("0.5,0.25,0.25")
     'charge_steps=[0.5,0.25,0.25]'
@@ -39,7 +39,7 @@ def charge_steps(value: str) -> str:
 
 
 class QuantizeCommand(typer.core.TyperCommand):
-    """A command that answers a flag of before with `InvalidArgument`, which says what is written now."""
+    """A command that answers a former flag with `InvalidArgument`, whose message names the KEY=VALUE to write."""
 
     former: ClassVar[Flags] = {
         "--size": "size={}",
@@ -55,7 +55,7 @@ class QuantizeCommand(typer.core.TyperCommand):
     }
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Look for such flags before anything is parsed."""
+        """Raise `InvalidArgument` if there is a former flag, else parse the arguments."""
         for position, argument in enumerate(args):
             flag, equals, value = argument.partition("=")
             if flag in self.former:
@@ -63,7 +63,7 @@ class QuantizeCommand(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
     def _sentence(self, flag: str, value: str) -> str:
-        """Return how a flag and its value are written now."""
+        """Return the sentence that names the KEY=VALUE for a flag and its value."""
         now = self.former[flag]
         if isinstance(now, str) and "{}" not in now:
             return f"{flag} is written {now} now"
@@ -72,7 +72,7 @@ class QuantizeCommand(typer.core.TyperCommand):
 
 
 class DemoCommand(QuantizeCommand):
-    """The same, with the flags of the demo."""
+    """A command that answers the former flags of the demo."""
 
     former: ClassVar[Flags] = QuantizeCommand.former | {
         "--data": "data={}",

@@ -1,4 +1,4 @@
-"""The subcommands that measure a spiking network: its simulation, its noises, what it costs."""
+"""The subcommands that measure a spiking network: ``simulate``, ``noise`` and ``energy``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where, print
 
 Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network.")]
 Images = Annotated[
-    int | None, typer.Option(metavar="N", help="Only N of the test images, spread evenly over them; all by default.")
+    int | None, typer.Option(metavar="N", help="Use only N of the test images, evenly spread; all by default.")
 ]
 
 
@@ -21,19 +21,19 @@ def simulate(
     size: Size = None,
     steps: Steps = None,
     images: Images = None,
-    qann: Annotated[Path | None, typer.Option(help="Folder of its quantized network, to compare with.")] = None,
+    qann: Annotated[Path | None, typer.Option(help="Folder of its quantized network, to compare them.")] = None,
     stop_when: Annotated[
         list[float] | None,
         typer.Option(
             metavar="MARGIN",
-            help="Also stop each image once its largest output is this far above the next; may be given several times.",
+            help="Also stop each image once its largest output is this far above the next; can be repeated.",
         ),
     ] = None,
     seed: Seed = 0,
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Simulate a spiking network on all test images and show accuracy by time step.
+    """Simulate a spiking network on the test images and show its accuracy after each time step.
 
     Example: `qffs simulate runs/demo/snn --qann runs/demo/qann --data digits --steps 8`
     """
@@ -53,13 +53,13 @@ def noise(
     steps: Steps = None,
     images: Images = None,
     qann: Annotated[
-        Path | None, typer.Option(help="Folder of its quantized network; the folder qann beside the other by default.")
+        Path | None, typer.Option(help="Folder of its quantized network; by default qann next to CHECKPOINT.")
     ] = None,
     seed: Seed = 0,
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Count the neurons that suffer each noise, layer by layer and step by step, and what each remedy is worth.
+    """Count the neurons with each kind of noise per layer and step, and how much each remedy improves accuracy.
 
     Example: `qffs noise runs/demo/snn --steps 8`
     """
@@ -91,7 +91,7 @@ def energy(
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Count the synaptic operations of an inference, and estimate its energy beside networks that do not spike.
+    """Count the synaptic operations per image, and estimate the energy, also of networks that do not spike.
 
     Example: `qffs energy runs/demo/snn --steps 8`
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are printed; free of torch."""
+"""Options that several commands share, and functions that print results; torch is not imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qffs.errors import InvalidArgument
 
 
 class Device(StrEnum):
-    """Where to compute; auto takes CUDA where there is one."""
+    """The device that computes; ``auto`` is CUDA if there is a CUDA device, else the CPU."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -20,7 +20,10 @@ class Device(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Option(help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder; also CIFAR's own.")
+    str,
+    typer.Option(
+        help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder, such as CIFAR's original files."
+    ),
 ]
 NETWORK = "digits_net, cifar_resnet18, torchvision:NAME, timm:NAME, package.module:function, or a float checkpoint."
 Size = Annotated[
@@ -35,17 +38,28 @@ Weights = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Values instead of those in the recipe, as in quantized.epochs=3"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Values that replace those of the recipe, such as quantized.epochs=3"
+    ),
 ]
-Steps = Annotated[int | None, typer.Option(help="Time steps T to simulate; 8, at least 2 D.")]
-Charge = Annotated[str, typer.Option(help="Charge steps D, or weights by step such as 0.5,0.25,0.25; 2^bits - 1.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same machine: same results.")]
-Where = Annotated[Device, typer.Option(help="Where to compute.")]
+Steps = Annotated[
+    int | None, typer.Option(help="Time steps T to simulate; by default 8, or 2 D if that is more (D: charge steps).")
+]
+Charge = Annotated[
+    str, typer.Option(help="Charge steps D, or one weight per step such as 0.5,0.25,0.25; by default D = 2^bits - 1.")
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of random numbers; the same seed on the same machine gives the same results.")
+]
+Where = Annotated[Device, typer.Option(help="Device that computes; auto is CUDA if there is a CUDA device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")]
 
 
 def charge_steps_of(text: str) -> int | list[float] | None:
-    """Return the value of ``--charge-steps``: a number, or weights by step; None where it is left out."""
+    """Return the value of ``--charge-steps``: a number, or one weight per step; None for an empty text.
+
+    Raises `InvalidArgument` for any other text.
+    """
     try:
         return None if not text else [float(weight) for weight in text.split(",")] if "," in text else int(text)
     except ValueError:
@@ -55,7 +69,7 @@ def charge_steps_of(text: str) -> int | list[float] | None:
 
 
 def show(results: dict[str, Any], json: bool) -> None:
-    """Print the measured networks as a table, or as JSON."""
+    """Print the results of measured networks as a table, or as JSON."""
     if json:
         print_json(results)
         return
@@ -79,7 +93,7 @@ def say(sentence: str) -> None:
 
 
 def show_rows(results: dict[str, Any], title: str) -> None:
-    """Print the rows of results under their head, and their notes."""
+    """Print a table of results: ``head``, ``rows`` and ``notes``."""
     from rich.console import Console
 
     from qffs.report.tables import show_rows

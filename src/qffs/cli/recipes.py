@@ -1,4 +1,4 @@
-"""The subcommands ``qffs recipes list``, ``show`` and ``validate``; torch and kornia are imported where needed."""
+"""The subcommands ``qffs recipes list``, ``show`` and ``validate``; torch and kornia are imported only when needed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List, show and check recipes, which say all that decides a training run.",
+    help="List, show and check recipes; a recipe holds everything that decides a training run.",
 )
 
 COLUMNS = ("name", "model", "data", "bits", "epochs", "about")
 WIDE = 140
-"""Characters a line from which there is room for all columns."""
+"""Characters per line from which there is room for all columns."""
 
 WHICH = "The name of a recipe that comes with qffs, or a .yaml file."
 Which = Annotated[str, typer.Argument(help=WHICH, metavar="NAME|FILE")]
@@ -39,7 +39,7 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def show(recipe: Which) -> None:
-    """Print the YAML of a recipe, to be copied and changed.
+    """Print the YAML of a recipe, so that you can copy and change it.
 
     Example: `qffs recipes show digits > mine.yaml`
     """
@@ -50,13 +50,13 @@ def show(recipe: Which) -> None:
 def validate(
     recipe: Which,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Values instead of those in the recipe.", metavar="KEY=VALUE")
+        list[str] | None, typer.Argument(help="Values that replace those of the recipe.", metavar="KEY=VALUE")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say whether a recipe can be run, or all that is wrong with it; exit code 2 where something is.
+    """Check a recipe and print all its mistakes; the exit code is 2 if there is one.
 
-    Files of data and weights are not looked for, and no network is built.
+    Whether files of data and weights exist is not checked, and no network is built.
 
     Example: `qffs recipes validate mine.yaml quantized.epochs=3`
     """
@@ -113,7 +113,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     table = Table(*names)
     for row in rows:
         cells = {**row, "bits": _bits(row), "epochs": " + ".join(map(str, row["epochs"].values()))}
-        table.add_row(*(Text(str(cells[name])) for name in names))  # as plain text: rich takes brackets for markup
+        table.add_row(*(Text(str(cells[name])) for name in names))  # plain text: rich reads brackets as markup
     console.print(table)
 
 

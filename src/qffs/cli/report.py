@@ -1,4 +1,4 @@
-"""The subcommand that writes a page of a run."""
+"""The subcommand that writes the page of a run."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from qffs.cli.options import Device, Where, say
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, as train and demo write it.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run that train or demo wrote.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; report.html in the run's folder.")
+        Path | None,
+        typer.Option("--output", "-o", help="File of the page, by default report.html in the run's folder."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(metavar="N", help="Count noises and cost on N test images; 256, or all if fewer.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Count noises and cost on N test images, by default 256, or all if there are fewer."
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Where the images are, if no longer where the run's recipe says.")
+        str | None, typer.Option(help="The data, if they are no longer where the run's recipe says.")
     ] = None,
     device: Where = Device.AUTO,
 ) -> None:
-    """Write a run's results to one page that opens from disk: curves, spikes, noises, energy, the plan.
+    """Write the results of a run to one HTML file: curves, spikes, noises, energy and the plan.
 
     Example: `qffs report runs/demo`
     """

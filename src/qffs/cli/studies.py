@@ -1,4 +1,4 @@
-"""The subcommands that answer questions with many runs: the paper's figures, and other methods."""
+"""The subcommands that need many runs: ``paper``, ``compare``, and ``methods``, which lists what is compared."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ NAMES = "table3, table4, fig1, fig3, fig4, fig5, fig6, fig7, fig8 or fig9"
 
 def paper(
     item: Annotated[str, typer.Argument(help=f"{NAMES}.")],
-    recipe: Annotated[str, typer.Argument(help="Whose networks: a recipe that comes with qffs, or a file.")] = "digits",
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe of the networks: one that comes with qffs, or a YAML file.")
+    ] = "digits",
     changes: Changes = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/paper"),
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", help="Networks to train at once.", show_default="1 for every 4 cores; 1 on a GPU"),
+        typer.Option("--jobs", "-j", help="Networks to train at once.", show_default="1 per 4 cores; 1 on a GPU"),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a table or figure of the paper again, from networks trained here: JSON, a table, PNG and SVG.
+    """Reproduce a table or figure of the paper with networks trained here: JSON, a table, PNG and SVG.
 
-    Each network is trained once and taken from the folder afterwards; a run that was stopped goes on.
+    Each network is trained once and read from the folder afterward; a run that was stopped continues.
 
     Example: `qffs paper fig6 cifar10_resnet20 data=cifar10:PATH quantized.epochs=2 -o runs/resnet20`
     """
@@ -46,7 +48,7 @@ def paper(
 
 
 def methods(json: Json = False) -> None:
-    """List the methods that `qffs compare` knows, with who published them and what they do.
+    """List the methods that `qffs compare` can run, with the source of each and what it does.
 
     Example: `qffs methods`
     """
@@ -67,16 +69,16 @@ def methods(json: Json = False) -> None:
 
 def compare(
     recipe: Annotated[
-        str, typer.Argument(metavar="NETWORK|RECIPE", help=f"A recipe that comes with qffs, a file, or {NETWORK}")
+        str, typer.Argument(metavar="NETWORK|RECIPE", help=f"A recipe that comes with qffs, a YAML file, or {NETWORK}")
     ] = "digits",
     changes: Changes = None,
-    methods: Annotated[str, typer.Option(help="all, or some of those that qffs methods lists, as qcfs,tcl.")] = "all",
-    steps: Annotated[str, typer.Option(help="Latencies T.")] = "1,2,4,8,16,32,64,128",
-    seeds: Annotated[int, typer.Option(help="How many times all is done, each with a seed of its own.")] = 1,
+    methods: Annotated[str, typer.Option(help="all, or names from qffs methods, such as qcfs,tcl.")] = "all",
+    steps: Annotated[str, typer.Option(help="Numbers of time steps T.")] = "1,2,4,8,16,32,64,128",
+    seeds: Annotated[int, typer.Option(help="How many times to repeat the comparison, each with another seed.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/compare"),
     json: Json = False,
 ) -> None:
-    """Compare methods on one network: the same data, images and epochs of training for each.
+    """Compare methods on one network, each with the same data, test images and epochs of training.
 
     Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantized.epochs=1 --methods qffs,qcfs`
     """
@@ -101,7 +103,10 @@ def _latencies(steps: str) -> list[int]:
 
 
 def _network_or_recipe(name: str, changes: Sequence[str]) -> Recipe:
-    """Return the recipe of a name or file, or of a network alone; raises `InvalidArgument` on the name of neither."""
+    """Return the recipe of a name or file, or one for the network of a name.
+
+    Raises `InvalidArgument` if the name is neither that of a recipe nor that of a network.
+    """
     from qffs.models import MODELS
 
     path = Path(name)

@@ -1,4 +1,4 @@
-"""The subcommands that train: the demo, and any recipe."""
+"""The subcommands that train: ``demo`` and ``train``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from qffs.progress import first
 
 
 def demo(changes: Changes = None, output: Output = Path("runs/demo"), json: Json = False) -> None:
-    """Train, quantize, fine-tune, convert, verify and simulate, and show accuracy by time step.
+    """Train, quantize, fine-tune, convert, verify and simulate a network, and show its accuracy after each time step.
 
-    The recipe is that of the digits, with augmentation and steps that suit other data too, and any other KEY=VALUE.
+    The recipe is that of the digits, with augmentation and steps that also suit other data; KEY=VALUE changes it.
 
     Example: `qffs demo data=cifar10:cifar10.zip model=cifar_resnet20 weights=resnet20.safetensors quantized.epochs=8`
     """
@@ -30,7 +30,10 @@ def demo(changes: Changes = None, output: Output = Path("runs/demo"), json: Json
 
 
 def _nothing_to_save(_: int, __: FrameType | None) -> NoReturn:
-    """There is nothing to save yet; no `Exception`, which what is being imported might take for a failure."""
+    """End the process on SIGTERM while there is nothing to save yet.
+
+    Raises `SystemExit`, which is no `Exception`: a module that is being imported might catch one.
+    """
     if first():
         typer.echo("qffs: stopped by SIGTERM before anything was done", err=True)
     raise SystemExit(0)
@@ -39,13 +42,17 @@ def _nothing_to_save(_: int, __: FrameType | None) -> NoReturn:
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe that comes with qffs (qffs recipes list), or a YAML file.")],
     changes: Changes = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; runs/RECIPE.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")] = False,
-    save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state in an epoch this often.")] = 60.0,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to, by default runs/RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder where it stopped.")] = False,
+    save_every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Save the state every so many seconds within an epoch.")
+    ] = 60.0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.")] = False,
     json: Json = False,
 ) -> None:
-    """Train, quantize, fine-tune, convert and measure a network as a recipe says; can be stopped and resumed.
+    """Train, quantize, fine-tune, convert and measure a network as a recipe says; a run can be stopped and resumed.
 
     Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantized.epochs=3 --output runs/short`
     """
