@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 
 import qffs
 from qffs.functional.neuron import NeuronState
-from qffs.graph.call import label, name_of
+from qffs.graph.call import label
 from qffs.graph.nested import tensors
 from qffs.graph.paths import owner
 from qffs.graph.plan import plan
-from qffs.graph.rules import OPERATORS
+from qffs.graph.rules import OPERATORS, name_of
 from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import trace
 from qffs.nn.quantizer import Quantizer

@@ -19,7 +19,7 @@ from qffs.measurement.accuracy import measure
 from qffs.method import FiringRule
 from qffs.nn.inspect import empty_like
 from qffs.nn.quantizer import Quantizer
-from qffs.spiking import backends
+from qffs.spiking import backends, layer_by_layer
 from qffs.spiking.backends import BACKENDS, COMPILED, PYTORCH, REFERENCE
 from qffs.spiking.network import SpikingNetwork
 from test_verification import spiking
@@ -100,9 +100,9 @@ def test_a_network_is_of_the_type_of_its_weights_and_not_of_its_constants(x: Ten
 
 def test_images_go_through_some_at_a_time(snn: SpikingNetwork, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
-    accumulated = backends.accumulated
+    accumulated = layer_by_layer.accumulated
     monkeypatch.setattr(
-        backends,
+        layer_by_layer,
         "accumulated",
         lambda network, inputs, *more, **options: (
             ran.append(len(inputs[0])) or accumulated(network, inputs, *more, **options)

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import fx, nn
 
-from qffs.graph.rules import FUNCTIONS, METHODS, MODULES, OPERATORS, Rule
 from qffs.graph.site import site
 
 
@@ -19,21 +18,6 @@ def label(node: fx.Node, root: nn.Module) -> str:
     if node.op == "call_function":
         return str(getattr(node.target, "__name__", node.target))
     return str(node.target)
-
-
-def name_of(node: fx.Node) -> str | None:
-    """The operator of a call in the table `OPERATORS`, whatever its form; None where there is none."""
-    if node.op == "call_method":
-        return str(node.target) if node.target in METHODS else None
-    return FUNCTIONS.get(node.target) if node.op == "call_function" else None
-
-
-def rule_of(node: fx.Node, root: nn.Module) -> Rule | None:
-    """The row of the table that a call falls under, before its arguments are looked at; None where there is none."""
-    if node.op == "call_module":
-        return MODULES.get(type(root.get_submodule(str(node.target))))
-    name = name_of(node)
-    return None if name is None else OPERATORS[name]
 
 
 def arguments(node: fx.Node) -> list[Any]:
@@ -60,8 +44,13 @@ def _flat(nested: Any) -> list[Any]:
 
 
 def choosing(node: fx.Node) -> list[Any]:
-    """The arguments of a join that say where its operands go, and are none of them: a mask, an index."""
-    match name_of(node):
+    """Return the arguments of a join that say where its operands go, and are no operands: a mask, an index."""
+    return selectors(node, site(node).operator)
+
+
+def selectors(node: fx.Node, operator: str | None) -> list[Any]:
+    """Return what `choosing` does, of a node that has this operator."""
+    match operator:
         case "where":
             return _flat(node.args[:1])
         case "write":

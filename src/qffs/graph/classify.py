@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import fx, nn
 
-from qffs.graph.call import arguments, choosing, label, name_of, option
+from qffs.graph.call import arguments, label, option, selectors
 from qffs.graph.rules import (
     ANALOG,
     CLIPPED,
@@ -27,6 +27,7 @@ from qffs.graph.rules import (
     SHAPES,
     TURNED,
     Rule,
+    name_of,
 )
 from qffs.graph.site import KEY, Kind, Site, site
 
@@ -61,7 +62,15 @@ def _site(node: fx.Node, network: nn.Module, sites: Sites) -> Site:
     if rule is DIFFERENCED and not unit:
         rule = NONLINEAR
     analog = rule.kind is not Kind.SPIKING and all(each.analog for each in read)
-    return replace(site(node), kind=rule.kind, why=rule.why, values=rule.values, analog=analog, unit=unit)
+    return replace(
+        site(node),
+        operator=name_of(node),
+        kind=rule.kind,
+        why=rule.why,
+        values=rule.values,
+        analog=analog,
+        unit=unit,
+    )
 
 
 def _signals(node: fx.Node, sites: Sites) -> list[fx.Node]:
@@ -168,7 +177,7 @@ def _decide_call(node: fx.Node, read: list[fx.Node], sites: Sites) -> tuple[Rule
 
 def _decide_choice(node: fx.Node, read: list[fx.Node], sites: Sites) -> Rule:
     """What is chosen by something that never changes is joined; a mask of the input does not change over time."""
-    chooses = [each for each in choosing(node) if each in read]
+    chooses = [each for each in selectors(node, name_of(node)) if each in read]
     if name_of(node) == "write":
         return ROUNDING if chooses else OPERATORS["write"]
     return OPERATORS["where"] if all(sites[each].analog for each in chooses) else NONLINEAR

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.call import name_of, option
+from qffs.graph.call import option
 from qffs.graph.paths import free_path
+from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 
 Weighted = (nn.modules.conv._ConvNd, nn.Linear)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import fx, nn
 
 from qffs.graph import batch_axis
-from qffs.graph.call import label, name_of, signals
+from qffs.graph.call import label, signals
 from qffs.graph.paths import free_path
+from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 from qffs.method import FiringRule, Levels
 from qffs.nn.full_precision import FullPrecision

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument
 from qffs.graph import operators
@@ -184,6 +184,21 @@ ADDRESSES: dict[str, Any] = {
 
 FUNCTIONS: dict[Any, str] = {function: address.rpartition(".")[2] for address, function in ADDRESSES.items()}
 """The operator that a function is."""
+
+
+def name_of(node: fx.Node) -> str | None:
+    """The operator of a call in the table `OPERATORS`, whatever its form; None where there is none."""
+    if node.op == "call_method":
+        return str(node.target) if node.target in METHODS else None
+    return FUNCTIONS.get(node.target) if node.op == "call_function" else None
+
+
+def rule_of(node: fx.Node, root: nn.Module) -> Rule | None:
+    """The row of the table that a call falls under, before its arguments are looked at; None where there is none."""
+    if node.op == "call_module":
+        return MODULES.get(type(root.get_submodule(str(node.target))))
+    name = name_of(node)
+    return None if name is None else OPERATORS[name]
 
 
 def address(target: Any) -> str:

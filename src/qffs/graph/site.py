@@ -43,6 +43,7 @@ class Site:
 
     `qffs.graph.classify.classify` adds
 
+    - ``operator``: its name in the table of operators, whatever the form of the call; None where it has none;
     - ``kind`` (None before), and ``why`` in words;
     - ``values``: whether it sends values where neurons send single spikes;
     - ``analog``: whether it is computed from the network's input without passing a neuron;
@@ -56,6 +57,7 @@ class Site:
     batch: Any = None
     rounds: bool = False
     problem: str | None = None
+    operator: str | None = None
     kind: Kind | None = None
     why: str = ""
     values: bool = False

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from qffs.graph import batch_axis
-from qffs.graph.call import name_of, option, signals
-from qffs.graph.rules import MOVING
+from qffs.graph.call import option, signals
+from qffs.graph.rules import MOVING, name_of
 from qffs.graph.site import Kind, site, tensor_shape
 
 

@@ -19,7 +19,6 @@ from qffs.graph.site import site
 from qffs.kernels.cpu import compiler, max_pool
 from qffs.kernels.cpu.neuron import LONGEST
 from qffs.nn.neuron import Neuron
-from qffs.spiking.layer_by_layer import accumulated
 from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
@@ -124,6 +123,8 @@ def run(
 def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
     compiled = backend == COMPILED
     if backend != REFERENCE:
+        from qffs.spiking.layer_by_layer import accumulated  # imported when it is chosen
+
         observer = None if counter is None else partial(_count_levels, counter, compiled)
         return accumulated(network, state.inputs, charge, observer, compiled, state.neurons)
     spikes = None if counter is None else partial(count_spikes, counter)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qffs.graph.call import name_of
 from qffs.graph.nested import Nested
 from qffs.graph.site import Kind, site
 from qffs.kernels.layer import DIMENSIONS
@@ -16,7 +15,7 @@ from qffs.spiking.operands import CONSTANT, Operands, broadcasts_to
 
 def constant_of(node: fx.Node, operands: Operands) -> Nested:
     """Return the constant part of a linear operator, a sum or a join; None where it is zero."""
-    plain = name_of(node) == "add" and len(node.args) == 2 and not node.kwargs
+    plain = site(node).operator == "add" and len(node.args) == 2 and not node.kwargs
     total = _sum_of_two(node, operands) if plain else None
     return operands.linear(node, CONSTANT) if total is None else total
 

@@ -22,7 +22,7 @@ from qffs.functional.difference import last_finite
 from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps, align
 from qffs.graph import batch_axis
-from qffs.graph.call import choosing, name_of, option, signals
+from qffs.graph.call import choosing, option, signals
 from qffs.graph.nested import Nested, nested, tensors
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.kernels import neuron as kernel
@@ -34,21 +34,8 @@ from qffs.spiking.constants import constant_of
 from qffs.spiking.operands import INCREMENTS, Operands, call, wide
 from qffs.spiking.walk import Edge, walk
 
-MOVES = frozenset(
-    [
-        "chunk",
-        "flatten",
-        "getitem",
-        "narrow",
-        "pad",
-        "permute",
-        "reshape",
-        "select",
-        "squeeze",
-        "transpose",
-        "unflatten",
-    ]
-)
+MOVES = frozenset(("chunk", "flatten", "getitem", "narrow", "pad", "permute", "reshape", "select", "squeeze"))
+MOVES |= {"transpose", "unflatten"}
 """Linear operators that only move their input; `pad` puts zeros in, another value is a sum of its own by now."""
 
 Arriving: TypeAlias = Any
@@ -139,9 +126,10 @@ class Accumulated:
 
     def _only_moves(self, node: fx.Node, present: Mapping[fx.Node, SparseSteps]) -> bool:
         """Return whether a node only moves levels and puts zeros between them."""
-        if name_of(node) not in MOVES or list(present) != node.all_input_nodes:
+        if site(node).operator not in MOVES or list(present) != node.all_input_nodes:
             return False
-        if name_of(node) == "pad" and (option(node, 2, "mode", "constant") != "constant" or option(node, 3, "value")):
+        with_zeros = option(node, 2, "mode", "constant") == "constant" and not option(node, 3, "value")
+        if site(node).operator == "pad" and not with_zeros:
             return False
         return all(map(_of_levels, present.values()))
 
@@ -279,7 +267,7 @@ def _adds_plainly(node: fx.Node) -> bool:
     """Return whether a sum adds different signals of its own shape, and perhaps a constant."""
     read = signals(node)
     alike = all(tensor_shape(n)[1:] == tensor_shape(node)[1:] for n in read)
-    return name_of(node) == "add" and not node.kwargs and len(set(read)) == len(read) and alike
+    return site(node).operator == "add" and not node.kwargs and len(set(read)) == len(read) and alike
 
 
 def _of_levels(value: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from qffs.functional.lsq import accumulation_dtype
 from qffs.graph import batch_axis
-from qffs.graph.call import choosing, name_of, signals
+from qffs.graph.call import choosing, signals
 from qffs.graph.nested import Nested
 from qffs.graph.site import Kind, site
 from qffs.spiking.walk import Edge
@@ -106,7 +106,7 @@ class Operands:
 
     def _adds_nothing(self, node: fx.Node, only: fx.Node) -> bool:
         """Whether a sum's increments are those of its first operand as they are, not even broadcast."""
-        if only is not node.args[0] or name_of(node) == "rsub":
+        if only is not node.args[0] or site(node).operator == "rsub":
             return False
         shape = self.read(only).increments.shape
         added = (each for each in node.all_input_nodes if each is not only)

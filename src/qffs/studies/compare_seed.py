@@ -26,8 +26,8 @@ from qffs.runs.inputs import about, device_of, fingerprint, run_inputs
 from qffs.runs.provenance import commit
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.compare_cache import RowCache
+from qffs.studies.methods.first_run import FirstRun
 from qffs.studies.methods.method import Activation, Method, over_time, placed, started
-from qffs.studies.methods.srp_cos import FirstRun
 from qffs.train.loop import Setting, fit
 from qffs.train.state import Interruption, RunState
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from qffs.graph import batch_axis
-from qffs.graph.call import arguments, choosing, label, name_of
+from qffs.graph.call import arguments, choosing, label
 from qffs.graph.nested import Nested
+from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, Part, call

@@ -23,8 +23,9 @@ from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Written
 from qffs.files import write
 from qffs.functional import neuron as fire
-from qffs.graph.call import arguments, choosing, label, name_of, option, signals
+from qffs.graph.call import arguments, choosing, label, option, signals
 from qffs.graph.paths import free_path
+from qffs.graph.rules import name_of
 from qffs.graph.site import KEY, Kind, site
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
-from qffs.graph.call import name_of, rule_of
 from qffs.graph.nested import nested, tensors
 from qffs.graph.operators import at_least
-from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES
+from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, name_of, rule_of
 from qffs.graph.site import Kind, note, site
 
 FEW = 2

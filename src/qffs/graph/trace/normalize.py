@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.call import arguments, name_of, option
+from qffs.graph.call import arguments, option
 from qffs.graph.operators import at_least, expect, write, write_
 from qffs.graph.paths import free_path, owner
-from qffs.graph.rules import MODULES
+from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import note, site
 
 IN_PLACE: dict[Any, Any] = {

@@ -6,8 +6,9 @@ import copy
 
 from torch import fx, nn
 
-from qffs.graph.call import name_of, signals
+from qffs.graph.call import signals
 from qffs.graph.paths import free_path
+from qffs.graph.rules import name_of
 from qffs.graph.site import KEY, Kind, site
 from qffs.studies.methods.method import Activation, Method
 from qffs.studies.methods.surrogate_gradient import EXTRA, Surrogate, deviation, neurons, spiking
