@@ -169,7 +169,7 @@ def test_an_output_that_is_no_classification_is_refused(data: Images) -> None:
     snn = to_spiking(calibrate(quantize(model, 2, example=x), [x]))
     with pytest.raises(InvalidArgument, match=r"one output of shape \[B, classes\]"):
         measure(snn, data, normalize, STEPS, progress=False)
-    with pytest.raises(InvalidArgument, match=r"it returns \[3, 2, 2\] numbers an image, but the data have 3 classes"):
+    with pytest.raises(InvalidArgument, match=r"it returns \[3, 2, 2\] numbers per image, but the data have 3 classes"):
         check_fit(snn, data, normalize, 3, "it")
 
 
@@ -182,7 +182,7 @@ def test_data_that_do_not_fit_are_found_before_the_measurement(
         check_fit(network, data, normalize, 3, "it")
         with pytest.raises(InvalidArgument, match=r"^it does not run on images of 3 x 4 x 4: "):
             check_fit(network, color, normalize, 3, "it")
-        with pytest.raises(InvalidArgument, match=r"^it returns \[3\] numbers an image, but the data have 4 classes"):
+        with pytest.raises(InvalidArgument, match=r"^it returns \[3\] numbers per image, but the data have 4 classes"):
             check_fit(network, data, normalize, 4, "it")
     assert all(torch.equal(tensor, before[name]) for name, tensor in qann.state_dict().items())
 

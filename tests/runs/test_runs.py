@@ -251,7 +251,7 @@ def snn(tmp_path: Path) -> Path:
         ({"model": "vgg"}, "there is no model 'vgg'; there are digits_net"),
         ({"weights": "none.safetensors"}, "there is no weight file none.safetensors"),
         ({"data": "color"}, "does not run on an example of shape"),
-        ({"data": "letters"}, r"digits_net returns \[10\] numbers an image, but the data have 11 classes"),
+        ({"data": "letters"}, r"digits_net returns \[10\] numbers per image, but the data have 11 classes"),
     ],
     ids=str,
 )
@@ -371,7 +371,7 @@ def test_simulate_refuses_what_does_not_belong_together(snn: Path) -> None:
         ((snn, "digits", 4, snn, "cpu", False), "of kind 'snn': --qann takes a quantized one"),
         ((snn, "digits", 2, None, "cpu", False), "at least as many steps as the 3 charge steps"),
         ((snn, "color", 4, None, "cpu", False), r"snn does not run on images of 3 x 8 x 8"),
-        ((snn, "letters", 4, None, "cpu", False), r"snn returns \[10\] numbers an image, but the data have 11"),
+        ((snn, "letters", 4, None, "cpu", False), r"snn returns \[10\] numbers per image, but the data have 11"),
         ((snn, "digits", 4, None, "cpu", False, -1), "the seed must be"),
     ):
         with pytest.raises(QffsError, match=message):

@@ -1,1 +1,1 @@
-"""What networks do on images: accuracy by step, the four noises, and what an inference costs."""
+"""Measurements of networks on images: accuracy by step, the four noises, and the cost of an inference."""

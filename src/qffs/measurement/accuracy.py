@@ -1,7 +1,7 @@
-"""What networks do on labeled images: accuracy, and for spiking networks accuracy, agreement and spikes by step.
+"""Accuracy of networks on labeled images, and for spiking networks accuracy, agreement and spikes after each step.
 
-Of several processes (`qffs.train.distributed`) each runs a share of the images and all return the same: what they add
-up are whole numbers, so that it is exactly what one process alone returns.
+With several processes (`qffs.train.distributed`), each process runs a share of the images, and all processes return the
+same result. The sums are sums of whole numbers, so the result is exactly the result of one process alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from qffs.train import distributed
 
 @dataclass(frozen=True)
 class Stopping:
-    """What stopping each image at a margin gives (`qffs.spiking.stream.Stream.run`).
+    """The result of stopping each image early, when its read-out reaches a margin (`qffs.spiking.stream.Stream.run`).
 
-    ``accuracy``: of what was read out of each when it stopped; ``steps``: that an image took on average.
+    margin: the margin, in the units of the output.
+    accuracy: the share of images that are classified correctly by their read-out at the step at which they stopped.
+    steps: the average number of steps per image.
     """
 
     margin: float
@@ -37,12 +39,15 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A spiking network on labeled images, beside its quantized network where that was given.
+    """The result of `measure`: a spiking network on labeled images, beside its quantized network if there is one.
 
-    ``accuracy``: by step, the share of images that the read-out up to that step classifies rightly;
-    ``activity``: spikes by layer and step; ``qann_accuracy``: the quantized network's accuracy on the same images;
-    ``agreement``: by step, the share of images classified as the quantized network does, rightly or not;
-    ``stopping``: what stopping early gives, for each margin that was asked for.
+    images: the number of images.
+    accuracy: for each of the T steps, the share of images that the read-out after that step classifies correctly.
+    activity: the spikes by layer and step, summed over all images.
+    qann_accuracy: the accuracy of the quantized network on the same images; None without a quantized network.
+    agreement: for each step, the share of images for which the spiking network predicts the same class as the
+        quantized network, correct or not; None without a quantized network.
+    stopping: the result of early stopping, one entry for each margin in ``stop_when``.
     """
 
     images: int
@@ -54,7 +59,7 @@ class Measurement:
 
     @property
     def spikes_per_image(self) -> tuple[float, ...]:
-        """Spikes of the whole network an image up to each step, negative ones counted like positive ones."""
+        """Spikes of the whole network per image, up to each step; negative spikes count like positive ones."""
         totals, total = [], 0
         for step in range(len(self.accuracy)):
             total += sum(layer.positive[step] + layer.negative[step] for layer in self.activity)
@@ -72,14 +77,17 @@ def accuracy(
     workers: int = 0,
     progress: bool = True,
 ) -> float:
-    """The share of images whose largest output is at their label; every image counts once.
+    """Return the share of images whose largest output is at the index of their label.
 
-    batch_size: images at a time, by default 500 and fewer of large images; workers: processes that read images ahead,
-    beside this one.
+    network: returns ``[B, classes]``. images: the labeled images. normalize: maps uint8 images ``[B, C, H, W]`` to the
+    input of the network. batch_size: images at a time, by default 500, and fewer where the images are large. workers:
+    the number of additional processes that read images ahead. progress: show a progress bar on stderr.
+
+    Raises `DataError` if an image cannot be read.
     """
-    own = distributed.share(len(images))
+    numbers = distributed.share(len(images))
     right = torch.zeros((), dtype=torch.int64, device=empty_like(network).device)
-    with evaluating(network), track("accuracy", len(own), "images", show=progress) as bar:
+    with evaluating(network), track("accuracy", len(numbers), "images", show=progress) as bar:
         for x, labels in labeled(network, images, normalize, batch_size or fitting(images, 500), workers):
             right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
@@ -88,11 +96,13 @@ def accuracy(
 
 @dataclass
 class _Counts:
-    """What is counted by step over the images of this process, each as a whole number of type int64 ``[T]``.
+    """Counts over the images of this process, as int64 tensors that stay on the device until all images are counted.
 
-    ``right``, ``equal``, ``qann_right``: images, as in `Measurement`, the last one ``[]``; ``stopped``: by margin,
-    images classified rightly when they stopped, and steps taken, ``[margins, 2]``; ``spikes``: by layer and
-    sign, what `SpikingNetwork` counts after each layer. They stay on the device until all images are counted.
+    right: images that the spiking network classifies correctly after each step, ``[T]``.
+    equal: images for which it predicts the same class as the quantized network after each step, ``[T]``.
+    qann_right: images that the quantized network classifies correctly, ``[]``.
+    stopped: for each margin, the correctly classified images and the total of steps, ``[margins, 2]``.
+    spikes: by layer and sign (1 or -1), the spikes at each step, ``[T]``.
     """
 
     right: Tensor
@@ -103,24 +113,24 @@ class _Counts:
 
     @staticmethod
     def none(snn: SpikingNetwork, steps: int, margins: int) -> _Counts:
-        """Zeros, of all layers too, for a process may have no image."""
+        """Return zeros for all counts, with an entry for every layer, because a process may have no images."""
         zeros = torch.zeros(steps, dtype=torch.int64, device=snn.empty_like.device)
         spikes = {(layer, sign): zeros.clone() for layer, _ in snn.neurons() for sign in (1, -1)}
         return _Counts(zeros, zeros.clone(), zeros[0].clone(), zeros.new_zeros(margins, 2), spikes)
 
     def count(self, layer: str, spikes: Tensor) -> None:
-        """Add the spikes of one layer on some images, positive and negative ones: ``[2, T]``."""
+        """Add the spikes ``[2, T]`` of one layer on one batch: positive spikes, then negative spikes."""
         for sign, sent in zip((1, -1), spikes, strict=True):
             self.spikes[layer, sign] += sent
 
     def total(self) -> _Counts:
-        """The sums over all processes, on the CPU."""
+        """Return the sums over all processes, on the CPU."""
         parts = (self.right, self.equal, self.qann_right[None], self.stopped.flatten(), *self.spikes.values())
         right, equal, qann_right, stopped, *spikes = (part.cpu() for part in distributed.totals(*parts))
         return _Counts(right, equal, qann_right[0], stopped.view(-1, 2), dict(zip(self.spikes, spikes, strict=True)))
 
     def activity(self) -> tuple[Activity, ...]:
-        """The spikes by layer, in the order of computation."""
+        """Return the spikes by layer, in the order of computation."""
         by_layer = {key: tuple(count.tolist()) for key, count in self.spikes.items()}
         return tuple(Activity(layer, by_layer[layer, 1], by_layer[layer, -1]) for layer, sign in by_layer if sign > 0)
 
@@ -138,20 +148,32 @@ def measure(
     workers: int = 0,
     progress: bool = True,
 ) -> Measurement:
-    """Run the spiking network, and the quantized one where given, on every image; see `Measurement`.
+    """Return the accuracy and the spikes of a spiking network on labeled images, after each of T steps.
 
-    normalize: uint8 images ``[B, C, H, W]`` to the network's input; steps: T, one simulation gives all steps up to T;
-    stop_when: margins to stop images at early, after T steps at the latest; batch_size: images at a time, by default 32
-    and fewer of large images or for many steps; workers: as in `accuracy`.
-    Raises `InvalidArgument` where T is less than the charge steps, a margin is no number above 0 or the output is not
-    ``[B, classes]``.
+    snn: a spiking network whose output is ``[B, classes]``, from `qffs.to_spiking`.
+    images: the labeled images, uint8 ``[N, C, H, W]``, for example ``qffs.data.load("digits").test``.
+    normalize: a function from uint8 images ``[B, C, H, W]`` to the input of the network, such as `Dataset.normalize`.
+    steps: T, the number of time steps; one simulation gives the results after each step from 1 to T.
+    qann: the quantized network, to compare with; None compares with nothing.
+    stop_when: margins above 0. For each margin, the result contains the accuracy and the average number of steps if
+        each image stops as soon as its largest output is ahead of the second largest by the margin, at the latest
+        after T steps.
+    batch_size: images at a time, by default 32, and fewer where the images are large or T is large.
+    workers: the number of additional processes that read images ahead.
+    progress: show a progress bar on stderr.
+
+    Returns a `Measurement`: ``accuracy``, ``activity`` and ``spikes_per_image`` for each step, ``qann_accuracy`` and
+    ``agreement`` where a quantized network is passed, and ``stopping`` for each margin.
+
+    Raises `InvalidArgument` if T is less than the number of charge steps, if a margin is not a number above 0, or if
+    the output is not ``[B, classes]``; `DataError` if an image cannot be read.
     """
     for margin in stop_when:
         check_margin(margin)
     snn.schedule.over(steps)
     batch_size = batch_size or fitting(images, 32, steps)
-    counts, own = _Counts.none(snn, steps, len(stop_when)), distributed.share(len(images))
-    with track(f"simulation, {steps} steps", len(own), "images", show=progress) as bar:
+    counts, numbers = _Counts.none(snn, steps, len(stop_when)), distributed.share(len(images))
+    with track(f"simulation, {steps} steps", len(numbers), "images", show=progress) as bar:
         for x, labels in labeled(snn, images, normalize, batch_size, workers):
             _count(counts, snn, qann, x, labels, stop_when)
             bar.advance(len(labels))
@@ -163,8 +185,8 @@ def measure(
         None if qann is None else int(sums.qann_right) / count,
         None if qann is None else _shares(sums.equal, count),
         tuple(
-            Stopping(margin, right / count, taken / count)
-            for margin, (right, taken) in zip(stop_when, sums.stopped.tolist(), strict=True)
+            Stopping(margin, right / count, steps_taken / count)
+            for margin, (right, steps_taken) in zip(stop_when, sums.stopped.tolist(), strict=True)
         ),
     )
 
@@ -172,7 +194,7 @@ def measure(
 def _count(
     counts: _Counts, snn: SpikingNetwork, qann: nn.Module | None, x: Tensor, labels: Tensor, stop_when: Sequence[float]
 ) -> None:
-    """Run both networks on one batch and add what they do to the counts."""
+    """Run both networks on one batch and add the results to the counts."""
     readout = snn(x, steps=len(counts.right), counter=counts.count)
     if not isinstance(readout, Tensor) or readout.dim() != 3:
         raise InvalidArgument("accuracy needs a network with one output of shape [B, classes]")
@@ -182,7 +204,7 @@ def _count(
     for number, margin in enumerate(stop_when):
         stops = margins(readout) >= margin
         stops[-1] = True
-        step = stops.int().argmax(0, keepdim=True)  # the first
+        step = stops.int().argmax(0, keepdim=True)  # argmax returns the first maximum
         counts.stopped[number] += torch.stack([right.gather(0, step).sum(), (step + 1).sum()])
     if qann is None:
         return

@@ -1,4 +1,4 @@
-"""Spikes of a layer of neurons by time step."""
+"""The spikes of a layer of neurons by time step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Activity:
-    """Spikes of one layer by step, summed over its units and all images: ``positive`` and ``negative`` apart."""
+    """The spikes of one layer at each step, summed over its neurons and all images.
+
+    layer: the path of the layer. positive, negative: the positive and the negative spikes, one number for each step.
+    """
 
     layer: str
     positive: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Counting what a spiking network does: the reference simulation, which looks at what every operator reads."""
+"""The operations of a spiking network, counted during the reference simulation, at the inputs of every operator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qffs.train import distributed
 
 LINEAR = (Kind.LINEAR, Kind.SUM, Kind.JOIN)
 ROUNDING = 1e-5
-"""What may be left, of the size of an event, where events have canceled."""
+"""The largest remainder, relative to the size of one event, that counts as zero where events have canceled."""
 
 
 def cost(
@@ -40,15 +40,18 @@ def cost(
     workers: int = 0,
     progress: bool = True,
 ) -> Cost:
-    """Count what ``snn`` does on every image in T steps; see `Cost`.
+    """Return the operations, energy and bits of a spiking network in T steps, averaged over the images; see `Cost`.
 
-    The levels that the quantized network would have are taken to be those after step T. Arguments as in `measure`;
-    energy: of an operation, by default at 45 nm. Raises `InvalidArgument` where T is less than the charge steps.
+    The levels of the quantized network are taken from the counts of spikes after step T. energy: the energy of one
+    operation, by default at 45 nm. batch_size: images at a time, by default 16, and fewer where the images are large or
+    T is large. The other arguments are those of `qffs.measure`.
+
+    Raises `InvalidArgument` if T is less than the number of charge steps, and `DataError` if an image cannot be read.
     """
     charge = snn.schedule.over(steps)
     with torch.no_grad():
-        counts, own = _Counts(snn, steps, _one(snn, images, normalize)), distributed.share(len(images))
-        with track(f"cost, {steps} steps", len(own), "images", show=progress) as bar:
+        counts, numbers = _Counts(snn, steps, _one(snn, images, normalize)), distributed.share(len(images))
+        with track(f"cost, {steps} steps", len(numbers), "images", show=progress) as bar:
             for x, _ in labeled(snn, images, normalize, batch_size or fitting(images, 16, steps), workers):
                 _Counter(counts, snn.initial_state(x), charge).count()
                 bar.advance(len(x))
@@ -61,9 +64,10 @@ def _one(snn: SpikingNetwork, images: Images, normalize: Normalize) -> Tensor:
 
 @dataclass
 class _Read:
-    """What an operator reads of one signal: units with their ``fan_out``, images in the first dimension.
+    """One signal that an operator reads.
 
-    ``analog``: synapses of the units that depend on the network's input without a neuron between.
+    node: the node of the signal. fan_out: the number of synapses of each unit, with the images in the first dimension.
+    analog: the number of synapses of units that depend on the input of the network without passing a neuron.
     """
 
     node: fx.Node
@@ -72,7 +76,7 @@ class _Read:
 
 
 class _Counts:
-    """Sums over the images of this process, and what is known of the network before: units and their synapses."""
+    """Sums over the images of this process, and the units and synapses of the network, counted before the run."""
 
     def __init__(self, snn: SpikingNetwork, steps: int, image: Tensor) -> None:
         self.network, self.steps = snn.graph, steps
@@ -81,7 +85,7 @@ class _Counts:
         self.uncounted = [n for n in nodes if _is_uncounted(n, snn.graph)]
         self.reads: dict[fx.Node, list[_Read]] = {}
         self.units: dict[str, Units] = {}
-        # Two images of noise: what of a constant part differs between them depends on the input.
+        # Two images of noise: the values of a constant part that differ between them depend on the input.
         noise = torch.randn(2, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
         walked = Reference(snn.graph, snn.initial_state(noise), (1.0,))
         walk(snn.graph, (noise,), walked, before=_Survey(self, walked).look)
@@ -91,7 +95,7 @@ class _Counts:
         self.spikes = {path: zeros.new_zeros(2, steps) for path in self.units}
 
     def total(self, images: int, charge_steps: int, energy: Energy) -> Cost:
-        """The averages over the images of all processes."""
+        """Return the averages over the images of all processes."""
         every = (*self.events.values(), *self.ends.values(), *self.spikes.values())
         lists = iter([part.tolist() for part in distributed.totals(*(part.round().long() for part in every))])
         events, ends = ({node: next(lists) for node in each} for each in (self.events, self.ends))
@@ -120,13 +124,13 @@ class _Counts:
 
 
 class _Survey:
-    """Looks at what the network consists of, on one step of two images."""
+    """A survey of the layers and synapses of the network, in one step with two images."""
 
     def __init__(self, counts: _Counts, walked: Reference) -> None:
         self.counts, self.walked = counts, walked
 
     def look(self, node: fx.Node) -> None:
-        """Note the units of a layer of neurons, or what an operator with synapses reads, before it is computed."""
+        """Record the units of a layer of neurons, or the inputs of an operator with synapses, before it runs."""
         network = self.walked.network
         if site(node).kind is Kind.SPIKING:
             (read,) = signals(node)
@@ -138,7 +142,7 @@ class _Survey:
             self.counts.units[path] = Units(path, count, neuron.highest, charged)
         elif site(node).kind in LINEAR and work(node, network) in {Work.WEIGHTED, Work.ADDED}:
             sources = list(dict.fromkeys(signals(node)))
-            if site(node).kind is Kind.SUM:  # what went through synapses is added up at the neuron anyway
+            if site(node).kind is Kind.SUM:  # the neuron adds up what arrives through synapses anyway
                 sources = [n for n in sources if n in self.counts.single]
             if sources:
                 self.counts.reads[node] = [self._read(node, n) for n in sources]
@@ -158,14 +162,14 @@ class _Survey:
 
 
 class _Counter:
-    """Looks at what every operator reads in the reference simulation of some images, and counts it."""
+    """A counter of the events that every operator reads in the reference simulation of one batch."""
 
     def __init__(self, counts: _Counts, state: State, charge: tuple[float, ...]) -> None:
         self.counts = counts
         self.walked = Reference(counts.network, state, charge, self._see)
 
     def count(self) -> None:
-        """Simulate the images."""
+        """Simulate the batch and add its events and spikes to the counts."""
         walk(self.walked.network, self.walked.state.inputs, self.walked, before=self._look)
 
     def _see(self, path: str, spikes: Tensor, _: NeuronState) -> None:
@@ -179,10 +183,10 @@ class _Counter:
                 self._count(node, read, increments)
 
     def _count(self, node: fx.Node, read: _Read, increments: Tensor) -> None:
-        """Count the events of a signal, and what is active after the last step, each at all its synapses."""
+        """Count the events of a signal, and the units that are active after the last step, each at all its synapses."""
         x = of_images.unfold_steps(increments, of_images.dimension(read.node), self.walked.steps, images_first=True)
         fan = read.fan_out.repeat(x.shape[1] // len(read.fan_out), *[1] * (read.fan_out.dim() - 1))
-        size = x.abs().amax((0, 1))  # every event of a unit has this, where levels are read
+        size = x.abs().amax((0, 1))  # the size of every event of a unit, if the signal carries levels
         self.counts.events[node] += ((x.abs() > ROUNDING * size) * fan).flatten(1).sum(1)
         share = torch.where(size > 0, x.sum(0) / size, 0)
         level, active = share.round().long(), share.abs() > ROUNDING
@@ -191,11 +195,12 @@ class _Counter:
 
 
 def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
-    """Signals whose units each have events of one size: neurons' own, wherever they are moved, and their largest.
+    """Return the nodes whose units each have events of one size.
 
-    Neurons that send several spikes at once send values.
+    These are the spikes of neurons, also where operators move them or take the largest of them. Neurons that send
+    several spikes at once send values.
     """
-    found: set[fx.Node] = set()
+    singles: set[fx.Node] = set()
     for node in nodes:
         match site(node).kind:
             case Kind.SPIKING:
@@ -203,12 +208,12 @@ def _single(nodes: Sequence[fx.Node], network: nn.Module) -> set[fx.Node]:
                 single = not (isinstance(neuron, Neuron) and neuron.rule.multi_spike)
             case Kind.DIFFERENCED | Kind.LINEAR | Kind.JOIN as kind:
                 passes = bool(site(node).unit) if kind is Kind.DIFFERENCED else work(node, network) is Work.PASSED
-                single = passes and all(n in found or site(n).analog for n in signals(node))
+                single = passes and all(n in singles or site(n).analog for n in signals(node))
             case _:
                 single = False
         if single and not site(node).analog:
-            found.add(node)
-    return found
+            singles.add(node)
+    return singles
 
 
 def _is_uncounted(node: fx.Node, network: nn.Module) -> bool:
@@ -218,7 +223,7 @@ def _is_uncounted(node: fx.Node, network: nn.Module) -> bool:
 
 
 def _highest(node: fx.Node, network: fx.GraphModule) -> int:
-    """The highest level of the neurons whose spikes a node passes on; 0 where there are none."""
+    """Return the highest level of the neurons whose spikes a node passes on; 0 where there are no neurons."""
     if site(node).kind is Kind.SPIKING:
         neuron = network.get_submodule(str(node.target))
         assert isinstance(neuron, Neuron)

@@ -1,7 +1,7 @@
-"""What an inference costs: synaptic operations, energy and bits sent, beside networks that do not spike.
+"""The cost of an inference: synaptic operations, energy and bits, compared with networks that do not spike.
 
-A spike costs an addition at every synapse that leads from its neuron. What costs a multiply-add instead: every synapse
-of the analog input, once an image, and every event whose size varies, behind an average, say.
+A spike costs one addition at every synapse that leads from its neuron. Two things cost a multiply-add instead: every
+synapse of the analog input, once per image; and every event whose size varies, for example behind average pooling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FULL_PRECISION, QANN, SPARSE, SNN = "full precision", "QANN", "QANN, zeros skipp
 
 @dataclass(frozen=True)
 class Energy:
-    """What an operation takes, in pJ."""
+    """The energy of one operation, in pJ; raises `InvalidArgument` on a negative or infinite value."""
 
     multiply_add_pj: float = MULTIPLY_ADD_PJ
     add_pj: float = ADD_PJ
@@ -32,12 +32,15 @@ class Energy:
 
 @dataclass(frozen=True)
 class Synapses:
-    """One operator that multiplies by weights or adds up; all numbers are those of an image.
+    """The synapses of one operator that multiplies by weights or adds up; all numbers are per image.
 
-    ``count``: its synapses, which are the operations of a dense pass, without those that a border cuts off;
-    ``weighted``: whether they have weights; ``bits``: of the levels that it reads, None where it reads other values;
-    ``analog``: how many the analog input passes, once; ``events``: synaptic operations by step; ``active``: synapses of
-    the units that are not 0 after the last step; ``set_bits``: those, times the bits that are 1 in the unit's level.
+    layer, operator: the path of the operator and its type. weighted: whether the synapses have weights.
+    bits: the bits of the levels that the operator reads; None where it reads other values.
+    count: the number of synapses, equal to the operations of a dense pass, without the synapses cut off at borders.
+    analog: the number of synapses that the analog input passes, once.
+    events: the synaptic operations at each step.
+    active: the number of synapses of units that are not 0 after the last step.
+    set_bits: the sum over these synapses of the number of bits that are 1 in the level of the unit.
     """
 
     layer: str
@@ -51,7 +54,7 @@ class Synapses:
     set_bits: float
 
     def energy_pj(self, energy: Energy) -> dict[str, float]:
-        """By network; see `Cost.energy_pj`."""
+        """Return the energy by network, in pJ; see `Cost.energy_pj`."""
         product, event = self.product_pj(energy), self.event_pj(energy)
         levels = self.bits is not None and self.weighted
         first = self.analog * product
@@ -64,17 +67,21 @@ class Synapses:
         }
 
     def product_pj(self, energy: Energy) -> float:
-        """Of a value at a synapse."""
+        """Return the energy of one value at one synapse, in pJ."""
         return energy.multiply_add_pj if self.weighted else energy.add_pj
 
     def event_pj(self, energy: Energy) -> float:
-        """Of what neurons send at a synapse."""
+        """Return the energy of one event from a neuron at one synapse, in pJ."""
         return energy.add_pj if self.bits is not None else self.product_pj(energy)
 
 
 @dataclass(frozen=True)
 class Units:
-    """The neurons of a layer: how many, their highest level, and whether input or biases are injected into them."""
+    """The neurons of a layer.
+
+    layer: the path of the layer. count: the number of neurons. highest: the highest level n. charged: whether the input
+    or biases are injected into the layer.
+    """
 
     layer: str
     count: int
@@ -84,10 +91,11 @@ class Units:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an inference costs, on average over ``images``.
+    """The cost of an inference, as an average over ``images`` images.
 
-    ``synapses``: by operator; ``units`` and ``activity`` (spikes summed over all images): by layer of neurons;
-    ``charge_steps``: D; ``uncounted``: operators whose work nothing here counts: products of two signals, scalings.
+    charge_steps: D. synapses: one entry for each operator. units: one entry for each layer of neurons. activity: the
+    spikes of each layer of neurons, summed over all images. uncounted: the operators that are not counted, such as
+    products of two signals and scalings. energy: the energy of one operation.
     """
 
     images: int
@@ -100,7 +108,7 @@ class Cost:
 
     @property
     def spikes(self) -> tuple[float, float]:
-        """Positive and negative spikes an image."""
+        """The positive and the negative spikes per image."""
         positive, negative = (
             sum(sum(getattr(each, sign)) for each in self.activity) / self.images for sign in ("positive", "negative")
         )
@@ -108,10 +116,10 @@ class Cost:
 
     @property
     def operations(self) -> dict[str, float]:
-        """Of the spiking network, an image.
+        """The operations of the spiking network per image.
 
-        ``synaptic``: additions of spikes; ``multiply-adds``: of the analog input and of events whose size varies;
-        ``injected``: additions of input and biases, one for each neuron that has any and step of the schedule.
+        ``synaptic``: additions of spikes. ``multiply-adds``: those of the analog input and of events whose size varies.
+        ``injected``: additions of input and biases, one at each charge step for each neuron that receives them.
         """
         spiking = [each for each in self.synapses if each.bits is not None or not each.weighted]
         values = [each for each in self.synapses if each.bits is None and each.weighted]
@@ -123,11 +131,12 @@ class Cost:
 
     @property
     def energy_pj(self) -> dict[str, float]:
-        """Of the arithmetic of four networks, an image, in pJ; memory and neurons' own work are left out in all.
+        """The energy of the arithmetic of four networks per image, in pJ.
 
-        Full precision: a multiply-add a synapse. QANN: a product with a level of b bits is b additions of shifted
-        weights. QANN, zeros skipped: only additions for bits that are 1. SNN: an addition a synaptic operation, and
-        what is injected. What arrives analog, or as other values than levels, is multiplied in all.
+        Memory and the work inside the neurons are not counted for any of the four. Full precision: one multiply-add per
+        synapse. QANN: a product with a level of b bits is b additions of shifted weights. QANN, zeros skipped: only the
+        additions for bits that are 1. SNN: one addition per synaptic operation, and one per injection. Analog values,
+        and values that are not levels, are multiplied in all four.
         """
         each = [synapses.energy_pj(self.energy) for synapses in self.synapses]
         total = {name: sum(one[name] for one in each) for name in (FULL_PRECISION, QANN, SPARSE, SNN)}
@@ -136,25 +145,27 @@ class Cost:
 
     @property
     def analog_pj(self) -> float:
-        """Of the analog input at the synapses that it passes, once."""
+        """The energy of the analog input at the synapses that it passes, once per image, in pJ."""
         return sum(each.analog * each.product_pj(self.energy) for each in self.synapses)
 
     @property
     def spiking_pj(self) -> tuple[float, ...]:
-        """Of the spiking network up to each step; the last one is that of `energy_pj`."""
+        """The energy of the spiking network per image up to each step, in pJ; the last is the one in `energy_pj`."""
         charged = sum(each.count for each in self.units if each.charged) * self.energy.add_pj
-        found, total = [], self.analog_pj
+        totals, total = [], self.analog_pj
         for step in range(len(self.activity[0].positive)):
             total += sum(each.events[step] * each.event_pj(self.energy) for each in self.synapses)
             total += charged if step < self.charge_steps else 0.0
-            found.append(total)
-        return tuple(found)
+            totals.append(total)
+        return tuple(totals)
 
     @property
     def bits_sent(self) -> dict[str, float]:
-        """From all layers of neurons, an image: activations in full, as levels; of spikes a sign, with an address.
+        """The bits that all layers of neurons send per image.
 
-        An address has as many bits as it takes to tell the neurons of a layer apart.
+        Full precision: 32 bits per activation. QANN: the bits of the level per activation. SNN, signs: one bit per
+        spike. SNN, with addresses: one bit per spike and the address of its neuron, with as many bits as are needed to
+        number the neurons of the layer.
         """
         spikes = {each.layer: (sum(each.positive) + sum(each.negative)) / self.images for each in self.activity}
         return {

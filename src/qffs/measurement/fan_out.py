@@ -1,4 +1,4 @@
-"""Fan-out: into how many sums each unit that an operator reads goes, which is how many synapses lead from it."""
+"""The fan-out of a unit: the number of sums that it enters in an operator, which is the number of its synapses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qffs.graph.site import Kind, site, tensor_shape
 
 
 class Work(StrEnum):
-    """What an operator does with what arrives: multiplies it by weights, adds it up, passes it on as it is, or else."""
+    """The work of an operator: to multiply its input by weights, to add it up, to pass it on as it is, or other work."""
 
     WEIGHTED = "weighted"
     ADDED = "added"
@@ -63,7 +63,7 @@ FUNCTIONS: dict[str, Work] = {
 
 
 def work(node: fx.Node, network: nn.Module) -> Work:
-    """What a linear operator, a join or a sum does; what is in neither table does something else."""
+    """Return the work of a linear operator, a join or a sum; `Work.OTHER` if it is in neither table."""
     if site(node).kind is Kind.SUM:
         return Work.ADDED
     if node.op == "call_module":
@@ -77,12 +77,13 @@ def work(node: fx.Node, network: nn.Module) -> Work:
 
 
 def fan_out(node: fx.Node, read: fx.Node, network: nn.Module, others: Mapping[fx.Node, Any], like: Tensor) -> Tensor:
-    """Of each unit of ``like``, one image of the signal that an operator reads, in float64, of the same shape.
+    """Return the fan-out of each unit of a signal at an operator, in float64, in the shape of ``like``.
 
-    At borders, and where strides leave something out, fewer synapses lead from a unit than elsewhere. others: the
-    operator's other arguments, weights and shapes.
+    node: the operator. read: the node of the signal. others: the values of the other arguments of the operator, such as
+    weights and shapes. like: one image of the signal; only its shape is used. At borders, and where strides skip
+    positions, fewer synapses lead from a unit than elsewhere.
     """
-    if site(node).kind is Kind.SUM:  # what is smaller is broadcast
+    if site(node).kind is Kind.SUM:  # the smaller operand is broadcast
         times = math.prod(tensor_shape(node)) // math.prod(tensor_shape(read))
         return torch.full_like(like, signals(node).count(read) * times, dtype=torch.float64)
     apply = _with_ones(node, network, others)
@@ -92,7 +93,7 @@ def fan_out(node: fx.Node, read: fx.Node, network: nn.Module, others: Mapping[fx
 
 
 def _with_ones(node: fx.Node, network: nn.Module, others: Mapping[fx.Node, Any]) -> Callable[[Tensor], Tensor]:
-    """The operator with 1 for every weight and 0 for every bias."""
+    """Return the operator as a function of the signal, with 1 for every weight and 0 for every bias."""
 
     def apply(x: Tensor) -> Tensor:
         def argument(n: fx.Node) -> Any:
@@ -119,7 +120,7 @@ def _with_ones(node: fx.Node, network: nn.Module, others: Mapping[fx.Node, Any])
 
 
 def _weighted(apply: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The gradient of the sum of all outputs."""
+    """Return the gradient of the sum of all outputs."""
     with torch.enable_grad():
         x = torch.zeros_like(like, dtype=torch.float64, requires_grad=True)
         counts: Tensor
@@ -128,19 +129,22 @@ def _weighted(apply: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
 
 
 def _windows(apply: Callable[[Tensor], Tensor], like: Tensor, d: int, out: int) -> Tensor:
-    """How many windows each unit lies in: a product over the dimensions, as windows are.
+    """Return the number of windows that each unit lies in: a product over the dimensions, as windows are boxes.
 
-    Where all units at one place of a dimension are 1 and the others 0, as many outputs differ from 0 as windows reach
-    that place, times the windows along all other dimensions. d and out: the images' dimension before and after.
+    If all units at one position of a dimension are 1 and all others are 0, the number of nonzero outputs is the number
+    of windows that contain the position, times the number of windows along all other dimensions.
+    d, out: the batch dimension of the input and of the output.
     """
     counts = torch.ones_like(like, dtype=torch.float64)
-    if like.shape[d] != 1:  # an image cut into rows
+    if like.shape[d] != 1:  # images that are cut into rows
         return counts
     counts /= float(apply(counts).count_nonzero()) ** (like.dim() - 2)
-    for each in (k for k in range(like.dim()) if k != d):
-        size = like.shape[each]
-        alone = torch.eye(size, dtype=torch.float64).view([size if k in {d, each} else 1 for k in range(like.dim())])
-        reached = apply(alone.expand([size if k == d else n for k, n in enumerate(like.shape)]).contiguous())
-        found = reached.movedim(out, 0).flatten(1).count_nonzero(1)
-        counts *= found.view([size if k == each else 1 for k in range(like.dim())])
+    for dimension in (k for k in range(like.dim()) if k != d):
+        size = like.shape[dimension]
+        single = torch.eye(size, dtype=torch.float64).view(
+            [size if k in {d, dimension} else 1 for k in range(like.dim())]
+        )
+        reached = apply(single.expand([size if k == d else n for k, n in enumerate(like.shape)]).contiguous())
+        windows = reached.movedim(out, 0).flatten(1).count_nonzero(1)
+        counts *= windows.view([size if k == dimension else 1 for k in range(like.dim())])
     return counts

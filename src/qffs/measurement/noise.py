@@ -1,16 +1,17 @@
-"""The four noises of conversion, neuron by neuron, and what each remedy against them is worth.
+"""The four noises of conversion, neuron by neuron, and the effect of each remedy against them.
 
-After step t a neuron has potential u and has sent Z, on balance; A_t is what has arrived, and ``Q(A_t)`` the level that
-its quantizer gives that. L is the level of the quantized network. A neuron suffers, the first of these that holds,
+After step t a neuron has the potential u and the count of spikes Z. A_t is the total input of the neuron up to step t,
+and ``Q(A_t)`` is the level of A_t in the neuron's quantizer. L is the level in the quantized network. A neuron has the
+first of these noises whose condition holds, or none:
 
-- occasional noise, over-fired: ``u < 0`` and ``Z > 0``, or ``Z > n``: it sent spikes too many;
-- supra-threshold noise: ``u >= θ`` and ``Z < n``, and ``Q(A_t) > t``: more arrived than one spike a step can pass on;
-- occasional noise, under-fired: ``u >= θ`` and ``Z < n``: the spikes owed came, or were paid back, too late;
-- sub-threshold noise: ``Z != Q(A_t)``: the residue below the threshold is rounded otherwise than by the quantizer;
-- rate-coding noise: ``Q(A_t) != L``: its level is right for what has arrived, which is not yet what should;
+- occasional noise, over-fired: ``u < 0`` and ``Z > 0``, or ``Z > n``: the neuron has sent too many spikes;
+- supra-threshold noise: ``u >= θ`` and ``Z < n``, and ``Q(A_t) > t``: one spike per step is too few for the input A_t;
+- occasional noise, under-fired: ``u >= θ`` and ``Z < n``: the neuron's spikes are late;
+- sub-threshold noise: ``Z != Q(A_t)``: the residue below the threshold is rounded differently from the quantizer;
+- rate-coding noise: ``Q(A_t) != L``: the level is right for the input up to now, but the input is not yet complete.
 
-or none. Source: Li, Ma, Furber 2022, sections 4.3 and 4.4; there, rate-coding noise is that of inputs coded by random
-spikes, which an analog input does not have. What is called so here is what codes of spikes over time still have.
+Source: Li, Ma, Furber 2022, sections 4.3 and 4.4. There, rate-coding noise comes from inputs that are coded as random
+spikes. An analog input has no such noise; here the name means the noise that remains because spikes need time.
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ from qffs.train import distributed
 from qffs.verification import levels_of
 
 NOISES = ("over_fired", "supra_threshold", "under_fired", "sub_threshold", "rate_coding")
-"""As fields of `LayerNoise`, in the order in which they are looked for."""
+"""The fields of `LayerNoise` that are noises, in the order in which `sort` tests them."""
 
 
 @dataclass(frozen=True)
 class LayerNoise:
-    """How many of the ``neurons`` of a layer suffer each noise, by step and on average an image; see the module.
+    """The noises of one layer; `qffs.measurement.noise` defines them.
 
-    ``settled``: the step from which on no neuron of the layer fires, on average over the images, and ``settled_last``
-    for the last of them; 0 where none ever fires.
+    layer: the path of the layer. neurons: the number of its neurons.
+    over_fired, supra_threshold, under_fired, sub_threshold, rate_coding: the average number of neurons per image with
+    this noise, after each step.
+    settled: the step at which a neuron of the layer fires for the last time, as an average over the images.
+    settled_last: the largest such step of all images; 0 if no neuron ever fires.
     """
 
     layer: str
@@ -60,11 +64,12 @@ class LayerNoise:
 
 @dataclass(frozen=True)
 class Remedy:
-    """What the network does without a remedy, ``off``, or with all of them.
+    """The result of a run with one remedy switched off.
 
-    ``accuracy``: share of images classified rightly; ``agreement``: as the quantized network does; ``output_error``:
-    how far the outputs are from the quantized network's, root mean square over all images, as a share of its own root
-    mean square; None where all its outputs are 0.
+    off: the name of the remedy, or "nothing" for the run with all remedies. accuracy: the share of images that are
+    classified correctly. agreement: the share of images for which the prediction is that of the quantized network.
+    output_error: the root mean square, over all images, of the difference from the outputs of the quantized network,
+    divided by the root mean square of these outputs; None where all these outputs are 0.
     """
 
     off: str
@@ -75,7 +80,11 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noises of a run of ``steps`` steps, by layer, and the worth of each remedy at its end."""
+    """The noises of a run of ``steps`` steps on ``images`` images.
+
+    qann_accuracy: the accuracy of the quantized network. layers: the noises of each layer. remedies: the results after
+    the last step, with all remedies and without each of them.
+    """
 
     images: int
     steps: int
@@ -96,13 +105,16 @@ SWITCHES: dict[str, dict[str, Any]] = {
     CAP: {"cap": False},
     PRECHARGE: {"precharge": 0.0},
 }
-"""The fields of a firing rule that switch a remedy off; a longer simulation is one not read at the last charge step."""
+"""The fields of a firing rule that switch a remedy off.
+
+`LONGER` is no field: without a longer simulation, the output is read after the last charge step.
+"""
 
 
 def without(snn: SpikingNetwork, remedy: str) -> SpikingNetwork:
-    """A copy of a spiking network whose neurons lack a remedy of `SWITCHES`.
+    """Return a copy of a spiking network whose neurons lack a remedy of `SWITCHES`.
 
-    Raises `InvalidArgument` where there is none of this name.
+    Raises `InvalidArgument` if `SWITCHES` has no remedy of this name.
     """
     if remedy not in SWITCHES:
         raise InvalidArgument(f"the remedies of a neuron are {', '.join(SWITCHES)}, not {remedy!r}")
@@ -123,16 +135,17 @@ def noise(
     workers: int = 0,
     progress: bool = True,
 ) -> Noise:
-    """Look at every neuron after every step, beside the quantized network that the spiking one came from; see `Noise`.
+    """Return the noises of every neuron after every step, and the effect of each remedy; see `Noise`.
 
-    Arguments as in `qffs.measurement.measure`. Raises `InvalidArgument` where T is less than the charge steps, the
-    output is not ``[B, classes]``, or the networks' layers are not the same.
+    qann: the quantized network from which the spiking network was converted. The other arguments are those of
+    `qffs.measure`. Raises `InvalidArgument` if T is less than the number of charge steps, if the output is not
+    ``[B, classes]``, or if the two networks do not have the same layers, and `DataError` if an image cannot be read.
     """
     snn.schedule.over(steps)
     variants = {NOTHING: snn} | {name: without(snn, name) for name in SWITCHES}
-    counts, own = _Counts(snn, qann, steps, [*variants, LONGER]), distributed.share(len(images))
+    counts, numbers = _Counts(snn, qann, steps, [*variants, LONGER]), distributed.share(len(images))
     size = batch_size or fitting(images, 32, steps)
-    with torch.no_grad(), track(f"noise, {steps} steps", len(own), "images", show=progress) as bar:
+    with torch.no_grad(), track(f"noise, {steps} steps", len(numbers), "images", show=progress) as bar:
         for x, labels in labeled(snn, images, normalize, size, workers):
             expected = counts.look(snn, qann, x, labels)
             for name, network in variants.items():
@@ -162,40 +175,42 @@ class _Counts:
         self.right = zeros.new_zeros(())
 
     def look(self, snn: SpikingNetwork, qann: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        """Sort every neuron of one batch into its noise, step by step; returned: the quantized network's outputs."""
+        """Count the noises of all neurons on one batch, step by step; return the outputs of the quantized network."""
         expected, levels = levels_of(qann, x)
         if not isinstance(expected, Tensor) or expected.dim() != 2:
             raise InvalidArgument("noise needs a network with one output of shape [B, classes]")
         self.right += (expected.argmax(-1) == labels).sum()
         networks = dict(snn.neurons())
-        places = {str(n.target): of_images.dimension(n) for n in snn.graph.graph.nodes if n.target in networks}
+        batch_dimensions = {
+            str(n.target): of_images.dimension(n) for n in snn.graph.graph.nodes if n.target in networks
+        }
         step = dict.fromkeys(networks, 0)
         fired = {path: torch.zeros(len(x), dtype=torch.int64, device=x.device) for path in networks}
 
-        def see(path: str, spikes: Tensor, state: NeuronState) -> None:
+        def observe(path: str, spikes: Tensor, state: NeuronState) -> None:
             t = step[path]
-            found = sort(networks[path], self.offsets[path], state, levels[path], t + 1)
-            self.suffering[path][t] += torch.stack([each.sum() for each in found])
-            fires = spikes[0].movedim(places[path], 0).reshape(len(x), -1).any(1)
+            masks = sort(networks[path], self.offsets[path], state, levels[path], t + 1)
+            self.suffering[path][t] += torch.stack([each.sum() for each in masks])
+            fires = spikes[0].movedim(batch_dimensions[path], 0).reshape(len(x), -1).any(1)
             fired[path] = torch.where(fires, t + 1, fired[path])
             self.neurons[path] = state.sent.numel() // len(x)
             step[path] += 1
 
-        snn.run(x, steps=self.steps, chunk=1, observer=see)
+        snn.run(x, steps=self.steps, chunk=1, observer=observe)
         for path, last in fired.items():
             self.settled[path][0] += last.sum()
             self.settled[path][1] = torch.maximum(self.settled[path][1], last.max())
         return expected
 
     def compare(self, name: str, output: Tensor, expected: Tensor, labels: Tensor) -> None:
-        """Add what one variant of the network does on one batch."""
+        """Add the results of one variant of the network on one batch."""
         predicted = output.argmax(-1)
         self.hits[name] += torch.stack([(predicted == labels).sum(), (predicted == expected.argmax(-1)).sum()])
-        wanted = expected.double()
-        self.errors[name] += torch.stack([(output.double() - wanted).square().sum(), wanted.square().sum()])
+        reference = expected.double()
+        self.errors[name] += torch.stack([(output.double() - reference).square().sum(), reference.square().sum()])
 
     def total(self, images: int) -> Noise:
-        """The averages over the images of all processes."""
+        """Return the averages over the images of all processes."""
         last = {path: int(distributed.gather(each[1]).max()) for path, each in self.settled.items()}
         neurons = {path: int(distributed.gather(torch.tensor(n)).max()) for path, n in self.neurons.items()}
         every = (self.right, *self.hits.values(), *self.settled.values(), *self.suffering.values())
@@ -212,31 +227,32 @@ class _Counts:
             layers.append(LayerNoise(path, neurons[path], **counts, settled=mean, settled_last=last[path]))
         remedies = []
         for name, (accurate, equal) in hits.items():
-            wrong, own = distributed.total(self.errors[name]).tolist()
-            error = (wrong / own) ** 0.5 if own else None
+            difference, reference = distributed.total(self.errors[name]).tolist()
+            error = (difference / reference) ** 0.5 if reference else None
             remedies.append(Remedy(name, accurate / images, equal / images, error))
         return Noise(images, self.steps, right / images, tuple(layers), tuple(remedies))
 
 
 def sort(neuron: Neuron, offset: float, state: NeuronState, level: Tensor, steps: int) -> tuple[Tensor, ...]:
-    """Which neurons suffer each of `NOISES` after so many steps, as masks of the state's shape; at most one each.
+    """Return one mask for each of `NOISES`, in the shape of the state: the neurons that have this noise.
 
-    offset: the rounding offset of the quantizer; level: what it computes in the quantized network.
+    A neuron has at most one noise. offset: the rounding offset of the quantizer. state: the state after ``steps``
+    steps. level: the level of the neuron in the quantized network.
     """
     potential, sent = state
     threshold, n = neuron.threshold.to(potential.dtype), neuron.highest
     residue = potential / threshold + (offset - neuron.precharge)
-    due = (sent + residue.floor()).clamp(0, n)  # Q(A_t): u + θ Z is what arrived and the pre-charge
-    owed = (potential >= threshold) & (sent < n)
-    found = (
+    due = (sent + residue.floor()).clamp(0, n)  # Q(A_t): u + θ Z is the pre-charge plus A_t
+    late = (potential >= threshold) & (sent < n)
+    conditions = (
         ((potential < 0) & (sent > 0)) | (sent > n),
-        owed & (due > steps),
-        owed,
+        late & (due > steps),
+        late,
         sent != due,
         due != level,
     )
-    taken, first = torch.zeros_like(owed), []
-    for mask in found:
-        first.append(mask & ~taken)
-        taken = taken | mask
+    assigned, first = torch.zeros_like(late), []
+    for mask in conditions:
+        first.append(mask & ~assigned)
+        assigned = assigned | mask
     return tuple(first)

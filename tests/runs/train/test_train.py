@@ -232,7 +232,7 @@ def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> Non
         ({"bits": {"nowhere": 2}}, "nowhere"),
         ({"held_out": 0.001}, "leaves the held-out part empty"),
         ({"test_images": 31}, r"^test_images is 31, but digits has 30$"),
-        ({"model_arguments": {"classes": 3}}, "returns .* numbers an image, but the data have 10 classes"),
+        ({"model_arguments": {"classes": 3}}, "returns .* numbers per image, but the data have 10 classes"),
     ],
 )
 def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
