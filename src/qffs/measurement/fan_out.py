@@ -18,7 +18,7 @@ from qffs.graph.site import Kind, site, tensor_shape
 
 
 class Work(StrEnum):
-    """The work of an operator: to multiply its input by weights, to add it up, to pass it on as it is, or other work."""
+    """The work of an operator: to multiply its input by weights, to add it up, to pass it on, or something else."""
 
     WEIGHTED = "weighted"
     ADDED = "added"

@@ -1,4 +1,4 @@
-"""Networks that come with the library, by name. Ordinary PyTorch: nothing in them knows of spikes."""
+"""The networks that come with the library, by name: ordinary PyTorch modules, which do not know of spikes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "cifar_resnet18": partial(CifarResNet, (2, 2, 2, 2), True, width=64),
     "cifar_vgg16": CifarVGG,
 }
-"""What each name builds, untrained, of any ``classes``, ``channels`` and ``width``, and of a ``pooling`` in `POOLINGS`
-where it pools; ``image_shape`` is that of an image it takes."""
+"""The functions that build the untrained networks, by name.
+
+Each takes ``classes``, ``channels`` and ``width``, and a ``pooling`` of `POOLINGS` if the network has pooling. The
+``image_shape`` of the network is the shape ``(C, H, W)`` of one input image.
+"""
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
-    """The untrained network of a name in `MODELS`, with these arguments.
+    """Return the untrained network with a name in `MODELS`, built with these arguments.
 
-    Raises `InvalidArgument` on any other name, listing them, and on an argument that is no whole number above 0.
+    Raises `InvalidArgument` on any other name, with a list of the names; on an argument that is not a whole number of
+    at least 1; and on a ``pooling`` that is not in `POOLINGS`.
 
     >>> sum(parameter.numel() for parameter in build("cifar_resnet20").parameters())
     269722

@@ -1,4 +1,4 @@
-"""Keyword arguments for what builds a network: which it takes, and what is said about others."""
+"""Keyword arguments for the function that builds a network: those that it takes, and the message about others."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ _REFUSED = re.compile(r"(?:unexpected keyword argument|multiple values for (?:ke
 
 
 def check(name: str, builder: Callable[..., Any], arguments: Arguments) -> None:
-    """Raise `InvalidArgument` on an argument that a builder does not take, and where it needs others."""
+    """Raise `InvalidArgument` on an argument that ``builder`` does not take, and where a required one is missing."""
     try:
         signature = inspect.signature(builder)
-    except ValueError:  # what is not written in Python may have no signature: the call will tell
+    except ValueError:  # a function written in C may have no signature: then the call itself raises
         return
     parameters = signature.parameters.values()
     if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-        known = [each.name for each in parameters if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}]
+        names = [each.name for each in parameters if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}]
         for argument in arguments:
-            if argument not in known:
-                raise unknown(name, argument, known)
+            if argument not in names:
+                raise unknown(name, argument, names)
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        given = f"with only {', '.join(arguments)}" if arguments else "without arguments"
-        raise InvalidArgument(f"{name} is called {given}: {error}") from error
+        manner = f"with only {', '.join(arguments)}" if arguments else "without arguments"
+        raise InvalidArgument(f"{name} is called {manner}: {error}") from error
 
 
-def build(name: str, library: Callable[..., Any], told: Arguments, arguments: Arguments) -> nn.Module:
-    """What a library's function returns that hands arguments on to the class of a network.
+def build(name: str, library: Callable[..., Any], fixed: Arguments, arguments: Arguments) -> nn.Module:
+    """Return the network that a function of a library builds from the user's arguments.
 
-    told: what it is told anyway; the function's own arguments are not the user's, since they fetch weights. Raises
-    `InvalidArgument` on those, and where an argument is refused on the way, naming those that the class takes.
+    name: the name of the network in messages. library: the function; it passes unknown arguments on to the class of the
+    network. fixed: arguments that the function always receives. arguments: the user's arguments.
+
+    Raises `InvalidArgument`, with the arguments that the class takes, on an argument that the class refuses, and on the
+    named arguments of the function itself, because they download weights.
     """
-    own = [each.name for each in _parameters(library) if each.kind is not each.VAR_KEYWORD]
-    refused = next((argument for argument in arguments if argument in own), None)
+    reserved = [each.name for each in _parameters(library) if each.kind is not each.VAR_KEYWORD]
+    refused = next((argument for argument in arguments if argument in reserved), None)
     if refused is None:
         try:
-            network: nn.Module = library(**{**told, **arguments})
+            network: nn.Module = library(**{**fixed, **arguments})
         except TypeError as error:
             match = _REFUSED.search(str(error))
             if match is None or match[1] not in arguments:
@@ -54,22 +57,22 @@ def build(name: str, library: Callable[..., Any], told: Arguments, arguments: Ar
             refused = match[1]
         else:
             return network
-    # Those without a default are for the library to give: they say which network of the class it is.
-    takes = [each.name for each in _parameters(type(library(**told))) if each.default is not each.empty]
-    raise unknown(name, refused, [argument for argument in takes if argument != refused])
+    # The library sets the arguments without a default: they decide which network of the class this is.
+    names = [each.name for each in _parameters(type(library(**fixed))) if each.default is not each.empty]
+    raise unknown(name, refused, [argument for argument in names if argument != refused])
 
 
 def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
     return inspect.signature(function).parameters.values()
 
 
-def unknown(name: str, argument: str, known: Iterable[str]) -> InvalidArgument:
-    """The error that names the arguments there are, those most like the one asked for first."""
+def unknown(name: str, argument: str, names: Iterable[str]) -> InvalidArgument:
+    """Return the error about an unknown argument, which lists the existing arguments, the most similar ones first."""
     likeness = difflib.SequenceMatcher(b=argument)
 
     def unlike(other: str) -> float:
         likeness.set_seq1(other)
         return -likeness.ratio()
 
-    takes = ", ".join(sorted(known, key=unlike))
-    return InvalidArgument(f"{name} takes no argument {argument!r}; it takes {takes or 'none'}")
+    listed = ", ".join(sorted(names, key=unlike))
+    return InvalidArgument(f"{name} takes no argument {argument!r}; it takes {listed or 'none'}")

@@ -1,7 +1,7 @@
-"""Networks in folders: ``model.safetensors`` with the weights, ``config.json`` with everything else.
+"""Checkpoints: folders with the weights of a network in ``model.safetensors`` and everything else in ``config.json``.
 
-Loading executes no code of the file: the weights are plain tensors and the network is described as data, from
-which only operators of the library's own table are built. Saving is atomic: a folder is complete or not there.
+Loading runs no code from the files: the weights are plain tensors, and the network is a description, from which only
+operators in the table of this library are built. Saving is atomic: the folder is complete, or it does not exist.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the ``network`` in eval mode, and ``about``, what was saved beside it.
+    """A checkpoint, as `load` returns it.
 
-    ``network`` is a `SpikingNetwork` where kind is "snn", else a graph module: "qann" or "float".
+    kind: "snn" for a spiking network, "qann" for a quantized network, "float" for a network in full precision.
+    network: the network in eval mode on the CPU: a `SpikingNetwork` for "snn", else a `torch.fx.GraphModule`.
+    about: the notes that were saved with the network, ``{}`` without notes.
     """
 
     kind: str
@@ -45,11 +47,18 @@ class Checkpoint:
 
 
 def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Mapping[str, Any] | None = None) -> Path:
-    """Write a network that `quantize`, `to_spiking` or `trace` returned to ``folder`` and return the folder.
+    """Write a network to a folder, and return the path of the folder.
 
-    about: anything JSON can hold, given back by `load`. An earlier checkpoint in the folder is replaced only when the
-    new one is complete; a folder that holds anything else is not touched. What the network's graph never calls is
-    not written. Raises `CheckpointError`.
+    network: a network that `qffs.quantize`, `qffs.to_spiking` or `qffs.graph.trace.trace` returned.
+    folder: the folder to write, created if it does not exist. An earlier checkpoint in it is replaced when the new one
+        is complete; a folder with other files is not changed.
+    about: notes to save with the network, any values that JSON can represent; `load` returns them.
+
+    Writes ``model.safetensors`` with the weights and ``config.json`` with the graph, the charge schedule of a spiking
+    network, and the notes. Modules that the graph of the network never calls are not written.
+
+    Raises `CheckpointError` if ``network`` is something else, if the folder cannot be written or contains other files,
+    or if JSON cannot represent the notes.
     """
     if not isinstance(network, SpikingNetwork | fx.GraphModule):
         raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
@@ -68,13 +77,13 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
         text = json.dumps(config | {"about": dict(about or {})}, indent=1)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"what is to be saved beside the network does not fit into JSON: {error}") from error
-    _assemble(json.loads(text), tensors, str(folder))  # what could not be loaded is not written
+    _assemble(json.loads(text), tensors, str(folder))  # a network that cannot be loaded is not written
     _replace(Path(folder).resolve(), text, tensors)
     return Path(folder)
 
 
 def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of the tensors that a description speaks of: those of its modules, and its constants."""
+    """Return copies of the tensors that a description names: those of its modules, and its constants."""
     constants = {node["target"] for node in description["nodes"] if node["op"] == "get_attr"}
     return {
         name: tensor.detach().contiguous().clone()
@@ -84,16 +93,16 @@ def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> di
 
 
 def _within(name: str, modules: Mapping[str, Any]) -> bool:
-    """Whether a tensor belongs to one of the modules, or to the projection that is a part of an attention."""
+    """Return whether a tensor belongs to one of the modules, or to the output projection inside an attention module."""
     parent = name.rpartition(".")[0]
     whole = modules.get(parent.rpartition(".")[0], {})
     return parent in modules or whole.get("type") == nn.MultiheadAttention.__name__
 
 
 def check_folder(folder: str | Path, others: frozenset[str] = frozenset()) -> None:
-    """Raise `CheckpointError` where `save` cannot write: beside this folder, or over what it holds.
+    """Raise `CheckpointError` if `save` cannot write this folder, or must not replace its content.
 
-    others: what may lie there beside a checkpoint, and be replaced with it.
+    others: names of additional files that may be in the folder, and are replaced together with the checkpoint.
     """
     folder = path_of(folder)
     try:
@@ -110,7 +119,7 @@ def check_folder(folder: str | Path, others: frozenset[str] = frozenset()) -> No
 
 
 def _replaceable(folder: Path, others: frozenset[str] = frozenset()) -> bool:
-    """Whether a folder is empty or holds a checkpoint of this library, of any format, and nothing more but others."""
+    """Return whether a folder is empty, or contains only a checkpoint of this library, in any format, and others."""
     names = {path.name for path in folder.iterdir()}
     if not names or not names <= {CONFIG, WEIGHTS, *others}:
         return not names
@@ -122,7 +131,7 @@ def _replaceable(folder: Path, others: frozenset[str] = frozenset()) -> bool:
 
 
 def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
-    """Write both files beside the folder, then put them in its place."""
+    """Write both files to a temporary folder, then move it to the place of the folder."""
 
     def fill(fresh: Path) -> None:
         (fresh / CONFIG).write_text(text, encoding="utf-8")
@@ -135,9 +144,10 @@ def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
 
 
 def kind_of(network: nn.Module) -> str:
-    """What a network is: "snn", "qann" or "float".
+    """Return the kind of a network: "snn", "qann" or "float".
 
-    Raises `CheckpointError` on a spiking network that begins otherwise than its graph says, as other methods have it.
+    Raises `CheckpointError` on a spiking network with a ``start`` of another method, because its first state is not
+    part of the graph.
     """
     if isinstance(network, SpikingNetwork):
         if network.start is not None:
@@ -148,31 +158,47 @@ def kind_of(network: nn.Module) -> str:
 
 
 def load(folder: str | Path) -> Checkpoint:
-    """The checkpoint of a folder that `save` wrote; raises `CheckpointError` where it is missing or damaged."""
+    """Return the checkpoint in a folder that `save` wrote.
+
+    folder: the folder with ``model.safetensors`` and ``config.json``. No code from the files is run.
+
+    Returns a `Checkpoint`: ``kind``, ``network`` in eval mode on the CPU, and ``about``, the notes. The network
+    computes the same as the network that was saved.
+
+    Raises `CheckpointError` if the folder does not exist or cannot be read, if a file is missing or damaged, or if it
+    has the format of another version of qffs.
+    """
     folder = path_of(folder)
     try:
         old = beside(folder.resolve(), "old")
-        found = old if not folder.exists() and old.exists() else folder
-        config, tensors = _read_config(found), read_safetensors(found / WEIGHTS)
+        source = old if not folder.exists() and old.exists() else folder
+        config, tensors = _read_config(source), read_safetensors(source / WEIGHTS)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
-    network = _assemble(config, tensors, str(found))
+    network = _assemble(config, tensors, str(source))
     return Checkpoint(config["kind"], network.eval(), config["about"])
 
 
-def load_kind(kind: str, folder: str | Path, otherwise: str) -> Checkpoint:
-    """`load`, but raises `CheckpointError`, ending with ``otherwise``, where the network is of another kind."""
+def load_kind(kind: str, folder: str | Path, advice: str) -> Checkpoint:
+    """Return the checkpoint in a folder; raise `CheckpointError` if it is not of the kind ``kind``.
+
+    advice: the end of the message, which tells the user what to do.
+    """
     loaded = load(folder)
     if loaded.kind != kind:
-        raise CheckpointError(f"{folder} holds a network of kind {loaded.kind!r}: {otherwise}")
+        raise CheckpointError(f"{folder} holds a network of kind {loaded.kind!r}: {advice}")
     return loaded
 
 
 def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
-    """The network of a configuration with its weights, of the kind the configuration says."""
+    """Return the network of a configuration with its weights.
+
+    Raises `CheckpointError`, with ``source`` as the name of the files, if the weights do not fit, or if the network is
+    not of the kind in the configuration.
+    """
     graph = rebuild(config["network"], tensors)
-    own = graph.state_dict()
-    refuse(misfits(own, tensors), source)
+    expected = graph.state_dict()
+    refuse(misfits(expected, tensors), source)
     graph.load_state_dict(dict(tensors), assign=True)
     kinds = {type(module) for module in graph.modules()}
     if config["kind"] != "snn":
@@ -181,7 +207,7 @@ def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str
         return graph
     try:
         network = SpikingNetwork(graph.requires_grad_(False), Schedule(tuple(config["schedule"])))
-    except Exception as error:  # what others wrote can be wrong in nearly any way
+    except Exception as error:  # a damaged file can raise nearly any error
         raise CheckpointError(f"{source} is damaged: {error}") from error
     kinds_of_node = {site(node).kind for node in graph.graph.nodes}
     if Neuron not in kinds or kinds & {Quantizer, nn.ReLU} or kinds_of_node & {Kind.FOLDED, Kind.REFUSED}:
@@ -198,9 +224,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     keys = {"format", "kind", "schedule", "network", "about"}
-    lacking = sorted(keys - set(config)) if isinstance(config, dict) else sorted(keys)
-    if lacking:
-        raise CheckpointError(f"{path} is not a checkpoint of qffs: it lacks {', '.join(lacking)}")
+    missing = sorted(keys - set(config)) if isinstance(config, dict) else sorted(keys)
+    if missing:
+        raise CheckpointError(f"{path} is not a checkpoint of qffs: it lacks {', '.join(missing)}")
     if config["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has format {config['format']!r}, but qffs {__version__} reads format {FORMAT}: "

@@ -1,4 +1,4 @@
-"""The small network for the digits that come with the library."""
+"""The small network for the digits that are shipped with the library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qffs.models.residual import Block, halved
 
 
 class DigitsNet(nn.Module):
-    """A small residual network with pooling, "max" or "average", for 8 x 8 images: five layers of neurons."""
+    """A small residual network with five ReLU layers for images of 8 x 8 pixels; its pooling is "max" or "average"."""
 
     def __init__(self, classes: int = 10, channels: int = 1, width: int = 32, pooling: str = "max") -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class DigitsNet(nn.Module):
         self.classify = nn.Linear(2 * width * 4, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of images ``[B, channels, 8, 8]``."""
+        """Return the logits ``[B, classes]`` of images ``[B, channels, 8, 8]``."""
         x = self.block2(self.pool(self.block1(self.stem(x))))
         logits: Tensor = self.classify(x.flatten(1))
         return logits

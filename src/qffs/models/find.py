@@ -1,4 +1,4 @@
-"""Networks from names: the library's own, those of torchvision and timm, a function of the user's, a checkpoint."""
+"""Networks from names: a network of this library, of torchvision or timm, of a user's function, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ FORMS = f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:funct
 
 
 def find(name: str, weights: str | None = None, arguments: Arguments | None = None) -> Source:
-    """The network of a name, in one of the `FORMS`, with the weights of a file where one is given.
+    """Return the network with a name in one of the `FORMS`, and the shapes of its inputs.
 
-    weights: a safetensors or torch file, or the folder of a float checkpoint. arguments: keyword arguments for what
-    builds the network, as ``classes=100`` or torchvision's and timm's ``num_classes``; a checkpoint takes none.
-    Raises `InvalidArgument` where there is no such network or it cannot be built with these arguments, and
-    `CheckpointError` where a checkpoint is damaged, is not of a float network, or the weights do not fit.
+    weights: a safetensors or torch file, or the folder of a float checkpoint, from which the weights are loaded.
+    arguments: keyword arguments for the function that builds the network, such as ``classes=100``, or ``num_classes``
+    for torchvision and timm; a checkpoint takes no arguments.
+    Raises `InvalidArgument` if there is no such network or it cannot be built with these arguments, and
+    `CheckpointError` if a checkpoint is damaged or is not of a float network, or if the weights do not fit.
 
     >>> find("digits_net").shapes
     ((1, 8, 8),)
@@ -62,7 +63,7 @@ def _of_ours(name: str, arguments: Arguments) -> Source:
 
 
 def _of_checkpoint(folder: str) -> Source:
-    from qffs.models.checkpoint import load_kind  # which loads the simulation too
+    from qffs.models.checkpoint import load_kind  # imported here because it imports the simulation
 
     network = load_kind("float", folder, "name one of a float network, which demo writes to its folder float").network
     assert isinstance(network, fx.GraphModule)
@@ -71,5 +72,5 @@ def _of_checkpoint(folder: str) -> Source:
 
 
 def _elsewhere(name: str) -> str:
-    """How a bare name would be asked for in another library."""
+    """Return the end of a message: how to write a bare name that is meant for another library."""
     return f"; of another library, write timm:{name} or torchvision:{name}" if re.fullmatch(r"\w+", name) else ""

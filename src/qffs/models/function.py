@@ -1,4 +1,4 @@
-"""The network that a function of the user's returns."""
+"""The network that a user's function returns."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from qffs.models.source import nearest, reporting
 
 
 def of_function(path: str, attribute: str, arguments: Arguments) -> nn.Module:
-    """What the function ``attribute`` of the module ``path`` returns for these arguments, or the network there.
+    """Return the network that the function ``attribute`` of the module ``path`` returns for these arguments.
 
-    The current folder is searched first. Raises `InvalidArgument`.
+    If ``attribute`` is a network itself, it is returned. The module is searched in the current folder first. Raises
+    `InvalidArgument` if there is no such module or attribute, if the function refuses the arguments or raises an error,
+    or if the result is not an `nn.Module`.
     """
     name = f"{path}:{attribute}"
-    if os.getcwd() not in sys.path:  # and it stays there: the network's own code may import more, later
+    if os.getcwd() not in sys.path:  # never removed: the code of the network may import more later
         sys.path.insert(0, os.getcwd())
-    found = _attribute(_module(path), path, attribute)
-    if isinstance(found, nn.Module):
+    value = _attribute(_module(path), path, attribute)
+    if isinstance(value, nn.Module):
         if arguments:
             raise InvalidArgument(f"{name} is a network that has been built: it takes no arguments")
-        return found
-    if not callable(found):
-        raise InvalidArgument(f"{name} is a {type(found).__name__}, neither an nn.Module nor a function that makes one")
-    check(name, found, arguments)
+        return value
+    if not callable(value):
+        raise InvalidArgument(f"{name} is a {type(value).__name__}, neither an nn.Module nor a function that makes one")
+    check(name, value, arguments)
     with reporting(f"{name} raised an error"):
-        network = found(**arguments)
+        network = value(**arguments)
     if not isinstance(network, nn.Module):
         raise InvalidArgument(f"{name} returned a {type(network).__name__}, where an nn.Module is needed")
     return network

@@ -16,21 +16,21 @@ from qffs.models.source import Source, nearest, reporting
 
 
 def of_torchvision(name: str, arguments: Arguments) -> Source:
-    """A classification network of torchvision; raises `InvalidArgument`."""
+    """Return an untrained classification network of torchvision; raise `InvalidArgument` if it cannot be built."""
     models = vision("torchvision.models")
     _check_known("torchvision", name, models.list_models(module=models))
-    # Not told how to begin, these two warn that their default will change.
-    told = {"weights": None} | ({"init_weights": False} if name in {"googlenet", "inception_v3"} else {})
+    # Without init_weights, these two warn that their default will change.
+    fixed = {"weights": None} | ({"init_weights": False} if name in {"googlenet", "inception_v3"} else {})
     with reporting(f"torchvision cannot build {name}"):
-        network = build(f"torchvision:{name}", models.get_model_builder(name), told, arguments)
+        network = build(f"torchvision:{name}", models.get_model_builder(name), fixed, arguments)
         side = int(arguments.get("image_size", 299 if name == "inception_v3" else 224))
     return Source(network, ((3, side, side),))
 
 
 def of_timm(name: str, arguments: Arguments) -> Source:
-    """A network of timm; raises `InvalidArgument`."""
+    """Return an untrained network of timm; raise `InvalidArgument` if it cannot be built."""
     timm = vision("timm")
-    if not timm.is_model(name):  # so names of files and of other hosts' models never reach create_model
+    if not timm.is_model(name):  # so create_model never receives names of files or of models on other hosts
         _check_known("timm", name, timm.list_models())
     with reporting(f"timm cannot build {name}"):
         network = build(f"timm:{name}", timm.create_model, {"model_name": name, "pretrained": False}, arguments)
@@ -39,43 +39,47 @@ def of_timm(name: str, arguments: Arguments) -> Source:
 
 
 def _sizes(sizes: Any, arguments: Arguments) -> tuple[int, ...]:
-    """The shape of an image, which timm does not change where arguments do."""
+    """Return the shape of one image; arguments can change it, but timm's configuration keeps its own ``sizes``."""
     channels, *sides = sizes
-    given = arguments.get("img_size", sides)
-    height, width = (given, given) if isinstance(given, int) else given
+    size = arguments.get("img_size", sides)
+    height, width = (size, size) if isinstance(size, int) else size
     return int(arguments.get("in_chans", channels)), int(height), int(width)
 
 
 LIBRARIES: dict[str, Callable[[str, Arguments], Source]] = {"torchvision": of_torchvision, "timm": of_timm}
 
 
-def _check_known(library: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise InvalidArgument(f"{library} has no classification network {name!r}{nearest(name, known)}")
+def _check_known(library: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise InvalidArgument(f"{library} has no classification network {name!r}{nearest(name, names)}")
 
 
 MISSING = ("nms", "qnms")
-"""The operators that torchvision describes at its import even where it has no compiled code that defines them."""
+"""The operators that torchvision registers at its import, even if its compiled code, which defines them, is missing."""
 
 
 def vision(name: str) -> Any:
-    """The module of a name, such as ``torchvision.models`` or ``timm``.
+    """Return the module with a name, such as ``torchvision.models`` or ``timm``.
 
-    Raises `InvalidArgument` where it is not installed, or does not import.
+    Raises `InvalidArgument` if the module is not installed or cannot be imported.
     """
     try:
-        _import_torchvision()  # timm imports it too
+        _import_torchvision()  # timm imports torchvision too
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name not in {"torchvision", "timm"}:
             raise InvalidArgument(f"{name} is installed, but not all it needs: {error}") from error
         raise InvalidArgument(f"{error.name} is not installed: pip install 'qffs[vision]'") from error
-    except Exception as error:  # which one is up to those libraries
+    except Exception as error:  # the type of the error depends on these libraries
         raise InvalidArgument(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _import_torchvision() -> None:
-    """Import torchvision; beside a torch of another build, with the schemas that its compiled code did not define."""
+    """Import torchvision.
+
+    If the installed torch is of another build, torchvision's compiled code is not loaded and its import fails: then
+    define the missing schemas and import it again.
+    """
     try:
         import_module("torchvision")
     except RuntimeError as error:
@@ -89,7 +93,10 @@ def _import_torchvision() -> None:
 
 @cache
 def _define() -> Library:
-    """The two schemas, without kernels: classification calls none. Cached, because they go when the library goes."""
+    """Return a library with the two schemas, without kernels, because classification does not call them.
+
+    The result is cached, because the schemas exist only as long as the library object.
+    """
     library = Library("torchvision", "FRAGMENT")
     for name in MISSING:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

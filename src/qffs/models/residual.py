@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """A residual block of two 3 x 3 convolutions.
+    """A residual block of two 3 x 3 convolutions, from ``inputs`` to ``outputs`` channels.
 
-    Where it halves the resolution, its shortcut is a 1 x 1 convolution with batch norm (``projection``), or has no
-    parameters: it takes every second row and column and pads the new channels with zeros (options B and A of He,
-    Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016).
+    A block with stride 2 halves the resolution. With ``projection`` its shortcut is a 1 x 1 convolution with batch
+    norm. Without, the shortcut has no parameters: it takes every second row and column and pads the new channels with
+    zeros (options B and A of He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, projection: bool = False) -> None:
@@ -28,7 +28,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``relu(shortcut(x) + branch(x))``, ``[B, outputs, H / stride, W / stride]``."""
+        """Return ``relu(shortcut(x) + branch(x))``, ``[B, outputs, H / stride, W / stride]``."""
         branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.shortcut is not None:
             x = self.shortcut(x)
@@ -39,11 +39,12 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Residual stages of ``blocks`` each, the channels doubling and the sides halving from one to the next.
+    """A residual network with one stage for each number of ``blocks``.
 
-    Three stages of n blocks, width 16, without projection: the networks of depth 6 n + 2 that He et al. 2016 train on
-    CIFAR-10. Four stages of two, width 64, with projection: their ResNet-18, whose stem here is one 3 x 3 convolution
-    without pooling, as is usual on CIFAR-10.
+    From one stage to the next the channels double and the height and width are halved. Three stages of n blocks, width
+    16, without projection: the networks of depth 6 n + 2 that He et al. 2016 train on CIFAR-10. Four stages of two
+    blocks, width 64, with projection: their ResNet-18, but the first layer is one 3 x 3 convolution without pooling, as
+    is usual on CIFAR-10.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of images ``[B, channels, H, W]``."""
+        """Return the logits ``[B, classes]`` of images ``[B, channels, H, W]``."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
@@ -71,9 +72,9 @@ class CifarResNet(nn.Module):
 
 
 POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
-"""Max pooling stays exact in a spiking network; average pooling is what earlier conversions put in its place."""
+"""The poolings by name. Max pooling stays exact in a spiking network; earlier conversions replaced it by averages."""
 
 
 def halved(pooling: str) -> nn.Module:
-    """The pooling of a name in `POOLINGS`, over windows of 2 x 2."""
+    """Return the pooling with a name in `POOLINGS`, over windows of 2 x 2."""
     return POOLINGS[pooling](2)

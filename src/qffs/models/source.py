@@ -1,4 +1,4 @@
-"""A float network and what it takes."""
+"""A network in full precision, with the shapes of its inputs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """A float ``network``, and ``shapes``: those of its inputs, without the batch; none where it does not say."""
+    """A network in full precision.
+
+    network: the network. shapes: the shapes of its inputs, without the batch; empty if they are not known.
+    """
 
     network: nn.Module
     shapes: tuple[Shape, ...] = ()
 
 
 def shape_of(text: str) -> Shape:
-    """The shape of one input, as a user writes it; raises `InvalidArgument`.
+    """Return the shape of one input that a user wrote; raise `InvalidArgument` if it is no shape.
 
     >>> shape_of("3x32x32")
     (3, 32, 32)
@@ -39,23 +42,24 @@ def shape_of(text: str) -> Shape:
 
 
 def example(name: str, source: Source, shapes: Iterable[Shape] = ()) -> tuple[torch.Tensor, ...]:
-    """Two random inputs of these shapes, or of those the network takes by itself, in the type of its weights.
+    """Return a batch of two random inputs for each shape, in the type of the weights.
 
-    name: of the network, for the message. Raises `InvalidArgument` where nobody says a shape, or memory is too small.
+    name: the name of the network in messages. shapes: by default the shapes of the source. Raises `InvalidArgument` if
+    no shape is known, or if memory is too small.
     """
-    wanted = tuple(shapes) or source.shapes
-    if not wanted:
+    sizes = tuple(shapes) or source.shapes
+    if not sizes:
         raise InvalidArgument(f"{name} does not say what it takes: give the shape of an input, as in --input 3x224x224")
     floating = [tensor.dtype for tensor in source.network.state_dict().values() if tensor.is_floating_point()]
     generator, dtype = torch.Generator().manual_seed(0), next(iter(floating), torch.float32)
     try:
-        return tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in wanted)
+        return tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in sizes)
     except RuntimeError as error:
-        raise InvalidArgument(f"an input of {show(wanted)} is too large: {error}") from error
+        raise InvalidArgument(f"an input of {show(sizes)} is too large: {error}") from error
 
 
 def show(shapes: Iterable[Shape]) -> str:
-    """Shapes as a user writes them.
+    """Return shapes in the form in which a user writes them.
 
     >>> show([(3, 32, 32), (10,)])
     '3x32x32, 10'
@@ -64,14 +68,14 @@ def show(shapes: Iterable[Shape]) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence that says a name does not exist: those of ``names`` that are like it, if any."""
+    """Return the end of a message about an unknown name: the similar ones of ``names``, or an empty string."""
     close = difflib.get_close_matches(name, list(names))
     return f"; nearest to it: {', '.join(close)}" if close else ""
 
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Turn whatever another's code raises, or a call of ``sys.exit``, into one sentence that says where."""
+    """Raise `InvalidArgument`, with file and line, instead of any error or ``sys.exit`` of code from elsewhere."""
     try:
         yield
     except QffsError:
@@ -81,13 +85,13 @@ def reporting(what: str) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the innermost code that is neither this package's, nor torch's, nor that of imports."""
+    """Return file and line of the innermost frame that is not in this package, in torch, or in the import system."""
     names = ("find", "function", "libraries", "messages", "vision")
-    own = {str(Path(__file__).with_name(f"{name}.py")) for name in names}
+    ours = {str(Path(__file__).with_name(f"{name}.py")) for name in names}
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in own
+        if frame.filename not in ours
         and frame.filename != importlib.__file__
         and not frame.filename.startswith("<")
         and "torch" not in Path(frame.filename).parts

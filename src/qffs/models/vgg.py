@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from qffs.models.residual import halved
 
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
-"""How many convolutions stand before each max pooling, and their channels in units of the width."""
+"""The number of convolutions before each pooling, and their channels in units of the width."""
 
 
 class CifarVGG(nn.Module):
-    """13 convolutions with batch norm in five stages, each halved by pooling, "max" or "average", and one linear layer.
+    """A network of 13 convolutions with batch norm in five stages, and one linear layer.
+
+    Each stage ends with pooling, "max" or "average", that halves height and width.
 
     Configuration D of Simonyan, Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR
     2015, as is usual on CIFAR-10: with batch norm, and without the two wide linear layers.
@@ -26,7 +28,7 @@ class CifarVGG(nn.Module):
         self.classify = nn.Linear(STAGES[-1][1] * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of images ``[B, channels, 32, 32]``."""
+        """Return the logits ``[B, classes]`` of images ``[B, channels, 32, 32]``."""
         logits: Tensor = self.classify(self.features(x).flatten(1))
         return logits
 

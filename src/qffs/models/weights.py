@@ -1,4 +1,4 @@
-"""Trained weights from a file, by name: safetensors, or what ``torch.save`` wrote. Reading runs no code of the file."""
+"""Trained weights by name, from a safetensors file or a file of ``torch.save``. Reading runs no code from the file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from qffs.errors import CheckpointError
 WEIGHTS = "model.safetensors"
 
 WITHIN = ("state_dict", "model_state_dict", "model", "net")
-"""Where training scripts put the state dict, in what they save beside the optimizer and the epoch."""
+"""The keys under which training scripts save the state dict, beside the optimizer and the epoch."""
 
 WRAPPERS = ("module.", "_orig_mod.")
-"""What nn.DataParallel and torch.compile put in front of every name."""
+"""The prefixes that nn.DataParallel and torch.compile put before every name."""
 
 
 def path_of(path: str | Path) -> Path:
-    """The path as a `Path`; raises `CheckpointError` on what is none."""
+    """Return the path as a `Path`; raise `CheckpointError` on a value that is no path."""
     try:
         return Path(path)
     except TypeError:
@@ -33,20 +33,20 @@ def path_of(path: str | Path) -> Path:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors, by name, of a safetensors file, a checkpoint folder, or a torch file that holds a state dict.
+    """Return the tensors by name of a safetensors file, a checkpoint folder, or a torch file with a state dict.
 
-    The content tells which it is, not the name. A torch file is read with ``weights_only=True``; its state dict may
-    stand under one of `WITHIN`. Raises `CheckpointError` where it is missing, half-written or of another kind, or
-    where reading it would run code.
+    The content decides what kind of file it is, not its name. A torch file is read with ``weights_only=True``; its
+    state dict may be under one of the keys `WITHIN`. Raises `CheckpointError` if the file is missing, incomplete or of
+    another kind, or if reading it would run code.
     """
     path = path_of(path)
-    if os.path.isdir(path):  # which, unlike Path.is_dir, answers for any name
+    if os.path.isdir(path):  # Path.is_dir raises on some names
         return read_safetensors(path / WEIGHTS)
     return _read_torch(path) if _begins_as_torch_file(path) else read_safetensors(path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; raises `CheckpointError` where it is missing or broken."""
+    """Return the tensors by name of a safetensors file; raise `CheckpointError` if it is missing or damaged."""
     try:
         if not path.is_file():
             raise CheckpointError(f"there is no weight file {path}")
@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _begins_as_torch_file(path: Path) -> bool:
-    """Whether a file begins as an archive or as a pickle, and not as safetensors: eight bytes of size, then a brace."""
+    """Return whether a file begins like a zip or a pickle, and not like safetensors: 8 bytes of size, then ``{``."""
     try:
         with path.open("rb") as stream:
             start = stream.read(9)
@@ -67,14 +67,14 @@ def _begins_as_torch_file(path: Path) -> bool:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        with path.open("rb") as stream:  # given a path, torch would go by its suffix
+        with path.open("rb") as stream:  # with a path, torch would decide by its suffix
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be read as weights only, and reading all of it would run code of the file: "
             "write the state dict alone, torch.save(network.state_dict(), path)"
         ) from error
-    except Exception as error:  # what others wrote can be wrong in nearly any way
+    except Exception as error:  # a damaged file can raise nearly any error
         reason = next(iter(str(error).splitlines()), "")
         raise CheckpointError(f"{path} is no complete torch file: {type(error).__name__}: {reason}") from error
     tensors: Any = content
@@ -89,21 +89,23 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load trained weights into a network, all or nothing.
+    """Load trained weights into a network: all of them, or none.
 
-    A prefix of `WRAPPERS` before every name is taken off where the network has none such. Raises `CheckpointError`
-    with the first three names or shapes that do not fit, or where a weight is NaN or infinite; ``source`` is how it
-    calls the file.
+    A prefix of `WRAPPERS` before every name is removed if no name of the network has it. source: the name of the file
+    in messages. Raises `CheckpointError` with the first three names or shapes that do not fit, or with the names of the
+    weights that contain NaN or infinity.
     """
-    own = network.state_dict()
-    tensors = _unwrapped(tensors, own)
-    # Batch norm's counter of batches came later than many weight files, and matters to nobody who converts.
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in tensors}
+    expected = network.state_dict()
+    tensors = _unwrapped(tensors, expected)
+    # Many weight files are older than batch norm's counter of batches, and a conversion does not need it.
+    counters = {
+        name: expected[name] for name in expected if name.endswith("num_batches_tracked") and name not in tensors
+    }
     tensors = {**tensors, **counters}
-    refuse(misfits(own, tensors), source)
+    refuse(misfits(expected, tensors), source)
     trained = {name for name, _ in network.named_parameters(remove_duplicate=False)}
 
-    def sound(name: str, tensor: Tensor) -> Tensor:  # a buffer may be a mask, with -inf where nothing passes
+    def sound(name: str, tensor: Tensor) -> Tensor:  # a buffer may be a mask that contains -inf
         return torch.isfinite(tensor) if name in trained else ~torch.isnan(tensor)
 
     broken = [name for name, tensor in tensors.items() if not bool(sound(name, tensor).all())]
@@ -112,18 +114,18 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str)
     network.load_state_dict(tensors)
 
 
-def _unwrapped(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for prefix in (*WRAPPERS, *WRAPPERS):  # one may stand around the other, either way
-        if all(name.startswith(prefix) for name in tensors) and not any(name.startswith(prefix) for name in own):
+def _unwrapped(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for prefix in (*WRAPPERS, *WRAPPERS):  # both may be present, in either order
+        if all(name.startswith(prefix) for name in tensors) and not any(name.startswith(prefix) for name in expected):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What keeps tensors from taking the place of a network's own, one phrase each."""
-    problems = [f"{name} is missing in the file" for name in own if name not in tensors]
-    problems += [f"{name} is not in the network" for name in tensors if name not in own]
-    both = [(name, tensors[name], own[name]) for name in own if name in tensors]
+def misfits(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return why tensors cannot replace those of a network, one phrase for each reason; empty if they can."""
+    problems = [f"{name} is missing in the file" for name in expected if name not in tensors]
+    problems += [f"{name} is not in the network" for name in tensors if name not in expected]
+    both = [(name, tensors[name], expected[name]) for name in expected if name in tensors]
     problems += [
         f"{name} has shape {tuple(there.shape)} in the file and {tuple(here.shape)} in the network"
         for name, there, here in both
@@ -138,7 +140,7 @@ def misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[st
 
 
 def refuse(problems: list[str], source: str) -> None:
-    """Raise `CheckpointError` with the first three of what `misfits` found, where it found anything."""
+    """Raise `CheckpointError` with the first three reasons from `misfits`, if there are any."""
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"the weights of {source} do not fit the network: {'; '.join(problems[:3])}{more}")
