@@ -276,8 +276,8 @@ def test_imagenet_as_kaggles_zip(place: str, tmp_path: Path) -> None:
 def test_a_flat_val_without_labels_is_refused(make: Callable[..., Path], prefix: str, tmp_path: Path) -> None:
     path = make(tmp_path / "data", imagenet(prefix, ""))
     assert refusal(lambda: in_files(path)) == (
-        f"{prefix}val/ILSVRC2012_val_00000000.JPEG in {path} lies in no class folder: sort val into one folder a class "
-        "(the script valprep.sh does it), or put Kaggle's LOC_val_solution.csv beside it"
+        f"{prefix}val/ILSVRC2012_val_00000000.JPEG in {path} lies in no class folder: sort val into one folder per "
+        "class (the script valprep.sh does it), or put Kaggle's LOC_val_solution.csv beside it"
     )
 
 

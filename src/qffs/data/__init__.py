@@ -1,7 +1,7 @@
-"""Labeled images to train and measure on.
+"""Labeled images for training and measuring.
 
-`load` reads the digits shipped with the library, CIFAR-10, or any zip or folder of photographs by class; where they
-are many, they stay in their files, and `batches` reads them ahead.
+`load` reads the digits that are shipped with the library, CIFAR-10, or a zip or folder of photographs sorted by class.
+Images that do not fit in memory stay in their files, and `batches` reads them ahead.
 
 >>> digits = load("digits")
 >>> len(digits.train), len(digits.test), tuple(digits.test.images.shape)

@@ -1,4 +1,4 @@
-"""What a zip or a folder of images holds."""
+"""The files in a zip or a folder of images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from qffs.errors import DataError
 PARTS = ("train", "test", "val")
 
 _INSIDE = ("ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")
-"""The folders around the parts in ImageNet's own archive, seen from each of the folders above them."""
+"""The folders around the parts in ImageNet's own archive, relative to each of the folders above the parts."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What lies under the train, test and val folders of a zip or folder.
+    """The files in the train, test and val folders of a zip or folder.
 
-    ``prefix``: the folders around the parts, such as ``"cats/"``, or empty. ``names``: files, and folders with a
-    ``/`` at the end, with forward slashes, below the prefix, without hidden ones. ``entries``: all entries of a zip by
-    their whole name; None of a folder.
+    path: the zip or folder. prefix: the folders around the parts, such as ``"cats/"``, or empty. names: the files, and
+    the folders with a ``/`` at the end, relative to the prefix, with forward slashes, without hidden ones. entries: all
+    entries of a zip by their whole name; None for a folder.
     """
 
     path: Path
@@ -35,11 +35,11 @@ class Archive:
     entries: Mapping[str, zipfile.ZipInfo] | None
 
     def label(self, name: str) -> str:
-        """Return a name as messages give it, with the zip or folder that it lies in."""
+        """Return the name of a file for messages, with the zip or folder that contains it."""
         return f"{self.prefix}{name} in {self.path}"
 
     def files(self, names: Sequence[str]) -> Files:
-        """The files of these names, in this order; raises `DataError` where one is packed in a way not known."""
+        """Return the files with these names, in this order; raise `DataError` on an unknown compression method."""
         whole = [self.prefix + name for name in names]
         if self.entries is None:
             return Files(self.path, encoded(whole), None)
@@ -51,15 +51,15 @@ class Archive:
         return Files(self.path, encoded(whole), np.array(places, np.int64).reshape(-1, 4))
 
     def beside(self, name: str) -> bytes | None:
-        """The content of a file of this name beside the parts or in one of three folders above, None where none is."""
+        """Return the content of a file beside the parts or in one of the three folders above; None if it is absent."""
         if self.entries is None:
-            around = (self.path / self.prefix).absolute()
-            found = next((path for folder in [around, *around.parents][:4] if (path := folder / name).is_file()), None)
-            return None if found is None else Files(found.parent, encoded([name]), None).read(0)
+            start = (self.path / self.prefix).absolute()
+            first = next((path for folder in [start, *start.parents][:4] if (path := folder / name).is_file()), None)
+            return None if first is None else Files(first.parent, encoded([name]), None).read(0)
         folders = self.prefix.split("/")[:-1]
         above = ["".join(f"{folder}/" for folder in folders[:count]) for count in range(len(folders), -1, -1)]
-        inside = next((folder for folder in above if folder + name in self.entries), None)
-        return None if inside is None else Archive(self.path, inside, (), self.entries).files([name]).read(0)
+        match = next((folder for folder in above if folder + name in self.entries), None)
+        return None if match is None else Archive(self.path, match, (), self.entries).files([name]).read(0)
 
 
 def open_archive(path: Path) -> Archive:
@@ -80,7 +80,7 @@ def open_archive(path: Path) -> Archive:
 
 
 def _zip(path: Path, opened: zipfile.ZipFile) -> Archive:
-    """Return what an open zip holds; raises `DataError` on an encrypted one."""
+    """Return the archive of an open zip; raise `DataError` if it is encrypted."""
     if any(info.flag_bits & 1 for info in opened.infolist()):
         raise DataError(f"{path} is an encrypted zip file: unpack it and give the folder")
     # A zip may name a file twice (the last one counts): a dictionary, because it keeps the order.
@@ -92,7 +92,7 @@ def _zip(path: Path, opened: zipfile.ZipFile) -> Archive:
 
 
 def _folder(path: Path) -> Archive:
-    """Return what a folder holds; only its parts are listed, for a home folder may hold far more."""
+    """Return the archive of a folder; only its parts are listed, because other folders in it may be large."""
     try:
         tops = {child.name for child in path.iterdir() if _visible(child.name) and child.is_dir()}
         prefix = _prefix(tops, lambda folder: (path / folder).is_dir())
@@ -103,7 +103,7 @@ def _folder(path: Path) -> Archive:
 
 
 def _walk(root: Path, part: str) -> Iterator[str]:
-    """Give all names under one part of a folder, if it has that part; raises OSError on what cannot be listed."""
+    """Yield all names under one part of a folder, if the part exists; raise OSError if a folder cannot be listed."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -118,27 +118,27 @@ def _walk(root: Path, part: str) -> Iterator[str]:
 
 
 def _visible(name: str) -> bool:
-    """Whether no piece of a name is hidden or one of the entries that macOS adds to a zip."""
-    # Some programs begin every name in a zip with "./"; that is taken for the common folder.
+    """Return whether no piece of a name is hidden or is an entry that macOS adds to a zip."""
+    # Some programs begin every name in a zip with "./": this piece counts as the common folder.
     return not any((piece.startswith(".") and piece != ".") or piece == "__MACOSX" for piece in name.split("/"))
 
 
 def _prefix(tops: Iterable[str], has: Callable[[str], bool]) -> str:
-    """Return the folders around the parts: none, those of ImageNet's archive, or the only one at the top."""
-    found = set(tops)
-    if found & set(PARTS):
+    """Return the folders around the parts: none, those of ImageNet's archive, or the only folder at the top."""
+    folders = set(tops)
+    if folders & set(PARTS):
         return ""
-    inside = next(filter(has, _INSIDE), None)
-    return inside or (f"{found.pop()}/" if len(found) == 1 else "")
+    known_prefix = next(filter(has, _INSIDE), None)
+    return known_prefix or (f"{folders.pop()}/" if len(folders) == 1 else "")
 
 
 def _not_a_zip(path: Path) -> str:
-    """Say what is wrong with a file that zipfile refuses."""
+    """Return the message about a file that zipfile refuses."""
     try:
         with path.open("rb") as stream:
-            begun = stream.read(4) == b"PK\x03\x04"
+            starts_as_zip = stream.read(4) == b"PK\x03\x04"
     except OSError:
-        begun = False
-    if begun:
+        starts_as_zip = False
+    if starts_as_zip:
         return f"{path} begins as a zip file but its end is missing or damaged: copy or download it again"
     return f"{path} is neither a folder nor a zip file (unpack other archives first and give the folder)"

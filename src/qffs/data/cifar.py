@@ -1,4 +1,4 @@
-"""The CIFAR-10 pickles (``cifar-10-batches-py``), read without running what a pickle may hold."""
+"""The CIFAR-10 pickles (``cifar-10-batches-py``), read without running code from the pickles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VALUES = 3 * 32 * 32
 
 
 def find_batches(path: Path) -> Path | None:
-    """Return the folder of the pickles if ``path`` is that folder or its parent, else None."""
+    """Return the folder of the pickles if ``path`` is this folder or its parent, else None."""
     for folder in (path, path / _FOLDER):
         if folder.is_dir() and (
             folder.name == _FOLDER or any((folder / name).is_file() for name in (*_TRAIN, _TEST, _META))
@@ -35,7 +35,8 @@ def find_batches(path: Path) -> Path | None:
 def read_batches(folder: Path, name: str, *, cifar10: bool) -> Dataset:
     """Return the images of the five training batches and the test batch, 32 x 32 RGB, in the order of the files.
 
-    ``cifar10``: insist on 10 classes. Raises `DataError` naming the file that is missing, damaged or refused.
+    name: the name of the dataset. cifar10: require 10 classes. Raises `DataError`, with the name of the file, if a file
+    is missing, damaged or refused.
     """
     classes = _read_classes(folder / _META)
     if cifar10 and len(classes) != 10:
@@ -46,13 +47,13 @@ def read_batches(folder: Path, name: str, *, cifar10: bool) -> Dataset:
 
 
 def _images(batches: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> Images:
-    """Join batches one after another, as tensors that own their memory."""
+    """Return the images of all batches, one after the other, as tensors that own their memory."""
     pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
     return Images(torch.from_numpy(pixels), torch.from_numpy(np.concatenate([labels for _, labels in batches])))
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Return the class names, in the order that the labels count them."""
+    """Return the class names, in the order of the labels."""
     names = _unpickle(path).get(b"label_names")
     if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
         raise DataError(f"{path} holds no list of class names (label_names)")
@@ -60,7 +61,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _read_batch(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return pixels [N, 3072], a row holding the red, green and blue plane, and labels [N] of one batch."""
+    """Return pixels [N, 3072] and labels [N] of one batch; each row contains the red, green and blue plane."""
     batch = _unpickle(path)
     pixels, labels = batch.get(b"data"), batch.get(b"labels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_VALUES,):
@@ -77,10 +78,10 @@ def _read_batch(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def _unpickle(path: Path) -> dict[Any, Any]:
-    """Return the dictionary in a pickle file; raises `DataError` if there is none or the file is refused."""
+    """Return the dictionary in a pickle file; raise `DataError` if there is none or the file is refused."""
     try:
         with path.open("rb") as stream:
-            found = _Unpickler(stream, encoding="bytes").load()
+            content = _Unpickler(stream, encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{path} is refused: {error}") from error
     except FileNotFoundError as error:
@@ -88,25 +89,25 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     # A damaged pickle can raise nearly anything: EOFError, IndexError, KeyError, TypeError, MemoryError.
     except Exception as error:
         raise DataError(f"{path} is truncated, damaged, or no pickle file") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary")
-    return found
+    return content
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Do what ``_codecs.encode`` does in pickles that Python 3 writes for Python 2: make bytes of text."""
+    """Return text as bytes, as ``_codecs.encode`` does in pickles that Python 3 writes for Python 2."""
     if encoding not in {"latin1", b"latin1"}:
         raise DataError(f"it asks for the codec {encoding!r}, which these files do not need")
     return text.encode("latin1")
 
 
 def _dtype(code: str, align: object = False, copy: object = True) -> np.dtype[Any]:
-    """Do what ``numpy.dtype`` does in pickles."""
-    # The standard files say 0 and 1, where NumPy 2.4.0 to 2.4.4 warn about anything but True and False.
+    """Return the type with a code, as ``numpy.dtype`` does in pickles."""
+    # The standard files contain 0 and 1, but NumPy 2.4.0 to 2.4.4 warn unless they receive True or False.
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 
-# What NumPy itself puts into a pickle; asked for this way because the module it lives in was renamed.
+# The function that NumPy writes into a pickle, read from an array, because its module was renamed.
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -119,10 +120,10 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what the arrays, bytes and dictionaries of these files need; a pickle may call all it can name."""
+    """An unpickler that allows only what these files need, because a pickle can call any function that it names."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the admitted object of that name; raises `DataError` on any other."""
+        """Return the allowed object with this name; raise `DataError` on any other."""
         try:
             return _ADMITTED[module, name]
         except KeyError:

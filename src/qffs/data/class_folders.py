@@ -1,4 +1,4 @@
-"""Which images of an archive show what: a folder a class, or ImageNet's flat val with Kaggle's list."""
+"""The class of each image in an archive: from one folder per class, or from Kaggle's list for ImageNet's flat val."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qffs.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SOLUTION = "LOC_val_solution.csv"
-"""Kaggle's list of what each image of ImageNet's val shows: ``name,class and a box, ...`` a line, after a heading."""
+"""Kaggle's list of the classes in ImageNet's val: a heading, then one line per image, ``name,class and a box, ...``."""
 
 _LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val; also .jpeg and .png)"
 
@@ -19,19 +19,23 @@ Classes = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Layout:
-    """The image files of each class in the training and the test part; classes and files are sorted by name."""
+    """The image files of each class in the training part and in the test part; classes and files are sorted by name."""
 
     train: Classes
     test: Classes
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, those of both parts."""
+        """The names of the classes, which are the same in both parts."""
         return tuple(self.train)
 
 
 def read_layout(archive: Archive) -> Layout:
-    """Return which files of an archive show what; raises `DataError` on a gap, or where the parts do not agree."""
+    """Return the image files of an archive by class.
+
+    Raises `DataError` if a part or a class has no images, if an image has no class, or if the classes of the two parts
+    differ.
+    """
     train, test = _classes(archive, "train"), _classes(archive, "test", "val")
     if train.keys() != test.keys():
         only = [f"{part} has no {cls}" for part, cls in _differences(train.keys(), test.keys())]
@@ -40,12 +44,12 @@ def read_layout(archive: Archive) -> Layout:
 
 
 def _classes(archive: Archive, *parts: str) -> Classes:
-    """Return the image files of each class, of the first of ``parts`` that is there and knows its classes."""
-    there = [part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)]
-    if not there:
+    """Return the image files of each class in the first of ``parts`` that exists and is sorted by class."""
+    existing = [part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)]
+    if not existing:
         raise DataError(f"{archive.path} has no {' or '.join(parts)} folder: expected {_LAYOUT}")
-    # ImageNet's own archive has a test part without labels beside its val.
-    part = next((part for part in there if _sorted_by_class(archive, part)), there[-1])
+    # ImageNet's own archive has a test part without labels, in addition to its val.
+    part = next((part for part in existing if _sorted_by_class(archive, part)), existing[-1])
     names = [name for name in archive.names if name.startswith(f"{part}/")]
     if part == "val" and not _sorted_by_class(archive, part):
         classes = _solved(archive, [name for name in names if _is_image(name)])
@@ -60,7 +64,7 @@ def _classes(archive: Archive, *parts: str) -> Classes:
 
 
 def _sorted_by_class(archive: Archive, part: str) -> bool:
-    """Whether a part has folders in it."""
+    """Return whether a part contains folders."""
     return any(name.startswith(f"{part}/") and name.count("/") > 1 for name in archive.names)
 
 
@@ -69,7 +73,7 @@ def _is_image(name: str) -> bool:
 
 
 def _by_folder(archive: Archive, names: Iterable[str]) -> Classes:
-    """Return the image files below each class folder of a part."""
+    """Return the image files in each class folder of a part."""
     classes: Classes = {}
     for name in names:
         _, *between, _ = name.split("/")
@@ -83,17 +87,17 @@ def _by_folder(archive: Archive, names: Iterable[str]) -> Classes:
 
 
 def _solved(archive: Archive, names: Iterable[str]) -> Classes:
-    """Return the image files of a flat val by what Kaggle's list says they show."""
+    """Return the image files of a flat val by the classes in Kaggle's list."""
     content, classes = archive.beside(SOLUTION), Classes()
     lines = (content or b"").decode("utf-8", "replace").splitlines()
-    shown = {line.partition(",")[0]: line.partition(",")[2].split() for line in lines}
+    class_and_boxes = {line.partition(",")[0]: line.partition(",")[2].split() for line in lines}
     for name in names:
         if content is None:
             raise DataError(
-                f"{archive.label(name)} lies in no class folder: sort val into one folder a class (the script "
+                f"{archive.label(name)} lies in no class folder: sort val into one folder per class (the script "
                 f"valprep.sh does it), or put Kaggle's {SOLUTION} beside it"
             )
-        words = shown.get(name.split("/")[-1].rpartition(".")[0])
+        words = class_and_boxes.get(name.split("/")[-1].rpartition(".")[0])
         if not words:
             raise DataError(f"{SOLUTION} does not say what {archive.label(name)} shows")
         classes.setdefault(words[0], []).append(name)
@@ -101,6 +105,6 @@ def _solved(archive: Archive, names: Iterable[str]) -> Classes:
 
 
 def _differences(train: Iterable[str], test: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Give each class that only one part has, after the part that lacks it; the first few of them."""
+    """Yield the first five classes that are in only one part, each as ``(part without it, class)``."""
     for cls in sorted(set(train) ^ set(test))[:5]:
         yield ("test" if cls in train else "train"), cls

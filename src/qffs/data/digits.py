@@ -1,4 +1,4 @@
-"""The handwritten digits shipped with the library."""
+"""The handwritten digits that are shipped with the library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qffs.data.dataset import Dataset, Images
 
 
 def read_digits() -> Dataset:
-    """Return the 1,797 UCI handwritten digits, uint8 [N, 1, 8, 8] of 0..16; every fourth image is a test image."""
+    """Return the 1,797 UCI digits, uint8 [N, 1, 8, 8], values 0 to 16; every fourth image is a test image."""
     with files("qffs").joinpath("data", "shipped", "digits.npz").open("rb") as stream, np.load(stream) as arrays:
         images = torch.from_numpy(arrays["images"]).unsqueeze(1)
         labels = torch.from_numpy(arrays["labels"].astype(np.int64))

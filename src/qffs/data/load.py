@@ -1,4 +1,4 @@
-"""From the one word a user gives to a dataset."""
+"""Datasets from the words with which a user names them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that
 
 
 def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, progress: bool = True) -> Dataset:
-    """Return the dataset that ``spec`` names: in memory, or where image files are too many for that, left in them.
+    """Return the dataset that ``spec`` names.
 
-    ``digits``: the handwritten digits shipped with the library, 8 x 8 and gray.
-    ``images:PATH``, or the bare PATH of something that exists: a zip or folder with ``train/<class>/*.jpg``
-    and ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``), maybe inside one common folder or ImageNet's
-    own ``ILSVRC/Data/CLS-LOC``, where ``val`` may be flat if Kaggle's ``LOC_val_solution.csv`` is there; or a folder
-    with the CIFAR-10 pickles (``cifar-10-batches-py``) or its parent.
-    ``cifar10:PATH``: the same, and must hold 10 classes of 32 x 32 pixels.
+    spec: one of these forms.
+        ``digits``: the handwritten digits that are shipped with the library, 8 x 8 and gray.
+        ``images:PATH``, or only PATH if it exists: a zip or folder with ``train/<class>/*.jpg`` and
+        ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``). These folders may be inside one common folder,
+        or inside ImageNet's own ``ILSVRC/Data/CLS-LOC``, where ``val`` may be flat if Kaggle's ``LOC_val_solution.csv``
+        exists. PATH may also be the folder with the CIFAR-10 pickles (``cifar-10-batches-py``) or its parent.
+        ``cifar10:PATH``: as ``images:PATH``, with exactly 10 classes of 32 x 32 pixels.
+    size: resize the shorter side of each image to this number of pixels and cut out the center square; only for image
+        files of ``images:PATH`` or PATH.
+    in_memory_gib: decode all image files now if all images together take at most this many GiB of memory; if not, each
+        image is decoded on access. 0 leaves all images in their files.
+    progress: show progress bars on stderr.
 
-    ``size``: only for image files given by ``images:PATH`` or PATH: resize the shorter side to this many
-    pixels and cut out the center square. ``in_memory_gib``: image files are decoded at once while all images together
-    take at most this many GiB of memory, else each whenever it is asked for; 0 leaves all in their files.
-    ``progress``: show on stderr what takes time.
-
-    Raises `DataError` if the images cannot be read or used, and `InvalidArgument` on a size or limit that cannot work.
+    Raises `DataError` if the images cannot be read or used, and `InvalidArgument` on an invalid size or limit.
     """
     if not in_memory_gib >= 0:
         raise InvalidArgument(f"the images held in memory must be limited to 0 GiB or more, not {in_memory_gib!r}")
@@ -51,7 +52,10 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
 
 
 def _parse(spec: str) -> tuple[str, Path]:
-    """Return digits, cifar10 or images, and the path if it is not digits; raises `DataError` if there is none."""
+    """Return "digits", "cifar10" or "images", and the path, which "digits" does not use.
+
+    Raises `DataError` if the path does not exist.
+    """
     kind, _, rest = spec.partition(":")
     if spec == "digits":
         return "digits", Path()
@@ -61,7 +65,7 @@ def _parse(spec: str) -> tuple[str, Path]:
             raise DataError(f"{path} does not exist")
         return kind, Path(path)
     path = os.path.expanduser(spec)
-    # os.path and not pathlib, which raises on a home that nobody has and on a name too long to look up.
+    # os.path instead of pathlib, which raises on the home of an unknown user and on a name that is too long.
     if not os.path.exists(path):
         raise DataError(f"{spec!r} names no data: use {_FORMS}")
     return "images", Path(path)

@@ -1,4 +1,4 @@
-"""Batches of labeled images, read ahead by worker processes."""
+"""Batches of labeled images, which worker processes read ahead."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Batch = tuple[Tensor, Tensor]
 
 
 def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iterator[Batch]:
-    """Images and labels of each of these groups of numbers, read ahead by ``workers`` processes where there are any.
+    """Yield the images and labels of each batch: uint8 ``[B, C, H, W]`` and int64 ``[B]``.
 
-    They come in the order of the groups, whatever the workers, and no random number of PyTorch's own is drawn. Raises
-    `DataError` where an image cannot be read.
+    numbers: the indices of the images of each batch. workers: the number of processes that read batches ahead; with 0,
+    this process reads them itself. The order of the batches does not depend on the workers, and no random number is
+    drawn from PyTorch's global generator. Raises `DataError` if an image cannot be read.
     """
     loader: DataLoader[Batch | DataError] = DataLoader(
-        _Answers(images),  # type: ignore[arg-type]  # it calls __getitems__ where there is one
+        _Answers(images),  # type: ignore[arg-type]  # it calls __getitems__ if the dataset has this method
         batch_sampler=(group.tolist() for group in numbers),
         num_workers=workers,
         worker_init_fn=_leave_signals,
-        collate_fn=_as_it_is,  # it has been collated where it was read
+        collate_fn=_as_it_is,  # __getitems__ returns whole batches
         generator=torch.Generator(),
     )
     for answer in loader:
@@ -39,7 +40,7 @@ def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iter
 
 @dataclass(frozen=True)
 class _Answers:
-    """Batches, or why there is none: an error that leaves a worker process would arrive with its traceback as text."""
+    """The images as a dataset that returns errors: an error raised in a worker would arrive with a traceback as text."""
 
     images: Images
 
@@ -51,7 +52,7 @@ class _Answers:
 
 
 def _leave_signals(_: int) -> None:
-    """Signals to a whole group of processes are for the one that reads, which ends its workers when it stops."""
+    """Ignore SIGTERM and SIGINT in a worker: the main process handles them and ends its workers when it stops."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
 

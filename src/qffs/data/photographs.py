@@ -1,4 +1,4 @@
-"""JPEG and PNG images of a zip or folder, in memory where they fit, else left in their files."""
+"""JPEG and PNG images of a zip or folder, in memory if they fit, else in their files."""
 
 from __future__ import annotations
 
@@ -29,49 +29,49 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 GIB = 2**30
-"""Bytes."""
+"""The number of bytes in one GiB."""
 
-# Below this many pixels an image, two threads take about twice as long as one (measured at 32 x 32, equal at
-# 160 x 160), because they fight over the interpreter; at 500 x 375 they take half as long.
+# For images with fewer pixels, two threads take about twice as long as one (measured at 32 x 32; equal at 160 x 160),
+# because they wait for each other at the interpreter lock; at 500 x 375 they take half as long.
 _THREADS_FROM_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True, eq=False)
 class Photographs:
-    """Images in files, decoded when they are asked for: `qffs.data.dataset.Pixels`, [N, 3, height, width].
+    """Images in files, decoded on access: `qffs.data.dataset.Pixels` of shape [N, 3, height, width].
 
-    ``size``: what their shorter side is resized to, before the center is cut out; None leaves them as they are.
-    ``otherwise``: how the message about one of another height or width goes on; ``threads``: how many decode best.
+    size: the length to which the shorter side is resized before the center is cut out; None does not resize.
+    advice: the end of the message about an image of another height or width. threads: the fastest number of threads.
     """
 
     files: Files
     height: int
     width: int
     size: int | None
-    otherwise: str
+    advice: str
     threads: int = 1
     dtype = torch.uint8
 
     @property
     def shape(self) -> torch.Size:
-        """``[N, 3, height, width]``."""
+        """The shape ``[N, 3, height, width]``."""
         return torch.Size((len(self.files), 3, self.height, self.width))
 
     def select(self, numbers: Tensor | slice) -> Photographs:
-        """Only the images of these numbers, in their order; none is read."""
+        """Return the images with these indices, in this order, without reading them."""
         files = self.files.select(numbers if isinstance(numbers, slice) else numbers.numpy())
         return dataclasses.replace(self, files=files)
 
     def __getitem__(self, numbers: Tensor | slice) -> Tensor:
-        """The images of these numbers, uint8 [B, 3, height, width]; raises `DataError` naming one that is broken."""
+        """Return the images with these indices, uint8 [B, 3, height, width]; raise `DataError` if one is broken."""
         return self.select(numbers).decoded()
 
     def decoded(self, each: Callable[[], None] = lambda: None, threads: int = 1) -> Tensor:
-        """All images, uint8 [N, 3, height, width]; ``each`` is called after each of them."""
+        """Return all images, uint8 [N, 3, height, width]; call ``each`` after each image."""
         out = np.empty(self.shape, np.uint8)
 
         def store(number: int) -> None:
-            # Into its own place, so that the order does not depend on which thread is done first.
+            # At the index of the image, so that the order does not depend on which thread ends first.
             out[number] = self._decode(number).transpose(2, 0, 1)
 
         with patient(), ThreadPoolExecutor(threads) as pool:
@@ -84,25 +84,25 @@ class Photographs:
         label = self.files.label(number)
         image = decode(self.files.read(number), label, self.size)
         if image.shape[:2] != (self.height, self.width):
-            raise DataError(f"{label} is {image.shape[1]} x {image.shape[0]} pixels, but {self.otherwise}")
+            raise DataError(f"{label} is {image.shape[1]} x {image.shape[0]} pixels, but {self.advice}")
         return image
 
 
 def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, progress: bool) -> Dataset:
     """Return the photographs of a zip or folder, as RGB, sorted by class and then by file name.
 
-    ``size``: resize the shorter side to this and cut out the center square; None keeps the images as they
-    are. ``cifar10``: insist on 10 classes of 32 x 32 pixels. None but the first is decoded. Raises `DataError`.
+    size: resize the shorter side to this length and cut out the center square; None does not resize. cifar10: require
+    10 classes of 32 x 32 pixels. Only the first image is decoded. Raises `DataError` if the images cannot be used.
     """
     with wait(f"listing the images of {path}", show=progress):
         archive = open_archive(path)
         layout = read_layout(archive)
         if cifar10 and len(layout.classes) != 10:
-            found = f"{path} has {len(layout.classes)} classes"
-            raise DataError(f"{found}, but CIFAR-10 has 10: for other images use images:PATH")
+            actual = f"{path} has {len(layout.classes)} classes"
+            raise DataError(f"{actual}, but CIFAR-10 has 10: for other images use images:PATH")
         names = [[file for files in part.values() for file in files] for part in (layout.train, layout.test)]
         images = _photographs(archive, names, size, cifar10)
-    # Re-encoding CIFAR-10 as JPEG costs accuracy, so a figure on it must say so.
+    # JPEG reduces the accuracy on CIFAR-10, so the name of the dataset in a result must mention it.
     lossy = cifar10 and any(not file.lower().endswith(".png") for part in names for file in part)
     name = f"{name} (JPEG)" if lossy else name
     train, test = (Images(*pair) for pair in zip(images, map(_labels, (layout.train, layout.test)), strict=True))
@@ -110,25 +110,26 @@ def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, 
 
 
 def _photographs(archive: Archive, names: list[list[str]], size: int | None, cifar10: bool) -> list[Photographs]:
-    """Return the images of each part, of the size of the first one."""
+    """Return the images of each part; they must have the size of the first image."""
     first = archive.files(names[0][:1])
     with patient():
         height, width, _ = decode(first.read(0), first.label(0), None).shape
     threads = 2 if height * width >= _THREADS_FROM_PIXELS else 1
     height, width = (32, 32) if cifar10 else (size or height, size or width)
-    otherwise = (
+    advice = (
         "CIFAR-10 images are 32 x 32: for other images use images:PATH"
         if cifar10
         else f"{archive.prefix}{names[0][0]} is {width} x {height}: give a size (size=160, or --size 160) to "
         "resize and crop all images to one size"
     )
-    return [Photographs(archive.files(part), height, width, size, otherwise, threads) for part in names]
+    return [Photographs(archive.files(part), height, width, size, advice, threads) for part in names]
 
 
 def in_memory(data: Dataset, gib: float = 8.0, *, progress: bool = True) -> Dataset:
-    """Return the dataset with its image files decoded, if all images together take at most ``gib`` GiB of memory.
+    """Return the dataset with its image files decoded if all images together take at most ``gib`` GiB of memory.
 
-    progress: show a bar on stderr. Raises `DataError` naming a file that is broken, or where memory does not suffice.
+    If they take more, return ``data`` unchanged. progress: show a progress bar on stderr. Raises `DataError` if a file
+    is broken, with its name, or if the memory is too small.
     """
     parts = [part.images for part in (data.train, data.test)]
     files = [images for images in parts if isinstance(images, Photographs)]
@@ -139,14 +140,14 @@ def in_memory(data: Dataset, gib: float = 8.0, *, progress: bool = True) -> Data
         with track("decoding", count, "images", show=progress) as bar:
             decoded = [images.decoded(bar.advance, images.threads) for images in files]
     except MemoryError as error:
-        found = f"{count} images of {files[0].width} x {files[0].height} pixels in {data.name}"
-        raise DataError(f"{found} do not fit in memory: give a smaller size") from error
+        actual = f"{count} images of {files[0].width} x {files[0].height} pixels in {data.name}"
+        raise DataError(f"{actual} do not fit in memory: give a smaller size") from error
     train, test = (Images(*pair) for pair in zip(decoded, (data.train.labels, data.test.labels), strict=True))
     return dataclasses.replace(data, train=train, test=test)
 
 
 def _labels(part: Classes) -> Tensor:
-    """Return the place of its class for each image of a part."""
+    """Return the label of each image of a part: the index of its class, int64 [N]."""
     counts = torch.tensor([len(files) for files in part.values()])
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
@@ -154,30 +155,30 @@ def _labels(part: Classes) -> Tensor:
 def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
     """Return one image as RGB, uint8 [H, W, 3], with its shorter side resized to ``size`` and the center cut out.
 
-    The content tells what it is, not the name (ImageNet has a PNG called .JPEG). Raises `DataError`, with the label,
-    if it is broken or has more than 8 bits a value.
+    size: None does not resize. The content decides the format, not the name (ImageNet has a PNG with the suffix .JPEG).
+    Raises `DataError`, with the label, if the image is broken or has more than 8 bits per value.
     """
     try:
-        # Only these two: Pillow would hand other contents to decoders nobody asked for, even to Ghostscript.
+        # Only these two formats: without the list, Pillow would use other decoders too, even Ghostscript.
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
             deep = image.mode.startswith(("I", "F"))
             # Pillow warns if the transparency of a palette is dropped in one step.
             palette = image.mode == "P" and "transparency" in image.info
             rgb = (image.convert("RGBA") if palette else image).convert("RGB")
-    # Pillow's decoders raise many kinds of error for a broken file, SyntaxError and struct.error among them.
+    # Pillow's decoders raise many kinds of errors for a broken file, including SyntaxError and struct.error.
     except Exception as error:
         raise DataError(f"{label} is broken, or is not a JPEG or PNG image") from error
     if deep:
         # Pillow clips every value above 255 to white.
-        raise DataError(f"{label} has more than 8 bits a pixel value: save it with 8 bits")
+        raise DataError(f"{label} has more than 8 bits per pixel value: save it with 8 bits")
     return np.asarray(rgb if size is None else _square(rgb, size))
 
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Pass over what Pillow says of EXIF tags that it cannot read, which some photographs of ImageNet have.
+    """Ignore Pillow's warnings about unreadable EXIF tags, which some photographs of ImageNet have.
 
-    Around a loop and not around each image, because the filters of warnings belong to all threads.
+    Use it around a loop and not around each image, because all threads share the filters of warnings.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
@@ -185,7 +186,7 @@ def patient() -> Iterator[None]:
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
-    """Return the image with its shorter side resized to ``size``, and of that the center square."""
+    """Return the center square of the image after its shorter side is resized to ``size``."""
     short = min(image.size)
     width, height = (max(size, int(side * size / short)) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
