@@ -40,7 +40,7 @@ def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iter
 
 @dataclass(frozen=True)
 class _Answers:
-    """The images as a dataset that returns errors: an error raised in a worker would arrive with a traceback as text."""
+    """The images as a dataset that returns errors: a worker that raises one would send it as text with a traceback."""
 
     images: Images
 
