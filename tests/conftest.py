@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from qffs import cli
+
+# pytest keeps every record of the tests, and for it PyTorch would write down each step of an export: gigabytes.
+logging.getLogger("torch.__trace").disabled = True
 
 
 class Said(NamedTuple):
