@@ -1,11 +1,11 @@
-"""Quantized networks into fast spiking networks, exactly.
+"""Convert a PyTorch network into a fast spiking network, exactly.
 
     import qffs
-    qann = qffs.quantize(model, bits=2, output="analog", example=x)   # train it with any loop
-    snn = qffs.to_spiking(qann)                                       # snn(x, steps=8): read-out by step
-    qffs.verify(qann, snn, x)                                         # raises, naming the first layer that differs
+    qann = qffs.quantize(model, bits=2, example=x)   # train it with any loop
+    snn = qffs.to_spiking(qann)                      # snn(x, steps=8) returns the output after each step
+    qffs.verify(qann, snn, x)                        # raises Mismatch, which names the first layer that differs
 
-Names are imported when they are first used, so that ``qffs --help`` does not wait for torch.
+Each name is imported when it is first used, so that ``qffs --help`` does not wait for torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m qffs`` is the command line."""
+"""The command line, as ``python -m qffs``."""
 
 from qffs.cli import main
 

@@ -1,4 +1,4 @@
-"""The verbs: a network becomes a quantized network, that becomes a spiking network, and the two are compared."""
+"""The conversion: plan, quantize and calibrate a network, and make a spiking network of it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,28 @@ from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 
 OFFSET = NEAREST + 1e-4
-"""The rounding offset of quantizers and pre-charge of neurons: to nearest, with the ties moved off their lattice.
+"""The rounding offset of quantizers and the pre-charge of neurons: to the nearest level, with ties moved by 0.0001.
 
-In a network of few-bit weights, sums often end exactly on a tie, and a third of a charge, added three times, need
-not be the whole: at 1/2 itself, rounding errors then decide, differently on both sides. The same small shift on both
-sides leaves such sums clear of every tie (Law 6 of tests/spiking/test_network.py measures it).
+In a network of few-bit weights, sums often end exactly on a tie between two levels. In floating point, three thirds of
+a charge need not add up to the charge. With 1/2 itself, rounding errors would decide such ties, and differently in the
+quantized and the spiking network. The same small shift in both moves such sums away from every tie (Law 6 of
+tests/spiking/test_network.py measures it).
 """
 
 
 def plan(model: nn.Module, example: Example) -> planning.Plan:
-    """What would become of every call of ``model``, without changing anything; ``print`` it for a table."""
+    """Return what every call of ``model`` would become in the spiking network, without changing the model.
+
+    model: the network; example: a batch of inputs, or a tuple of batches for several inputs.
+
+    Returns a `Plan`, which `print` shows as a table. Raises `NotTraceable` where the model cannot be read as a graph,
+    `NotConvertible` where it has hooks or spikes already, and `InvalidArgument` where it does not run on the example or
+    is converted already. Operators without a spiking counterpart raise nothing here: they are rows of the plan.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> print(qffs.plan(model, torch.ones(1, 4)).summary())
+    1 layer of neurons, 1 input, 2 linear, 1 output, nothing refused
+    """
     _refuse_converted(model)
     return planning.plan(trace(model, example))
 
@@ -51,22 +63,28 @@ def quantize(
     offset: float = OFFSET,
     strict: bool = False,
 ) -> fx.GraphModule:
-    """A quantized copy of ``model`` (a QANN): an LSQ quantizer at every ReLU, everything else as it was.
+    """Return a quantized copy of ``model`` (a QANN): an LSQ quantizer in the place of every ReLU, all else unchanged.
 
-    bits: b of the hidden activations, levels 0..2^b - 1, by default 2; or b by patterns of their paths, such as
-    ``{"layer4.*": 3, "stem.*": "full", "*": 2}``: the first that matches (`fnmatch.fnmatchcase`) decides, and "full"
-    keeps the ReLU; levels: the same with the highest level, any n, instead of bits; output: "analog", or the bits
-    (or `qffs.method.Levels`) of a quantizer at the network's output, which then is spiking too; example: a batch of
-    the shape and type the network takes (a tuple for several inputs); per_channel: a step size for each channel
-    (dimension 1 of an activation) instead of one for all; offset: ``floor(x / s + offset)`` in the quantizer, and the
-    neuron's pre-charge in thresholds; see `OFFSET` for the default; strict: refuse a network that has to send values
-    instead of spikes somewhere (after GELU, softmax, a product of two signals, "full"), which by default it does:
-    differenced, and exact.
+    - ``bits``: b of the hidden activations, with levels 0 to 2^b - 1; by default 2. Or b by patterns of their paths,
+      such as ``{"layer4.*": 3, "stem.*": "full", "*": 2}``: the first pattern that matches (`fnmatch.fnmatchcase`)
+      decides, and "full" keeps the ReLU.
+    - ``output``: "analog" for outputs that stay numbers, or the bits (or `Levels`) of a quantizer at every output. It
+      becomes neurons too.
+    - ``example``: a batch of the shape and type that the network takes, or a tuple of batches for several inputs.
+    - ``levels``: as ``bits``, but with the highest level n, any whole number from 1. Give bits or levels.
+    - ``per_channel``: one step size for each channel (dimension 1 of an activation) instead of one for all.
+    - ``offset``: the rounding offset in ``floor(x / s + offset)``, and the pre-charge of the neurons in thresholds; see
+      `qffs.convert.OFFSET` for the default.
+    - ``strict``: refuse a network in which an operator sends values instead of spikes (GELU, softmax, a product of two
+      signals, "full"). By default such operators are differenced, and the spiking network is exact.
 
-    Returned: a plain `nn.Module` with the model's state-dict keys plus one ``step_size`` a quantizer. Train it
-    with any loop. It refuses to run in eval mode before it was calibrated (`qffs.calibrate`), trained or loaded.
-    ``model`` is not touched. Raises `InvalidArgument` on bad bits or patterns, `NotTraceable` and `NotConvertible`
-    (listing every operator that has no spiking counterpart) and `NothingToQuantize` where no ReLU is to be quantized.
+    Returns a plain `nn.Module` with the state-dict keys of the model and one ``step_size`` for each quantizer. Train it
+    with any loop. In eval mode it raises `NotCalibrated` before it is calibrated (`qffs.calibrate`), trained or loaded.
+    ``model`` is not changed.
+
+    Raises `InvalidArgument` on impossible bits, patterns or examples; `NotTraceable` where the model cannot be read as
+    a graph; `NotConvertible`, which lists every operator without a spiking counterpart; `NothingToQuantize` where no
+    ReLU is to be quantized.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)
@@ -75,18 +93,18 @@ def quantize(
     >>> snn(x, steps=8).shape
     torch.Size([8, 16, 2])
     """
-    patterns, of_output = by_pattern(bits, levels), _output_levels(output)
+    patterns, output_levels = by_pattern(bits, levels), _output_levels(output)
     if strict and None in patterns.values():
         raise InvalidArgument('strict=True refuses "full": an activation in full precision sends values, not spikes')
     _refuse_converted(model)
     traced = trace(model, example)
     planning.plan(traced).check(strict)
     hidden = resolve(patterns, activations(traced))
-    if of_output is None and not any(hidden.values()):
+    if output_levels is None and not any(hidden.values()):
         raise NothingToQuantize('nothing would be quantized: every activation is to stay "full"')
-    place_quantizers(traced, hidden, of_output, offset, per_channel)
+    place_quantizers(traced, hidden, output_levels, offset, per_channel)
     traced.recompile()
-    inputs = example if isinstance(example, tuple) else (example,)  # a network may have no weights
+    inputs = example if isinstance(example, tuple) else (example,)  # their type, where a network has no weights
     reference = next((x for x in (*model.parameters(), *inputs) if x.is_floating_point()), None)
     if reference is not None:
         for module in traced.modules():
@@ -106,12 +124,24 @@ def _output_levels(output: int | str | Levels) -> Levels | None:
 def to_spiking(
     qann: nn.Module, charge_steps: int | Sequence[float] | None = None, rule: FiringRule | None = None
 ) -> SpikingNetwork:
-    """The spiking network of a quantized network: every quantizer a layer of neurons with θ = s and the same n.
+    """Return the spiking network of a quantized network: every quantizer becomes neurons with θ = s and the same n.
 
-    charge_steps: over how many steps D the input and the biases are charged, or their weights by step, which add
-    up to 1; by default 2^b - 1 of the hidden layers, as in the paper. rule: what a neuron may do (`FiringRule`).
-    Batch norm is folded into weights; ``qann`` is not touched. Raises `NotCalibrated` where a step size is not
-    set, `InvalidArgument` where ``qann`` was not made by `quantize` or the charge steps are impossible.
+    qann: the network that `qffs.quantize` returned, calibrated or trained; charge_steps: the number of steps D over
+    which the input and the biases are charged, or the charge weight of each step, which add up to 1; by default D = n
+    of the hidden layers, as in the paper; rule: the firing rule, by default `FiringRule()`, with which the network is
+    exact.
+
+    Returns a `SpikingNetwork` in eval mode. Batch norm is folded into the weights of the copy; ``qann`` is not changed.
+
+    Raises `NotCalibrated` where a step size is not set; `Diverged` where a weight is NaN or infinite; `InvalidArgument`
+    where `quantize` did not make ``qann``, or the charge steps or the rule are impossible.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.randn(16, 4)
+    >>> qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x])
+    >>> snn = qffs.to_spiking(qann, charge_steps=4)
+    >>> snn(x, steps=8).shape                              # the output after each of 8 steps
+    torch.Size([8, 16, 2])
     """
     if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
         raise InvalidArgument("to_spiking takes the network that qffs.quantize returned")
@@ -151,7 +181,7 @@ def _refuse_converted(model: nn.Module) -> None:
 
 
 def _hidden_levels(qann: fx.GraphModule) -> int:
-    """The highest level of the hidden layers; of the output where there is nothing else."""
+    """Return the highest level of the hidden layers, or of the output where no other layer has levels."""
     outputs = output_quantizers(qann)
     hidden = [quantizer.highest for path, quantizer in quantizers(qann).items() if path not in outputs]
     return max(hidden or [quantizer.highest for quantizer in quantizers(qann).values()])
@@ -161,21 +191,30 @@ def _hidden_levels(qann: fx.GraphModule) -> int:
 def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> nn.Module:
     """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
 
-    Each becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, over the activations x that reach the
-    quantizer (or its channel, where each has a step size of its own) in all batches so far, in eval mode. While a
-    batch runs, the quantizers before are already in force, so later layers see what they will see in use. batches:
-    input tensors ``[B, ...]``, or tuples of inputs.
-    Raises `InvalidArgument` without a quantizer or a batch, or where a batch is not the inputs; `Diverged` where NaN or
-    infinity arrives. After an error all step sizes are what they were.
+    qann: the network that `qffs.quantize` returned; batches: input tensors ``[B, ...]``, or tuples of inputs, without
+    labels.
+
+    A step size becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``. The mean is over the activations x that
+    reach the quantizer (or its channel, with a step size per channel) in all batches, in eval mode. Earlier layers
+    are quantized while a batch runs, so that later layers receive the activations of the quantized network.
+
+    Raises `InvalidArgument` where ``qann`` has no quantizer, where there is no batch, and where a batch is not a batch
+    of inputs; `Diverged` where NaN or infinity reaches a quantizer. After an error all step sizes are as before.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> batches = [torch.randn(16, 4), torch.randn(16, 4)]
+    >>> qann = qffs.calibrate(qffs.quantize(model, bits=2, example=batches[0]), batches)
+    >>> qann.eval()(batches[0]).shape
+    torch.Size([16, 2])
     """
-    of_all = list(quantizers(qann).values())
-    if not of_all:
+    layers = list(quantizers(qann).values())
+    if not layers:
         raise InvalidArgument("there is nothing to calibrate: the network has no quantizer; call qffs.quantize first")
     if isinstance(batches, Tensor):
         raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
-    sums = {quantizer: (torch.zeros((), dtype=torch.float64), 0) for quantizer in of_all}
-    hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in of_all]
-    before = {quantizer: quantizer.step_size.detach().clone() for quantizer in of_all}
+    sums = {quantizer: (torch.zeros((), dtype=torch.float64), 0) for quantizer in layers}
+    hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in layers]
+    before = {quantizer: quantizer.step_size.detach().clone() for quantizer in layers}
     try:
         with evaluating(qann):
             for batch in batches:

@@ -1,7 +1,7 @@
-"""Files and folders that are written whole, or not at all, and results as plain data.
+"""Files and folders that are written whole or not at all, and results as plain data.
 
-Something new is written beside its place and put there by renaming: whoever reads at any moment, or after a crash,
-finds what was there before or what is new, never a part of it.
+A new file or folder is written under a hidden name beside its path, and then renamed. So a reader at any moment, and
+also after a crash, sees the old one or the new one, never a part of it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any
 from qffs.errors import CheckpointError, QffsError
 
 Results = dict[str, Any]
-"""What a run measured, as plain data: numbers, strings, lists and dictionaries."""
+"""The measurements of a run as plain data: numbers, strings, lists and dictionaries."""
 
 
 def to_json(results: Results | list[Results]) -> str:
-    """Return the text of results.json: the same results give the same text."""
+    """Return results as the text of results.json. The same results give the same text."""
     return json.dumps(results, indent=2, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> Path:
-    """`write` a text file in UTF-8."""
+    """Write a text file in UTF-8, whole or not at all (see `write`), and return ``path``."""
     return write(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
 
 
 def write(path: Path, write_to: Callable[[Path], object]) -> Path:
-    """Let ``write_to`` write a file beside ``path``, put it in place whole, and return ``path``.
+    """Let ``write_to`` write a file beside ``path``, rename it to ``path``, and return ``path``.
 
-    Raises `QffsError` where that cannot be done; an earlier file then stays.
+    Raises `QffsError` where the file cannot be written; an earlier file at ``path`` then stays.
     """
     fresh = path.with_name(f".{path.name}.new{path.suffix}")
     try:
@@ -51,9 +51,10 @@ def write(path: Path, write_to: Callable[[Path], object]) -> Path:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object], what: str = "the checkpoint") -> None:
-    """Let ``fill`` write the files of a folder beside ``folder``, then put it in place whole.
+    """Let ``fill`` write the files of a new folder beside ``folder``, then rename it to ``folder``.
 
-    what: how the message of the `CheckpointError` begins that is raised where that cannot be done.
+    what: the first words of the error message. Raises `CheckpointError` where the folder cannot be written; an earlier
+    folder then stays.
     """
     fresh, old = beside(folder, "new"), beside(folder, "old")
     new_parents = [parent for parent in folder.parents if not parent.exists()]
@@ -76,10 +77,10 @@ def write_folder(folder: Path, fill: Callable[[Path], object], what: str = "the 
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:
-    """Rename ``fresh`` to ``folder``; what was there becomes ``old``, and comes back where the renaming fails."""
+    """Rename ``folder`` to ``old``, and ``fresh`` to ``folder``; where that fails, rename ``old`` back."""
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)  # should the machine stop here, `qffs.load` reads the old checkpoint
+        folder.rename(old)  # where the machine stops here, `qffs.load` reads the old checkpoint
     try:
         fresh.rename(folder)
     except BaseException:
@@ -89,5 +90,5 @@ def _swap(fresh: Path, folder: Path, old: Path) -> None:
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """Return the hidden neighbor of a folder that an exchange uses: suffix "new" or "old"."""
+    """Return the hidden path beside a folder for its new or old version: suffix "new" or "old"."""
     return folder.with_name(f".{folder.name}.{suffix}")

@@ -1,4 +1,4 @@
-"""The numbers of the method: levels of a quantizer, charge schedule, firing rule. Frozen, and free of torch."""
+"""The settings of the method: levels of a quantizer, charge schedule, firing rule. Frozen, and without torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Any, Literal, TypeVar
 from qffs.errors import InvalidArgument
 
 MAX_STEPS = 2**20
-"""More steps than anybody waits for: a schedule and a run take memory for each."""
+"""The most steps of a schedule or a run: both take memory for every step."""
 
 
 @dataclass(frozen=True)
 class Levels:
     """The levels 0, 1, ..., ``highest`` of a quantized activation.
 
-    ``highest`` is n in ``Q(x) = s * clip(floor(x / s + 1/2), 0, n)`` and the largest number of spikes a
-    neuron may have sent, on balance, at any time (the paper's Z_max, eq. 20).
+    highest: n in ``Q(x) = s * clip(floor(x / s + offset), 0, n)``. It is also the most spikes, negative ones
+    subtracted, that a neuron may have sent at any time (Z_max in eq. 20 of the paper). It can be any whole number from
+    1; a number of bits b gives n = 2^b - 1 (`Levels.from_bits`). Raises `InvalidArgument` on anything else.
 
-    >>> Levels.from_bits(2)
-    Levels(highest=3)
+    >>> Levels(highest=5), Levels.from_bits(2)
+    (Levels(highest=5), Levels(highest=3))
     """
 
     highest: int
@@ -34,35 +35,38 @@ class Levels:
 
     @classmethod
     def from_bits(cls, bits: int) -> Levels:
-        """``2**bits - 1`` as the highest level; raises `InvalidArgument` unless bits is a whole number in 1..8."""
+        """Return the levels of a number of bits: the highest level is ``2**bits - 1``.
+
+        bits: a whole number from 1 to 8. Raises `InvalidArgument` on anything else.
+        """
         if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= 8:
             raise InvalidArgument(f"bits must be a whole number from 1 to 8, not {bits!r}")
         return cls(2**bits - 1)
 
 
 FULL = "full"
-"""What a user writes instead of bits where an activation stays in full precision."""
+"""The word that a user writes instead of bits, for an activation that stays in full precision."""
 
 Choice = int | Mapping[str, int | str]
-"""Bits, or highest levels, as a user gives them: one number for all activations, or numbers (or `FULL`) by pattern."""
+"""Bits or highest levels: one number for all activations, or numbers (or `FULL`) by pattern of their paths."""
 
 
 def by_pattern(bits: Choice | None = None, levels: Choice | None = None) -> dict[str, Levels | None]:
-    """Levels by name pattern, None for full precision, from bits or from highest levels; without either, 2 bits.
+    """Return levels by path pattern, None for full precision, from bits or from highest levels; by default, of 2 bits.
 
-    Raises `InvalidArgument` where both are given, a number is impossible, or a mapping is empty.
+    Raises `InvalidArgument` on bits together with levels, on an impossible number, and on an empty mapping.
 
     >>> by_pattern({"stem": "full", "*": 2})
     {'stem': None, '*': Levels(highest=3)}
     """
     if bits is not None and levels is not None:
         raise InvalidArgument("give bits, or levels, but not both")
-    name, given, read = ("bits", bits, Levels.from_bits) if levels is None else ("levels", levels, Levels)
-    if not isinstance(given, Mapping):
-        return {"*": read(2 if given is None else given)}
-    if not given or not all(isinstance(pattern, str) for pattern in given):
-        raise InvalidArgument(f'{name} by pattern must map at least one text, such as "*", to {name}, not be {given!r}')
-    return {pattern: _levels_of(pattern, value, read) for pattern, value in given.items()}
+    name, value, read = ("bits", bits, Levels.from_bits) if levels is None else ("levels", levels, Levels)
+    if not isinstance(value, Mapping):
+        return {"*": read(2 if value is None else value)}
+    if not value or not all(isinstance(pattern, str) for pattern in value):
+        raise InvalidArgument(f'{name} by pattern must map at least one text, such as "*", to {name}, not be {value!r}')
+    return {pattern: _levels_of(pattern, each, read) for pattern, each in value.items()}
 
 
 def _levels_of(pattern: str, value: Any, read: Callable[[Any], Levels]) -> Levels | None:
@@ -74,10 +78,10 @@ def _levels_of(pattern: str, value: Any, read: Callable[[Any], Levels]) -> Level
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the analog input and all biases are spread over the first steps: one weight a step, adding up to 1.
+    """The charge schedule: the share of the analog input and of all biases that is injected at each of the first steps.
 
-    At step t a constant current x is injected as ``weights[t] * x``; after the last weight it is off. A weight may be
-    negative.
+    weights: one number for each charge step; they add up to 1, and may be negative. At step t a constant x is injected
+    as ``weights[t] * x``; after the last weight nothing is injected. Raises `InvalidArgument` on other weights.
 
     >>> Schedule.uniform(4).weights
     (0.25, 0.25, 0.25, 0.25)
@@ -96,7 +100,10 @@ class Schedule:
 
     @classmethod
     def uniform(cls, steps: int) -> Schedule:
-        """Weight ``1 / steps`` at each of the first ``steps`` steps."""
+        """Return the schedule with weight ``1 / steps`` at each of ``steps`` steps.
+
+        Raises `InvalidArgument` unless steps is a whole number from 1 to 2^20.
+        """
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise InvalidArgument(f"charge steps must be a whole number of at least 1, not {steps!r}")
         if steps > MAX_STEPS:
@@ -105,7 +112,10 @@ class Schedule:
 
     @classmethod
     def of(cls, charge_steps: int | Sequence[float]) -> Schedule:
-        """A uniform schedule from a number of steps, or the given weights by step."""
+        """Return the uniform schedule of a number of steps, or the schedule of a sequence of weights.
+
+        Raises `InvalidArgument` on anything else.
+        """
         if isinstance(charge_steps, int):
             return cls.uniform(charge_steps)
         try:
@@ -123,11 +133,14 @@ class Schedule:
 
     @property
     def usual_steps(self) -> int:
-        """How many steps a run takes where nobody says: 8, and at least 2 D, for the network to settle."""
+        """The number of steps of a run by default: 8, but at least 2 D, so that the network can settle."""
         return max(8, 2 * self.steps)
 
     def over(self, steps: int) -> tuple[float, ...]:
-        """The weights of a run of ``steps`` steps, zero after step D; `InvalidArgument` if steps < D or > 2^20."""
+        """Return the weights of a run of ``steps`` steps, zero after step D.
+
+        Raises `InvalidArgument` unless steps is a whole number from D to 2^20.
+        """
         if not isinstance(steps, int) or isinstance(steps, bool):
             raise InvalidArgument(f"the number of steps must be a whole number, not {steps!r}")
         if steps < self.steps:
@@ -141,17 +154,22 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FiringRule:
-    """What a neuron may do; each of the first three fields switches one remedy of the paper's section 4.4 on or off.
+    """The firing rule: what a neuron may do. `qffs.to_spiking` takes one for all neurons of a network.
 
-    ``negative_spikes``: take a spike back when the potential is below 0 and spikes were sent;
-    ``cap``: never send more spikes, on balance, than the highest level;
-    ``precharge``: the potential before the first step, in units of the threshold; None takes the rounding offset of the
-    quantizer that the neuron stands for, which is what makes the neuron round as the quantizer does.
+    Each of the first three fields switches one remedy of section 4.4 of the paper on or off; all are on by default, and
+    then the network is exact.
 
-    Three more fields are other methods' (`qffs.studies.methods`). ``reset``: what a spike does to the potential,
-    ``"subtract"`` the threshold from it or set it to ``"zero"`` (hard reset); ``multi_spike``: whether a neuron sends
-    as many spikes in one step as take it to the level of all that has arrived; ``decay``: the share of the potential
-    that stays from one step to the next (1: no leak). Raises `InvalidArgument` on values that can never work.
+    negative_spikes: send a spike of -1, which takes a spike back, where the potential is below 0 and spikes were sent;
+    cap: send no spike while the count, negative spikes subtracted, is at the highest level; precharge: the potential
+    before the first step, in thresholds; None takes the rounding offset of the quantizer in the place of the neuron, so
+    that the neuron rounds as the quantizer does.
+
+    The other three fields belong to the methods that are compared with this one (`qffs.studies.methods`). reset: the
+    effect of a spike on the potential: ``"subtract"`` the threshold, or set it to ``"zero"`` (hard reset); multi_spike:
+    send as many spikes in one step as reach the level of all input so far; decay: the share of the potential that stays
+    from one step to the next (1: no leak).
+
+    Raises `InvalidArgument` on values that can never work. `qffs.functional.neuron.step` holds the equations.
 
     >>> FiringRule(cap=False).is_standard, FiringRule(decay=0.5).is_standard
     (True, False)
@@ -180,22 +198,22 @@ class FiringRule:
 
     @property
     def is_standard(self) -> bool:
-        """Whether a spike takes one threshold off the potential, one spike a step, and nothing else is lost."""
+        """True for one spike per step, which takes one threshold off the potential, without a leak."""
         return self.reset == "subtract" and not self.multi_spike and self.decay == 1
 
 
 T = TypeVar("T")
 
 SHOWN = 3
-"""How many paths a message names."""
+"""The most paths that a message names."""
 
 
 def resolve(choices: Mapping[str, T], paths: Sequence[str]) -> dict[str, T]:
-    """The choice for each path, in the order of ``paths``: that of the first pattern that matches it.
+    """Return the choice of each path, in the order of ``paths``: the choice of the first pattern that matches the path.
 
     choices: by pattern, as `fnmatch.fnmatchcase` reads it (``*`` any characters, ``?`` one, ``[ab]`` one of these).
-    Raises `InvalidArgument` where a pattern decides nothing, because it matches no path or only what patterns before it
-    took, and where no pattern matches a path.
+    Raises `InvalidArgument` where no pattern matches a path, and where a pattern decides nothing, because it matches no
+    path, or only paths that earlier patterns match.
 
     >>> resolve({"layer4.*": 3, "*": 2}, ["stem.relu", "layer4.0.relu"])
     {'stem.relu': 2, 'layer4.0.relu': 3}
@@ -204,17 +222,17 @@ def resolve(choices: Mapping[str, T], paths: Sequence[str]) -> dict[str, T]:
     for pattern in choices:
         if pattern not in deciding.values():
             raise InvalidArgument(_idle(pattern, deciding))
-    left = [path for path, pattern in deciding.items() if pattern is None]
-    if left:
-        raise InvalidArgument(f'no pattern matches {_some(left)}: end with "*", which matches all that is left')
+    unmatched = [path for path, pattern in deciding.items() if pattern is None]
+    if unmatched:
+        raise InvalidArgument(f'no pattern matches {_some(unmatched)}: end with "*", which matches all other paths')
     return {path: choices[pattern] for path, pattern in deciding.items() if pattern is not None}
 
 
 def _idle(pattern: str, deciding: Mapping[str, str | None]) -> str:
-    """Why a pattern decides nothing, in a sentence."""
-    taken = [path for path in deciding if fnmatchcase(path, pattern)]
-    if taken:
-        return f"{pattern!r} decides nothing: {deciding[taken[0]]!r} before it matches {_some(taken)}; put it first"
+    """Return why a pattern decides nothing, in a sentence."""
+    matches = [path for path in deciding if fnmatchcase(path, pattern)]
+    if matches:
+        return f"{pattern!r} decides nothing: {deciding[matches[0]]!r} before it matches {_some(matches)}; put it first"
     near = get_close_matches(pattern, deciding, SHOWN) or list(deciding)
     return f"{pattern!r} matches no activation that is to be quantized; there are {_some(near)}"
 

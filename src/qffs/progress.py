@@ -1,4 +1,4 @@
-"""Progress bars on standard error, for whatever takes longer than a moment; of several processes one shows them."""
+"""Progress bars on standard error, for work that takes longer than a moment. Only process 0 shows them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rich.text import Text
 
 
 def first() -> bool:
-    """Whether this is process 0 of those that a launcher such as ``torchrun`` started together, or alone."""
+    """Return whether this is process 0 of a launcher such as ``torchrun``, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -35,17 +35,17 @@ class Bar:
         self._progress, self._task = progress, task
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Move on by ``amount`` and show ``note`` behind the bar."""
+        """Advance by ``amount`` and show ``note`` behind the bar."""
         self._progress.update(self._task, advance=amount, note=note)
 
     def say(self, sentence: str) -> None:
-        """Leave a sentence above the bar; nothing where no bar is shown."""
+        """Print a sentence above the bar, or nothing where no bar is shown."""
         if not self._progress.disable:
             self._progress.console.print(sentence, markup=False, highlight=False)
 
 
 class _Rate(ProgressColumn):
-    """Things a second."""
+    """The speed, in units per second."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f} {task.fields['unit']}/s")
@@ -53,7 +53,10 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def track(label: str, total: int, unit: str, *, show: bool = True) -> Iterator[Bar]:
-    """A bar that counts to ``total`` ``unit``, with speed and time left; only where ``show``, and in process 0."""
+    """Show a bar that counts to ``total``, with the speed in ``unit`` per second and the time left; yield the `Bar`.
+
+    It is hidden where ``show`` is false, and in all processes but the first.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -68,12 +71,15 @@ def track(label: str, total: int, unit: str, *, show: bool = True) -> Iterator[B
 
 
 PATIENCE_S = 2.0
-"""Seconds that work of unknown length may take before a spinner shows that it goes on."""
+"""The seconds that work of unknown length may take before a spinner shows that it continues."""
 
 
 @contextmanager
 def wait(label: str, *, show: bool = True) -> Iterator[None]:
-    """A spinner on a terminal, from `PATIENCE_S` on and gone at the end; only where ``show``, and in process 0."""
+    """Show a spinner on a terminal after `PATIENCE_S` seconds, and remove it at the end.
+
+    It is hidden where ``show`` is false, and in all processes but the first.
+    """
     console = Console(stderr=True)
     if not (show and first() and console.is_terminal):
         yield
@@ -87,5 +93,5 @@ def wait(label: str, *, show: bool = True) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-        timer.join()  # the spinner runs by now, or never will
+        timer.join()  # after this, the spinner runs or never starts
         spinner.stop()

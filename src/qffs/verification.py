@@ -1,4 +1,4 @@
-"""The check that a spiking network counts, neuron by neuron, what its quantized network computes."""
+"""The check, neuron by neuron, that a spiking network computes the same as its quantized network."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import State
 
 TOLERANCE = 1000.0
-"""How far outputs may differ where every count is equal, in units of the type's precision times the largest output.
+"""The largest difference of outputs, in units of the type's precision times the largest output.
 
-Counts are compared exactly; outputs are sums of the same numbers in another order.
+Counts are compared exactly. Outputs differ by rounding: they are sums of the same numbers in another order.
 """
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `verify` compared, all of it equal: ``layers`` (path, units) in order, over ``images`` and ``steps``.
+    """The result of `verify`: the layers that it compared, all of them equal. `print` shows it as a sentence.
 
-    ``settled``: the first step after which no neuron sent a spike any more; ``deviation``: the largest absolute
-    difference of the outputs, which is within `TOLERANCE` of their size.
+    layers: path and number of units of each layer, in order; images, steps: the size of the run; settled: the number of
+    steps after which no neuron sent a spike any more; deviation: the largest absolute difference of the outputs, within
+    `TOLERANCE` of their size.
     """
 
     layers: tuple[tuple[str, int], ...]
@@ -50,12 +51,23 @@ class Comparison:
 def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None = None) -> Comparison:
     """Compare every neuron's count with its quantizer's level after ``steps`` steps; raise at the first difference.
 
-    inputs: the network's, as tensors or, as for an example, one tuple of them; steps: by default, as many as it takes
-    until no neuron fires any more. The two are equal in exact arithmetic; in floating point a sum that ends within
-    rounding of a tie may fall either way, so compare float64 copies (``qann.double()``, ``snn.double()``) where
-    exactness is the question.
-    Returned: what was compared. Raises `Mismatch`, naming the first layer that differs, by how much, on how many
-    of its units.
+    qann: the network that `qffs.quantize` returned; snn: the network that `qffs.to_spiking` made of it; inputs: a batch
+    of inputs, as tensors or as one tuple of tensors; steps: T, by default as many steps as the network needs to settle.
+
+    The two networks are equal in exact arithmetic. In floating point, rounding decides a sum that ends nearly on a tie
+    between two levels, and may decide differently on both sides: to prove exactness, compare float64 copies
+    (``qann.double()``, ``snn.double()``).
+
+    Returns a `Comparison`. Raises `Mismatch`, which names the first layer that differs, by how much, and on how many of
+    its units; `InvalidArgument` on other arguments, and where the networks do not run on the inputs; `NotCalibrated`
+    where a step size is not set.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).double()
+    >>> x = torch.randn(16, 4, dtype=torch.float64)
+    >>> qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    >>> comparison = qffs.verify(qann, qffs.to_spiking(qann), x)
+    >>> comparison.layers, comparison.images
+    ((('1', 128),), 16)
     """
     if len(inputs) == 1 and isinstance(inputs[0], tuple):
         inputs = inputs[0]
@@ -83,9 +95,9 @@ def verify(qann: nn.Module, snn: SpikingNetwork, *inputs: Any, steps: int | None
 
 @torch.no_grad()
 def levels_of(qann: nn.Module, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    """What a quantized network returns, and the level of every unit of its quantizers, by their paths.
+    """Return the output of a quantized network, and the levels of its quantizers by their paths.
 
-    Raises `InvalidArgument` where it does not run on these inputs.
+    Raises `InvalidArgument` where the network does not run on these inputs.
     """
     levels: dict[str, Tensor] = {}
     hooks = [q.register_forward_pre_hook(partial(_record_level, levels, path)) for path, q in quantizers(qann).items()]
@@ -111,7 +123,7 @@ def _record_activity(fired: dict[str, list[Tensor]], path: str, spikes: Tensor, 
 
 
 def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
-    """The number of units of a layer, all of which agree; raises `Mismatch` where one does not."""
+    """Return the number of units of a layer; raise `Mismatch` unless the count of each is its level."""
     if path not in levels:
         raise Mismatch(f"the spiking network has neurons at {path}, where the quantized network has no quantizer")
     after = state.neurons[path]
@@ -128,7 +140,7 @@ def _equal_units(path: str, state: State, levels: dict[str, Tensor]) -> int:
 
 
 def _equal_output(after: Tensor, expected: Tensor) -> float:
-    """The largest absolute difference of an output; raises `Mismatch` where rounding does not explain it."""
+    """Return the largest absolute difference of an output; raise `Mismatch` where it is larger than rounding."""
     apart = torch.where(after == expected, 0.0, (after - expected).abs())  # 0 also where both are -inf
     difference = float(apart.max())
     if not difference <= TOLERANCE * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max())):
