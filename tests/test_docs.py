@@ -150,13 +150,13 @@ def test_the_example_of_ones_own_method_runs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_comparisons_page_is_that_of_what_was_compared() -> None:
     page = script("compare")
-    assert page.PAGE.read_text(encoding="utf-8") == page.page(page.kept())
-    for name in page.kept():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(page.comparisons())
+    for name in page.comparisons():
         assert (page.PICTURES / f"{name}.png").exists()
 
 
-def test_what_stays_behind_is_told_of_any_methods() -> None:
-    """Also where none trained ReLUs, and one reads nothing out."""
+def test_gaps_are_explained_for_any_methods() -> None:
+    """Explain gaps also if no method trained ReLUs, and if one has no read-out."""
     page = script("compare")
     points = [{"latency": 4, "accuracy": 0.5}]
     rows = [

@@ -21,7 +21,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "results" / "exports", ROOT / "docs" / "exports.md"
-KEPT = RESULTS / "networks.json"
+FILE = RESULTS / "networks.json"
 STEPS, RATES = 9, 32
 COLUMNS = (
     "spikingjelly", "snntorch", "brian2", "pynn", "nir-exact", "nir", "pt2, SNN", "pt2, QANN", "onnx, SNN",
@@ -42,7 +42,7 @@ def measure(names: list[str]) -> dict[str, dict[str, str]]:
     from helpers.networks import NETWORKS
 
     torch.set_num_threads(1)
-    known = json.loads(KEPT.read_text(encoding="utf-8")) if names else {}
+    known = json.loads(FILE.read_text(encoding="utf-8")) if names else {}
     found = known | {name: one(name) for name in track(names or list(NETWORKS), "networks")}
     return {name: found[name] for name in NETWORKS}
 
@@ -235,5 +235,5 @@ def read(name: str) -> Any:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
-        KEPT.write_text(json.dumps(measure(sys.argv[2:]), indent=1) + "\n", encoding="utf-8")
+        FILE.write_text(json.dumps(measure(sys.argv[2:]), indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(read("networks"), read("operators"), read("digits")), encoding="utf-8")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-KEPT = Path(__file__).resolve().parents[2] / "results" / "exports" / "digits.json"
+FILE = Path(__file__).resolve().parents[2] / "results" / "exports" / "digits.json"
 STEPS, IMAGES = 64, 10
 NETWORKS = {"dense": 8, "average pooling, width 2": 2, "average pooling, width 8": 8, "max pooling, width 2": 2,
             "max pooling, width 8": 8}  # fmt: skip
@@ -123,7 +123,7 @@ def main() -> None:
             if name == "average pooling, width 8":
                 row["nir"] = approximated(snn, x, y, Path(folder))
         found[name] = row
-        KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = ROOT / "results" / "exports" / "operators.json"
+FILE = ROOT / "results" / "exports" / "operators.json"
 STEPS, UNROLLED = 9, 4  # of what is written step by step there are fewer: it takes long
 SHAPES = {1: (2, 12), 2: (2, 6, 6), 3: (2, 4, 4, 4)}
 USUAL: dict[str, Callable[[int], nn.Module]] = {
@@ -176,7 +176,7 @@ if __name__ == "__main__":
     names = [each for each in sys.argv[1:] if not each.startswith("--")]
     makers = forms()
     fast = "--fast" in sys.argv
-    known = json.loads(KEPT.read_text(encoding="utf-8")) if names or fast else {}
+    known = json.loads(FILE.read_text(encoding="utf-8")) if names or fast else {}
     for name in track(names or list(makers), "operators"):
         known[name] = (known.get(name, {}) if fast else {}) | row(makers[name], slow=not fast)
-        KEPT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        FILE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

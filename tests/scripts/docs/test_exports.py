@@ -66,5 +66,5 @@ def test_the_page_describes_every_target() -> None:
 @pytest.mark.parametrize("name", slow_but(["mlp", "lenet"], "lenet"))
 def test_a_network_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PAGE, "first_of_kinds", set)
-    kept = json.loads(PAGE.KEPT.read_text(encoding="utf-8"))[name]
+    kept = json.loads(PAGE.FILE.read_text(encoding="utf-8"))[name]
     assert PAGE.one(name) == {column: cell for column, cell in kept.items() if not column.startswith(("pt2", "onnx"))}

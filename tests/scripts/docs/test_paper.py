@@ -17,7 +17,7 @@ def script() -> Any:
 
 
 def test_the_page_is_that_of_what_was_made(script: Any) -> None:
-    items = script.kept()
+    items = script.items()
     assert items
     text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     assert text == script.page(items)
