@@ -84,13 +84,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_pat
     for name, option in (("hub", "steps"), ("spikingjelly", "steps"), ("brian2", "profile"), ("onnx", "data")):
         with pytest.raises(InvalidArgument, match=f"{name} takes no --{option}: leave it out"):
             run_export(run / "snn", name, tmp_path / "out", **{option: 8 if option == "steps" else "digits"})
-    with pytest.raises(InvalidArgument, match="--size and --images say which of the --data: name these too"):
+    with pytest.raises(InvalidArgument, match="--size and --images choose from --data: name --data too"):
         run_export(run / "snn", "nir", tmp_path / "out", images=3)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidArgument, match=r"onnx writes a file, and .*folder is none"):
+    with pytest.raises(InvalidArgument, match=r"onnx writes a file, but .*folder is not a file"):
         run_export(run / "snn", "onnx", tmp_path / "folder")
-    with pytest.raises(InvalidArgument, match=r"hub writes a folder, and .*file is none"):
+    with pytest.raises(InvalidArgument, match=r"hub writes a folder, but .*file is not a folder"):
         run_export(run / "snn", "hub", tmp_path / "file")
     with pytest.raises(InvalidArgument, match="snn is the checkpoint itself: name another output"):
         run_export(run / "snn", "hub", run / "snn")

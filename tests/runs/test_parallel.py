@@ -79,7 +79,7 @@ def test_the_fault_of_one_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_at_least_one_goes_on(number: int, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=f"at least 1 run must go on at once, not {number}"):
+    with pytest.raises(InvalidArgument, match=f"the number of jobs must be at least 1, not {number}"):
         train_all(recipes(tmp_path), jobs=number)
 
 
@@ -130,7 +130,7 @@ def test_all_are_stopped_and_go_on_as_if_they_had_not_been(asked: signal.Signals
     with begun(tmp_path, *LONG) as program:
         os.kill(program.pid, asked)
         _, said = program.communicate(timeout=60)
-    assert f"Stopped: stopped by {asked.name}; the same command goes on" in said
+    assert f"Stopped: stopped by {asked.name}; the same command continues" in said
     assert not any((tmp_path / name / "results.json").exists() for name in "ab")
     if asked is signal.SIGINT:
         return
@@ -167,7 +167,7 @@ def failing(told: Any, *_: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kill", "sentence"),
-    [(True, "trained long was ended by SIGKILL, .*try with fewer at once"), (False, "ended with exit code 3; what it")],
+    [(True, "trained long was ended by SIGKILL, .*try fewer jobs at once"), (False, "ended with exit code 3; its mes")],
 )
 def test_a_process_that_ends_is_told_of(
     kill: bool, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -175,12 +175,12 @@ def test_a_process_that_ends_is_told_of(
     if not kill:
         monkeypatch.setattr(parallel, "_run", failing)
     with parallel._Processes(1, Interruption()) as processes:
-        processes.begin(tmp_path / "long", Recipe.of(SAID | {"full_precision": ROUND | {"epochs": 500}}))
+        processes.start(tmp_path / "long", Recipe.of(SAID | {"full_precision": ROUND | {"epochs": 500}}))
         ((process, _),) = processes.running.values()
         if kill:
             process.kill()
         with pytest.raises(InvalidArgument, match=sentence):
-            processes.ended()
+            processes.next_ended()
 
 
 def test_a_stop_comes_whole_from_another_process() -> None:

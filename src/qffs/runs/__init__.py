@@ -1,1 +1,1 @@
-"""Whole jobs from files to files: what each subcommand of the command line calls."""
+"""The functions that the subcommands of the command line call: each reads files, works and writes files."""

@@ -1,4 +1,4 @@
-"""Jobs on one network: its plan, its quantization, its conversion, its simulation."""
+"""The plan, the quantization and the conversion of one network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from qffs.train.loop import Setting, fit
 def plan(
     model: str, shapes: Sequence[find.Shape] = (), weights: str | None = None, progress: bool = True
 ) -> tuple[Plan, str]:
-    """Return the plan of a network by its name, and the shapes of its inputs in words; nothing is written.
+    """Return the plan of the network of a name, and the shapes of its inputs as a text; nothing is written.
 
-    shapes: of the inputs, without the batch; by default those that the network's source knows.
+    shapes: the shapes of the inputs without the batch dimension; by default those that the network's source names.
     """
     with wait(f"reading {model}", show=progress):
         source = find.find(model, weights)
@@ -33,9 +33,10 @@ def plan(
 
 
 def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
-    """Quantize, calibrate and fine-tune a network and write its checkpoint to ``folder``; return what was done.
+    """Quantize, calibrate and fine-tune a network, and write its checkpoint to ``folder``.
 
-    Its full-precision epochs do not matter: none are run here.
+    Returns the description of the run, the ``loss`` of each epoch and the ``training_accuracy``. The epochs in full
+    precision are left out.
     """
     check_folder(folder)
     inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
@@ -68,13 +69,17 @@ def convert(
     device: str = "auto",
     seed: int = 0,
 ) -> Results:
-    """Convert the quantized network of a checkpoint to a spiking one and write it to ``folder``."""
+    """Convert the quantized network of a checkpoint to a spiking network and write it to ``folder``.
+
+    Returns the description of the checkpoint, the ``charge_schedule`` and the ``highest_level`` of each layer. Raises
+    `InvalidArgument` if ``folder`` is the checkpoint or lies in it.
+    """
     torch_device = seeded_device(device, seed)
     if folder.resolve() == checkpoint.resolve():
         raise InvalidArgument(f"the spiking network would replace the quantized one in {folder}: name another folder")
     if checkpoint.resolve() in folder.resolve().parents:
         raise InvalidArgument(
-            f"{folder} lies inside the checkpoint {checkpoint}, which is to stay: name another folder"
+            f"{folder} lies inside the checkpoint {checkpoint}, which must not change: name another folder"
         )
     check_folder(folder)
     loaded = load_kind("qann", checkpoint, "convert takes a quantized one")

@@ -1,4 +1,4 @@
-"""The network of a checkpoint in the form of another tool."""
+"""Export of a checkpoint's network to the form of another tool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qffs.runs.measure import Trial
 from qffs.spiking.network import SpikingNetwork
 
 IMAGES = 100
-"""How many test images a target is given where nobody says."""
+"""The default number of test images that a target gets."""
 
 
 def export(
@@ -37,10 +37,11 @@ def export(
 ) -> Results:
     """Write the network of a checkpoint in the form of a target, one of `qffs.export.TARGETS`.
 
-    steps: T, where the target takes it; profile: of NIR, for which tool; data, size, images: test images for those that
-    keep examples or measure a loss, as `Trial` takes them, `IMAGES` of them by default. A hub's card shows the results
-    of the run that the checkpoint is of. Returned: what was written, as `qffs.export.target.Written` has it. Raises
-    `InvalidArgument` where there is no such target, or it does not take the network or one of the options.
+    steps: T, for targets that take it; profile: the tool that will read a NIR file; data, size, images: test images, as
+    for `Trial`, for targets that store examples or measure a loss, by default `IMAGES` of them. The card of a hub
+    folder shows the results of the run that wrote the checkpoint. Returns the fields of `qffs.export.target.Written`.
+
+    Raises `InvalidArgument` if there is no such target, or if it does not take the network or one of the options.
     """
     if to not in TARGETS:
         raise InvalidArgument(f"there is no target {to!r}; there are {', '.join(TARGETS)}")
@@ -53,29 +54,29 @@ def export(
         if name not in target.takes:
             raise InvalidArgument(f"{to} takes no --{name.replace('inputs', 'data')}: leave it out")
     if data is None and (size, images) != (None, None):
-        raise InvalidArgument("--size and --images say which of the --data: name these too")
+        raise InvalidArgument("--size and --images choose from --data: name --data too")
     _check_output(target, output, checkpoint)
     arguments: dict[str, Any] = {"about": loaded.about, "results": _results(checkpoint, network), "progress": progress}
     if data is not None:
         trial = Trial(checkpoint, data=data, size=size, images=images, device="cpu", progress=progress)
         arguments |= _labeled_inputs(trial)
     accepted = {name: value for name, value in (options | arguments).items() if name in target.takes}
-    with wait(f"writing {to}", show=progress and "progress" not in accepted):  # those have a bar of their own
+    with wait(f"writing {to}", show=progress and "progress" not in accepted):  # a target with progress shows a bar
         written = target.write(network, output, **accepted)
     return dataclasses.asdict(written) | {"path": str(written.path)}
 
 
 def _check_output(target: Target, output: Path, checkpoint: Path) -> None:
-    """Raise `InvalidArgument` where a file would replace a folder, a folder a file, or the output its own source."""
+    """Raise `InvalidArgument` if a file would replace a folder, a folder a file, or the output the checkpoint."""
     if output.is_dir() != target.folder and output.exists():
         kind = "a folder" if target.folder else "a file"
-        raise InvalidArgument(f"{target.name} writes {kind}, and {output} is none: name another output")
+        raise InvalidArgument(f"{target.name} writes {kind}, but {output} is not {kind}: name another output")
     if output.resolve() == checkpoint.resolve():
         raise InvalidArgument(f"{output} is the checkpoint itself: name another output")
 
 
 def _labeled_inputs(trial: Trial) -> dict[str, Tensor]:
-    """Return test images as a network's inputs, and their labels."""
+    """Return test images as ``inputs`` of a network, and their ``labels``."""
     evaluation = trial.load()
     images = evaluation.images
     if trial.images is None and len(images) > IMAGES:
@@ -84,7 +85,7 @@ def _labeled_inputs(trial: Trial) -> dict[str, Tensor]:
 
 
 def _results(checkpoint: Path, network: Network) -> Results | None:
-    """Return the results of the run whose folder a checkpoint is in, where they are those of the network, else None."""
+    """Return the results in the folder of the run that wrote a checkpoint; None if they are not of this network."""
     try:
         results = json.loads((checkpoint.absolute().parent / "results.json").read_text(encoding="utf-8"))
         figures = [results["full_precision"]["accuracy"], results["qann"]["accuracy"]]
@@ -94,4 +95,4 @@ def _results(checkpoint: Path, network: Network) -> Results | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     same = not isinstance(network, SpikingNetwork) or list(network.schedule.weights) == schedule
-    return results if whole and same and checkpoint.name == kind_of(network) else None  # a run's are named so
+    return results if whole and same and checkpoint.name == kind_of(network) else None  # a run names its folders so

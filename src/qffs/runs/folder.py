@@ -1,4 +1,4 @@
-"""The folder of a run: what may be written there, and which run it holds already."""
+"""The folder of a run: checks before a run writes into it, and the results of an earlier run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from qffs.train.state import RunState
 
 Stage = Literal["full precision", "quantized"]
 CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantized": "qann"}
-"""The folder of the network that each stage trains."""
+"""The folder of the checkpoint that each stage writes."""
 
 
 def check_outputs(folder: Path) -> None:
-    """Raise where a run could not write into a folder, or would write over what is not of a run."""
+    """Raise if a run could not write into a folder, or would replace files that no run wrote."""
     for name in (*CHECKPOINTS.values(), "snn"):
         check_folder(folder / name)
     for name in ("results.json", "run.json", "accuracy.png"):
@@ -28,14 +28,14 @@ def check_outputs(folder: Path) -> None:
 
 
 def finished(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
-    """Return the results of the recipe's run where the folder holds them, else None.
+    """Return the results of the recipe's run if the folder holds them, else None.
 
-    Raises `InvalidArgument` where a new run would replace the one in the folder, or go on with that of another recipe.
+    Raises `InvalidArgument` if a new run would replace the run in the folder, or continue that of another recipe.
     """
     results, state = folder / "results.json", RunState(folder).path
     holds_run = results.exists() or state.exists()
     if holds_run and not resume:
-        status = "has ended" if results.exists() else "can go on with --resume"
+        status = "has ended" if results.exists() else "can continue with --resume"
         raise InvalidArgument(f"{folder} holds a run that {status}: name another --output for a new one")
     if (folder / "recipe.yaml").exists():
         keys = differences(without_paths(recipe), without_paths(read(str(folder / "recipe.yaml"))))
@@ -43,23 +43,25 @@ def finished(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
             raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(keys)}")
     for name in ("run.json", "accuracy.png"):
         if not holds_run and (folder / name).exists():
-            raise InvalidArgument(f"{folder} holds no run, but a file {name}, which one would replace: name another")
+            raise InvalidArgument(
+                f"{folder} holds no run, but a file {name} that a run would replace: name another --output"
+            )
     return read_results(results) if results.exists() else None
 
 
 def read_results(path: Path) -> Results:
-    """Return the results that a run wrote; raises `CheckpointError` where the file holds something else."""
+    """Return the results that a run wrote; raises `CheckpointError` if the file holds something else."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(results, dict) or "snn" not in results:
-        raise CheckpointError(f"{path} holds something else than the results of a run")
+        raise CheckpointError(f"{path} holds no results of a run")
     return results
 
 
 def without_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe without what may change before a run goes on: where its files lie, how many processes read."""
+    """Return the recipe without the values that may change before a run continues: folders of files, and workers."""
     kind, colon, path = recipe.data.rpartition(":")
     weights = recipe.weights and Path(recipe.weights).name
     return recipe.model_copy(update={"data": kind + colon + Path(path).name, "weights": weights, "workers": 0})

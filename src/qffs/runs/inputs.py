@@ -1,4 +1,4 @@
-"""What a run starts from: a device, data, a network that fits them, and what the run's files say of it."""
+"""The inputs of a run: a device, data and a network that fits them; and the description in the run's files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ Normalize = Callable[[Tensor], Tensor]
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name; "auto" is CUDA where there is one. Raises `InvalidArgument` where there is none."""
+    """Return the device of a name; "auto" is CUDA if there is a CUDA device, else the CPU.
+
+    Raises `InvalidArgument` for another name, and for "cuda" without a CUDA device.
+    """
     if name not in {"auto", "cpu", "cuda"}:
         raise InvalidArgument(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
@@ -38,14 +41,17 @@ def device_of(name: str) -> torch.device:
 
 
 def seeded_device(device: str, seed: int) -> torch.device:
-    """Return the device of a name, with PyTorch's seed set: an operator of a network might be random."""
+    """Set PyTorch's seed, because an operator of a network might be random, and return the device of a name."""
     check_seed(seed)
     torch.manual_seed(seed)
     return device_of(device)
 
 
 def normalizer(data: Dataset, device: torch.device, channels_last: bool = True) -> Normalize:
-    """Return what makes a network's input of images: on the device, and channels last, which convolutions like best."""
+    """Return the function from images to a network's input: normalized and on the device.
+
+    channels_last: the memory format in which most convolutions are fastest.
+    """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def normalize(images: Tensor) -> Tensor:
@@ -56,7 +62,7 @@ def normalizer(data: Dataset, device: torch.device, channels_last: bool = True) 
 
 @dataclass(frozen=True)
 class Parts:
-    """The images of a run: those to train on, those held out where a recipe holds some out, and those to test on."""
+    """The images of a run: training images, held-out images if a recipe asks for them, and test images."""
 
     train: Images
     held_out: Images | None
@@ -65,9 +71,9 @@ class Parts:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run works with: a network as a graph, on its device, images, and what makes its inputs of images.
+    """The inputs of a run: a network as a graph on its device, data, and the function from images to its input.
 
-    ``qann``: the quantized network, with the weights from before training; `quantized` gives it those of today.
+    ``qann``: the quantized network with the weights before training; `quantized` gives it the present weights.
     """
 
     device: torch.device
@@ -79,7 +85,7 @@ class RunInputs:
     augmentation: Augmentation
 
     def quantized(self) -> fx.GraphModule:
-        """Return the quantized network, with the weights that the network has now; step sizes stay as they are."""
+        """Return the quantized network with the present weights of the network; its step sizes do not change."""
         missing, _ = self.qann.load_state_dict(self.network.state_dict(), strict=False)
         assert all(key.endswith("step_size") for key in missing), missing
         return self.qann
@@ -93,11 +99,12 @@ def run_inputs(
     parts_seed: int | None = None,
     progress: bool = True,
 ) -> RunInputs:
-    """Return a recipe's inputs; what cannot be is refused before images are decoded, which may take long.
+    """Return the inputs of a recipe's run.
 
-    The network is traced, so that what is trained is what is converted: some networks have further outputs in training.
-    usual: without an augmentation in the recipe, take `usual_augmentation`; parts_seed: which images are held out and
-    tested on, by default the recipe's seed.
+    Errors are raised before images are decoded, because decoding may take long. The network is traced, so that the
+    trained network is the converted one: some networks have further outputs in training. usual: use
+    `usual_augmentation` if the recipe has no augmentation; parts_seed: the seed that chooses held-out and test images,
+    by default the recipe's seed.
     """
     Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
@@ -114,7 +121,7 @@ def run_inputs(
     check_fit(graph, augmented, normalize, classes=classes, name=f"{recipe.model} with this augmentation")
     qann = quantize(
         graph, recipe.bits, recipe.output, example=normalize(images), per_channel=recipe.per_channel
-    )  # here already, so that a network that cannot be quantized is refused before it is trained
+    )  # before training, so that a network that cannot be quantized is refused at once
     seed = recipe.seed if parts_seed is None else parts_seed
     parts, decoded = parts_of(recipe, data, seed), in_memory(data, progress=progress)
     return RunInputs(
@@ -129,9 +136,9 @@ def run_inputs(
 
 
 def parts_of(recipe: Recipe, data: Dataset, seed: int) -> Parts:
-    """Return the images to train on, those held out, and those to test on, as a recipe says; no file is read.
+    """Return the training, held-out and test images of a recipe, chosen by a seed; no file is read.
 
-    Raises `InvalidArgument` where a part would be empty, or the data have fewer test images.
+    Raises `InvalidArgument` if a part would be empty, or if the data have fewer test images than ``test_images``.
     """
     images, held_out, test = data.train, None, data.test
     if recipe.held_out:
@@ -152,7 +159,7 @@ def calibrate_on(images: Images, qann: fx.GraphModule, normalize: Normalize, rec
 
 
 def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
-    """Return what a run's files say of it: the recipe, but data and weights by name and not by path."""
+    """Return the description of a run for its files: its recipe, with data and weights by name instead of path."""
     return {
         **recipe.model_dump(mode="json"),
         "data": data.name,
@@ -163,7 +170,7 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
 
 
 def fingerprint(data: Dataset) -> str:
-    """Return what tells data apart without reading an image: a hash of their name, sizes, classes and all labels."""
+    """Return a hash of the name, sizes, classes and all labels of data; no image is read."""
     parts = [
         (part.shape, hashlib.sha256(part.labels.numpy().tobytes()).hexdigest()) for part in (data.train, data.test)
     ]
@@ -171,7 +178,7 @@ def fingerprint(data: Dataset) -> str:
 
 
 def usual_augmentation(data: Dataset) -> list[dict[str, dict[str, Any]]]:
-    """Return shifts by up to an eighth of the side; photographs, unlike digits, are mirrored too."""
+    """Return an augmentation: shifts by up to an eighth of the side, and for color images also mirroring."""
     _, height, width = data.train.shape
     shift = {"RandomCrop": {"size": [height, width], "padding": [width // 8, height // 8]}}
     return [shift, {"RandomHorizontalFlip": {"p": 0.5}}] if len(data.mean) == 3 else [shift]

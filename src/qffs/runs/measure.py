@@ -1,4 +1,4 @@
-"""The spiking network of a checkpoint on labeled test images: its accuracy, its noises, and what it costs."""
+"""Measurements of a checkpoint's spiking network on labeled test images: accuracy, noises and cost."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from qffs.spiking.stream import check_margin
 
 @dataclass(frozen=True)
 class Trial:
-    """A measurement as a user asks for it: which network, on which images, for how many steps.
+    """The arguments of a measurement: which network, on which images, for how many steps.
 
-    ``data`` and ``size``: as `qffs.data.load` takes them; ``steps``: T, by default 8 and at least twice the charge
-    steps; ``images``: how many of the test images, spread evenly over them, by default all; ``qann``: the checkpoint of
-    the quantized network that the spiking one came from.
+    ``data`` and ``size``: the arguments of `qffs.data.load`; ``steps``: T, by default 8, or twice the charge steps if
+    that is more; ``images``: how many of the test images, evenly spread, by default all; ``qann``: the checkpoint of
+    the quantized network from which the spiking one was converted.
     """
 
     checkpoint: Path
@@ -48,11 +48,14 @@ class Trial:
     progress: bool = True
 
     def with_qann_beside(self) -> Trial:
-        """The same with the folder ``qann`` beside the checkpoint, as runs write it, where none was named."""
+        """Return a copy whose ``qann``, if it is None, is the folder ``qann`` next to the checkpoint."""
         return replace(self, qann=self.qann or self.checkpoint.parent / "qann")
 
     def load(self) -> Evaluation:
-        """Load everything and see that it fits; raises where it does not, before images are decoded."""
+        """Load the networks and the images, check that they fit, and return them.
+
+        Raises `InvalidArgument`, `CheckpointError` or `DataError` before images are decoded.
+        """
         device = seeded_device(self.device, self.seed)
         loaded = load_kind("snn", self.checkpoint, "run qffs convert on it first")
         snn = loaded.network.to(device)
@@ -92,9 +95,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured: networks, images and how they become inputs, and over how many steps.
+    """The loaded parts of a measurement: networks, images, the function from images to inputs, and T.
 
-    ``model`` and ``data``: the names of the network and the images.
+    ``model`` and ``data``: the names of the network and of the data.
     """
 
     model: str
@@ -107,7 +110,7 @@ class Evaluation:
 
     @property
     def head(self) -> Results:
-        """What all results begin with."""
+        """The first entries of all results: ``model``, ``data`` and ``images``."""
         return {"model": self.model, "data": self.data, "images": len(self.images)}
 
 
@@ -119,17 +122,23 @@ def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
 
 
 def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
-    """Return accuracy and spikes by step, beside the quantized network where the trial names one.
+    """Return accuracy and spikes after each step, and agreement with the quantized network if the trial names one.
 
-    stop_when: margins at which images are stopped early.
+    stop_when: margins at which each image is also stopped early.
     """
     for margin in stop_when:
         check_margin(margin)
-    of = trial.load()
+    evaluation = trial.load()
     measured = measure(
-        of.snn, of.images, of.normalize, of.steps, qann=of.qann, stop_when=stop_when, progress=trial.progress
+        evaluation.snn,
+        evaluation.images,
+        evaluation.normalize,
+        evaluation.steps,
+        qann=evaluation.qann,
+        stop_when=stop_when,
+        progress=trial.progress,
     )
-    results = of.head | {"snn": by_step(measured), "layers": by_layer(measured.activity)}
+    results = evaluation.head | {"snn": by_step(measured), "layers": by_layer(measured.activity)}
     if measured.stopping:
         results["stopping"] = [dataclasses.asdict(each) for each in measured.stopping]
     if measured.qann_accuracy is not None:
@@ -138,15 +147,29 @@ def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
 
 
 def noise(trial: Trial) -> Results:
-    """Return the four noises by layer and step, and what each remedy is worth; see `qffs.measurement.noise`."""
-    of = trial.with_qann_beside().load()
-    assert of.qann is not None
-    measured = noise_of(of.snn, of.qann, of.images, of.normalize, steps=of.steps, progress=trial.progress)
-    return of.head | of_noise(measured)
+    """Return the four noises by layer and step, and accuracies without each remedy; see `qffs.measurement.noise`."""
+    evaluation = trial.with_qann_beside().load()
+    assert evaluation.qann is not None
+    measured = noise_of(
+        evaluation.snn,
+        evaluation.qann,
+        evaluation.images,
+        evaluation.normalize,
+        steps=evaluation.steps,
+        progress=trial.progress,
+    )
+    return evaluation.head | of_noise(measured)
 
 
 def energy(trial: Trial, constants: Energy) -> Results:
-    """Return operations, energy and bits sent; see `qffs.measurement.cost`."""
-    of = trial.load()
-    measured = cost(of.snn, of.images, of.normalize, of.steps, energy=constants, progress=trial.progress)
-    return of.head | of_cost(measured)
+    """Return operations, energy and sent bits; see `qffs.measurement.cost`."""
+    evaluation = trial.load()
+    measured = cost(
+        evaluation.snn,
+        evaluation.images,
+        evaluation.normalize,
+        evaluation.steps,
+        energy=constants,
+        progress=trial.progress,
+    )
+    return evaluation.head | of_cost(measured)

@@ -1,4 +1,4 @@
-"""Runs beside each other: several recipes trained at once, each by a process of its own."""
+"""Parallel runs: several recipes are trained at once, each in its own process."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from qffs.runs.train import train
 from qffs.train.state import Interruption
 
 CORES_A_RUN = 4
-"""More threads than these do little for the small networks that come by the dozen."""
+"""PyTorch's threads per run; more threads make the small networks of such studies hardly faster."""
 
 
 def at_once(device: str) -> int:
-    """How many runs pay beside each other: one for every `CORES_A_RUN` of PyTorch's threads, one on a GPU.
+    """Return how many runs to train at once: one per `CORES_A_RUN` of PyTorch's threads, and one on a GPU.
 
-    Threads count as far as there are `processors` for them. Processes that ``torchrun`` started share one run.
+    There are at most as many threads as `processors`. Processes that ``torchrun`` started share one run.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1" or device_of(device).type != "cpu":
         return 1
@@ -44,19 +44,21 @@ def _threads() -> int:
 
 
 def train_all(recipes: Mapping[Path, Recipe], *, jobs: int | None = None, progress: bool = True) -> None:
-    """`train` each recipe in its folder, or go on there; runs that have ended cost nothing.
+    """`train` each recipe in its folder, or continue the run there; a run that has ended is not repeated.
 
-    ``jobs``: how many at once, by default as `at_once` says; each in a process of its own, which takes its share of the
-    threads of this one. With 1 they are trained in this process, one after the other. The same recipe with the same
-    number of jobs writes the same results, and as a run alone with so many threads. Raises what the first run that
-    fails raises, and `Stopped` after SIGTERM or SIGINT; the others are stopped then, and their states saved.
+    ``jobs``: how many runs at once, by default `at_once`; each has its own process, which uses an equal share of this
+    process's threads. With 1 they are trained in this process, one after the other. The same recipe with the same
+    number of jobs writes the same results; a single run with as many threads writes them too.
+
+    Raises the error of the first run that fails, and `Stopped` after SIGTERM or SIGINT. The other runs are then
+    stopped, and their states saved.
     """
     if jobs is not None and jobs < 1:
-        raise InvalidArgument(f"at least 1 run must go on at once, not {jobs}")
+        raise InvalidArgument(f"the number of jobs must be at least 1, not {jobs}")
     missing = {}
     for folder, recipe in recipes.items():
         if (folder / "results.json").exists():
-            train(recipe, folder, resume=True, progress=False)  # refuses the run of another recipe
+            train(recipe, folder, resume=True, progress=False)  # raises if the run there is of another recipe
         else:
             missing[folder] = recipe
     if not missing:
@@ -67,22 +69,22 @@ def train_all(recipes: Mapping[Path, Recipe], *, jobs: int | None = None, progre
             train(recipe, folder, resume=True, progress=progress)
         return
     with (
-        Interruption("; the same command goes on").watching() as interruption,
+        Interruption("; the same command continues").watching() as interruption,
         track("training", len(missing), "networks", show=progress) as bar,
         _Processes(max(1, _threads() // together), interruption) as processes,
     ):
         for folder, recipe in missing.items():
             if len(processes.running) == together:
-                bar.advance(note=processes.ended().name)
-            processes.begin(folder, recipe)
+                bar.advance(note=processes.next_ended().name)
+            processes.start(folder, recipe)
         while processes.running:
-            bar.advance(note=processes.ended().name)
+            bar.advance(note=processes.next_ended().name)
 
 
 class _Processes:
-    """Runs, each in a process of its own with some threads; those that go on when the block ends are told to end.
+    """Processes that each train one run with some threads; those still running when the block ends are terminated.
 
-    One process a run and not a pool's, which may wait for ever for one that was told to end.
+    They are no pool, because a pool may wait forever for a process that was terminated.
     """
 
     def __init__(self, threads: int, interruption: Interruption) -> None:
@@ -99,43 +101,43 @@ class _Processes:
             for process, _folder in self.running.values():
                 process.join()
 
-    def begin(self, folder: Path, recipe: Recipe) -> None:
-        """Begin a run; a signal to stop waits until it is known of."""
-        context = get_context("spawn")  # a fork would take half of PyTorch's threads with it
+    def start(self, folder: Path, recipe: Recipe) -> None:
+        """Start a run; a signal to stop is deferred until the run is listed in ``running``."""
+        context = get_context("spawn")  # a fork would copy PyTorch's state without its threads
         with self.interruption.deferred():
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_run, args=(theirs, self.threads, folder, recipe))
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_run, args=(sender, self.threads, folder, recipe))
             process.start()
-            self.running[ours] = process, folder
-            theirs.close()
+            self.running[receiver] = process, folder
+            sender.close()
 
-    def ended(self) -> Path:
-        """Wait for a run to end: its folder. Raises what it raised."""
+    def next_ended(self) -> Path:
+        """Wait until a run ends and return its folder; raise the run's error if it failed."""
         ready = cast(Connection, wait(self.running)[0])
         process, folder = self.running.pop(ready)
         try:
             error = ready.recv()
         except EOFError:
             process.join()
-            error = InvalidArgument(f"the process that trained {folder.name} {_end(process.exitcode)}")
+            error = InvalidArgument(f"the process that trained {folder.name} {_reason(process.exitcode)}")
         process.join()
         if error is not None:
             raise error
         return folder
 
 
-def _end(code: int | None) -> str:
+def _reason(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"was ended by {Signals(-code).name}, as happens where memory runs out: try with fewer at once"
+        return f"was ended by {Signals(-code).name}, as happens when memory runs out: try fewer jobs at once"
     return (
-        f"ended with exit code {code}; what it said is above. A script that trains so needs its own work below "
-        'if __name__ == "__main__":'
+        f"ended with exit code {code}; its messages are above. A script that trains several runs at once needs "
+        'if __name__ == "__main__": around its work'
     )
 
 
-def _run(answer: Connection, threads: int, folder: Path, recipe: Recipe) -> None:
-    """What a process does: one run; it tells what was raised on purpose, or None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the process that began it decides
+def _run(sender: Connection, threads: int, folder: Path, recipe: Recipe) -> None:
+    """Train one run in this process, and send the `QffsError` that it raised, or None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too, but the parent process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     failure = None
@@ -143,12 +145,12 @@ def _run(answer: Connection, threads: int, folder: Path, recipe: Recipe) -> None
         train(recipe, folder, resume=True, progress=False)
     except QffsError as error:
         failure = error
-    with suppress(BrokenPipeError):  # where there is nobody left to tell
-        answer.send(failure)
+    with suppress(BrokenPipeError):  # the parent process may have ended
+        sender.send(failure)
 
 
 def _end_with_parent() -> None:
-    """Stop, the state saved, where the process that began this one is no more."""
+    """Stop this process, which saves its state, when its parent process has ended."""
     parent = parent_process()
     assert parent is not None
     parent.join()

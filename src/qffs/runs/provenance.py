@@ -1,4 +1,4 @@
-"""Where figures come from: the command, the code and the machine of a run."""
+"""The origin of a run's results: its command, code and machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qffs.version import __version__
 
 
 def provenance(device: torch.device, seconds: float) -> Results:
-    """The ``command``, the ``commit`` it ran at, the ``device``, ``processes``, ``versions``, and ``seconds`` taken."""
+    """Return the command, commit, device, processes, threads, seconds and versions of a run that took ``seconds``."""
     return {
         "command": command(sys.argv),
         "commit": commit(),
@@ -30,7 +30,7 @@ def provenance(device: torch.device, seconds: float) -> Results:
 
 
 def command(arguments: list[str]) -> str:
-    """A command line as one would type it again, on each machine of several."""
+    """Return the command line that repeats a run; with several processes, as each machine has to type it."""
     program, *rest = arguments
     name = ["qffs"] if Path(program).name in {"qffs", "__main__.py"} else [program]
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -39,7 +39,7 @@ def command(arguments: list[str]) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the library's own source, with "-dirty" where it was changed since; None where it is installed."""
+    """Return the commit of the library's source, with "-dirty" if files changed since; None outside its repository."""
     here = Path(__file__).parent
     run = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -51,7 +51,7 @@ def commit() -> str | None:
 
 
 def _processor() -> str:
-    """The number of cores, and their name where Linux tells it."""
+    """Return the number of cores and their name; the name of the architecture where Linux does not name them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -16,7 +16,7 @@ from qffs.runs.convert import plan
 from qffs.runs.measure import Trial, energy, noise
 
 IMAGES = 256
-"""On how many test images noises and cost are counted unless a user says: step by step takes time."""
+"""The default number of test images on which noises and cost are counted: the simulation step by step is slow."""
 
 
 def report(
@@ -28,11 +28,14 @@ def report(
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Measure noises and cost of a run's spiking network, and write them and the run's own results to one page.
+    """Measure the noises and the cost of a run's spiking network, write a page with all results, and return its path.
 
-    run: the folder that `qffs train` or `qffs demo` wrote; output: the page, by default ``report.html`` there; images:
-    how many test images, by default `IMAGES` or all if there are fewer; data: where the images are, if no longer where
-    the recipe says. ``noise.json`` and ``energy.json`` are written to the run's folder too. Returned: the page's path.
+    run: the folder that `qffs train` or `qffs demo` wrote; output: the file of the page, by default ``report.html`` in
+    that folder; images: how many test images, by default `IMAGES`, or all if there are fewer; data: the data, if they
+    are no longer where the recipe says. ``noise.json`` and ``energy.json`` are also written to the run's folder.
+
+    Raises `InvalidArgument` if ``output`` is a folder, `CheckpointError` if ``run`` holds no results of a run, and
+    `DataError` if the images cannot be read.
     """
     check()
     output = run / "report.html" if output is None else output
@@ -72,7 +75,7 @@ def report(
 
 
 def _commands(run: Path, trial: Trial) -> list[str]:
-    """Return the command lines that measure and write the page again."""
+    """Return the command lines that repeat the measurements and write the page again."""
     images = ["--data", trial.data, "--images", str(trial.images)]
     measuring = [str(run / "snn"), *images, "--steps", str(trial.steps)]
     measuring += ["--size", str(trial.size)] if trial.size is not None else []
@@ -81,7 +84,10 @@ def _commands(run: Path, trial: Trial) -> list[str]:
 
 
 def _read(path: Path) -> Results | None:
-    """Return the data of a JSON file; None where there is none."""
+    """Return the mapping in a JSON file; None if there is no file, or no mapping in it.
+
+    Raises `CheckpointError` if the file cannot be read.
+    """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The curves of a run while it trains, for TensorBoard."""
+"""Curves of a run for TensorBoard, written while it trains."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from qffs.train.loop import Epoch
 
 
 class Curves:
-    """Curves by epoch in the folder ``tensorboard`` of a run, which is made with the first of them.
+    """Curves by epoch in the folder ``tensorboard`` of a run; the first call of `add` creates that folder.
 
-    Raises `InvalidArgument` where TensorBoard is not installed, or a file lies where that folder is to be.
+    Raises `InvalidArgument` if TensorBoard is not installed, or if ``tensorboard`` is a file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +30,10 @@ class Curves:
         self._writer: Any = None
 
     def add(self, stage: str, epoch: Epoch, held_out: float | None, network: nn.Module) -> None:
-        """Add loss, accuracies and each quantizer's mean step size after an epoch; `QffsError` on a full disk."""
+        """Add the loss, the accuracies and the mean step size of each quantizer after an epoch.
+
+        Raises `QffsError` if they cannot be written, such as on a full disk.
+        """
         points = {"loss": epoch.loss, "accuracy": epoch.accuracy}
         if held_out is not None:
             points["held-out accuracy"] = held_out

@@ -1,4 +1,4 @@
-"""A recipe from beginning to end: train or load, quantize, fine-tune, convert, verify, measure."""
+"""The run of a recipe: train or load, quantize, fine-tune, convert, verify, measure."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ if TYPE_CHECKING:
 
 VERIFIED_IMAGES = 32
 FUSED_FROM_PIXELS = 10**8
-"""Training on more pixels than this takes longer than compiling the kernels."""
+"""The number of training pixels from which compiled kernels save more time than compiling them takes."""
 
 
 class Run:
-    """One run of a recipe: what its stages share.
+    """A run of a recipe, with the values that its stages share.
 
-    state: the file that a run goes on from, where it is to be one that can be stopped; curves: what TensorBoard shows.
+    state: the file from which a stopped run continues; without it the run cannot be continued. curves: the curves for
+    TensorBoard, if they are written.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Run:
         self.seconds, self.began_s = 0.0, time.monotonic()
 
     def results(self, resume: bool = False) -> Results:
-        """Return the results of all stages, measured on the test images; the state is gone when they are written."""
+        """Run all stages, and return and write the results on the test images; then remove the state."""
         network, inputs, recipe = self.inputs.network.eval(), self.inputs, self.recipe
         example = inputs.normalize(inputs.parts.train.read(torch.arange(1)))
         batch_size = max(recipe.full_precision.batch_size, recipe.quantized.batch_size)
@@ -98,14 +99,14 @@ class Run:
         return results
 
     def _write_recipe(self) -> None:
-        """Say which recipe the folder's run is of; a file that says the same already, in its user's words, stays."""
+        """Write the recipe into the folder, unless the folder has a file, perhaps a user's, with the same recipe."""
         path = self.folder / "recipe.yaml"
         if not distributed.rank() and not (path.exists() and read(str(path)) == self.recipe):
             write_text(path, to_yaml(self.recipe))
 
     def _stage(self, stage: Stage, network: fx.GraphModule, saved: dict[str, Any] | None) -> None:
-        """Train a network and save its checkpoint, after every epoch; or take what a run before has trained."""
-        if stage in self.histories:  # it had ended when the state was saved that this run goes on from
+        """Train a network and save its checkpoint after every epoch, or load it if an earlier run trained it."""
+        if stage in self.histories:  # the stage had ended when the state from which this run continues was saved
             trained = load(self.folder / CHECKPOINTS[stage]).network.state_dict()
             network.load_state_dict(trained, strict=False)
             return
@@ -152,12 +153,12 @@ class Run:
         )
 
     def _extra_state(self) -> dict[str, Any]:
-        """Return what a run that goes on needs beside the state of its training."""
+        """Return the values beside the state of the training that a run needs to continue."""
         return {"histories": self.histories, "seconds": self.elapsed_s, "data": fingerprint(self.inputs.data)}
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds that the run has taken, those before it was stopped too."""
+        """Seconds that the run has taken, with those before it was stopped."""
         return self.seconds + time.monotonic() - self.began_s
 
     def _save(self, network: fx.GraphModule | SpikingNetwork, name: str) -> None:
@@ -165,9 +166,9 @@ class Run:
             save(network, self.folder / name, self.about)
 
     def _best_schedule(self, qann: fx.GraphModule) -> tuple[Schedule, list[Results]]:
-        """Return the candidate with the best accuracy on held-out images, else the recipe's charge schedule.
+        """Return the charge schedule, and the accuracy of each candidate on held-out images.
 
-        Beside it, what each candidate gave.
+        The schedule is the candidate with the best accuracy; without candidates it is that of the recipe.
         """
         held_out = self.inputs.parts.held_out
         if not self.recipe.candidates or held_out is None:
@@ -182,7 +183,7 @@ class Run:
         return Schedule.of(best["charge_steps"]), choices
 
     def _measured(self, qann: fx.GraphModule, snn: SpikingNetwork) -> Results:
-        """Return what the three networks do on the test images, which nothing has read before."""
+        """Return the results of the three networks on the test images, which are read here for the first time."""
         images, test, normalize = self.inputs.parts.train, self.inputs.parts.test, self.inputs.normalize
         count = min(len(images), fitting(images, VERIFIED_IMAGES, self.recipe.horizon))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.recipe.seed))
@@ -208,13 +209,16 @@ class Run:
 
 
 def _verify_exactly(qann: fx.GraphModule, schedule: Schedule, x: Tensor) -> Comparison:
-    """`verify` in float64, until the network has settled."""
+    """Return the comparison of `verify` in float64, which runs until the network has settled."""
     exact = copy.deepcopy(qann).double()
     return verify(exact, to_spiking(exact, schedule.weights), x.double())
 
 
 def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
-    """`train`, in a folder whose earlier run is replaced, with shifted (and, photographs, mirrored) images."""
+    """Run a recipe as `train` does and return its results; an earlier run in the folder is replaced.
+
+    Without an augmentation in the recipe, training images are shifted, and color images also mirrored.
+    """
     check_outputs(folder)
     inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
     if not recipe.augmentation:
@@ -233,17 +237,17 @@ def train(
     tensorboard: bool = False,
     progress: bool = True,
 ) -> Results:
-    """The whole way, from a recipe: train or load, quantize, fine-tune, convert, verify, and measure on test images.
+    """Run a recipe: train or load, quantize, fine-tune, convert, verify, and measure on test images.
 
-    Writes to ``folder``: recipe.yaml, results.json, accuracy.png and the checkpoints ``float``, ``qann`` and ``snn``,
-    and while it trains state.pt, after every epoch and ``save_every_s`` seconds, and with ``tensorboard`` curves;
-    from state.pt ``resume`` goes on, with the same results as if the run had never stopped, also where data and weights
-    have moved to another folder or other ``workers`` read them. The test images are read once, at the end. The same
-    recipe on the same machine writes the same results.json, bit for bit. All of several processes that ``torchrun``
-    started return the results; the first of them writes.
+    Writes to ``folder``: recipe.yaml, results.json, run.json, accuracy.png and the checkpoints ``float``, ``qann`` and
+    ``snn``; with ``tensorboard``, curves; and while it trains state.pt, after every epoch and every ``save_every_s``
+    seconds. With ``resume`` the run continues from state.pt, with the same results as if it had never stopped, even if
+    data and weights have moved to another folder or ``workers`` differs. The test images are read once, at the end. The
+    same recipe on the same machine writes the same results.json, bit for bit. If ``torchrun`` started several
+    processes, each returns the results, and the first one writes the files.
 
-    Raises `InvalidArgument` where the folder holds a run and ``resume`` is not asked for, or holds that of another
-    recipe; `Stopped` after SIGTERM or SIGINT, the state saved.
+    Raises `InvalidArgument` if the folder holds a run and ``resume`` is false, or if it holds the run of another
+    recipe; `Stopped` after SIGTERM or SIGINT, when the state is saved.
     """
     with (
         Interruption("; continue with --resume").watching() as interruption,
@@ -267,7 +271,7 @@ def train(
 
 
 def _curves(folder: Path) -> Curves | None:
-    """Return what writes TensorBoard's curves, in the first of several processes."""
+    """Return the writer of TensorBoard's curves; None in all processes but the first."""
     from qffs.runs.tensorboard import Curves
 
     return None if distributed.rank() else Curves(folder)

@@ -73,7 +73,7 @@ def test_a_folder_whose_recipe_is_in_the_spelling_of_before_goes_on(tmp_path: Pa
 def test_divergence_leaves_the_state_and_the_last_good_network(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"in epoch \d of quantized: .*; what was before it is in .*state\.pt"):
         train(tmp_path, quantized=ROUND | {"learning_rate": 1e30, "epochs": 3})
-    with pytest.raises(InvalidArgument, match="holds a run that can go on with --resume"):
+    with pytest.raises(InvalidArgument, match="holds a run that can continue with --resume"):
         train(tmp_path)
     assert (tmp_path / "float" / "model.safetensors").exists()
 
@@ -195,7 +195,7 @@ def test_files_of_the_user_are_not_lost(tmp_path: Path) -> None:
         train(tmp_path, seed=1)
     for name in ("run.json", "accuracy.png"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(InvalidArgument, match=f"holds no run, but a file {name}, which one would replace"):
+        with pytest.raises(InvalidArgument, match=f"holds no run, but a file {name} that a run would replace"):
             train(tmp_path, resume=True)
         (tmp_path / name).unlink()
     train(tmp_path)
@@ -205,7 +205,7 @@ def test_files_of_the_user_are_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_damaged_results_are_one_sentence(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"results\.json (cannot be read|holds something else)"):
+    with pytest.raises(CheckpointError, match=r"results\.json (cannot be read|holds no results)"):
         train(tmp_path, resume=True)
 
 
