@@ -1,8 +1,8 @@
-"""Writes docs/exports.md: every ordinary network of the tests in every form that there is, run beside itself.
+"""Write docs/exports.md: the result of every export target for every ordinary network of the tests.
 
-python scripts/docs/exports.py measure          # results/exports/networks.json, in some minutes, and the page
-python scripts/docs/exports.py measure vit mlp   # of these networks only, beside what is known of the others
-python scripts/docs/exports.py                  # the page alone, with what the two other scripts gave
+python scripts/docs/exports.py measure           # write results/exports/networks.json, in some minutes, and the page
+python scripts/docs/exports.py measure vit mlp   # measure these networks only, and use the stored results of the others
+python scripts/docs/exports.py                   # write the page only, with the results of the two other scripts too
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ COLUMNS = (
     "onnx, QANN", "hub",
 )  # fmt: skip
 SLOW = 20_000
-"""More synapses than these take PyNN minutes: such networks are run in Brian 2 alone."""
+"""Networks with more synapses take minutes in PyNN; they are run in Brian 2 only."""
 
 HEAD = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
-"""The page without what is measured: the words in capitals stand for that."""
+"""The page without results; words in capitals stand for them."""
 
 
 def measure(names: list[str]) -> dict[str, dict[str, str]]:
-    """What becomes of every network in every form; of those named only, beside what is known of the others."""
+    """Return the result of every target for every network; with names, measure these only and read the others."""
     sys.path.insert(0, str(ROOT / "tests"))
     from rich.progress import track
 
     from helpers.networks import NETWORKS
 
     torch.set_num_threads(1)
-    known = json.loads(FILE.read_text(encoding="utf-8")) if names else {}
-    found = known | {name: one(name) for name in track(names or list(NETWORKS), "networks")}
-    return {name: found[name] for name in NETWORKS}
+    stored = json.loads(FILE.read_text(encoding="utf-8")) if names else {}
+    results = stored | {name: one(name) for name in track(names or list(NETWORKS), "networks")}
+    return {name: results[name] for name in NETWORKS}
 
 
 def one(name: str) -> dict[str, str]:
-    """What becomes of one network."""
+    """Return the result of every target for one network."""
     import qffs
     from helpers.networks import NETWORKS
     from qffs import export
@@ -57,41 +57,41 @@ def one(name: str) -> dict[str, str]:
     from test_verification import quantized, spiking
 
     inputs, qann, snn = NETWORKS[name].inputs(), quantized(name), spiking(name)
-    found = {each: tried(lambda each=each: simulated(name, getattr(export, each)(snn))) for each in COLUMNS[:2]}
+    results = {each: tried(lambda each=each: simulated(name, getattr(export, each)(snn))) for each in COLUMNS[:2]}
     with tempfile.TemporaryDirectory() as folder:
         for each in ("brian2", "pynn"):
             cell = tried(lambda each=each: scripted(getattr(export, each), snn, inputs, Path(folder) / each))
-            found |= {each: cell} if cell else {}
+            results |= {each: cell} if cell else {}
         path = Path(folder) / "network.nir"
-        found["nir-exact"] = tried(lambda: exact(export.nir_exact(snn, path, STEPS, inputs)))
-        found["nir"] = tried(lambda: lossy(export.nir(snn, path, RATES, "nir", inputs)))
+        results["nir-exact"] = tried(lambda: exact(export.nir_exact(snn, path, STEPS, inputs)))
+        results["nir"] = tried(lambda: lossy(export.nir(snn, path, RATES, "nir", inputs)))
         path = Path(folder) / "network.pt2"
         single = copy.deepcopy(qann).float()
-        given = [x.float() if x.is_floating_point() else x for x in inputs]
-        # These take long: of each kind of network one is written.
+        example = [x.float() if x.is_floating_point() else x for x in inputs]
+        # These take long, so only one network of each kind is exported.
         for write in (export.pt2, export.onnx) if name in first_of_kinds() else ():
             for kind, network, steps in (("SNN", qffs.to_spiking(single), STEPS), ("QANN", single, None)):
-                written = tried(lambda w=write, n=network, t=steps: shown(w(n, path, t, given).deviation))
-                found[f"{write.__name__}, {kind}"] = written
+                written = tried(lambda w=write, n=network, t=steps: shown(w(n, path, t, example).deviation))
+                results[f"{write.__name__}, {kind}"] = written
 
         def through_a_folder() -> str:
             export.hub(snn, path.with_name("folder"))
             again = load(path.with_name("folder")).network
             return shown(apart(again(*inputs, steps=STEPS), snn(*inputs, steps=STEPS)))
 
-        found["hub"] = tried(through_a_folder)
-    return found
+        results["hub"] = tried(through_a_folder)
+    return results
 
 
 def scripted(write: Any, snn: Any, inputs: Any, folder: Path) -> str:
-    """Whether a simulator of neurons sends the network's spikes; nothing where PyNN would take too long."""
+    """Return whether a simulator of neurons sends the network's spikes; empty if PyNN would take too long."""
     write(snn, folder, STEPS, inputs)
     with np.load(folder / "network.npz") as file:
-        known = json.loads(str(file["structure"]))
+        structure = json.loads(str(file["structure"]))
         count = sum(
             len(file[f"synapses {k}/weight"])
-            for k, s in enumerate(known["synapses"])
-            if s["source"] not in known["inputs"]
+            for k, s in enumerate(structure["synapses"])
+            if s["source"] not in structure["inputs"]
         )
     if write.__name__ == "pynn" and count > SLOW:
         return ""
@@ -101,22 +101,22 @@ def scripted(write: Any, snn: Any, inputs: Any, folder: Path) -> str:
 
 
 def exact(written: Any) -> str:
-    """What `nir_exact` says, which compares every spike."""
+    """Return the result of `nir_exact`, which compares every spike."""
     assert written.deviation is not None
     return "equal"
 
 
 def lossy(written: Any) -> str:
-    """What an approximation loses, and what it would if thresholds were subtracted."""
+    """Return the loss of an approximation, and the loss if thresholds were subtracted."""
     import nir
 
-    known = json.loads(nir.read(written.path, type_check=False).metadata["qffs"])
-    errors = (known[key][-1]["error"] for key in ("measured", "measured if thresholds were subtracted"))
+    losses = json.loads(nir.read(written.path, type_check=False).metadata["qffs"])
+    errors = (losses[key][-1]["error"] for key in ("measured", "measured if thresholds were subtracted"))
     return "{:.0%} ({:.0%})".format(*errors)
 
 
 def first_of_kinds() -> set[str]:
-    """The first network of each file of `tests/helpers/networks`."""
+    """Return the first network of each file of `tests/helpers/networks`."""
     from helpers import networks
 
     kinds = [each for name, each in vars(networks).items() if name.isupper() and each is not networks.NETWORKS]
@@ -124,19 +124,19 @@ def first_of_kinds() -> set[str]:
 
 
 def tried(form: Any) -> str:
-    """What a form gives, or why it is refused."""
+    """Return the result of a form, or the reason why it is refused."""
     from qffs.errors import QffsError
 
     try:
         return str(form())
     except QffsError as error:
-        said, *named = str(error).splitlines()
+        sentence, *named = str(error).splitlines()
         more = f", and {len(named) - 1} more" if len(named) > 1 else ""
-        return f"refused: {(named or [said])[0]}{more}"
+        return f"refused: {(named or [sentence])[0]}{more}"
 
 
 def simulated(name: str, network: Any) -> str:
-    """Whether all spikes of a simulator's network are ours."""
+    """Return whether all spikes of a simulator's network are equal to those of qffs."""
     from helpers.networks import NETWORKS
     from test_verification import run, spiking
 
@@ -151,21 +151,21 @@ def simulated(name: str, network: Any) -> str:
 
 
 def shown(deviation: float | None) -> str:
-    """A largest difference."""
+    """Return the text of a largest difference."""
     return "not run" if deviation is None else "equal" if deviation == 0 else f"{deviation:.0e}"
 
 
-def page(found: dict[str, dict[str, str]], operators: dict[str, dict[str, str]], digits: dict[str, Any]) -> str:
-    """The whole page."""
+def page(networks: dict[str, dict[str, str]], operators: dict[str, dict[str, str]], digits: dict[str, Any]) -> str:
+    """Return the whole page, from the results for networks, operators and the digits."""
     notes: dict[str, int] = {}
     lines = [f"| network | {' | '.join(COLUMNS)} |", f"|---{'|---' * len(COLUMNS)}|"]
-    for name, row in found.items():
+    for name, row in networks.items():
         cells = [row.get(each, "") for each in COLUMNS]
         for k, cell in enumerate(cells):
             if cell.startswith("refused: "):
                 cells[k] = f"refused ({notes.setdefault(reason(cell), len(notes) + 1)})"
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    told = [f"{number}. {why}" for why, number in notes.items()]
+    reasons = [f"{number}. {why}" for why, number in notes.items()]
     itself = digits["average pooling, width 8"]["nir"]["nir"]["network itself"]["accuracy"]
     head = HEAD.replace("SIMULATORS", "\n".join(by_simulator(digits))).replace(
         "OPERATORS", "\n".join(by_row(operators))
@@ -177,17 +177,17 @@ def page(found: dict[str, dict[str, str]], operators: dict[str, dict[str, str]],
         "`python scripts/docs/exports.py measure`, "
         "`python scripts/docs/exports_of_operators.py` and\n`python scripts/docs/exports_of_digits.py` measured."
     )
-    return "\n".join([head, *lines, "", *told, "", source, ""])
+    return "\n".join([head, *lines, "", *reasons, "", source, ""])
 
 
 def reason(cell: str) -> str:
-    """Why a network is refused: the first operator without its name, and not how many more there are."""
+    """Return why a network is refused: the first reason, without the name of the node and the number of others."""
     why = re.sub(r", and \d+ more$", "", cell.removeprefix("refused: "))
     return re.sub(r"^\w+ \((.+?)\): ", r"`\1`: ", why)
 
 
 def by_simulator(digits: dict[str, Any]) -> list[str]:
-    """How long the simulators take."""
+    """Return the table of the times that simulators take."""
     lines = [
         "| network of the digits | units | synapses | Brian 2, ten images | PyNN, ten images |",
         "|---|---:|---:|---:|---:|",
@@ -196,15 +196,15 @@ def by_simulator(digits: dict[str, Any]) -> list[str]:
         brian, pynn = row["simulators"]
         times = [f"{each['run_s']:.1f} s" if each.get("equal") else "not run" for each in (brian, pynn)]
         lines.append(f"| {name} | {brian['units']:,} | {brian['synapses']:,} | {' | '.join(times)} |")
-    return [*lines, "", "(8 steps; building the network included, all spikes equal.)"]
+    return [*lines, "", "(8 steps; with the construction of the network; all spikes equal.)"]
 
 
 def by_profile(digits: dict[str, Any]) -> list[str]:
-    """Accuracy by step of each approximation."""
-    known = digits["average pooling, width 8"]["nir"]
-    steps = [row["steps"] for row in known["nir"]["measured"]]
+    """Return the table of the accuracy of each approximation, by step."""
+    profiles = digits["average pooling, width 8"]["nir"]
+    steps = [row["steps"] for row in profiles["nir"]["measured"]]
     lines = [f"| profile | {' | '.join(f'T = {t}' for t in steps)} |", f"|---{'|---:' * len(steps)}|"]
-    for profile, each in known.items():
+    for profile, each in profiles.items():
         for key, name in (("measured", f"`{profile}`"), (SUBTRACTED, f"`{profile}`, thresholds subtracted")):
             if key in each and (key == "measured" or profile == "spikingjelly"):
                 cells = [f"{row['accuracy']:.1%}".replace("%", " %") for row in each[key]]
@@ -217,7 +217,7 @@ SHOWN = {"equal": "equal", "lossy": "rates", "some": "some", "differs": "differs
 
 
 def by_row(operators: dict[str, dict[str, str]]) -> list[str]:
-    """Operators by what becomes of them."""
+    """Return the table of operators, with one row for all operators with the same results."""
     targets = ("spikingjelly", "snntorch", "brian2, pynn", "nir-exact", "nir", "pt2", "onnx")
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, row in operators.items():
@@ -229,7 +229,7 @@ def by_row(operators: dict[str, dict[str, str]]) -> list[str]:
 
 
 def read(name: str) -> Any:
-    """Results that are kept."""
+    """Return the stored results of this name."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 

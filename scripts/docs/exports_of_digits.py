@@ -1,6 +1,6 @@
-"""Networks trained on the digits in other tools: what NIR's approximations lose, and how long Brian 2 and PyNN take.
+"""Measure networks of the digits in other tools: the loss of NIR's approximations, and the time of Brian 2 and PyNN.
 
-python scripts/docs/exports_of_digits.py   # results/exports/digits.json, in some minutes on two cores
+python scripts/docs/exports_of_digits.py   # write results/exports/digits.json, in some minutes on two cores
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ STEPS, IMAGES = 64, 10
 NETWORKS = {"dense": 8, "average pooling, width 2": 2, "average pooling, width 8": 8, "max pooling, width 2": 2,
             "max pooling, width 8": 8}  # fmt: skip
 SLOW = 100_000
-"""More synapses than these take PyNN many minutes."""
+"""Networks with more synapses take many minutes in PyNN."""
 
 
 def network(name: str) -> nn.Module:
-    """A network for the digits that was not trained."""
+    """Return an untrained network for the digits."""
     from qffs.models import DigitsNet
 
     if name == "dense":
@@ -38,7 +38,7 @@ def network(name: str) -> nn.Module:
 
 
 def trained(name: str, digits: Any) -> tuple[nn.Module, Any]:
-    """The quantized network with 2 bits and the spiking one; seed 0, the same every time."""
+    """Return the quantized network with 2 bits and the spiking one, trained with seed 0."""
     import qffs
 
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def trained(name: str, digits: Any) -> tuple[nn.Module, Any]:
 
 
 def fitted(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float) -> None:
-    """Train it, and leave it in eval mode."""
+    """Train a model, and leave it in eval mode."""
     optimizer = torch.optim.Adam(model.train().parameters(), rate)
     for _ in range(epochs):
         for i in torch.randperm(len(x)).split(64):
@@ -62,21 +62,21 @@ def fitted(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float) -> 
 
 
 def approximated(snn: Any, x: Tensor, y: Tensor, folder: Path) -> dict[str, Any]:
-    """What each profile of NIR loses on the test images."""
+    """Return the loss of each profile of NIR on the test images."""
     import nir
 
     from qffs import export
     from qffs.export.nir.write import PROFILES
 
-    found = {}
+    losses = {}
     for profile in PROFILES:
         export.nir(snn, folder / "network.nir", STEPS, profile, x, y)
-        found[profile] = json.loads(nir.read(folder / "network.nir").metadata["qffs"])
-    return found
+        losses[profile] = json.loads(nir.read(folder / "network.nir").metadata["qffs"])
+    return losses
 
 
 def simulated(snn: Any, x: Tensor, folder: Path) -> list[dict[str, Any]]:
-    """How long the simulators take for a few images, and whether their spikes are the network's."""
+    """Return the times of the simulators for a few images, and whether their spikes equal the network's."""
     from qffs import export
 
     rows = []
@@ -87,13 +87,13 @@ def simulated(snn: Any, x: Tensor, folder: Path) -> list[dict[str, Any]]:
         import numpy as np
 
         with np.load(folder / target / "network.npz") as file:
-            known = json.loads(str(file["structure"]))
+            structure = json.loads(str(file["structure"]))
             count = sum(
                 len(file[f"synapses {k}/weight"])
-                for k, s in enumerate(known["synapses"])
-                if s["source"] not in known["inputs"]
+                for k, s in enumerate(structure["synapses"])
+                if s["source"] not in structure["inputs"]
             )
-            units = sum(len(file[f"population {k}/bias"]) for k in range(len(known["populations"])))
+            units = sum(len(file[f"population {k}/bias"]) for k in range(len(structure["populations"])))
         row = {"simulator": target, "units": units, "synapses": count, "written_s": written}
         if target == "brian2" or count <= SLOW:
             command = [sys.executable, "-W", "ignore", "run.py"]
@@ -105,7 +105,7 @@ def simulated(snn: Any, x: Tensor, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure everything."""
+    """Measure everything, and write the results after each network."""
     from rich.progress import track
 
     from qffs.data import load
@@ -113,7 +113,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     digits = load("digits")
     x, y = digits.normalize(digits.test.images), digits.test.labels
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in track(NETWORKS, "networks"):
         qann, snn = trained(name, digits)
         with torch.no_grad():
@@ -122,12 +122,12 @@ def main() -> None:
             row["simulators"] = simulated(snn, x, Path(folder))
             if name == "average pooling, width 8":
                 row["nir"] = approximated(snn, x, y, Path(folder))
-        found[name] = row
-        FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        results[name] = row
+        FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """The share of images that are classified rightly."""
+    """Return the share of images that are classified correctly."""
     return float((outputs.argmax(1) == labels).double().mean())
 
 

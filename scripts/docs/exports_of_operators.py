@@ -1,8 +1,8 @@
-"""Which operator reaches which target: every form of every operator of the tests, alone between neurons.
+"""Measure which targets support which operator: every form of every operator of the tests, alone between neurons.
 
 python scripts/docs/exports_of_operators.py              # results/exports/operators.json, in half an hour on one core
-python scripts/docs/exports_of_operators.py add Conv2d   # of these only, beside what is known of the others
-python scripts/docs/exports_of_operators.py --fast       # all but pt2 and onnx, which take long
+python scripts/docs/exports_of_operators.py add Conv2d   # these operators only; the results of the others stay
+python scripts/docs/exports_of_operators.py --fast       # all targets but pt2 and onnx, which take long
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "results" / "exports" / "operators.json"
-STEPS, UNROLLED = 9, 4  # of what is written step by step there are fewer: it takes long
+STEPS, UNROLLED = 9, 4  # fewer steps where a target unrolls them, which takes long
 SHAPES = {1: (2, 12), 2: (2, 6, 6), 3: (2, 4, 4, 4)}
 USUAL: dict[str, Callable[[int], nn.Module]] = {
     "Conv": lambda d: getattr(nn, f"Conv{d}d")(4, 6, 3, padding=1),
@@ -33,31 +33,31 @@ USUAL: dict[str, Callable[[int], nn.Module]] = {
     "Flatten": lambda _: nn.Flatten(),
     "Linear": lambda _: nn.Sequential(nn.Flatten(), nn.Linear(144, 5)),
 }
-"""Modules as most networks have them, beside the rarer options that the tests give them."""
+"""Modules with usual options, in addition to the rarer options of the tests."""
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "graph" / "rules")]
 
 
 def forms() -> dict[str, list[Callable[[], nn.Module]]]:
-    """By operator, what makes a network of each of its forms: functions as the tests write them, modules as classes."""
+    """Return, by operator, functions that each make a network of one of its forms: the cases of the tests."""
     import test_modules
     import test_nonlinear
     import test_operators
     import test_shapes
 
-    found: dict[str, list[Callable[[], nn.Module]]] = {}
+    makers: dict[str, list[Callable[[], nn.Module]]] = {}
     for name in test_modules.converted_classes():
         family, d = (name[:-2], int(name[-2])) if name.endswith("d") and name[-2].isdigit() else (name, 2)
         usual = [lambda family=family, d=d: Usual(USUAL[family](d), d)] if family in USUAL else []
-        found[name] = [*usual, lambda name=name: Between(test_modules.case(name), 0)]
+        makers[name] = [*usual, lambda name=name: Between(test_modules.case(name), 0)]
     for cases in (test_operators.CASES, test_shapes.CASES, test_nonlinear.CASES):
         for name, each in cases.items():
             whole = [lambda each=each, k=k: Between(test_modules.Around(each), k) for k in range(len(each))]
-            found[name] = found.get(name, []) + whole
-    return found
+            makers[name] = makers.get(name, []) + whole
+    return makers
 
 
 class Usual(nn.Module):
-    """Convolution, ReLU, a module, ReLU, in some dimensions."""
+    """A network of a convolution, a ReLU, a module and a ReLU, in one, two or three dimensions."""
 
     def __init__(self, module: nn.Module, d: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Usual(nn.Module):
 
 
 class Between(nn.Module):
-    """Convolution, ReLU, one form of an operator, ReLU; read out are what the operator and the last ReLU give."""
+    """A network of a convolution, a ReLU, one form of an operator and a ReLU; it returns the last two outputs."""
 
     shape = SHAPES[2]
 
@@ -84,31 +84,31 @@ class Between(nn.Module):
 
 
 def row(makers: list[Callable[[], nn.Module]], slow: bool) -> dict[str, str]:
-    """What becomes of an operator for each target: equal, lossy, some (of its forms), refused, or what went wrong."""
+    """Return the result of an operator for each target: equal, lossy, some (of its forms), refused, or an error."""
     import qffs
     from helpers.operators import converted
     from qffs.errors import Diverged
 
-    found: dict[str, list[str]] = {}
+    results: dict[str, list[str]] = {}
     for number, make in enumerate(makers):
         torch.manual_seed(1)
         model: Any = make().double().eval()
         x = torch.randn(3, *model.shape, dtype=torch.float64)
         try:
             qann = converted(model, x)
-        except Diverged:  # a form that gives an infinity, which the ReLU behind it cannot take
+        except Diverged:  # the form returns an infinity, which the ReLU behind it refuses
             continue
-        for target, tried in outcomes(qann, qffs.to_spiking(qann), x, slow and number == 0):
-            found.setdefault(target, []).append(tried)
+        for target, result in outcomes(qann, qffs.to_spiking(qann), x, slow and number == 0):
+            results.setdefault(target, []).append(result)
     return {target: cells[0] if len(set(cells)) == 1 else "some" if set(cells) <= KNOWN else str(set(cells) - KNOWN)
-            for target, cells in found.items()}  # fmt: skip
+            for target, cells in results.items()}  # fmt: skip
 
 
 KNOWN = {"equal", "lossy", "refused", "some", "differs"}
 
 
 def outcomes(qann: Any, snn: Any, x: Tensor, slow: bool) -> Iterator[tuple[str, str]]:
-    """What becomes of one network."""
+    """Yield each target and its result for one network."""
     import qffs
     from qffs import export
     from qffs.errors import QffsError
@@ -138,7 +138,7 @@ def outcomes(qann: Any, snn: Any, x: Tensor, slow: bool) -> Iterator[tuple[str, 
         path = Path(folder) / "network"
 
         def in_nir() -> bool:
-            export.nir_exact(snn, path.with_suffix(".nir"), STEPS, x)  # which compares all spikes
+            export.nir_exact(snn, path.with_suffix(".nir"), STEPS, x)  # it compares all spikes
             return True
 
         yield "nir-exact", tried(in_nir)
@@ -159,7 +159,7 @@ def outcomes(qann: Any, snn: Any, x: Tensor, slow: bool) -> Iterator[tuple[str, 
 
 
 def same_spikes(network: Any, snn: Any, seen: dict[str, Tensor], x: Tensor) -> bool:
-    """Whether all layers of neurons of a simulator's network send what they should."""
+    """Return whether all layers of neurons of a simulator's network send the spikes in ``seen``."""
     sent: dict[str, list[Tensor]] = {path: [] for path in seen}
     for path, spikes in sent.items():
         network.get_submodule(f"network.{path}").register_forward_hook(lambda *a, to=spikes: to.append(a[-1]))
@@ -176,7 +176,7 @@ if __name__ == "__main__":
     names = [each for each in sys.argv[1:] if not each.startswith("--")]
     makers = forms()
     fast = "--fast" in sys.argv
-    known = json.loads(FILE.read_text(encoding="utf-8")) if names or fast else {}
+    results = json.loads(FILE.read_text(encoding="utf-8")) if names or fast else {}
     for name in track(names or list(makers), "operators"):
-        known[name] = (known.get(name, {}) if fast else {}) | row(makers[name], slow=not fast)
-        FILE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        results[name] = (results.get(name, {}) if fast else {}) | row(makers[name], slow=not fast)
+        FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
