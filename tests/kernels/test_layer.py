@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from helpers.kernels import fire
 from qffs.functional.sparse_steps import SparseSteps, changed
 from qffs.kernels import layer as synapses
-from qffs.kernels.cpu import compiler, memory_layout, neuron
+from qffs.kernels.cpu import compiler, memory_layout, neuron, queue
 from qffs.kernels.cpu.max_pool import count
 from qffs.kernels.layer import Projection
 from qffs.method import FiringRule
@@ -214,7 +214,8 @@ def test_tiles_and_threads_change_nothing(
     images: int, height: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    layer = eighths(nn.Conv2d(4, 150, 3, stride=stride, padding=1, bias=False), torch.float32)
+    monkeypatch.setattr(queue, "SMALL", 0)
+    layer = nn.Conv2d(4, 150, 3, stride=stride, padding=1, bias=False)
     source, threads = projection(spikes(11, images, (4, height, 6)), layer), torch.get_num_threads()
     found = []
     try:
@@ -348,6 +349,7 @@ def test_spikes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_room_for_events_is_for_steps_at_which_something_changes(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "SMALL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # each has lists of its own
     if weights == "scattered":
         pytest.skip("there are no lists")

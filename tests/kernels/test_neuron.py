@@ -15,6 +15,7 @@ from qffs.functional.neuron import rest
 from qffs.functional.sparse_steps import SparseSteps, changed
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import compiler as native
+from qffs.kernels.cpu import queue
 from qffs.kernels.layer import Neurons
 from qffs.method import FiringRule
 
@@ -110,7 +111,8 @@ def test_what_is_smaller_is_broadcast(smaller: tuple[int, ...]) -> None:
         assert torch.equal(found.values[found.index].double(), wanted)
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
+def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "SMALL", 0)
     inputs, before = [numbers(3000), levels(3000)], torch.get_num_threads()
     found = []
     try:

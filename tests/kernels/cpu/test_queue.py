@@ -14,7 +14,7 @@ from qffs.functional import max_pool as reference
 from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler as native
 from qffs.kernels.cpu import queue as waiting
-from qffs.kernels.cpu.max_pool import available, max_pool
+from qffs.kernels.cpu.max_pool import available, count, max_pool
 from qffs.kernels.cpu.queue import Kept, Pending, Queue
 from qffs.kernels.layer import Neurons, Projection, computed
 from qffs.kernels.neuron import enqueue
@@ -221,3 +221,48 @@ def test_windows_that_do_not_fit() -> None:
         max_pool(queue := Queue(), first(queue), (9, 9), (1, 1), (0, 0))
     assert not available(SparseSteps(torch.zeros(1, 2, 3, 4, 5, dtype=torch.uint8), torch.zeros(1, 1).long(), THETA))
     assert not available(SparseSteps(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), THETA))
+
+
+# Threads
+
+WORK = {"without synapses": 6 * 3 * 4 * 7 * 6, "convolution": 3 * 12 * 7 * 6 * 4 * 9, "pooling": 18 * 4 * 7 * 6}
+"""Levels of all steps; multiply-adds of a forward pass; rows of levels that are read."""
+
+
+@pytest.mark.parametrize("less", [0, 1])
+@pytest.mark.parametrize("name", WORK)
+def test_a_small_call_has_one_thread(name: str, less: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+
+    def noted(structure: type[Any]) -> Any:
+        def make(*values: Any, **fields: Any) -> Any:
+            call = structure(*values, **fields)
+            numbers.append(call.threads)
+            return call
+
+        return make
+
+    for structure in ("Layer", "Pooling"):
+        monkeypatch.setattr(native, structure, noted(getattr(native, structure)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(waiting, "SMALL", WORK[name] + less)
+    queue = Queue()
+    levels = first(queue)
+    if name == "convolution":
+        then(queue, levels, layers()[0])
+    elif name == "pooling":
+        max_pool(queue, levels, (2, 2), (1, 1), (0, 0))
+    assert numbers[-1] == (1 if less else 5)
+
+
+def test_threads_change_no_pooling_and_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SMALL", 0)
+    rows = computed(first(Queue()))
+    results = []
+    for number in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        results.append((held(max_pool(Queue(), rows, (3, 2), (1, 1), (1, 0))), count(rows)))
+    (pooled, counts), (pooled_by_3, counts_by_3) = results
+    assert torch.equal(pooled, pooled_by_3)
+    assert torch.equal(counts, counts_by_3)
+    assert counts.sum() > 0

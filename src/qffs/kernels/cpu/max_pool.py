@@ -12,7 +12,7 @@ from qffs.functional.max_pool import windows
 from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler
 from qffs.kernels.cpu.memory_layout import in_order, uncomputed
-from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
+from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue, threads
 
 
 def available(signal: SparseSteps | Pending) -> bool:
@@ -53,7 +53,7 @@ def max_pool(
         *padding,
         *above,
         *pooled,
-        torch.get_num_threads(),
+        threads(rows.values.numel()),
         kept.pointer(torch.zeros(count, dtype=torch.uint8, device=CPU)),
         kept.pointer(largest),
     )
@@ -79,8 +79,9 @@ def count(levels: SparseSteps, compiled: bool = True) -> Tensor:
     )
     if library is not None:
         spikes = torch.empty(2, steps, dtype=torch.int64, device=CPU)
-        size, threads, index = math.prod(values.shape[1:]), torch.get_num_threads(), levels.index.contiguous()
-        library.count(values.data_ptr(), index.data_ptr(), steps, images, size, threads, spikes.data_ptr())
+        size, index = math.prod(values.shape[1:]), levels.index.contiguous()
+        at_once = threads(steps * images * size)
+        library.count(values.data_ptr(), index.data_ptr(), steps, images, size, at_once, spikes.data_ptr())
         return spikes
     counts, before = [], torch.zeros_like(values[levels.index[0]], dtype=torch.int32)
     for step, rows in enumerate(levels.index):

@@ -14,7 +14,7 @@ import torch
 from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import compiler, memory_layout
 from qffs.kernels.cpu.memory_layout import Layout
-from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue
+from qffs.kernels.cpu.queue import CPU, Kept, Pending, Queue, threads
 from qffs.kernels.layer import Neurons, Projection, Signal
 
 LONGEST = 255
@@ -40,7 +40,8 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
     rows = [each.synapses.kernel[0].numel() for each in through]
     block = memory_layout.block_size(lie.channels, rows, dtype.itemsize, digits)
     steps, images = neurons.size
-    size = steps * images * math.prod(lie.shape)
+    neuron_count = images * math.prod(lie.shape)
+    size = steps * neuron_count
     room = queue.room(size)
     sent = room[:size].view(steps * images, *lie.shape)
     index = torch.empty(steps, images, dtype=torch.int64, device=CPU)
@@ -53,7 +54,7 @@ def enqueue(queue: Queue, neurons: Neurons) -> Pending | None:
         width=lie.width,
         channels=lie.channels,
         block=block,
-        threads=torch.get_num_threads(),
+        threads=threads(neuron_count * max(steps, sum(rows))),
         listed=LISTED,
         sent=kept.pointer(sent),
         changes=kept.pointer(torch.zeros(steps, images, dtype=torch.uint8, device=CPU)),

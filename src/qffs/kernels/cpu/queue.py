@@ -2,6 +2,7 @@
 
 The work of Python and PyTorch between two layers costs ten times as much where the layer before has just filled all
 caches with its weights. So layers are only noted down at first, and then computed one right after the other.
+A small call computes with one thread: several would wait for each other longer than they compute.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from qffs.kernels.cpu import compiler
 CPU = torch.device("cpu")
 MOST_HELD = 2**23
 """The most bytes of tensors, beside levels and weights, that are kept for calls in the queue."""
+SMALL = 2**20
+"""Below this much work, as `threads` counts it, a call is small."""
+
+
+def threads(work: int) -> int:
+    """Return the number of threads of a call: 1 where it is small, else PyTorch's number. Results are the same.
+
+    work: how many numbers the call reads or writes, or multiplies and adds for the levels of one forward pass.
+    """
+    return torch.get_num_threads() if work >= SMALL else 1
 
 
 class Kept(list[Tensor]):
