@@ -1,10 +1,10 @@
-"""The classification networks of torchvision and timm that contain a ReLU, each converted and compared in float64.
+"""Convert each classification network of torchvision and timm that contains a ReLU, and compare it in float64.
 
-    python scripts/docs/models.py                       # all of them: writes docs/models.md
-    python scripts/docs/models.py timm:resnet10t        # some: prints their rows
+    python scripts/docs/models.py                       # all networks: write docs/models.md
+    python scripts/docs/models.py timm:resnet10t        # some networks: print their rows
 
-Weights are random; batch norm statistics are those of two random batches. What was measured is kept, line by line, in
-runs/models.jsonl, so that a run that was stopped goes on where it was.
+Weights are random; batch norm statistics are those of two random batches. Results are stored, line by line, in
+runs/models.jsonl, so that a run that was stopped can continue.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ TIMM = [
     "xception:legacy_xception",
     "xception_aligned:xception41",
 ]
-"""Family (the file of timm that has it) and network: of every family with a ReLU one of its smallest, or several."""
+"""Families (files of timm) with a ReLU, and for each one or several of its smallest networks: ``family:network``."""
 
 
 SIDES = {
@@ -111,12 +111,12 @@ SIDES = {
     "timm:nasnetalarge": 139,
     "timm:pnasnet5large": 139,
 }
-"""Images smaller than the network's own, where float64 would take many minutes."""
+"""Sides of images smaller than the network's usual size, where float64 would take many minutes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a network; ``reason`` is empty where it was converted and everything was equal."""
+    """The result for a network; ``reason`` is empty if it was converted and everything was equal."""
 
     name: str
     reason: str = ""
@@ -130,20 +130,20 @@ class Row:
 
 
 def names() -> list[str]:
-    """All that are tried."""
+    """Return the names of all networks to try."""
     models = vision("torchvision.models")
     listed = [name for name in models.list_models(module=models) if _has_relu(models, name)]
     return [f"torchvision:{name}" for name in listed] + [f"timm:{entry.partition(':')[2]}" for entry in TIMM]
 
 
 def _has_relu(models: object, name: str) -> bool:
-    """Told by its family: to build every network for this takes minutes."""
+    """Return whether a network has a ReLU, by its family: to build every network for this takes minutes."""
     without = ("convnext", "efficientnet", "maxvit", "swin_t", "swin_s", "swin_b", "vit")
     return not name.startswith(without)
 
 
 def examine(name: str) -> Row:
-    """Convert a network and compare it, counts, outputs and step-wise simulation; one image."""
+    """Convert a network and return its row: counts, outputs and step-wise simulation are compared on one image."""
     start = time.monotonic()
     try:
         row = _examine(name)
@@ -172,10 +172,10 @@ def _examine(name: str) -> dict[str, object]:
 
 @torch.no_grad()
 def _learn_statistics(model: nn.Module, x: Tensor) -> None:
-    """Batch norm statistics, and those alone, as training on images like these would leave them."""
+    """Set only the batch norm statistics, to those of these images."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
-        norm.momentum = None  # the plain mean of what was seen
+        norm.momentum = None  # the plain mean over the batches
         norm.train()
     model(x)
     model(x.flip(0) + 0.1)
@@ -184,9 +184,9 @@ def _learn_statistics(model: nn.Module, x: Tensor) -> None:
 
 @torch.no_grad()
 def compare(qann: fx.GraphModule, snn: SpikingNetwork, *inputs: Tensor) -> dict[str, object]:
-    """What `verify` found, and the largest deviation of an output from the quantized network's, over its size.
+    """Return the results of `verify`, and the largest deviation of an output divided by the largest output.
 
-    Raises where a count is no level, or step-wise simulation sends another spike than layer-wise simulation.
+    Raises `Mismatch` if a count differs from its level, or step-wise and layer-wise simulation send different spikes.
     """
     compared = qffs.verify(qann, snn, *inputs)
     largest = max(float(output.abs().max()) for output in tensors(qann(*inputs)))
@@ -212,35 +212,36 @@ def _spikes(snn: SpikingNetwork, inputs: Sequence[Tensor], steps: int, chunk: in
 # --- the document ----------------------------------------------------------------------------------------------------
 
 
+HEAD = """# Networks that were tried
+
+This page lists the classification networks of torchvision and timm that contain a ReLU. Each has random weights and the
+batch norm statistics of two random batches, and was quantized to 2 bits, calibrated, converted, and compared in float64
+on one image of the network's usual size. (Where that would take many minutes, the image is smaller; `image` is its side
+in pixels.) A network counts as converted if
+
+- the spike count of every neuron after the run is the level of its quantizer (`qffs.verify`),
+- the outputs differ from the quantized network's only by rounding (`deviation`: the largest absolute difference divided
+  by the largest output),
+- the step-by-step and the layer-by-layer simulation give the same spikes.
+
+`settled` is the step after which no neuron fires any more. `sends values` names the operators that send values instead
+of single spikes; `strict=True` refuses them.
+
+{count} networks are converted. Networks with nothing to quantize are not counted: their only ReLUs make a table of
+constants (of relative positions). Written by `python scripts/docs/models.py` on
+{machine}.
+"""
+
+
 def document(rows: Sequence[Row]) -> str:
-    """docs/models.md."""
-    lines = [
-        "# Networks that were tried",
-        "",
-        "Classification networks of torchvision and timm that contain a ReLU, as they come, with random weights and",
-        "the batch norm statistics of two random batches: quantized to 2 bits, calibrated, converted, and compared in",
-        "float64 on one image of the size the network takes (of a smaller one where that would take many minutes: see",
-        "`image`, the side in pixels). A network counts as converted where",
-        "",
-        "- every neuron's spike count is its quantizer's level after the run (`qffs.verify`),",
-        "- the outputs deviate from the quantized network's by no more than rounding (`deviation`: the largest",
-        "  absolute difference over the largest output),",
-        "- advancing step by step and advancing every layer over all steps give the same spikes.",
-        "",
-        "`settled` is the step after which no neuron fires any more. What sends values instead of single spikes is",
-        "named; `strict=True` refuses it.",
-        "",
-        f"{_count(rows)} networks are converted. Where there is nothing to quantize, the network's only ReLUs make a",
-        "table of constants (of relative positions); these are not counted. Made by `python scripts/docs/models.py` on",
-        f"{_machine()}.",
-        "",
-    ]
+    """Return the text of docs/models.md."""
+    lines = [HEAD.format(count=_count(rows), machine=_machine())]
     for library in ("torchvision", "timm"):
-        own = [row for row in rows if row.name.startswith(f"{library}:")]
+        members = [row for row in rows if row.name.startswith(f"{library}:")]
         lines += [
-            f"## {library} {version(library)}: {_count(own)}",
+            f"## {library} {version(library)}: {_count(members)}",
             "",
-            *_table(own),
+            *_table(members),
             "",
         ]
     return "\n".join(lines)
@@ -268,8 +269,8 @@ def _machine() -> str:
 
 
 def main(chosen: Sequence[str], log: Path, file: Path) -> None:
-    """Examine what is not in the log yet, and write the document when all was asked for."""
-    wanted = list(chosen) or names()
+    """Examine the networks that are not in the log yet, and write the document if none was chosen by name."""
+    selected = list(chosen) or names()
     log.parent.mkdir(exist_ok=True)
     done = (
         {}
@@ -279,14 +280,14 @@ def main(chosen: Sequence[str], log: Path, file: Path) -> None:
             for row in map(json.loads, log.read_text().splitlines())
         }
     )
-    for name in wanted:
+    for name in selected:
         if name not in done:
             done[name] = examine(name)
             print(done[name], flush=True)
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(done[name])) + "\n")
     if not chosen:
-        file.write_text(document([done[name] for name in wanted]))
+        file.write_text(document([done[name] for name in selected]))
 
 
 if __name__ == "__main__":
