@@ -1,1 +1,1 @@
-"""`torch.fx` passes: a graph in, a new graph out."""
+"""Passes over `torch.fx` graphs: read a model, decide about every node, and change the graph."""

@@ -1,4 +1,4 @@
-"""How a node calls its operator: what it is called, and what it is called with."""
+"""The call of an operator by a node: its name, its row in the table of operators, and its arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qffs.graph.site import site
 
 
 def label(node: fx.Node, root: nn.Module) -> str:
-    """How the operator of a node is called in messages and plans: ``Conv2d``, ``max_pool2d``, ``.view``."""
+    """Return the name of the operator of a node in messages and plans: ``Conv2d``, ``max_pool2d``, ``.view``."""
     if node.op == "call_module":
         return type(root.get_submodule(str(node.target))).__name__
     if node.op == "call_method":
@@ -21,12 +21,12 @@ def label(node: fx.Node, root: nn.Module) -> str:
 
 
 def arguments(node: fx.Node) -> list[Any]:
-    """All arguments of a node, whatever their nesting, in order."""
+    """Return all arguments of a node in order, those inside lists, tuples, dictionaries and slices too."""
     return _flat((*node.args, *node.kwargs.values()))
 
 
 def _flat(nested: Any) -> list[Any]:
-    found: list[Any] = []
+    leaves: list[Any] = []
 
     def visit(argument: Any) -> None:
         if isinstance(argument, (list, tuple)):
@@ -37,19 +37,19 @@ def _flat(nested: Any) -> list[Any]:
         elif isinstance(argument, slice):
             visit((argument.start, argument.stop, argument.step))
         else:
-            found.append(argument)
+            leaves.append(argument)
 
     visit(nested)
-    return found
+    return leaves
 
 
 def choosing(node: fx.Node) -> list[Any]:
-    """Return the arguments of a join that say where its operands go, and are no operands: a mask, an index."""
+    """Return the arguments of a join that select places and are not joined themselves: a mask, an index."""
     return selectors(node, site(node).operator)
 
 
 def selectors(node: fx.Node, operator: str | None) -> list[Any]:
-    """Return what `choosing` does, of a node that has this operator."""
+    """Return the selecting arguments of a node with this operator, as `choosing` does for a node with a record."""
     match operator:
         case "where":
             return _flat(node.args[:1])
@@ -59,10 +59,10 @@ def selectors(node: fx.Node, operator: str | None) -> list[Any]:
 
 
 def option(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a call, given by position or by name."""
+    """Return an argument of a call by its position or its name, or the default where the call has neither."""
     return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
 
 
 def signals(node: fx.Node) -> list[fx.Node]:
-    """The arguments of a node that carry a signal, in order, each as often as it is read."""
+    """Return the arguments of a node that carry a signal, in order, each as often as the node reads it."""
     return [read for read in arguments(node) if isinstance(read, fx.Node) and site(read).signal]

@@ -1,4 +1,4 @@
-"""What becomes of every node: decided by the table of rules, and by what the node reads."""
+"""The decision what every node becomes, by the table of rules and by the arguments of the node."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from qffs.graph.rules import (
 from qffs.graph.site import KEY, Kind, Site, site
 
 Sites = dict[fx.Node, Site]
-"""The record of every node of a graph, in its order."""
+"""The record of every node of a graph, in the order of computation."""
 
 ADD = "; qffs.register adds one"
 
 
 def classify(network: fx.GraphModule) -> Sites:
-    """Return the record of every node with its kind decided; nothing is changed.
+    """Return the record of every node, with its kind decided. The graph is not changed.
 
-    A node that reads no signal is plain, the others are what `qffs.graph.rules` says of their operator, unless their
-    arguments, or what tracing found out, take them out of the rule.
+    A node that reads no signal is plain. The kind of every other node is that of its operator in `qffs.graph.rules`,
+    except where its arguments, or the checks of tracing, rule this out.
     """
     sites: Sites = {}
     for node in network.graph.nodes:
@@ -74,12 +74,12 @@ def _site(node: fx.Node, network: nn.Module, sites: Sites) -> Site:
 
 
 def _signals(node: fx.Node, sites: Sites) -> list[fx.Node]:
-    """The arguments of a node that carry a signal, as `qffs.graph.call.signals`, while nothing is written yet."""
+    """Return the signals that a node reads, by ``sites``: `qffs.graph.call.signals` needs records that are written."""
     return [read for read in arguments(node) if isinstance(read, fx.Node) and sites[read].signal]
 
 
 def _decide(node: fx.Node, root: nn.Module, sites: Sites) -> Rule:
-    """The rule of a node whose arguments have been classified."""
+    """Return the rule of a node whose arguments have been classified."""
     if node.op == "placeholder":
         return Rule(Kind.INPUT, "analog, charged by the schedule")
     if node.op == "output":
@@ -102,7 +102,7 @@ def _decide(node: fx.Node, root: nn.Module, sites: Sites) -> Rule:
 
 
 def _unit(node: fx.Node, rule: Rule, root: nn.Module, signals: list[Site]) -> Literal["one", "channel"] | None:
-    """What a node sends, where it sends single spikes: pooling takes the largest of a window of them."""
+    """Return the unit of the single spikes that a node sends (`Site.unit`); None where it sends anything else."""
     read = [each.unit for each in signals]
     if rule.kind is Kind.SPIKING:
         module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -123,7 +123,7 @@ def _unit(node: fx.Node, rule: Rule, root: nn.Module, signals: list[Site]) -> Li
 
 
 def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
-    """The rule of a module and what takes it out of the rule, if anything does."""
+    """Return the rule of a module, and the reason where the rule does not apply to it, else None."""
     rule = MODULES.get(type(module))
     if rule is None:
         return PLAIN, f"there is no rule for {type(module).__name__}{ADD}"
@@ -137,14 +137,14 @@ def _decide_module(module: nn.Module) -> tuple[Rule, str | None]:
 
 
 def refusal(module: nn.Module) -> str | None:
-    """Why calls of a module of torch are refused whatever they read; None where they are not."""
+    """Return why every call of a module of torch is refused, with any arguments; None where it is not."""
     rule, reason = _decide_module(module)
-    known = type(module) in MODULES
-    return (reason or (rule.why if rule.kind is Kind.REFUSED else None)) if known else None
+    in_table = type(module) in MODULES
+    return (reason or (rule.why if rule.kind is Kind.REFUSED else None)) if in_table else None
 
 
 def _decide_call(node: fx.Node, read: list[fx.Node], sites: Sites) -> tuple[Rule, str | None]:
-    """The rule of a function or method and what takes it out of the rule, if anything does."""
+    """Return the rule of a function or method, and the reason where the rule does not apply to it, else None."""
     name = name_of(node)
     if name is None:
         return PLAIN, f"there is no rule for {getattr(node.target, '__name__', node.target)}{ADD}"
@@ -160,7 +160,7 @@ def _decide_call(node: fx.Node, read: list[fx.Node], sites: Sites) -> tuple[Rule
             reason = "a rounded quotient is not linear"
         case "where" | "write":
             rule = _decide_choice(node, read, sites)
-        case "diff" if len(node.all_input_nodes) > 1:  # what stands before or behind would come with every increment
+        case "diff" if len(node.all_input_nodes) > 1:  # the values before or behind would be added at every increment
             rule = NONLINEAR
         case "max" | "min" if len(node.all_input_nodes) == 1:
             rule = DIFFERENCED
@@ -171,12 +171,12 @@ def _decide_call(node: fx.Node, read: list[fx.Node], sites: Sites) -> tuple[Rule
         case "batch_norm":
             rule, reason = _decide_batch_norm(node, read)
         case _ if rule.kind is Kind.FOLDED:
-            reason = "it draws random numbers outside training too"  # those that do not are modules by now
+            reason = "it draws random numbers outside training too"  # tracing has made modules of the others
     return rule, reason
 
 
 def _decide_choice(node: fx.Node, read: list[fx.Node], sites: Sites) -> Rule:
-    """What is chosen by something that never changes is joined; a mask of the input does not change over time."""
+    """Return the rule of a choice between operands: a join where its mask or index does not change over time."""
     chooses = [each for each in selectors(node, name_of(node)) if each in read]
     if name_of(node) == "write":
         return ROUNDING if chooses else OPERATORS["write"]

@@ -1,4 +1,4 @@
-"""Batch norm into weights, biases out of modules: afterwards every linear operator of the graph maps 0 to 0."""
+"""Folding: batch norm goes into weights, and biases become sums. Then every linear operator maps 0 to 0."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 
 Weighted = (nn.modules.conv._ConvNd, nn.Linear)
-"""Modules with a weight and perhaps a bias, an output channel a row."""
+"""Modules with a weight and perhaps a bias; each row of both is one output channel."""
 
 WEIGHTED = frozenset(("linear", *(f"{name}{d}d" for name in ("conv", "conv_transpose") for d in (1, 2, 3))))
-"""Functions with a weight and perhaps a bias, as arguments 1 and 2."""
+"""Functions whose arguments 1 and 2 are a weight and perhaps a bias."""
 
 CONSTANT_PADDING = tuple(getattr(nn, f"ConstantPad{d}d") for d in (1, 2, 3))
 
 
 @torch.no_grad()
 def fold(network: fx.GraphModule) -> None:
-    """Fold an annotated network in place, for inference.
+    """Fold a classified network in place, for inference.
 
-    What does not depend on the input is computed once. Dropout and identities vanish. Batch norm with running
-    statistics, ``y = scale * x + shift`` with ``scale = gamma / sqrt(var + eps)``, goes into the weights of the
-    convolution or linear layer before it where that layer feeds nothing else at this call, and else becomes a product
-    and a sum of its own. A layer that is called more than once is folded into a copy for each call. Last, every bias,
-    and the value that a map is padded with, becomes a sum of its own, so that the schedule can charge it.
+    Values that do not depend on the input are computed once. Dropout and identities are removed. Batch norm with
+    running statistics, ``y = scale * x + shift`` with ``scale = gamma / sqrt(var + eps)``, goes into the weights of the
+    convolution or linear layer before it, where nothing else reads the result of that call; else it becomes a product
+    and a sum. A layer that is called more than once is folded into one copy for each call. Last, every bias, and the
+    value of every constant padding, becomes a sum, so that the schedule can charge it.
     """
     _compute_constants(network)
     _shape_anywhere(network)
@@ -52,7 +52,7 @@ def fold(network: fx.GraphModule) -> None:
 
 @torch.no_grad()
 def fold_batch_norms(network: fx.GraphModule) -> None:
-    """Fold the batch norms alone of an annotated network, in place, for what is trained on without them."""
+    """Fold only the batch norms of a classified network, in place, for training that continues without them."""
     _fold_batch_norms(network)
     network.delete_all_unused_submodules()
     network.recompile()
@@ -67,7 +67,7 @@ def _fold_batch_norms(network: fx.GraphModule) -> None:
 
 
 def _shape_anywhere(network: fx.GraphModule) -> None:
-    """Shapes that hold for the parts of a signal: of any layout in memory, and of a single image too."""
+    """Make shape operators work for any memory layout and batch size: ``view`` becomes ``reshape``, for example."""
     for node in network.graph.nodes:
         if site(node).kind is not Kind.LINEAR:
             continue
@@ -80,14 +80,14 @@ def _shape_anywhere(network: fx.GraphModule) -> None:
 
 
 def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.modules.batchnorm._BatchNorm | None:
-    """The batch norm that a call is, module or function; None where it is something else."""
+    """Return the batch norm that a node calls, as a module; None where the node calls something else."""
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
         return module if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
     if name_of(node) != "batch_norm":
         return None
     names = ("running_mean", "running_var", "weight", "bias")
-    mean, var, weight, bias = (_value(network, option(node, place, name)) for place, name in enumerate(names, 1))
+    mean, var, weight, bias = (_value(network, option(node, position, name)) for position, name in enumerate(names, 1))
     assert mean is not None
     norm = nn.BatchNorm1d(len(mean), eps=option(node, 7, "eps", 1e-5), affine=weight is not None or bias is not None)
     norm.running_mean, norm.running_var = mean, var
@@ -135,12 +135,12 @@ def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.ba
 
 
 def _channels_first(module: nn.Module, call: fx.Node) -> bool:
-    """Whether dimension 1 of the result holds the module's output channels, as batch norm reads them."""
+    """Return whether the result has its output channels in dimension 1, where batch norm reads channels."""
     return not isinstance(module, nn.Linear) or len(tensor_shape(call)) == 2
 
 
 def _scaled(module: Any, scale: Tensor, shift: Tensor) -> nn.Module:
-    """A copy of a weighted module whose result is ``scale * module(x) + shift`` by output channel."""
+    """Return a copy of a weighted module whose result is ``scale * module(x) + shift`` for each output channel."""
     folded = copy.deepcopy(module)
     weight = module.weight.double()
     if isinstance(module, nn.modules.conv._ConvTransposeNd):  # weight: [in, out / groups, ...]
@@ -160,7 +160,7 @@ def _column(values: Tensor, dimensions: int) -> Tensor:
 
 
 def _constant(network: fx.GraphModule, after: fx.Node, function: Any, path: str, value: Tensor) -> fx.Node:
-    """A new node ``function(after, value)``, the value a buffer of the network."""
+    """Add a node ``function(after, value)``, with the value as a buffer of the network, and return it."""
     path = free_path(network, path)
     parent, _, name = path.rpartition(".")
     network.get_submodule(parent).register_buffer(name, value.detach().clone())
@@ -169,7 +169,7 @@ def _constant(network: fx.GraphModule, after: fx.Node, function: Any, path: str,
 
 
 def _called(function: Any, first: fx.Node, second: fx.Node) -> fx.Node:
-    """A new node ``function(first, second)`` behind the second, of the shape of the first."""
+    """Add a node ``function(first, second)`` behind the second, with the shape of the first, and return it."""
     with second.graph.inserting_after(second):
         result = second.graph.call_function(function, (first, second))
     note(result, shape=site(first).shape, batch=site(first).batch)
@@ -200,14 +200,14 @@ def _split_functional_biases(network: fx.GraphModule) -> None:
         node.args = tuple(None if argument is bias else argument for argument in node.args)
         node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "bias"}
         dimensions = 0 if name_of(node) == "linear" else len(tensor_shape(node)) - 2
-        with network.graph.inserting_after(node):  # of the bias as it is there: it may depend on sizes
+        with network.graph.inserting_after(node):  # reshape in the graph: the bias may be computed from sizes
             column = network.graph.call_function(torch.reshape, (bias, (-1, *(1,) * dimensions)))
         note(column, kind=Kind.PLAIN)
-        _instead(node, _called(operator.add, node, column))
+        _replace_uses(node, _called(operator.add, node, column))
 
 
 def _split_padding(network: fx.GraphModule) -> None:
-    """Padding with another value than zero: with zeros, and then a sum with the value where there was padding."""
+    """Replace padding with another value than zero: pad with zeros, then add the value where the padding is."""
     for node in list(network.graph.nodes):
         if site(node).kind is not Kind.LINEAR:
             continue
@@ -223,29 +223,29 @@ def _split_padding(network: fx.GraphModule) -> None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node.op, node.target, node.args, node.kwargs = "call_function", F.pad, (source, padding), {}
-        with network.graph.inserting_after(node):  # of the sizes at hand: the padding may depend on them
-            nothing = network.graph.call_function(torch.zeros_like, (source,))
-        with network.graph.inserting_after(nothing):
-            around = network.graph.call_function(F.pad, (nothing, padding), {"value": value})
-        for plain, like in ((nothing, source), (around, node)):
+        with network.graph.inserting_after(node):  # in the graph: the padding may be computed from sizes
+            zeros = network.graph.call_function(torch.zeros_like, (source,))
+        with network.graph.inserting_after(zeros):
+            border = network.graph.call_function(F.pad, (zeros, padding), {"value": value})
+        for plain, like in ((zeros, source), (border, node)):
             note(plain, kind=Kind.PLAIN, shape=site(like).shape)
-        _instead(node, _called(operator.add, node, around))
+        _replace_uses(node, _called(operator.add, node, border))
 
 
 def _add(network: fx.GraphModule, node: fx.Node, path: str, value: Tensor) -> None:
-    """Whoever reads ``node`` reads the sum of it and a constant."""
-    _instead(node, _constant(network, node, operator.add, path, value))
+    """Let all readers of ``node`` read ``node`` plus a constant instead."""
+    _replace_uses(node, _constant(network, node, operator.add, path, value))
 
 
-def _instead(node: fx.Node, total: fx.Node) -> None:
-    """Whoever reads ``node`` reads ``total``, which is made of it."""
+def _replace_uses(node: fx.Node, total: fx.Node) -> None:
+    """Let all readers of ``node`` read ``total`` instead, except ``total``, which is computed from ``node``."""
     node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
 
 
 def _compute_constants(network: fx.GraphModule) -> None:
-    """What does not depend on the input, and every number in a sum, becomes a buffer or a literal of its own.
+    """Replace every value that does not depend on the input, and every number in a sum, by a buffer or a literal.
 
-    So folding may change every module, and a sum has nothing but nodes to add.
+    Then folding may change every module, and all operands of a sum are nodes.
     """
     values: dict[fx.Node, Any] = {}
     runner = fx.Interpreter(network)
@@ -272,21 +272,21 @@ def _compute_constants(network: fx.GraphModule) -> None:
 
 
 def _replace_argument(reader: fx.Node, old: fx.Node, new: Any) -> None:
-    """Let a node read something else, a node or a literal."""
+    """Let a node read ``new``, a node or a literal, instead of ``old``."""
     reader.args, reader.kwargs = fx.node.map_arg((reader.args, reader.kwargs), lambda n: new if n is old else n)
 
 
 def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:
-    among = {"where": (1, 2), "write": (0, 1)}  # of other joins, every operand is a tensor
-    every = range(len(node.args)) if site(node).kind is Kind.SUM else among.get(str(name_of(node)), ())
-    for position in every:
+    operands = {"where": (1, 2), "write": (0, 1)}  # the operands of other joins are tensors
+    positions = range(len(node.args)) if site(node).kind is Kind.SUM else operands.get(str(name_of(node)), ())
+    for position in positions:
         argument = node.args[position]
         if isinstance(argument, (int, float)):
             with network.graph.inserting_before(node):
                 value = torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None)
                 node.update_arg(position, _buffer(network, f"{node.name}_constant", value))
         elif isinstance(argument, fx.Node) and not site(argument).signal and site(argument).shape is None:
-            with network.graph.inserting_before(node):  # of a size, so it stays a number of its own
+            with network.graph.inserting_before(node):  # a size: a number that the graph computes
                 named = network.graph.call_function(torch.full, ((), argument), {"dtype": torch.float64})
             note(named, kind=Kind.PLAIN, shape=())
             node.update_arg(position, named)

@@ -1,4 +1,4 @@
-"""Writes by index, ``x[index] = value``, as a function: the tensor afterwards, a new one."""
+"""Functions of this library that stand in graphs: writing by index, raising a precision, and checking a size."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from qffs.errors import InvalidArgument
 
 
 def write(x: Tensor, value: Any, index: Any) -> Tensor:
-    """``x`` with ``value`` in the places that ``index`` names, as indexing with it reads them; x stays as it is.
+    """Return a copy of ``x`` after ``x[index] = value``; x itself is not changed.
 
-    It is linear in x and value together: what x had in these places is gone, and value is nowhere else.
+    The function is linear in x and value together: each element of the result is an element of x or one of value.
 
     >>> write(torch.zeros(2, 3), torch.tensor([1.0, 2.0]), (..., 1))
     tensor([[0., 1., 0.],
@@ -23,16 +23,16 @@ def write(x: Tensor, value: Any, index: Any) -> Tensor:
 
 
 def write_(x: Tensor, value: Any, index: Any) -> Tensor:
-    """The same in place: x itself."""
+    """Write ``x[index] = value`` in place, and return x."""
     x[index] = value
     return x
 
 
 def at_least(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` in ``dtype``, or in its own type where that is the finer one.
+    """Return ``x`` in ``dtype``, or unchanged where its type has the higher precision.
 
-    ``x.float()`` before a softmax or a norm is there for networks in 16 bits. In a float64 network it would round to
-    half the digits, differently of a sum and of its increments, and exactness would end there.
+    A model calls ``x.float()`` before a softmax or a norm for its 16-bit form. In a float64 network that call would
+    round a sum and its increments differently, so that the spiking network would no longer be exact.
 
     >>> at_least(torch.ones(1, dtype=torch.bfloat16), torch.float32).dtype
     torch.float32
@@ -42,13 +42,15 @@ def at_least(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(torch.promote_types(x.dtype, dtype))
 
 
-def expect(value: Any, known: Any, where: str) -> None:
-    """Raise `InvalidArgument` where ``value`` is not what it was on the example.
+def expect(value: Any, expected: Any, where: str) -> None:
+    """Raise `InvalidArgument` unless ``value``, a size, is ``expected``, its value on the example.
+
+    where: the line of the network's code that read the size, or "" for code of torch.
 
     >>> expect(8, 8, "net.py, line 3")
     """
-    if value != known:
+    if value != expected:
         raise InvalidArgument(
-            f"the code of this network decided on sizes when it was read ({where or 'within torch'}: {known!r}), and "
-            f"would decide otherwise here ({value!r}): quantize it on an example of this size"
+            "the code of this network decided on sizes when it was read "
+            f"({where or 'within torch'}: {expected!r}), and would decide differently here ({value!r}): quantize it on an example of this size"
         )

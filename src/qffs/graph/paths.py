@@ -1,4 +1,4 @@
-"""Where modules and calls stand in a network, by their paths."""
+"""The paths of modules and calls in a network."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import fx, nn
 
 
 def owner(node: fx.Node) -> str:
-    """The path of the module in whose ``forward`` the node was called; "" for the model itself."""
+    """Return the path of the module whose ``forward`` calls the node; "" for the model itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else ""
 
 
 def free_path(traced: nn.Module, path: str) -> str:
-    """``path``, or the first of ``path_2, path_3, ...`` that no attribute of ``traced`` has."""
+    """Return ``path``, or the first of ``path_2, path_3, ...`` that no attribute of ``traced`` has."""
     candidate, number = path, 1
     while has(traced, candidate):
         number += 1
@@ -21,7 +21,7 @@ def free_path(traced: nn.Module, path: str) -> str:
 
 
 def has(module: nn.Module, path: str) -> bool:
-    """Whether there is anything at a path of ``module``."""
+    """Return whether ``module`` has an attribute at a path."""
     parent, _, name = path.rpartition(".")
     try:
         return hasattr(module.get_submodule(parent), name)

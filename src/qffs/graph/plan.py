@@ -1,4 +1,4 @@
-"""What will become of every call of a network, and why, before anything changes."""
+"""The plan of a conversion: what every call of a network will become, and why."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from qffs.graph.trace.tracer import described
 
 @dataclass(frozen=True)
 class Row:
-    """One call: ``site`` (path in the model), ``operator``, ``shape`` of its result, ``kind`` and ``why``.
+    """One call of a network. `print` shows it as one line.
 
-    ``source``: file and line of the network's own code, where it has one; ``values``: whether it sends values, where
-    neurons and max pooling send single spikes.
+    site: its path in the model; operator: its name; shape: of its result on the example, None where that is no tensor;
+    kind: what it becomes (`qffs.graph.site.Kind`); why: the same in words, or the reason for a refusal; source: file
+    and line of the network's own code, or ""; values: whether it sends values, while neurons and max pooling send
+    single spikes.
     """
 
     site: str
@@ -37,19 +39,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of a network, in the order of computation. ``print(plan)`` shows them as a table."""
+    """The plan of a network, which `qffs.plan` returns: what every call becomes. ``print(plan)`` shows a table.
+
+    rows: one `Row` for each call, in the order of computation.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Hardshrink())
+    >>> plan = qffs.plan(model, torch.ones(1, 4))
+    >>> [(row.operator, row.kind.value) for row in plan.rows]
+    [('input', 'input'), ('Linear', 'linear'), ('ReLU', 'spiking'), ('Hardshrink', 'refused'), ('output', 'output')]
+    >>> print(plan.refused[0])
+    Hardshrink at 2: it jumps: the least rounding error of a signal would decide its result
+    """
 
     rows: tuple[Row, ...]
 
     @property
     def refused(self) -> tuple[Row, ...]:
-        """The calls that cannot be converted."""
+        """The rows of the calls that cannot be converted."""
         return tuple(row for row in self.rows if row.kind is Kind.REFUSED)
 
     def check(self, strict: bool = False) -> None:
-        """Raise `NotConvertible` naming every refused call, or `NothingToQuantize` where there is no ReLU.
+        """Raise an error unless the network can be converted.
 
-        strict: refuse also what would send values instead of spikes, max pooling excepted.
+        strict: refuse also every call that would send values instead of spikes. Raises `NotConvertible`, which lists
+        every refused call, and `NothingToQuantize` where there is no ReLU on the way from the input.
         """
         refused = [row for row in self.rows if row.kind is Kind.REFUSED or (strict and row.values)]
         if refused:
@@ -75,7 +88,7 @@ class Plan:
         return "\n".join([*table, self.summary()])
 
     def summary(self) -> str:
-        """How many calls there are of each kind, in one line that ends with the refused ones."""
+        """Return the number of calls of each kind, in one line that ends with the number of refused calls."""
         kinds = Counter(row.kind for row in self.rows)
         neurons, refused = kinds.pop(Kind.SPIKING, 0), kinds.pop(Kind.REFUSED, 0)
         values = sum(row.values for row in self.rows)
