@@ -52,5 +52,6 @@ def expect(value: Any, expected: Any, where: str) -> None:
     if value != expected:
         raise InvalidArgument(
             "the code of this network decided on sizes when it was read "
-            f"({where or 'within torch'}: {expected!r}), and would decide differently here ({value!r}): quantize it on an example of this size"
+            f"({where or 'within torch'}: {expected!r}), and would decide differently here ({value!r}): "
+            "quantize it on an example of this size"
         )

@@ -1,4 +1,4 @@
-"""Quantizers into the graph: one at every ReLU that is to have one, and at the outputs if asked."""
+"""Replacing modules of a graph: quantizers in the place of ReLUs, and neurons in the place of quantizers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qffs.nn.quantizer import Quantizer
 
 
 def activations(traced: fx.GraphModule) -> list[str]:
-    """The paths of the ReLUs of an annotated graph, in the order of computation."""
+    """Return the paths of the ReLUs of a classified graph, in the order of computation."""
     return [str(node.target) for node in traced.graph.nodes if site(node).kind is Kind.SPIKING]
 
 
@@ -29,12 +29,12 @@ def place_quantizers(
     offset: float,
     per_channel: bool = False,
 ) -> None:
-    """Replace every ReLU of an annotated graph by a `Quantizer` with the levels of its path, in place.
+    """Replace every ReLU of a classified graph by a `Quantizer` with the levels of its path, in place.
 
-    A ReLU whose levels are None stays, as a `FullPrecision`. With ``output`` levels, each output gets a quantizer of
-    its own too; an output that is a ReLU's takes the output's levels instead of a second quantizer. per_channel: a
-    step size for each channel, dimension 1 of the activations; where that is the batch, or the tokens of linear layers,
-    one for all.
+    hidden: the levels by path; where they are None, the ReLU becomes a `FullPrecision`. output: the levels of every
+    output, or None; each output gets a quantizer, but where the output is a ReLU, its only quantizer gets these levels.
+    offset: of every quantizer. per_channel: one step size for each channel, dimension 1 of the activations; where that
+    dimension holds the batch, or the tokens of linear layers, there is one step size for all.
     """
     (end,) = traced.graph.find_nodes(op="output")
     outputs = end.all_input_nodes if output else []
@@ -42,8 +42,8 @@ def place_quantizers(
 
     def quantizer(node: fx.Node, levels: Levels, clip: float | None = None) -> Quantizer:
         shape, batch = tensor_shape(node), batch_axis.dimension(node)
-        apart = per_channel and len(shape) > 1 and batch != 1 and (len(shape) == 2 or not _of_tokens(node, traced))
-        return Quantizer(levels.highest, offset, clip, shape[1] if apart else None)
+        by_channel = per_channel and len(shape) > 1 and batch != 1 and (len(shape) == 2 or not _of_tokens(node, traced))
+        return Quantizer(levels.highest, offset, clip, shape[1] if by_channel else None)
 
     for node in traced.graph.nodes:
         if site(node).kind is Kind.SPIKING:
@@ -61,7 +61,10 @@ def place_quantizers(
 
 
 def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
-    """Whether a value has its features in its last dimension: what made it, of the same shape since, is linear."""
+    """Return whether a value has tokens in dimension 1, because its features are in the last dimension.
+
+    They are where a linear layer or a layer norm computed the value, and its shape has not changed since.
+    """
     source, shape = node, site(node).shape
     while True:
         name = name_of(source) or label(source, traced)
@@ -74,7 +77,7 @@ def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
 
 
 def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:
-    """The paths of the quantizers (or modules of another ``kind``) that the network returns directly."""
+    """Return the paths of the quantizers (or modules of another ``kind``) whose results the network returns."""
     (end,) = network.graph.find_nodes(op="output")
     return {
         str(node.target)

@@ -1,14 +1,14 @@
-"""The one table: what every operator becomes in a spiking network.
+"""The table of operators: what every operator becomes in a spiking network.
 
-An edge of the network carries increments, and their sum over time is the quantized network's value. So an operator is
+An edge of the network carries increments, and their sum over time is the value in the quantized network. An operator is
 
 - **linear**: applied to each increment as it comes; its constant part is charged with the input;
 - **spiking**: a neuron, at every activation quantizer;
 - **differenced**: ``g(X_t) - g(X_{t-1})`` on the accumulated input;
 
-or it is folded into its neighbor before, or not a signal at all (shapes, constants), or refused with a reason. One row
-of `MODULES` is a class of `torch.nn`; one row of `OPERATORS` is a name, in all its forms: of `torch`,
-`torch.nn.functional`, `operator` and as a method of a tensor.
+or it is folded into the operator before it, or it is no signal (shapes, constants), or it is refused with a reason. A
+row of `MODULES` is a class of `torch.nn`. A row of `OPERATORS` is a name in all its forms: a function of `torch`, of
+`torch.nn.functional` and of `operator`, and a method of a tensor.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from qffs.nn.quantizer import Quantizer
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind and, in words, what that means for the operator.
+    """A row of the table: the ``kind`` of an operator, and in ``why`` what this means in words.
 
-    ``values``: it sends values where spikes could be; ``claimed``: a user says so, and tracing looks whether it is so.
+    values: the operator sends values, not spikes; claimed: a user has registered the operator, so tracing tests whether
+    it is linear if that is its kind.
     """
 
     kind: Kind
@@ -66,7 +67,7 @@ _DIMENSIONS = (1, 2, 3)
 
 
 def _modules(names: str) -> list[type[nn.Module]]:
-    """The classes of torch.nn of these names, with {} standing for 1, 2 and 3; older versions lack some."""
+    """Return the classes of torch.nn with these names, {} being 1, 2 and 3. Older versions of torch lack some."""
     written = [name.format(d) for name in names.split() for d in (_DIMENSIONS if "{}" in name else (0,))]
     return [getattr(nn, name) for name in written if hasattr(nn, name)]
 
@@ -128,10 +129,10 @@ OPERATORS: dict[str, Rule] = {
     **_named(ROUNDING, "int long bool hardshrink"),
     **_named(ROUNDING, "argmax argmin topk sort argsort invert and_ or_ xor logical_not logical_and logical_or"),
 }
-"""By name. What is refused of a signal may still be asked of a size: a node that reads no signal is plain."""
+"""The rules by name. An operator that is refused on a signal may be applied to a size: such a node is plain."""
 
 PRODUCTS = frozenset(name for name, rule in OPERATORS.items() if rule is PRODUCT)
-"""Linear in each of their operands, whichever that is."""
+"""The operators that are linear in each operand."""
 
 MOVING = frozenset(
     _named(
@@ -140,18 +141,19 @@ MOVING = frozenset(
     | _named(LINEAR, "contiguous clone detach pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle")
     | _named(LINEAR, "pixelshuffle pixelunshuffle channelshuffle zeropad{}d")  # as modules
 )
-"""They only move what neurons send."""
+"""The operators that only move the spikes of neurons."""
 
 QUOTIENTS = frozenset(("div", "divide", "true_divide", "truediv"))
+"""The forms of division."""
 
 SHAPED = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to"))
-"""Of the second operand they read nothing but what is the same at every step."""
+"""The operators that read only the shape or type of their second operand, which never changes."""
 
 SHAPES = ("shape", "ndim", "dtype", "device")
 """The attributes of a signal that are the same at every step."""
 
 TURNED = ("T", "mT", "H", "mH")
-"""The attributes of a signal that are the signal, turned."""
+"""The attributes of a signal that are the signal with its dimensions in another order."""
 
 SPACES = {
     "torch.nn.functional": F,
@@ -160,7 +162,7 @@ SPACES = {
     "builtins": builtins,
     "torch.linalg": torch.linalg,
 }
-"""Where functions are found by name."""
+"""The modules in which the functions of the table are searched by name."""
 
 OURS = {
     "qffs.functional.cast.at_least": operators.at_least,
@@ -168,7 +170,7 @@ OURS = {
     "qffs.functional.write.write": operators.write,
     "qffs.functional.write.write_": operators.write_,
 }
-"""Functions of this library that stand in graphs, by the names that checkpoints have had for them since the first."""
+"""Functions of this library that stand in graphs, by the names that all checkpoints have for them."""
 
 METHODS = frozenset(name for name in OPERATORS if callable(getattr(Tensor, name, None)))
 """The operators that are methods of a tensor."""
@@ -180,21 +182,21 @@ ADDRESSES: dict[str, Any] = {
     if callable(getattr(home, name, None)) and (home is not builtins or name == "getattr")
     if getattr(home, name) is not torch.batch_norm  # other arguments than those of F.batch_norm
 } | OURS
-"""Every function of the table by where it is found, its name last; as checkpoints name it."""
+"""Every function of the table by its address, module and name, as checkpoints write it."""
 
 FUNCTIONS: dict[Any, str] = {function: address.rpartition(".")[2] for address, function in ADDRESSES.items()}
-"""The operator that a function is."""
+"""The name in the table of every function."""
 
 
 def name_of(node: fx.Node) -> str | None:
-    """The operator of a call in the table `OPERATORS`, whatever its form; None where there is none."""
+    """Return the name in `OPERATORS` of the function or method that a node calls; None where it has none."""
     if node.op == "call_method":
         return str(node.target) if node.target in METHODS else None
     return FUNCTIONS.get(node.target) if node.op == "call_function" else None
 
 
 def rule_of(node: fx.Node, root: nn.Module) -> Rule | None:
-    """The row of the table that a call falls under, before its arguments are looked at; None where there is none."""
+    """Return the row of the table for a call, without regard to its arguments; None where there is none."""
     if node.op == "call_module":
         return MODULES.get(type(root.get_submodule(str(node.target))))
     name = name_of(node)
@@ -202,31 +204,37 @@ def rule_of(node: fx.Node, root: nn.Module) -> Rule | None:
 
 
 def address(target: Any) -> str:
-    """Where a class or function that a user has registered is found, as checkpoints name it."""
+    """Return the address, module and name, of a registered class or function, as checkpoints write it."""
     return f"{target.__module__}:{target.__qualname__}"
 
 
 def register(target: type[nn.Module] | Callable[..., Any], kind: str, why: str = "") -> None:
-    """Tell the library what becomes of an operator of your own, from now on and everywhere.
+    """Add an operator of your own to the table of operators, for all networks from now on.
 
-    target: a class of modules, whose calls then are not looked into, or a function that modules call by a global
-    name; kind: "linear" (maps sums to sums and 0 to 0: applied to every increment) or "differenced" (any other
-    function of its tensor arguments that keeps no state and treats each image alone); why: a remark for the plan.
-    Only the class itself matches, not what is derived from it. That a linear operator is one is looked at on the
-    example when a network is traced. A checkpoint names the operator; whoever loads it must have registered it
-    before. Raises `InvalidArgument` on anything else.
+    target: a class of modules, which then is one operator of the graph, or a function that modules call by a global
+    name; subclasses of the class are not included; kind: "linear" for an operator with ``f(a + b) = f(a) + f(b)``,
+    which is applied to every increment, or "differenced" for any other function of its tensor arguments that keeps no
+    state and computes each image alone; why: a remark that the plan shows.
+
+    Returns None. Tracing tests on the example whether an operator that is registered as linear is linear. A checkpoint
+    only names the operator: register it also before `qffs.load`.
+
+    Raises `InvalidArgument` on any other kind or target, and where the library's own table has the target.
 
     >>> class Wavelet(torch.nn.Module):
     ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
     ...         return torch.stack([x[..., ::2] + x[..., 1::2], x[..., ::2] - x[..., 1::2]], -1).flatten(-2)
     >>> qffs.register(Wavelet, "linear", "the Haar transform")
+    >>> model = torch.nn.Sequential(Wavelet(), torch.nn.ReLU())
+    >>> print(qffs.plan(model, torch.randn(1, 4)).rows[1])
+    Wavelet at 0: the Haar transform
     """
     rules = {"linear": LINEAR, "differenced": NONLINEAR}
     if kind not in rules:
         raise InvalidArgument(f'an operator can be registered as "linear" or "differenced", not {kind!r}')
     rule = dataclasses.replace(rules[kind], why=why or rules[kind].why, claimed=True)
-    known = MODULES.get(target) if isinstance(target, type) else OPERATORS.get(FUNCTIONS.get(target, ""))
-    if known is not None and not known.claimed:
+    row = MODULES.get(target) if isinstance(target, type) else OPERATORS.get(FUNCTIONS.get(target, ""))
+    if row is not None and not row.claimed:
         raise InvalidArgument(f"{target.__name__} is in the library's own table, which cannot be changed")
     if isinstance(target, type) and issubclass(target, nn.Module):
         MODULES[target] = rule
@@ -241,13 +249,13 @@ def register(target: type[nn.Module] | Callable[..., Any], kind: str, why: str =
 
 
 def _is_global(function: Any) -> bool:
-    """Whether a function can be called by a global name: methods and lambdas cannot."""
-    named = getattr(function, "__module__", None) and hasattr(function, "__qualname__")
-    return bool(named) and not isinstance(function, MethodDescriptorType) and "<lambda>" not in function.__qualname__
+    """Return whether a function can be called by a global name: methods and lambdas cannot."""
+    has_name = getattr(function, "__module__", None) and hasattr(function, "__qualname__")
+    return bool(has_name) and not isinstance(function, MethodDescriptorType) and "<lambda>" not in function.__qualname__
 
 
 def registered_functions() -> tuple[Callable[..., Any], ...]:
-    """The functions that users have added."""
+    """Return the functions that users have registered."""
     return tuple(function for name, function in ADDRESSES.items() if ":" in name)
 
 
@@ -255,11 +263,11 @@ _COMPOSED = tuple(f"torch.nn.modules.{name}" for name in ("container", "transfor
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a call of the module is one node of a graph; all others are read through.
+    """Return whether a call of the module is one node of a graph. The code of all other modules is traced.
 
-    Leaves are what the table has, and what torch.nn has without a forward made of other modules, so that it is
-    refused by its own name.
+    Leaves are the modules of the table, and all modules of torch.nn but those composed of other modules, so that a
+    message can refuse them by name.
     """
     kind = type(module)
-    own = getattr(nn, kind.__name__, None) is kind
-    return kind in MODULES or (own and kind.__module__ not in _COMPOSED)
+    is_torch = getattr(nn, kind.__name__, None) is kind
+    return kind in MODULES or (is_torch and kind.__module__ not in _COMPOSED)

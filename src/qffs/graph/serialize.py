@@ -1,7 +1,7 @@
-"""A graph as plain data and back: what a checkpoint holds, so that loading runs no code of the file.
+"""A graph as plain data and back. Checkpoints hold such data, so that loading runs no code of the file.
 
-Only operators of the table in `qffs.graph.rules` can be named, and every name is checked, because `torch.fx` writes
-names into the source of the module it builds.
+The data can name only operators of the table in `qffs.graph.rules`. Every name is checked, because `torch.fx` writes
+names into the source code of the module that it builds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qffs.nn.neuron import Neuron
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-"""The types of numbers, as checkpoints name them."""
+"""The types of numbers by the names that checkpoints have for them."""
 
 MEMORY_FORMATS = {
     str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.memory_format)
@@ -36,17 +36,17 @@ MEMORY_FORMATS = {
 Description = dict[str, Any]
 
 ROWS = {"tuple": [0, 1]}
-"""Images in dimension 0, one row each: where older files say nothing else."""
+"""The batch axis that older files leave out: images in dimension 0, one row per image."""
 
 READ = SHAPES + TURNED
-"""The attributes that a graph may read: those that every tensor has."""
+"""The attributes that a graph may read; every tensor has them."""
 
 
 def describe(network: fx.GraphModule) -> Description:
-    """The modules, constants and nodes of a graph as lists, dictionaries, numbers and strings.
+    """Return the modules, constants and nodes of a graph as lists, dictionaries, numbers and strings.
 
-    Weights are not in it: they are the network's state dict. Raises `CheckpointError` where the graph holds
-    something that the table of rules does not name.
+    The weights are not part of it: they are in the state dict of the network. Raises `CheckpointError` where the graph
+    holds an operator or a value that the table of rules does not name.
     """
     called = {str(node.target): network.get_submodule(node.target) for node in network.graph.nodes
               if node.op == "call_module"}  # fmt: skip
@@ -70,7 +70,7 @@ def _module_name(kind: type[nn.Module]) -> str:
 
 
 def _options(module: nn.Module) -> Description:
-    """The arguments that build a module like this one."""
+    """Return the arguments that build a module like this one."""
     names = _option_names(type(module))
     if isinstance(module, Neuron):
         values = _of_neuron(module)
@@ -94,16 +94,16 @@ def _attribute(module: nn.Module, name: str) -> Any:
     return getattr(module, name)
 
 
-_NOT_KEPT = {"device", "dtype", "min_value", "max_value"}
-"""Options that a module has no attribute for; the last two are older names of others."""
+_WITHOUT_ATTRIBUTE = {"device", "dtype", "min_value", "max_value"}
+"""The options that modules do not keep as attributes; the last two are older names of other options."""
 
 
 NEURON = ("highest", "precharge", "negative_spikes", "cap", "shape", "to_zero", "several", "leak")
-"""The options of a neuron by the names that files have had for them since format 1."""
+"""The options of a neuron by the names that files have for them since format 1."""
 
 
 def _of_neuron(neuron: Neuron) -> Description:
-    """Return the options of a neuron as a file holds them."""
+    """Return the options of a neuron by their names in files."""
     rule = neuron.rule
     values = (neuron.highest, rule.precharge, rule.negative_spikes, rule.cap, neuron.shape)
     return dict(zip(NEURON, (*values, rule.reset == "zero", rule.multi_spike, rule.decay), strict=True))
@@ -112,7 +112,7 @@ def _of_neuron(neuron: Neuron) -> Description:
 def _neuron(
     highest: int, to_zero: bool = False, several: bool = False, leak: float = 1.0, shape: Any = (), **rule: Any
 ) -> Neuron:
-    """Return the neuron of a file's options."""
+    """Return the neuron with the options of a file."""
     reset: Literal["subtract", "zero"] = "zero" if to_zero else "subtract"
     return Neuron(highest, FiringRule(**rule, reset=reset, multi_spike=several, decay=leak), shape)
 
@@ -121,9 +121,9 @@ def _option_names(kind: type[nn.Module]) -> list[str]:
     if kind is Neuron:
         return list(NEURON)
     parameters = inspect.signature(kind).parameters.values()
-    any_number = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}  # taken and not kept, by Identity
-    kept = (p for p in parameters if p.kind not in any_number and not p.name.startswith("_"))
-    return [p.name for p in kept if p.name not in _NOT_KEPT]
+    any_number = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}  # Identity ignores them
+    named = (p for p in parameters if p.kind not in any_number and not p.name.startswith("_"))
+    return [p.name for p in named if p.name not in _WITHOUT_ATTRIBUTE]
 
 
 def _node(node: fx.Node) -> Description:
@@ -139,10 +139,10 @@ def _node(node: fx.Node) -> Description:
 
 
 def _target_name(node: fx.Node) -> str:
-    found = [name for name, function in ADDRESSES.items() if function is node.target]
-    if node.op == "call_function" and found:
+    addresses = [name for name, function in ADDRESSES.items() if function is node.target]
+    if node.op == "call_function" and addresses:
         _check_attribute(node)
-        return found[0]
+        return addresses[0]
     if node.op == "call_function" or (node.op == "call_method" and node.target not in METHODS):
         name = getattr(node.target, "__name__", node.target)
         raise CheckpointError(f"the operator {name} at {node.name} cannot be saved: there is no rule for it")
@@ -150,7 +150,10 @@ def _target_name(node: fx.Node) -> str:
 
 
 def _check_attribute(node: fx.Node) -> None:
-    """Refuse a ``getattr`` of anything but what every tensor has: by other attributes one gets anywhere."""
+    """Raise `CheckpointError` on a ``getattr`` of any attribute but those of `READ`.
+
+    Through other attributes, a file could reach any object of Python.
+    """
     if node.target is getattr and (len(node.args) != 2 or node.kwargs or node.args[1] not in READ):
         raise CheckpointError(f"{node.name} reads another attribute than {', '.join(READ)}, which no checkpoint may")
 
@@ -180,18 +183,18 @@ def _encode(value: Any) -> Any:
 
 
 def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The network of a description, without values: its parameters and buffers are on the meta device.
+    """Return the network of a description, without values: its parameters and buffers are on the meta device.
 
     So it takes no memory, whatever the description says; ``load_state_dict(tensors, assign=True)`` fills it.
-    tensors: what gives the constants their shapes. Raises `CheckpointError` where the description is malformed or
-    names anything that is not in the table of rules.
+    tensors: the state dict, for the shapes of the constants. Raises `CheckpointError` where the description is malformed
+    or names anything that is not in the table of rules.
     """
     try:
         with torch.device("meta"):
             return _rebuild(description, tensors)
     except CheckpointError:
         raise
-    except Exception as error:  # what others wrote can be wrong in nearly any way
+    except Exception as error:  # a damaged description can fail in nearly any way
         reason = next(iter(str(error).splitlines()), "")
         raise CheckpointError(
             f"the checkpoint's description of the network is damaged: {type(error).__name__}: {reason}"
@@ -222,7 +225,7 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
         note(node, shape=_shape(shape), batch=_batch(batch))
         built[entry["name"]] = node
     if [entry["op"] for entry in description["nodes"]].index("output") != len(built) - 1:
-        raise CheckpointError("the checkpoint's network repeats a name or goes on after its output")
+        raise CheckpointError("the checkpoint's network repeats a name or continues after its output")
     return fx.GraphModule(root, graph)
 
 
@@ -244,9 +247,9 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _batch(value: Any) -> Any:
-    """Where the images are: a dimension and the rows of an image there, or such pairs in the nesting of a value."""
-    whole = [leaf is None or (type(leaf) is int and leaf >= 0) for leaf in pytree.tree_leaves(value)]
-    if all(whole) and isinstance(value, (tuple, list, dict, NoneType)):
+    """Return a batch axis (see `qffs.graph.site.Site`); raise `CheckpointError` where it is impossible."""
+    valid = [leaf is None or (type(leaf) is int and leaf >= 0) for leaf in pytree.tree_leaves(value)]
+    if all(valid) and isinstance(value, (tuple, list, dict, NoneType)):
         return value
     raise CheckpointError(f"the checkpoint holds an impossible batch dimension, {value!r}")
 
@@ -284,22 +287,22 @@ def _identifier(text: str) -> str:
 
 
 def _add_constant(root: nn.Module, path: str, tensors: Mapping[str, Tensor], is_parameter: bool) -> None:
-    """Make room for a tensor at ``path``, unless a module has it there; nothing but a tensor may be there."""
+    """Add an empty tensor at ``path``, unless a module has a tensor there; raise an error on anything else there."""
     parent, _, name = path.rpartition(".")
     if path not in tensors:
         raise CheckpointError(f"the checkpoint's weights lack {path}")
-    where = root
+    home = root
     for part in filter(None, parent.split(".")):
-        if part not in where._modules:
-            where.add_module(part, nn.Module())  # raises where anything else has this name
-        where = where.get_submodule(part)
-    if name in where._parameters or name in where._buffers:
+        if part not in home._modules:
+            home.add_module(part, nn.Module())  # raises where anything else has this name
+        home = home.get_submodule(part)
+    if name in home._parameters or name in home._buffers:
         return
     value = torch.empty_like(tensors[path], device="meta")
     if is_parameter:
-        where.register_parameter(name, nn.Parameter(value))
+        home.register_parameter(name, nn.Parameter(value))
     else:
-        where.register_buffer(name, value)
+        home.register_buffer(name, value)
 
 
 def _decode(value: Any, built: Mapping[str, fx.Node]) -> Any:

@@ -1,4 +1,4 @@
-"""What is known of a node: one record, written by those who find something out, read by everybody else."""
+"""The record of a node, `Site`: tracing and classifying write it, all other passes read it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal
 from torch import fx
 
 KEY = "site"
-"""Where a node keeps its record in ``node.meta``."""
+"""The key of the record in ``node.meta``."""
 
 
 class Kind(StrEnum):
-    """What a node is in the spiking network."""
+    """The kind of a node in the spiking network; see `qffs.graph.rules` and the glossary."""
 
     INPUT = "input"
     PLAIN = "plain"
@@ -29,26 +29,26 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Site:
-    """One node of a graph: where it comes from, what its value looks like, and what it becomes.
+    """The record of one node: its source, the form of its value, and what it becomes.
 
-    Tracing finds out
+    Tracing writes
 
     - ``source``: file and line of the network's own code, where there is one;
     - ``in_place``: whether the call changed a tensor that it read;
-    - ``shape``: of its value on the example, None where that is no tensor;
-    - ``batch``: the dimension that holds the images, and how many rows each image has there (of several tensors in
-      their nesting; None where the value is the same for every batch);
-    - ``rounds``: whether it makes whole numbers of floating ones;
-    - ``problem``: why it cannot be converted, if so.
+    - ``shape``: the shape of its value on the example, None where the value is no tensor;
+    - ``batch``: the dimension that holds the images, and the number of rows per image there, as a pair; for a
+      nested value a nesting of pairs; None where the value is the same for every batch;
+    - ``rounds``: whether it turns floating-point numbers into whole numbers;
+    - ``problem``: the reason why it cannot be converted, else None.
 
     `qffs.graph.classify.classify` adds
 
     - ``operator``: its name in the table of operators, whatever the form of the call; None where it has none;
-    - ``kind`` (None before), and ``why`` in words;
-    - ``values``: whether it sends values where neurons send single spikes;
+    - ``kind``: what it becomes (None before it is classified), and ``why``: the reason in words;
+    - ``values``: whether it sends values (neurons send single spikes);
     - ``analog``: whether it is computed from the network's input without passing a neuron;
-    - ``unit``: whether each spike on its way is one of a neuron, of one threshold for all (``"one"``) or of one for
-      each ``"channel"``; else None.
+    - ``unit``: where it sends single spikes, whether all neurons share one threshold (``"one"``) or the neurons of each
+      channel have their own (``"channel"``); None where it sends anything else.
     """
 
     source: tuple[str, int] | None = None
@@ -66,18 +66,18 @@ class Site:
 
     @property
     def signal(self) -> bool:
-        """Whether the value of the node changes over time."""
+        """True where the value of the node changes over time."""
         return self.kind is not None and self.kind is not Kind.PLAIN
 
 
 def site(node: fx.Node) -> Site:
-    """Return what is known of a node.
+    """Return the record of a node; an empty record where nothing has been written.
 
     >>> site(fx.Graph().placeholder("x")).kind is None
     True
     """
-    known: Site = node.meta.get(KEY, _NEW)
-    return known
+    record: Site = node.meta.get(KEY, _NEW)
+    return record
 
 
 def tensor_shape(node: fx.Node) -> tuple[int, ...]:
@@ -88,12 +88,12 @@ def tensor_shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def has_site(node: fx.Node) -> bool:
-    """Return whether anything is known of a node; a pickled graph forgets it."""
+    """Return whether a node has a record. Pickling a graph loses them."""
     return KEY in node.meta
 
 
 def note(node: fx.Node, **changes: Any) -> None:
-    """Write into the record of a node what has been found out about it: fields of `Site` by name."""
+    """Change the record of a node: ``changes`` are fields of `Site` by name."""
     node.meta[KEY] = replace(site(node), **changes)
 
 
