@@ -186,8 +186,8 @@ def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Graph
     """Return the network of a description, without values: its parameters and buffers are on the meta device.
 
     So it takes no memory, whatever the description says; ``load_state_dict(tensors, assign=True)`` fills it.
-    tensors: the state dict, for the shapes of the constants. Raises `CheckpointError` where the description is malformed
-    or names anything that is not in the table of rules.
+    tensors: the state dict, for the shapes of the constants. Raises `CheckpointError` where the description is
+    malformed or names anything that is not in the table of rules.
     """
     try:
         with torch.device("meta"):
