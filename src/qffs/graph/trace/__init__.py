@@ -1,1 +1,1 @@
-"""A model of PyTorch as a graph of operators."""
+"""Tracing: read a model of PyTorch as a graph of operators."""

@@ -1,7 +1,8 @@
-"""What tracing cannot see is measured: the graph computes what the model computes, and each image on its own.
+"""Checks of a traced graph by running it: it must compute the same as the model, and each image alone.
 
-A graph edge is a value that never changes, while Python code may change one in place under another name. And the
-simulation puts time beside the batch, so every operator must keep the images apart, whichever dimension holds them.
+An edge of a graph is a value that never changes, but Python code may change a value in place under another name. And
+the simulation puts the steps into the dimension of the batch, so every operator must keep the images apart, whichever
+dimension holds them.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, name_of, rule_of
 from qffs.graph.site import Kind, note, site
 
 FEW = 2
-"""Images of the example that the checks are run on."""
+"""The number of images of the example on which the checks run."""
 
 
 class _Alone(fx.Interpreter):
-    """Runs a graph on a few images and keeps what each node returned."""
+    """A run of a graph on a few images, which stores the value of each node."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced, garbage_collect_values=False)
         self.extra_traceback = False
 
 
-class _Place(NamedTuple):
-    """Where ``few`` images stand in a larger batch: behind ``before`` others, ``total`` images in all."""
+class _Window(NamedTuple):
+    """The position of ``few`` images in a larger batch of ``total`` images: after the first ``before`` images."""
 
     before: int
     few: int
@@ -39,15 +40,15 @@ class _Place(NamedTuple):
 
 
 class _Joined(_Alone):
-    """Runs a graph on the same images between others, and compares node by node until something is wrong.
+    """A run of a graph on the same images inside a larger batch, which compares every node with the run on them alone.
 
-    Every node reads of these images what they gave alone, so that rounding, which depends on the size of a batch,
-    does not add up.
+    For these images, every node reads the values of the run on them alone, so that rounding, which depends on the batch
+    size, does not add up. After a node that is wrong, the nodes that read it are not compared.
     """
 
-    def __init__(self, traced: fx.GraphModule, alone: dict[fx.Node, Any], place: _Place) -> None:
+    def __init__(self, traced: fx.GraphModule, alone: dict[fx.Node, Any], window: _Window) -> None:
         super().__init__(traced)
-        self.alone, self.place = alone, place
+        self.alone, self.window = alone, window
         self.dependent: set[fx.Node] = set()
         self.wrong: set[fx.Node] = set()
 
@@ -67,7 +68,7 @@ class _Joined(_Alone):
         return self._compare(n, value)
 
     def _reads_data(self, node: fx.Node, read: fx.Node) -> bool:
-        """Whether a node reads more of what another returns than sizes and types."""
+        """Return whether a node reads more than sizes and types of the value of the node ``read``."""
         name = name_of(node)
         if name in SHAPED:
             return read is node.args[0]
@@ -76,7 +77,7 @@ class _Joined(_Alone):
         return bool(tensors(self.alone[read])) and (name is None or OPERATORS[name] is not PLAIN)
 
     def _is_linear(self, node: fx.Node) -> bool:
-        """Whether ``f(0) = 0`` and ``f(x + y) = f(x) + f(y)``, for x the images' values and y others."""
+        """Return whether ``f(0) = 0`` and ``f(x + y) = f(x) + f(y)``, for x the values of the images and y others."""
 
         def other(x: Tensor) -> Tensor:  # of the other sign nearly everywhere, and no multiple of x
             return -2 * x - x.flip(-1) / 3
@@ -88,7 +89,7 @@ class _Joined(_Alone):
         )
 
     def _at(self, node: fx.Node, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """What a node returns where the tensors it reads of the images are changed."""
+        """Return the tensors that a node returns when ``change`` is applied to the tensors that it reads."""
 
         def argument(read: fx.Node) -> Any:
             value = self.alone[read]
@@ -98,53 +99,54 @@ class _Joined(_Alone):
         return tensors(getattr(self, node.op)(node.target, args, kwargs))
 
     def _compare(self, node: fx.Node, value: Any) -> Any:
-        """Write what is found into the record of the node; returned: the value, of the images what they gave alone."""
+        """Write ``batch``, ``rounds`` or ``problem`` into the record of a node, and return its value for later nodes.
+
+        For the images, the returned value holds their values in the run on them alone.
+        """
         alone = self.alone[node]
-        of_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(self.alone[read]))
-        counts = isinstance(alone, Tensor) and not (alone.is_floating_point() or alone.is_complex())
-        note(node, rounds=of_floats and counts)
-        batches, whole = [], []
+        reads_floats = any(x.is_floating_point() for read in node.all_input_nodes for x in tensors(self.alone[read]))
+        is_whole = isinstance(alone, Tensor) and not (alone.is_floating_point() or alone.is_complex())
+        note(node, rounds=reads_floats and is_whole)
+        batches, values = [], []
         for small, large in zip(tensors(alone), tensors(value), strict=True):
-            batch = _batch(small, large, self.place)
+            batch = _batch(small, large, self.window)
             if batch is None:
                 note(node, problem="it joins the images of the batch, or mixes their order")
                 self.wrong.add(node)
                 return value
             batches.append(batch)
-            whole.append(_between(small, large, batch, self.place))
+            values.append(_between(small, large, batch, self.window))
         rule = rule_of(node, self.module)
         if rule is not None and rule.claimed and rule.kind is Kind.LINEAR and not self._is_linear(node):
             note(node, problem="it was registered as linear, but does not map sums to sums and 0 to 0")
             self.wrong.add(node)
             return value
         note(node, batch=nested(alone, batches))
-        return nested(value, whole)
+        return nested(value, values)
 
 
 @torch.no_grad()
 def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Run the checks in eval mode; write what they find into the record of every node (`qffs.graph.site.Site`).
+    """Run the checks in eval mode, and write the results into the record of every node (`qffs.graph.site.Site`).
 
-    ``shape``: of what it returns on the inputs, None for what is no tensor; ``batch``: the dimension that holds the
-    images and how many rows each has there, in order (of several tensors, in their nesting; None where a value is the
-    same for every batch); ``rounds``: whether it makes whole numbers of floating ones; ``problem``: why the node
-    cannot be converted, if so. Raises `NotTraceable` where graph and model differ.
+    The results are its ``shape``, ``batch``, ``rounds`` and ``problem``. Raises `NotTraceable` where the graph and the
+    model compute different outputs.
     """
     alone = _Alone(traced)
     coarse = max((torch.finfo(node.args[1]).eps for node in traced.graph.nodes if node.target is at_least), default=0.0)
     computed = alone.run(*copies(inputs, FEW))
-    if not any(site(node).problem for node in traced.graph.nodes):  # else the plan will tell more
+    if not any(site(node).problem for node in traced.graph.nodes):  # else the plan gives the reason
         _same_function(computed, model(*copies(inputs, FEW)), type(model).__name__, coarse)
     count = min(FEW, len(inputs[0]))
-    place = _Place(1, count, count + 3)  # not in the middle, where turning the order would not move them
-    joined = _Joined(traced, alone.env, place)
+    window = _Window(1, count, count + 3)  # not in the middle, where reversing the order would not move them
+    joined = _Joined(traced, alone.env, window)
     try:
-        joined.run(*(_surrounded(x, place) for x in copies(inputs, FEW)))
-    except Exception:  # of the node that now has a problem; anything else is an error of our own
+        joined.run(*(_surrounded(x, window) for x in copies(inputs, FEW)))
+    except Exception:  # expected where a node has a problem now; else it is an error of this library
         if not any(site(node).problem for node in traced.graph.nodes):
             raise
     for node in traced.graph.nodes:
-        note(node, shape=_shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), place))
+        note(node, shape=_shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), window))
 
 
 def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
@@ -154,29 +156,29 @@ def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
 
 
 def copies(inputs: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """The first images of the inputs for one run: a network may change its input in place."""
+    """Return copies of the first ``count`` images of the inputs: a network may change its input in place."""
     return tuple(x[:count].detach().clone() for x in inputs)
 
 
 def _other(x: Tensor) -> Tensor:
-    """Other images of the same shape and type, and of about the same size; of whole numbers, the same ones, turned."""
+    """Return other images of the same shape, type and range; for whole numbers the same images in another order."""
     if not x.is_floating_point():
         return x.flip(0, -1) if x.dim() > 1 else x.flip(0)
     random = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (2 * random - 1).to(x) * (x.abs().max() if bool(x.any()) else 1)
 
 
-def _surrounded(x: Tensor, place: _Place) -> Tensor:
-    """A batch with others around it: code that knows images by their place gives them something else here."""
-    other = _other(torch.cat([x, x, x])[: place.total - place.few])
-    return torch.cat([other[: place.before], x, other[place.before :]])
+def _surrounded(x: Tensor, window: _Window) -> Tensor:
+    """Return a batch with other images around x: code that depends on the position of an image fails on it."""
+    other = _other(torch.cat([x, x, x])[: window.total - window.few])
+    return torch.cat([other[: window.before], x, other[window.before :]])
 
 
-def _between(small: Tensor, large: Tensor, batch: tuple[int, int], place: _Place) -> Tensor:
-    """``large`` with ``small`` in the place of the images."""
+def _between(small: Tensor, large: Tensor, batch: tuple[int, int], window: _Window) -> Tensor:
+    """Return ``large`` with ``small`` in the place of the images of the window."""
     dimension, rows = batch
     before, _, behind = large.split(
-        [rows * n for n in (place.before, place.few, place.total - place.before - place.few)], dimension
+        [rows * n for n in (window.before, window.few, window.total - window.before - window.few)], dimension
     )
     return torch.cat([before, small, behind], dimension)
 
@@ -191,8 +193,8 @@ def _same_function(traced: Any, original: Any, name: str, coarse: float) -> None
         )
 
 
-def _batch(small: Tensor, large: Tensor, place: _Place) -> tuple[int, int] | None:
-    """The dimension that holds the images, in order, and the rows an image there; None where they are not apart."""
+def _batch(small: Tensor, large: Tensor, window: _Window) -> tuple[int, int] | None:
+    """Return the dimension that holds the images and the rows per image there; None where the images are not apart."""
     if small.dim() != large.dim():
         return None
     changed = [d for d in range(small.dim()) if small.shape[d] != large.shape[d]]
@@ -200,26 +202,29 @@ def _batch(small: Tensor, large: Tensor, place: _Place) -> tuple[int, int] | Non
         return None
     (dimension,) = changed
     size = small.shape[dimension]
-    rows = size // place.few
-    if size % place.few or large.shape[dimension] != rows * place.total:
+    rows = size // window.few
+    if size % window.few or large.shape[dimension] != rows * window.total:
         return None
-    return (dimension, rows) if _close(small, large.narrow(dimension, rows * place.before, size)) else None
+    return (dimension, rows) if _close(small, large.narrow(dimension, rows * window.before, size)) else None
 
 
-def _shape(alone: Any, joined: Any, images: int, place: _Place) -> tuple[int, ...] | None:
-    """The shape of a value for so many images, from those for few and for more."""
+def _shape(alone: Any, joined: Any, images: int, window: _Window) -> tuple[int, ...] | None:
+    """Return the shape of a value for ``images`` images, from its values for few and for more images."""
     if not isinstance(alone, Tensor):
         return None
     if not isinstance(joined, Tensor) or joined.dim() != alone.dim():
         return tuple(alone.shape)
     return tuple(
-        small // place.few * images if large != small else small
+        small // window.few * images if large != small else small
         for small, large in zip(alone.shape, joined.shape, strict=True)
     )
 
 
 def _close(a: Tensor, b: Tensor, coarse: float = 0.0) -> bool:
-    """Equal but for rounding, which may depend on the batch size; ``coarse``: of a coarser type on the way."""
+    """Return whether two tensors are equal up to rounding, which may depend on the batch size.
+
+    coarse: the precision of a coarser type through which the values have passed, or 0.
+    """
     if a.shape != b.shape:
         return False
     if a.is_complex():

@@ -1,4 +1,4 @@
-"""Tensors that share memory: a write into one changes others, which no graph can tell."""
+"""Writes in place: tensors that share memory change together, which a graph does not show."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Write = tuple[fx.Node, list[Tensor]]
 def find_aliases(
     graph: fx.Graph, values: Mapping[fx.Node, Any], writes: Sequence[Write], inputs: Sequence[Tensor]
 ) -> None:
-    """Note the ``problem`` of a call that changes an input, or a tensor that is read later under another name.
+    """Write the ``problem`` of a call that changes an input, or a tensor that is read later under another name.
 
-    values: what every node returned while the network was traced.
+    values: the value of every node on the example; writes: the calls in place; inputs: the inputs of the network.
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     for writer, changed in writes:
-        # Parts of one tensor count their changes together: what has changed lies where the call's first argument does.
+        # Views of a tensor share its version, so all of them look changed: only the memory of the first argument is.
         changed = [x for x in changed if _overlap([x], values[writer.all_input_nodes[0]])]
         later = [node for node in graph.nodes if order[node] > order[writer]]
         read = {each for node in later for each in node.all_input_nodes if order[each] < order[writer]}
-        current = set(names(writer))  # who reads these reads what they have become
+        current = set(names(writer))  # their readers read the tensor after the write
         whole, back = _put_back(writer)
         if back and not any(whole in node.all_input_nodes for node in later if order[node] < order[back]):
             current.add(whole)
@@ -45,9 +45,9 @@ def find_aliases(
 
 
 def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
-    """Of a call that changes ``x[index]``: x, and the write that puts the changed part back; else nothing.
+    """Return x, and the node that writes the changed part back into x, for a call that changes ``x[index]``.
 
-    From there on whoever reads x reads what that write returns.
+    Return None twice for any other call. From that node on, all readers of x read the result of that node.
     """
     part = names(writer)[-1]
     for user in writer.users:
@@ -59,21 +59,21 @@ def _put_back(writer: fx.Node) -> tuple[Any, fx.Node | None]:
 
 
 def names(writer: fx.Node) -> list[fx.Node]:
-    """What a call in place has changed, under every name it had so far, the first one last."""
-    found = [writer]
-    while site(found[-1]).in_place and found[-1].all_input_nodes:
-        found.append(found[-1].all_input_nodes[0])
-    return found[1:] or found
+    """Return the nodes whose value a call in place has changed: all earlier names of the tensor, the first one last."""
+    nodes = [writer]
+    while site(nodes[-1]).in_place and nodes[-1].all_input_nodes:
+        nodes.append(nodes[-1].all_input_nodes[0])
+    return nodes[1:] or nodes
 
 
 def _overlap(changed: list[Tensor], value: Any) -> bool:
-    """Whether a tensor of a value lies, in part, where one of the changed ones does."""
+    """Return whether a tensor of ``value`` shares memory with a changed tensor."""
     pairs = ((x, y) for x in changed for y in tensors(value))
     return any(bool(_shared(x, y).any()) for x, y in pairs)
 
 
 def _shared(x: Tensor, y: Tensor) -> Tensor:
-    """For every element of y whether it is one of x too."""
+    """Return for every element of y whether it is an element of x too."""
     if x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr():
         return torch.zeros(1)
     if x.element_size() != y.element_size():

@@ -1,4 +1,4 @@
-"""Every call of a traced graph in one form: plain instead of in place, activations as modules of their own."""
+"""Normalizing a traced graph: every call gets one form. No call is in place, and every activation is a module."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ IN_PLACE: dict[Any, Any] = {
         if not name.startswith("_") and callable(getattr(home, f"{name}_", None))
     },
 }
-"""In-place functions and the plain form each becomes: an edge of a graph may be read more than once."""
+"""In-place functions, each with its plain form: an edge of a graph may be read more than once."""
 
 FILLS: dict[Any, Any] = {"zero_": torch.zeros_like, "fill_": torch.full_like}
-"""In-place methods that have no plain form of the same name."""
+"""In-place methods whose plain form has another name."""
 
 RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 DROPOUTS: dict[str | None, type[nn.Module]] = {
@@ -43,22 +43,23 @@ DROPOUTS: dict[str | None, type[nn.Module]] = {
 }
 CLAMP_CALLS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
 WHERE = {"call_function": ("condition", "input", "other"), "call_method": ("input", "condition", "other")}
-"""The operands of ``where`` in its two forms, in order."""
+"""The names of the operands of ``where`` in its two forms, in order."""
 
 
 def normalize(traced: fx.GraphModule, model: nn.Module) -> None:
-    """Bring every call into the form that the table of rules knows, in place; ``model`` is what was traced."""
-    _own_batch_norms(traced, model)
+    """Bring every call into the form that the table of rules has, in place; ``model``: the traced model."""
+    _replace_batch_norms(traced, model)
     _make_plain(traced)
-    _own_activations(traced)
-    _own_casts(traced.graph)
+    _replace_activations(traced)
+    _replace_casts(traced.graph)
     _erase_unused(traced.graph)
 
 
-def _own_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
-    """A class derived from a batch norm of torch, read through, becomes that batch norm, with what else it holds.
+def _replace_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Replace a functional batch norm of a class derived from a batch norm of torch by a call of that batch norm.
 
-    So its statistics go on being learned in train mode, which its functional form, read in eval mode, would not do.
+    The parameters, buffers and submodules stay. So the statistics are still learned in train mode; the functional form,
+    traced in eval mode, would not learn them.
     """
     for node in traced.graph.nodes:
         path = owner(node)
@@ -74,10 +75,10 @@ def _own_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
 
 
 def _make_plain(traced: fx.GraphModule) -> None:
-    """Arguments by position; in-place calls become plain, and who reads the value later reads the call's result."""
+    """Give operands by position, and replace in-place calls by plain ones, whose result all later nodes read."""
     for path, module in list(traced.named_modules()):
         if getattr(module, "inplace", False) is True:
-            plain = copy.copy(module)  # the model's own stays as it is, to compare with
+            plain = copy.copy(module)  # the model keeps its module: the checks compare with it
             plain.inplace = False
             traced.set_submodule(path, plain)
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
@@ -95,7 +96,7 @@ def _make_plain(traced: fx.GraphModule) -> None:
 
 
 def _without_in_place(node: fx.Node) -> bool:
-    """Make an in-place call one of its plain form; whether there is one."""
+    """Replace an in-place call by its plain form, and return whether there is one."""
     if node.op == "call_method" and node.target in FILLS:
         node.op, node.target = "call_function", FILLS[node.target]
         return True
@@ -111,13 +112,13 @@ def _without_in_place(node: fx.Node) -> bool:
     if "inplace" not in parameters:
         return False
     position = parameters.index("inplace")
-    node.args = tuple(False if at == position else argument for at, argument in enumerate(node.args))
+    node.args = tuple(False if index == position else argument for index, argument in enumerate(node.args))
     node.kwargs = {name: argument for name, argument in node.kwargs.items() if name != "inplace"}
     return True
 
 
 def _positional(node: fx.Node) -> None:
-    """Give a call its first operands by position, as every other pass reads them."""
+    """Give the first operands of a call by position, where all other passes expect them."""
     operands, named = list(node.args), dict(node.kwargs)
     names = WHERE[node.op] if name_of(node) == "where" else ("input", "other")
     for position, name in enumerate(names):
@@ -130,7 +131,7 @@ def _positional(node: fx.Node) -> None:
 
 
 def _erase_unused(graph: fx.Graph) -> None:
-    """Erase what nobody reads and what computes nothing but shapes; a module that is called stays called."""
+    """Erase calls whose result is not read. Calls of modules, guards and calls with a problem stay."""
     for node in reversed(list(graph.nodes)):
         idle = node.op in {"get_attr", "call_function", "call_method"} and node.target not in (torch._assert, expect)
         if idle and not node.users and not site(node).problem:
@@ -138,7 +139,7 @@ def _erase_unused(graph: fx.Graph) -> None:
 
 
 def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
-    """The ReLU that a call is, clipped from above or not, as a module of its own; None where it is something else."""
+    """Return a new module for a call of a ReLU, clipped from above or not; None for any other call."""
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         if isinstance(module, nn.Hardtanh) and module.min_val == 0:
@@ -160,18 +161,18 @@ def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
         return None
     if high is None or (name == "threshold" and high == 0):
         return nn.ReLU()
-    ends = isinstance(high, (int, float)) and high > 0 and name != "threshold"
-    return nn.Hardtanh(0.0, float(high)) if ends else None
+    is_clipped = isinstance(high, (int, float)) and high > 0 and name != "threshold"
+    return nn.Hardtanh(0.0, float(high)) if is_clipped else None
 
 
-def _own_activations(traced: fx.GraphModule) -> None:
-    """Every call of a ReLU or of functional dropout becomes a call of a module of its own."""
+def _replace_activations(traced: fx.GraphModule) -> None:
+    """Replace every call of a ReLU or of functional dropout by a call of a new module, one module for each call."""
     seen: set[str] = set()
     for node in list(traced.graph.nodes):
         prefix = f"{owner(node)}." if owner(node) else ""
         relu = _relu(node, traced)
         if relu is not None and node.op == "call_module" and node.target not in seen:
-            traced.set_submodule(str(node.target), relu)  # a new one: never in place, edges are read more than once
+            traced.set_submodule(str(node.target), relu)  # a new module, never in place: edges are read more than once
             seen.add(str(node.target))
         elif relu is not None:
             _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
@@ -179,12 +180,12 @@ def _own_activations(traced: fx.GraphModule) -> None:
             dropout = DROPOUTS[name_of(node)]
             _call(traced, node, f"{prefix}{name_of(node)}", dropout(option(node, 1, "p", 0.5)))
         elif name_of(node) == "masked_fill":
-            x, mask, value = (option(node, place, name) for place, name in enumerate(("input", "mask", "value")))
+            x, mask, value = (option(node, position, name) for position, name in enumerate(("input", "mask", "value")))
             node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
 
 
 def _drops(node: fx.Node) -> bool:
-    """Whether a functional dropout draws random numbers outside training too."""
+    """Return whether a functional dropout draws random numbers outside training too."""
     default = "alpha" not in str(name_of(node))
     return bool(option(node, 2, "training", option(node, 2, "train", default)))
 
@@ -192,8 +193,8 @@ def _drops(node: fx.Node) -> bool:
 CASTS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def _own_casts(graph: fx.Graph) -> None:
-    """A cast to a floating type that the code names raises the precision where it is lower, and else does nothing."""
+def _replace_casts(graph: fx.Graph) -> None:
+    """Replace casts to a floating type by `at_least`, which raises a lower precision and never reduces a higher one."""
     for node in graph.find_nodes(op="call_method", target="to"):
         dtypes = [argument for argument in arguments(node)[1:] if isinstance(argument, torch.dtype)]
         if len(arguments(node)) == 2 and dtypes and dtypes[0].is_floating_point:
@@ -208,7 +209,7 @@ def _cast(node: fx.Node, dtype: torch.dtype) -> None:
 
 
 def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
-    """Make ``node`` a call of ``module``, new at a path like this one, on its first argument."""
+    """Add ``module`` at ``path`` or the next free path, and make ``node`` a call of it on its first argument."""
     path = free_path(traced, path)
     traced.add_submodule(path, module)
     node.op, node.target = "call_module", path

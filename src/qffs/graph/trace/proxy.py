@@ -1,4 +1,4 @@
-"""What stands for a value while a network is traced: it records what is done with it."""
+"""The stand-in for a value while a network is traced: it records the operators that the code applies to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qffs.graph.operators import write_
 
 
 class Recorder(fx.Tracer):
-    """What a stand-in asks of the tracer that made it; ``values`` holds the value of every node on the example."""
+    """The part of a tracer that stand-ins use; ``values`` holds the value of every node on the example."""
 
     values: dict[fx.Node, Any]
 
-    def known(self, proxy: fx.Proxy) -> Any:
-        """Return the value of a stand-in that the network's code decides on."""
+    def concrete(self, proxy: fx.Proxy) -> Any:
+        """Return the value of a stand-in on the example, where the network's code needs a number."""
         raise NotImplementedError
 
     def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
@@ -27,12 +27,12 @@ class Recorder(fx.Tracer):
 
 
 class StandIn(fx.Proxy):
-    """A value of the network while it is traced."""
+    """The stand-in for a value of the network while it is traced."""
 
     tracer: Recorder
 
     def __getattr__(self, name: str) -> Any:
-        """What a value has: a call to record, a stand-in, or what never changes."""
+        """Return an attribute of the value: a method that is recorded, a stand-in, or a plain constant."""
         whole = self.tracer.values[self.node]
         value = getattr(whole, name)  # AttributeError as the real thing would raise it
         fields = getattr(type(whole), "__match_args__", ()) if isinstance(whole, tuple) else ()
@@ -42,25 +42,25 @@ class StandIn(fx.Proxy):
             return super().__getattr__(name)
         if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        return value  # the rank and the like, which never change
+        return value  # such as the number of dimensions
 
     def __index__(self) -> int:
-        return operator.index(self.tracer.known(self))
+        return operator.index(self.tracer.concrete(self))
 
     def __int__(self) -> int:
-        return int(self.tracer.known(self))
+        return int(self.tracer.concrete(self))
 
     def __float__(self) -> float:
-        return float(self.tracer.known(self))
+        return float(self.tracer.concrete(self))
 
     def __round__(self, *digits: int) -> Any:
-        return round(self.tracer.known(self), *digits)
+        return round(self.tracer.concrete(self), *digits)
 
     def __ceil__(self) -> int:
-        return -int(-self.tracer.known(self) // 1)
+        return -int(-self.tracer.concrete(self) // 1)
 
     def __floor__(self) -> int:
-        return int(self.tracer.known(self) // 1)
+        return int(self.tracer.concrete(self) // 1)
 
     def __len__(self) -> int:
         value = self.tracer.values[self.node]
@@ -72,7 +72,7 @@ class StandIn(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         last = next(iter(reversed(self.tracer.graph.nodes)))
         written = tuple(map(self.tracer.create_arg, (self, value, index)))
-        if (last.target, last.args) != (write_, written):  # else it has just been recorded, as `write` of a part
+        if (last.target, last.args) != (write_, written):  # else the tracer has just recorded this write
             self.tracer.write(self, value, index)
 
     def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:

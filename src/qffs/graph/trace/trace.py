@@ -1,4 +1,4 @@
-"""model -> graph: read on an example, every call in one form, and checked on it."""
+"""Tracing a model: read its graph on an example, bring every call into one form, check and classify it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Example = Tensor | tuple[Tensor, ...]
 
 
 def trace(model: nn.Module, example: Example) -> fx.GraphModule:
-    """The graph of ``model`` in eval mode, with the model's own (copied) modules and state-dict keys.
+    """Return the graph of ``model`` in eval mode, with copies of its modules and the same state-dict keys.
 
-    example: a batch (or a tuple of batches, one an input) of the shape and type the network takes, the batch in
-    dimension 0. The record of each node (`qffs.graph.site.Site`) holds the shape of its value on the example, and what
-    it becomes. Every call of a ReLU, whatever its form, becomes a call of an `nn.ReLU` of its own; functional dropout
-    becomes a module, so that it still follows train and eval mode. ``model`` itself is not touched.
+    example: a batch, or a tuple with one batch for each input, of the shape and type that the network takes, with the
+    images in dimension 0. The record of each node (`qffs.graph.site.Site`) holds the shape of its value on the example
+    and its kind. Every call of a ReLU, in any form, becomes a call of an `nn.ReLU` of its own. Functional dropout
+    becomes a module, so that it still follows train and eval mode. ``model`` is not changed.
 
-    Raises `NotTraceable` where the model's Python code depends on the data or its graph computes something else,
-    `InvalidArgument` where it cannot run on the example, `NotConvertible` where the model has hooks. What else
-    keeps the model from being converted stands in the records, for the plan to tell all of it at once.
+    Raises `NotTraceable` where the model's Python code depends on the data or the graph computes something else than
+    the model, `InvalidArgument` where the model cannot run on the example, `NotConvertible` where it has hooks or
+    spikes already. All other reasons against a conversion are in the records, so that the plan can list all of them.
     """
     inputs = example if isinstance(example, tuple) else (example,)
     _refuse_wrapped(model)
@@ -64,7 +64,7 @@ def _refuse_wrapped(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod"):
         raise InvalidArgument("the model is compiled: pass the network that was given to torch.compile")
     if type(model).__module__.startswith("torch.jit"):
-        raise NotTraceable("a TorchScript module cannot be read: pass the network it was made from")
+        raise NotTraceable("a TorchScript module cannot be read: pass the network from which it was made")
     if any(tensor.dtype == torch.float16 for tensor in model.state_dict().values()):
         raise InvalidArgument("float16 has no rule here: use float32, float64 or bfloat16")
 
@@ -75,7 +75,7 @@ def _refuse_hooks(model: nn.Module) -> None:
         raise NotConvertible(
             f"this network cannot be converted: {', '.join(hooked)} ha{'s' if len(hooked) == 1 else 've'} forward "
             "hooks, which a graph cannot hold; remove them first (prune.remove, remove_weight_norm, hook.remove())"
-            + _beside(model)
+            + _other_refusals(model)
         )
 
 
@@ -85,7 +85,7 @@ STATEFUL = {
     "snntorch": {"SpikingNeuron"},
     "spikingjelly": {"BaseNode", "STBIFNode"},
 }
-"""By library, the classes from which its neurons derive."""
+"""The base classes of neurons, by library."""
 
 
 def _refuse_spiking(model: nn.Module) -> None:
@@ -94,7 +94,7 @@ def _refuse_spiking(model: nn.Module) -> None:
             if kind.__name__ in STATEFUL.get(kind.__module__.partition(".")[0], ()):
                 raise NotConvertible(
                     f"this network spikes already: {path or 'the model'} is a {type(module).__name__} of "
-                    f"{kind.__module__.partition('.')[0]}, with a state from step to step; give it with ReLUs there"
+                    f"{kind.__module__.partition('.')[0]}, with a state from step to step; put ReLUs there"
                 )
 
 
@@ -102,14 +102,14 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _beside(model: nn.Module) -> str:
-    """What else could not be converted, told by the modules alone, where there will be no plan to tell it."""
-    found = [
+def _other_refusals(model: nn.Module) -> str:
+    """Return all modules that are refused, as further lines of a message; for errors that come before any plan."""
+    refusals = [
         f"\n- besides, {type(module).__name__} at {path}: {reason}"
         for path, module in model.named_modules()
         if (reason := refusal(module))
     ]
-    return "".join(found)
+    return "".join(refusals)
 
 
 def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
@@ -137,26 +137,26 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
         ][-1:]
         hint = "" if isinstance(error, Unreadable) else "; qffs.register keeps a module or function as one step"
         raise NotTraceable(
-            f"{name} cannot be read as a static graph: {error}{''.join(where)}{hint}{_beside(model)}"
+            f"{name} cannot be read as a static graph: {error}{''.join(where)}{hint}{_other_refusals(model)}"
         ) from error
     for node in graph.nodes:
         node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
     for node in list(graph.find_nodes(op="placeholder"))[count:]:
-        _erase(graph, node)  # an input with a default, which is now part of the graph
-    alone = fx.Graph()  # without the tracer, which a pickled graph would be read by again
+        _erase(graph, node)  # an input with a default: the default is in the graph now
+    alone = fx.Graph()  # a graph without its tracer: unpickling a graph would trace it again
     alone.output(alone.graph_copy(graph, {}))
     return alone
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase a node and all that reads it: the assertions that an input has its default."""
+    """Erase a node and all nodes that read it: the assertions that an input has its default."""
     for user in list(node.users):
         _erase(graph, user)
     graph.erase_node(node)
 
 
 def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:
-    """Give the graph module also what its graph never reads, so that every key of the state dict is kept."""
+    """Add the modules and tensors that the graph never reads, so that every key of the state dict stays."""
     for path, module in model.named_modules(remove_duplicate=False):
         if path and not has(traced, path):
             traced.add_submodule(path, module)

@@ -1,8 +1,9 @@
-"""Tracing with an example at hand: what Python asks of a size is answered, what it asks of the data is refused.
+"""The tracer: it runs the code of a network on stand-ins and records a graph, with an example for all sizes.
 
-`torch.fx` reads a network by running its Python code on stand-ins. Here every stand-in also knows its value on the
-example, so that code which decides on shapes (``if x.shape[-1] % 2``, ``B, N, C = x.shape``, ``range(depth)``) is
-followed as the example goes; a guard in the graph then says so if the network is run on other sizes.
+`torch.fx` reads a network by running its Python code on stand-ins. Here every stand-in also has its value on the
+example. So code may decide on shapes (``if x.shape[-1] % 2``, ``B, N, C = x.shape``, ``range(depth)``): the graph
+follows the example, and a guard in the graph raises an error where the network runs on other sizes. Code that decides
+on the data is refused.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parents[1]) + os.sep
 
 SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
-"""What is read of a tensor without looking at its data."""
-
+"""The attributes and methods of a tensor that do not depend on its data."""
 
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "reshape", "broadcast_to")
-"""What makes or shapes a tensor by sizes, without asking whether they stand for something: recorded where called."""
+"""Functions of torch that take sizes and do not look for stand-ins among them: the tracer records their calls."""
 
 
 class Unreadable(Exception):
@@ -48,11 +48,10 @@ class DoesNotRun(Exception):
 
 
 class Tracer(Recorder):
-    """Records a graph while it runs the network on an example.
+    """A tracer that records a graph while it runs the network on an example.
 
-    After `trace`, ``values`` holds what every node returned, and the record of each node its ``source`` (file and line,
-    where the network's own code has one), whether it changed what it read ``in_place``, and a ``problem`` where that
-    was an input.
+    After `trace`, ``values`` holds the value of every node, and the record of each node holds ``source``, ``in_place``,
+    and a ``problem`` where a write in place cannot be part of a graph (`qffs.graph.site.Site`).
     """
 
     proxy_buffer_attributes = True
@@ -61,7 +60,7 @@ class Tracer(Recorder):
         super().__init__((), registered_functions())  # type: ignore[arg-type]
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
-        self._running = False  # a module that is run on values is not to be recorded
+        self._running = False  # true while a node runs on values, when nothing is recorded
         self._writes: list[tuple[fx.Node, list[Tensor]]] = []
         self._fixed: set[fx.Node] = set()
         self._of_data: set[fx.Node] = set()
@@ -69,20 +68,20 @@ class Tracer(Recorder):
         self._guarded: set[fx.Node] = set()
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of a network, as it runs on the example."""
+        """Return the graph of a network, as it runs on the example."""
         with contextlib.ExitStack() as patched:
             for name in FACTORIES:
                 patched.enter_context(mock.patch.object(torch, name, self._recording(getattr(torch, name))))
             patched.enter_context(mock.patch.object(torch, "is_tensor", self._is_tensor))
-            # Functions that `torch.fx.wrap` would keep as one step are read through, as they need no more than sizes.
+            # Functions that `torch.fx.wrap` would keep as one step are traced too: they need only sizes.
             patched.enter_context(mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True))
             graph = super().trace(root, concrete_args)
         find_aliases(graph, self.values, self._writes, self.inputs)
         return graph
 
     @property
-    def place(self) -> str:
-        """The path of the module whose code runs, as words to append."""
+    def where(self) -> str:
+        """The path of the module whose code runs, as the end of a message."""
         return f", in {self.scope.module_path}" if self.scope.module_path else ""
 
     def _is_tensor(self, value: Any) -> bool:
@@ -99,18 +98,18 @@ class Tracer(Recorder):
     # --- recording --------------------------------------------------------------------------------------------------
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        """Whether a call of ``m`` is one node; other modules are read through."""
+        """Return whether a call of ``m`` is one node. The code of other modules is traced."""
         return is_leaf(m)
 
     def path_of_module(self, mod: nn.Module) -> str:
-        """Where a module stands in the network; one that its code makes on the way, without weights, gets a place."""
+        """Return the path of a module. If the code has just made it, without weights, add it to the network first."""
         try:
             return super().path_of_module(mod)
         except NameError:
-            if not is_leaf(mod):  # read through, as if its code stood here
+            if not is_leaf(mod):  # its code is traced as part of its caller
                 return str(self.scope.module_path)
             if mod.state_dict():
-                raise Unreadable(f"its code makes a {type(mod).__name__} with weights of its own{self.place}") from None
+                raise Unreadable(f"its code makes a {type(mod).__name__} with weights of its own{self.where}") from None
             assert isinstance(self.root, nn.Module)
             scope = f"{self.scope.module_path}." if self.scope.module_path else ""
             path = free_path(self.root, f"{scope}{type(mod).__name__.lower()}")
@@ -119,23 +118,23 @@ class Tracer(Recorder):
             return path
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A node, or what the module's own code gives."""
+        """Record a call of a module; while a node runs on values, call the module."""
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """An attribute of a module: a stand-in where it is a parameter."""
+        """Return an attribute of a module: a stand-in where it is a parameter or a buffer."""
         return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """The stand-in of a node."""
+        """Return the stand-in for a node."""
         return StandIn(node, self)
 
     def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """Record a node, run it on the example and keep what it returned."""
+        """Record a node, run it on the example, store its value, and return its stand-in."""
         proxy = super().create_proxy(kind, target, *args, **kwargs)
         node = proxy.node
         note(node, source=_source())
-        read = [self._known_or_run(each) for each in node.all_input_nodes]
+        read = [self._value(each) for each in node.all_input_nodes]
         versions = [x._version for x in tensors(read)]
         self.values[node] = self._run(node)
         changed = [x for x, version in zip(tensors(read), versions, strict=True) if x._version != version]
@@ -149,9 +148,9 @@ class Tracer(Recorder):
         part = names(node)[-1]
         if changed and target is not write_ and part.target is operator.getitem:
             whole, index = part.args
-            if isinstance(whole, fx.Node) and isinstance(self.values[whole], Tensor):  # it has changed with its part
-                read_by: Any = self.proxy
-                self.write(self.proxy(whole), proxy, fx.node.map_arg(index, read_by))
+            if isinstance(whole, fx.Node) and isinstance(self.values[whole], Tensor):  # the whole has changed too
+                stand_in: Any = self.proxy
+                self.write(self.proxy(whole), proxy, fx.node.map_arg(index, stand_in))
         return proxy
 
     def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
@@ -178,16 +177,16 @@ class Tracer(Recorder):
             self._running = False
 
     def _arguments(self, node: fx.Node) -> Any:
-        """The positional and the named arguments of a node, on the example."""
-        return fx.node.map_arg((node.args, node.kwargs), self._known_or_run)
+        """Return the positional and the named arguments of a node, on the example."""
+        return fx.node.map_arg((node.args, node.kwargs), self._value)
 
-    def _known_or_run(self, node: fx.Node) -> Any:
+    def _value(self, node: fx.Node) -> Any:
         if node not in self.values:
-            self.values[node] = self._run(node)  # a tensor of the network's, made a node as an argument
+            self.values[node] = self._run(node)  # a tensor of the network that became a node as an argument
         return self.values[node]
 
     def _note(self, node: fx.Node) -> None:
-        """Keep apart what a value was made from: buffers alone, sizes, or the data."""
+        """Note whether the value of a node depends on buffers alone, on sizes, or on the data."""
         if node.op == "get_attr" and not isinstance(self.values[node], nn.Parameter):
             self._fixed.add(node)
         if node.op in {"call_function", "call_method"} and all(n in self._fixed for n in node.all_input_nodes):
@@ -202,16 +201,19 @@ class Tracer(Recorder):
         if any(n in self._of_sizes for n in read) or (of_tensors and name not in {"dtype", "device"}):
             self._of_sizes.add(node)
 
-    # --- what Python asks -------------------------------------------------------------------------------------------
+    # --- questions of the code --------------------------------------------------------------------------------------
 
-    def known(self, proxy: fx.Proxy) -> Any:
-        """The value on the example of what does not depend on the data, from now on guarded; else `Unreadable`."""
+    def concrete(self, proxy: fx.Proxy) -> Any:
+        """Return the value of a stand-in on the example, and add a guard of a size to the graph.
+
+        Raises `Unreadable` where the value depends on the data.
+        """
         node = proxy.node
         value = self.values[node]
         if node in self._fixed:
             return value
         if isinstance(value, Tensor) or node in self._of_data:
-            raise Unreadable(f"its code depends on the data: it asks for the value of a tensor{self.place}")
+            raise Unreadable(f"its code depends on the data: it asks for the value of a tensor{self.where}")
         if node in self._of_sizes and node not in self._guarded:
             self._guarded.add(node)
             where = described(node).removeprefix(", ")
@@ -219,20 +221,20 @@ class Tracer(Recorder):
         return value
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """The answer on the example, where it depends on sizes alone."""
-        return bool(self.known(obj))
+        """Return the truth of a value on the example, where it does not depend on the data."""
+        return bool(self.concrete(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """One stand-in an element."""
+        """Yield one stand-in for each element."""
         return iter([obj[position] for position in range(len(obj))])  # type: ignore[index]
 
     def keys(self, obj: fx.Proxy) -> Any:
-        """The keys of a dictionary."""
+        """Return the keys of a dictionary."""
         return self.values[obj.node].keys()
 
 
 def _source() -> tuple[str, int] | None:
-    """File and line of the network's own code that is being traced; None within torch alone."""
+    """Return file and line of the network's own code that runs now; None where only code of torch runs."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
         file = frame.f_code.co_filename
@@ -243,7 +245,7 @@ def _source() -> tuple[str, int] | None:
 
 
 def described(node: fx.Node) -> str:
-    """Where a node stands in the network's source, as words to append; empty where that is not known.
+    """Return file name and line of a node in the network's source, as the end of a message; "" where it has none.
 
     >>> described(fx.Graph().placeholder("x"))
     ''
