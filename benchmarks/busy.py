@@ -1,12 +1,13 @@
-"""Seconds that training the digits takes, on a machine of its own and beside a process that never waits.
+"""Measure the seconds of training the digits, alone on a machine and beside a process that never waits.
 
     python benchmarks/busy.py --epochs 15 --turns 3 --json busy.json
 
-By turns, each time in a new process: as ``qffs`` sets OpenMP, and with two threads that spin while they wait for each
-other, which is how PyTorch computes on two processors if nobody says anything. A turn is all four: both alone, both
-beside a process that computes without end. Times are of the whole command: imports, compiler, training twice (full
-precision, then quantized), simulation. Without options it is short: an epoch of each. What else runs on the machine is
-in the figures: ``load`` is how many processes wanted to run in the last minute, when it began and when it ended.
+There are two settings: OpenMP as ``qffs`` sets it, and two threads that spin while they wait for each other, which is
+PyTorch's default on two processors. A turn runs each setting alone, and then each beside a process that computes
+without end; every run is a new process. Times are of the whole command: imports, compiler, two trainings (full
+precision, then quantized), simulation. By default each training has one epoch. The other load of the machine changes
+the figures: ``load`` is the number of processes that were ready to run in the last minute, at the beginning and at the
+end.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from qffs.runs.processors import LIMITED, THREADS, WAITING, processors
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as qffs sets it": {},
-    "two threads that spin": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "300000"},  # GNU OpenMP's own number
+    "two threads that spin": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "300000"},  # GNU OpenMP's default
 }
 PLACES = ("alone", "beside one process")
 
 
 @contextmanager
 def beside(count: int) -> Iterator[None]:
-    """Processes that compute until the block ends."""
+    """Run this many processes that compute until the block ends."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -50,7 +51,7 @@ def beside(count: int) -> Iterator[None]:
 
 
 def seconds(setting: dict[str, str], epochs: int) -> float:
-    """How long the command takes."""
+    """Return the seconds of one training, with these variables in the environment."""
     environment = {name: text for name, text in os.environ.items() if name not in (*THREADS, *WAITING, LIMITED)}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "qffs", "train", "digits", "--output", folder]
@@ -61,7 +62,7 @@ def seconds(setting: dict[str, str], epochs: int) -> float:
 
 
 def measure(epochs: int, turns: int) -> dict[str, dict[str, list[float]]]:
-    """By setting and place the seconds of each turn."""
+    """Return the seconds of each turn, by setting and by place."""
     times: dict[str, dict[str, list[float]]] = {name: {place: [] for place in PLACES} for name in SETTINGS}
     with track("time", turns * len(SETTINGS) * len(PLACES), "runs") as bar:
         for turn in range(turns):
@@ -86,9 +87,9 @@ def show(times: dict[str, dict[str, list[float]]], title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds of training the digits, alone and beside another process.")
-    parser.add_argument("--epochs", type=int, default=1, help="of each of the two trainings; the recipe's are 15")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of each of the two trainings; the recipe has 15")
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     arguments = parser.parse_args()
     load = [round(os.getloadavg()[0], 1)]
     times = measure(arguments.epochs, arguments.turns)

@@ -1,11 +1,11 @@
-"""How the time of a simulation grows with steps, images, depth and width.
+"""Measure how the time of a simulation grows with steps, images, depth and width.
 
     python benchmarks/growth.py runs/cifar10_resnet18_narrow/qann --data cifar10:PATH --png growth.png
 
-Steps and images: the network of a checkpoint. Depth and width: residual networks with random weights, batch norms and
-step sizes calibrated on training images, which fire more than trained ones do, and the more the deeper they are;
-trained networks of several depths are those of more checkpoints (``--deeper``). Each time is the least of some turns,
-taken by turns.
+Steps and images are varied for the network of a checkpoint. Depth and width are varied for residual networks with
+random weights, whose batch norms and step sizes are calibrated on training images. They fire more than trained
+networks, and more with depth. Trained networks of several depths come from further checkpoints (``--deeper``). Each
+time is the minimum over some turns; simulation and network run in turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Point = tuple[SpikingNetwork, Tensor, int]
 
 
 def calibrated(model: nn.Module, x: Tensor) -> SpikingNetwork:
-    """A spiking network of random weights whose batch norms have seen these images."""
+    """Return a spiking network with random weights and with the batch norm statistics of these images."""
     model.train()
     with torch.no_grad():
         for _ in range(20):
@@ -54,7 +54,7 @@ def channels_last(snn: SpikingNetwork) -> SpikingNetwork:
 def curves(
     path: str, deeper: Sequence[str], x: Tensor, calibration: Tensor
 ) -> dict[str, dict[int, Callable[[], Point]]]:
-    """By what grows, and by its size: a network, images and steps."""
+    """Return functions that make a network, images and steps, by the quantity that grows and by its size."""
 
     def trained(steps: int, path: str = path) -> SpikingNetwork:
         return channels_last(qffs.to_spiking(qffs.load(path).network, min(4, steps)))
@@ -65,18 +65,18 @@ def curves(
     layers = {len(list(trained(4, each).neurons())): each for each in deeper}
     if len(layers) < len(deeper):
         raise SystemExit("two of the networks that grow in depth have equally many layers of neurons")
-    found = {
+    points = {
         "steps": {t: (lambda t=t: (trained(t), x[:BATCH], t)) for t in (1, 2, 4, 8, 16, 32, 64)},
         "images": {b: (lambda b=b: (trained(4), x[:b], STEPS)) for b in (1, 2, 4, 8, 16, 32, 64, 128)},
         "depth": {d: residual(lambda d=d: build(f"cifar_resnet{d}")) for d in DEPTHS},
         "width": {w: residual(lambda w=w: build("cifar_resnet18", width=w)) for w in WIDTHS},
         "layers, trained": {d: (lambda d=d: (trained(4, layers[d]), x[:BATCH], STEPS)) for d in sorted(layers)},
     }
-    return {what: sizes for what, sizes in found.items() if sizes}
+    return {what: sizes for what, sizes in points.items() if sizes}
 
 
 def measured(point: Point, turns: int) -> dict[str, float]:
-    """Seconds of the simulation and of the full-precision network's forward pass, and how many spikes there were."""
+    """Return the seconds of the simulation and of the full-precision network's forward pass, and the spikes."""
     snn, x, steps = point
     network = with_neurons(snn, lambda _: nn.ReLU())
     runs = {"simulation": lambda: snn(x, steps=steps), "network": lambda: network(x)}
@@ -98,7 +98,7 @@ def measured(point: Point, turns: int) -> dict[str, float]:
 
 
 def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
-    """A picture of each curve, times above and the ratio in words at each point."""
+    """Draw the times of each curve, with the ratio at each point."""
     columns = math.ceil(len(results) / 2)
     figure = Figure(figsize=(5.5 * columns, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -124,7 +124,7 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="How the time of a simulation grows.")
     parser.add_argument("qann", help="the folder of a quantized network")
-    parser.add_argument("--data", required=True, help="what it was trained on")
+    parser.add_argument("--data", required=True, help="the data that it was trained on, as for qffs simulate")
     parser.add_argument("--deeper", nargs="*", default=[], help="the folders of quantized networks that grow in depth")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -143,8 +143,8 @@ def main() -> None:
             for size, point in sizes.items():
                 results[what][size] = measured(point(), arguments.turns)
                 bar.advance(note=f"{what} {size}")
-    for what, found in results.items():
-        for size, least in found.items():
+    for what, sizes in results.items():
+        for size, least in sizes.items():
             ratio = least["simulation"] / least["network"]
             spike = 1e9 * least["simulation"] / max(1, least["spikes"])
             print(

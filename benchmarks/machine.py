@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""The machine that a benchmark runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def processor() -> str:
-    """The threads PyTorch computes with, and the processor's name."""
+    """Return the number of PyTorch's threads and the name of the processor."""
     name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,9 @@
-"""The same networks simulated by other libraries, as their own converters build them.
+"""Simulation of the same networks by other libraries, in the form that their own converters build.
 
-Convolutions are those of the spiking network, batch norms folded, channels last; in the place of each neuron stands the
-library's cheapest integrate-and-fire neuron that subtracts its threshold, and a multiplication by it behind. The input
-and the biases come at every step (rate coding). What such a network predicts is not compared.
+Convolutions are those of the spiking network, batch norms folded, channels last. Each neuron is replaced by the
+library's cheapest integrate-and-fire neuron that subtracts its threshold, followed by a multiplication by the
+threshold. The input and the biases come at every step (rate coding). The predictions of these networks are not
+compared.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 
 Run = Callable[[Tensor, int], Tensor]
-"""From images and T to what is read out on average, ``[B, classes]``."""
+"""A function from images and T to the mean output, ``[B, classes]``."""
 
 
 def with_neurons(snn: SpikingNetwork, make: Callable[[float], nn.Module]) -> fx.GraphModule:
-    """The network with another module, made from the threshold, in the place of each neuron."""
+    """Return the network with each neuron replaced by a module that ``make`` builds from the threshold."""
     network = fx.GraphModule(snn.graph, copy.deepcopy(snn.graph.graph))
     for node in network.graph.nodes:
         if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), Neuron):
@@ -39,30 +40,30 @@ def with_neurons(snn: SpikingNetwork, make: Callable[[float], nn.Module]) -> fx.
 
 
 class Scaled(nn.Module):
-    """Spikes of a neuron, multiplied by its threshold."""
+    """A neuron whose spikes are multiplied by its threshold."""
 
     def __init__(self, neuron: nn.Module, threshold: float) -> None:
         super().__init__()
         self.neuron, self.threshold = neuron, threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the input of one step, ``[B, ...]``."""
+        """Return the scaled spikes for the input of one step, ``[B, ...]``."""
         spikes: Tensor = self.neuron(x)
         return spikes * self.threshold
 
 
 class AllSteps(Scaled):
-    """The same for all steps, which lie in the batch as other layers see it."""
+    """A scaled neuron for all steps at once, which for other layers are part of the batch."""
 
     steps = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of ``[T * B, ...]``."""
+        """Return the scaled spikes for inputs ``[T * B, ...]``."""
         return super().forward(x.unflatten(0, (AllSteps.steps, -1))).flatten(0, 1)
 
 
 def spikingjelly_single_step(snn: SpikingNetwork) -> Run:
-    """SpikingJelly, one step of the whole network after the other."""
+    """Return a run in SpikingJelly that takes one step of the whole network after the other."""
     library, functional = _spikingjelly()
     network = with_neurons(snn, lambda threshold: Scaled(_integrate_and_fire(library, threshold, "s"), threshold))
 
@@ -74,7 +75,7 @@ def spikingjelly_single_step(snn: SpikingNetwork) -> Run:
 
 
 def spikingjelly_multi_step(snn: SpikingNetwork) -> Run:
-    """SpikingJelly, all steps of one layer after the other."""
+    """Return a run in SpikingJelly that takes all steps of one layer after the other."""
     library, functional = _spikingjelly()
     network = with_neurons(snn, lambda threshold: AllSteps(_integrate_and_fire(library, threshold, "m"), threshold))
 
@@ -89,7 +90,7 @@ def spikingjelly_multi_step(snn: SpikingNetwork) -> Run:
 
 
 def snntorch(snn: SpikingNetwork) -> Run:
-    """A plain loop over snnTorch's neurons, which keep their own state."""
+    """Return a run in snnTorch: a plain loop over time, where neurons store their own state."""
     library = import_module("snntorch")
     make = partial(library.Leaky, beta=1.0, reset_mechanism="subtract", init_hidden=True)
     network = with_neurons(snn, lambda threshold: Scaled(make(threshold=threshold), threshold))
@@ -117,4 +118,4 @@ RIVALS: dict[str, tuple[str, Callable[[SpikingNetwork], Run]]] = {
     "SpikingJelly, layer by layer": ("spikingjelly", spikingjelly_multi_step),
     "snnTorch": ("snntorch", snntorch),
 }
-"""By name: what has to be installed, and what builds it."""
+"""The package and the function that builds a run, by name."""

@@ -1,22 +1,22 @@
-"""What quantized training costs: time and peak memory of one step on ResNet-18 at 32 x 32, over full precision.
+"""Measure the cost of quantized training: time and peak memory of a step on ResNet-18, over full precision.
 
     python benchmarks/train.py --batch 128 --repeats 7 --precision float32 --json training.json
 
-A step is forward, cross-entropy, backward and SGD with momentum, channels last. All variants are the same network but
-for what stands where the ReLU was, with 2-bit activations, and run in one process, a step of each by turns; a ratio is
-the median over the turns of its time over that of full precision in the same turn, with the smallest and the largest.
-Steps before the first turn are not counted: kernels are compiled there.
+A step is forward, cross-entropy, backward and SGD with momentum, channels last, at 32 x 32. All variants are the same
+network except for the module in the place of ReLUs, with 2-bit activations. They run in one process, one step of each
+in turn. A ratio is the time of a variant over that of full precision in the same turn: the median over the turns, with
+the smallest and the largest. Steps before the first turn are not counted, because kernels are compiled in them.
 
-Memory is measured in a fresh process for each variant, after the same first steps. On CUDA it is
-``torch.cuda.max_memory_allocated`` of one step. On CPU it is the same, as PyTorch's profiler sees its allocator: what
-is there before the step (parameters, buffers, momentum, the batch) and the peak of what the step allocates less what
-it frees. ``resident`` checks that by what the system saw: the same start, and the growth of the process's resident set
-(Linux only; VmHWM, reset before the step, where glibc gives back at once what is freed). It also sees what
-convolutions allocate past PyTorch.
+Memory is measured in a new process for each variant, after the same first steps. On CUDA it is
+``torch.cuda.max_memory_allocated`` of one step. On CPU it is the same quantity from PyTorch's profiler: the memory
+before the step (parameters, buffers, momentum, the batch) plus the peak of the step's allocations minus its frees.
+``resident`` is a check by the operating system: the same start plus the growth of the process's resident set (Linux
+only; VmHWM, reset before the step, with glibc set to return freed memory at once). It includes memory that convolutions
+allocate outside PyTorch.
 
-On a busy machine take one thread, ``OMP_NUM_THREADS=1``: threads that wait for each other wait for everything else.
-The ratio of processor time leaves out when the process was not running at all; it says nothing on CUDA.
-brevitas is left out where it is not installed.
+On a busy machine use one thread, ``OMP_NUM_THREADS=1``: threads that wait for each other also wait for other processes.
+The ratio of processor time leaves out the time in which the process did not run; it has no meaning on CUDA. brevitas is
+left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FULL = "full precision"
 
 
 class PlainQuantizer(nn.Module):
-    """LSQ in a few lines of ordinary operations, as tutorials write it: each keeps what its own backward needs."""
+    """LSQ in a few lines of ordinary operations, as in tutorials; each saves the tensors for its own backward pass."""
 
     def __init__(self, highest: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PlainQuantizer(nn.Module):
 
 
 def brevitas_quantizer() -> nn.Module:
-    """The quantizer of brevitas whose step size is learned from the first step on."""
+    """Return the quantizer of brevitas that learns its step size from the first step on."""
     from brevitas.nn import QuantReLU  # type: ignore[import-untyped]
     from brevitas.quant.scaled_int import Uint8ActPerTensorFloatMaxInit  # type: ignore[import-untyped]
 
@@ -100,7 +100,7 @@ class Block(nn.Module):
 
 
 def resnet18(activation: Callable[[], nn.Module]) -> nn.Sequential:
-    """ResNet-18 as it is used at 32 x 32: a stem of 3 x 3 without pooling."""
+    """Return ResNet-18 for images of 32 x 32: its stem is a 3 x 3 convolution without pooling."""
     layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), activation()]
     inputs = 64
     for outputs, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
@@ -110,7 +110,7 @@ def resnet18(activation: Callable[[], nn.Module]) -> nn.Sequential:
 
 
 class Trainer:
-    """One variant, ready to step."""
+    """One variant with its optimizer and a batch."""
 
     def __init__(self, name: str, batch: int, precision: str, device: str) -> None:
         torch.manual_seed(0)
@@ -131,21 +131,21 @@ class Trainer:
             torch.cuda.synchronize()
 
     def bytes_held(self) -> int:
-        """Bytes of all tensors that are there between two steps, gradients left out."""
+        """Return the bytes of all tensors that exist between two steps, without gradients."""
         state = [v for values in self.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
         tensors = [*self.network.parameters(), *self.network.buffers(), *state, self.x, self.labels]
         return sum(tensor.nbytes for tensor in tensors)
 
 
 def timed(trainer: Trainer) -> tuple[float, float]:
-    """The seconds that a step took, and those that processors worked on it."""
+    """Return the seconds of a step, and its processor time in seconds."""
     start, worked = time.perf_counter(), time.process_time()
     trainer.step()
     return time.perf_counter() - start, time.process_time() - worked
 
 
 def peak_of_step(trainer: Trainer) -> dict[str, int]:
-    """Peak memory of one step in bytes: as PyTorch's allocator sees it, and as the system does, where it says."""
+    """Return the peak memory of one step in bytes, from PyTorch's allocator and, on Linux, from the system."""
     for _ in range(FIRST_STEPS):
         trainer.step()
     trainer.optimizer.zero_grad()
@@ -162,16 +162,16 @@ def peak_of_step(trainer: Trainer) -> dict[str, int]:
 
 
 def memory(name: str, arguments: argparse.Namespace) -> dict[str, int]:
-    """`peak_of_step` in a process of its own."""
+    """Return `peak_of_step` of a variant, measured in a new process."""
     command = [sys.executable, __file__, "--memory-of", name, "--batch", str(arguments.batch)]
     command += ["--precision", arguments.precision, "--device", arguments.device]
-    given_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(command, env=os.environ | given_back, check=True, stdout=subprocess.PIPE, text=True)
+    glibc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, env=os.environ | glibc, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """For each variant the seconds of its first steps and of its step in each turn, and its peak memory."""
+    """Return for each variant the seconds of its first steps and of its step in each turn, and its peak memory."""
     results: dict[str, dict[str, Any]] = {name: {} for name in names}
     with track("memory", len(names), "processes") as bar:
         for name in names:
@@ -193,7 +193,7 @@ def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, dict[s
 
 
 def compare(results: dict[str, dict[str, Any]]) -> None:
-    """Add to each variant its ratios over full precision: turn by turn for time, as median, least and most."""
+    """Add to each variant its ratios over full precision; for time, the median, least and most over the turns."""
     full = results[FULL]
     for result in results.values():
         for key in ("step_s", "processor_s"):
@@ -224,7 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     parser.add_argument("--memory-of", choices=tuple(VARIANTS), help=argparse.SUPPRESS)
     return parser.parse_args()
 

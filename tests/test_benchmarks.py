@@ -51,12 +51,12 @@ def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path:
     found = json.loads((tmp_path / "simulate.json").read_text())["networks"][str(qann)]
     (ran,) = found["runs"]
     installed = {name for name, package in RIVALS.items() if importlib.util.find_spec(package) is not None}
-    half = {"network, bfloat16", "network, bfloat16, CUDA graph", "readout, bfloat16"} if device == "cuda" else set()
-    assert set(ran["ratios"]) == {"network", "readout", "readout, exact"} | installed | half
+    half = {"network, bfloat16", "network, bfloat16, CUDA graph", "simulation, bfloat16"} if device == "cuda" else set()
+    assert set(ran["ratios"]) == {"network", "simulation", "simulation, exact"} | installed | half
     for name in set(RIVALS) - installed:
         assert f"{name} is skipped: {RIVALS[name]} is not installed" in done.stderr
     differing = found["predictions"]["differing"]
-    assert differing["readout, exact and reference in float64"] == [0, 0, 0]
+    assert differing["simulation, exact and reference in float64"] == [0, 0, 0]
     assert all(len(counts) == 3 for counts in differing.values())
 
 
@@ -66,5 +66,5 @@ def test_memory_is_measured(qann: Path, tmp_path: Path) -> None:
     done = run("simulate.py", qann, *few, "--json", tmp_path / "memory.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "memory.json").read_text())["networks"][str(qann)]
-    assert found["readout"]["allocated"] > found["network"]["allocated"] / 10 > 0
-    assert found["readout"]["levels"] == 3 * 4 * 32 * 8 * 8
+    assert found["simulation"]["allocated"] > found["network"]["allocated"] / 10 > 0
+    assert found["simulation"]["levels"] == 3 * 4 * 32 * 8 * 8
