@@ -20,7 +20,7 @@ from qffs.data import load as load_data
 from qffs.errors import CheckpointError, Diverged, InvalidArgument, NotConvertible
 from qffs.measurement.accuracy import measure
 from qffs.recipes.recipe import Recipe
-from qffs.runs import inputs
+from qffs.runs import inputs, processors
 from qffs.studies import compare, compare_seed
 from qffs.studies.compare import compare as run_compare
 from qffs.studies.compare_findings import title
@@ -118,6 +118,24 @@ def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> 
     assert all(" ± " in str(cell) for cell in (both["rows"][0][1], *both["rows"][0][3:]))
     assert both["panels"][0]["series"][0]["spread"]
     assert "2 seeds" in title(both)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_small_network_is_compared_with_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*processors.THREADS, processors.LIMITED):
+        monkeypatch.delenv(name, raising=False)
+    threads: list[int] = []
+    monkeypatch.setattr(compare_seed, "fit", lambda *a, **k: (threads.append(torch.get_num_threads()), fit(*a, **k))[1])
+    short = RECIPE.model_copy(update={"full_precision": RECIPE.full_precision.model_copy(update={"epochs": 1})})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_compare(short, tmp_path, ["qffs"], [4], seeds=2, progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] * 4
+    assert json.loads((tmp_path / "compare.json").read_text())["run"]["threads"] == 1
 
 
 @pytest.mark.usefixtures("undrawn")

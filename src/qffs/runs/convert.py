@@ -41,7 +41,6 @@ def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     check_folder(folder)
     inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
     images, normalize, qann = inputs.data.train, inputs.normalize, inputs.qann
-    calibrate_on(images, qann, normalize, recipe)
     notes = about(recipe, inputs.data, inputs.device)
     setting = Setting(
         label="quantized",
@@ -55,9 +54,11 @@ def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     def after_epoch(_: object) -> None:
         save(qann, folder, notes)  # so that a later divergence leaves the last good checkpoint
 
-    history = fit(qann, images, normalize, recipe.quantized, setting=setting, after_epoch=after_epoch)
-    save(qann, folder, notes)
-    on_training = accuracy(qann, images, normalize, progress=progress)
+    with inputs.threads(recipe.quantized):
+        calibrate_on(images, qann, normalize, recipe)
+        history = fit(qann, images, normalize, recipe.quantized, setting=setting, after_epoch=after_epoch)
+        save(qann, folder, notes)
+        on_training = accuracy(qann, images, normalize, progress=progress)
     return {**notes, "loss": [epoch.loss for epoch in history], "training_accuracy": on_training}
 
 

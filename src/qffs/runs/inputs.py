@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from qffs.files import Results
 from qffs.graph.trace.trace import trace
 from qffs.measurement.batches import check_fit
 from qffs.models import find
-from qffs.recipes.recipe import Recipe
+from qffs.recipes.recipe import Recipe, Training
+from qffs.runs.processors import threads_for
 from qffs.train.seeds import check_seed
 from qffs.version import __version__
 
@@ -89,6 +91,11 @@ class RunInputs:
         missing, _ = self.qann.load_state_dict(self.network.state_dict(), strict=False)
         assert all(key.endswith("step_size") for key in missing), missing
         return self.qann
+
+    def threads(self, *trainings: Training) -> AbstractContextManager[None]:
+        """Return a block that computes with the threads that `threads_for` the network and these trainings says."""
+        example = self.normalize(self.parts.train.read(torch.arange(1)))
+        return threads_for(self.network, example, max(each.batch_size for each in trainings))
 
 
 def run_inputs(

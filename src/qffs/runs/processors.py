@@ -1,9 +1,10 @@
-"""Processors that this process may use, and what OpenMP is told because of them before PyTorch is imported.
+"""Processors that this process may use, what OpenMP is told because of them, and the threads of a run.
 
 A machine's count of processors is too high where an affinity (``taskset``) or a container's quota leaves fewer. Threads
 that wait for each other then wait for whatever else runs, and threads that spin while they wait take the time of those
 they wait for. The command line and the tests add `openmp_defaults` to the environment. Importing qffs changes neither
-the environment nor the number of threads: a notebook keeps its own. This file imports no torch.
+the environment nor the number of threads: a notebook keeps its own. A run of a small network computes with one thread
+(`threads_for`). OpenMP reads the environment when torch is imported, so this file imports torch only when it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PROC = Path("/proc/self")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -19,6 +26,8 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """How long a thread that waits spins; the first is OpenMP's own name, the others those of its libraries."""
 LIMITED = "QFFS_THREADS_LIMITED"
 """In the environment where `openmp_defaults` chose OMP_NUM_THREADS, so that nothing takes it for the user's choice."""
+SMALL = 2**24
+"""Multiply-adds of a layer for a batch, on average, below which a network is small: a third of a millisecond's work."""
 
 
 def processors(proc: Path = PROC) -> int:
@@ -51,6 +60,60 @@ def openmp_defaults(environment: Mapping[str, str] = os.environ, proc: Path = PR
 def threads_are_set(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether the user has set a number of threads."""
     return LIMITED not in environment and any(name in environment for name in THREADS)
+
+
+@contextmanager
+def threads_for(network: nn.Module, example: Tensor, batch_size: int) -> Iterator[None]:
+    """Compute with one thread until the block ends where the network is small, whatever the machine.
+
+    example: some images, as the network reads them. A small network is one whose layers take
+    fewer than `SMALL` multiply-adds on average for a batch. It then gives the same results on machines of any number of
+    processors. Other networks keep PyTorch's number of threads, at most one for each of `processors`, and so do all
+    where the user has set OMP_NUM_THREADS or MKL_NUM_THREADS. After the block the number is what it was before.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if not example.is_cuda and not threads_are_set():
+        small = multiply_adds(network, example) * batch_size < SMALL
+        torch.set_num_threads(1 if small else min(before, processors()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def multiply_adds(network: nn.Module, example: Tensor) -> float:
+    """Return the multiply-adds for one image of a layer with weights, on average; infinity where there is no layer.
+
+    Layers are modules whose ``weight`` has an axis of outputs and another: convolutions, linear layers.
+
+    >>> from torch import nn
+    >>> multiply_adds(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(3, 8))
+    20.0
+    """
+    import torch
+
+    from qffs.nn.inspect import evaluating
+
+    counts: list[float] = []
+
+    def count(rows: float, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        counts.append(rows * output.numel() / len(example))
+
+    weights = ((each, getattr(each, "weight", None)) for each in network.modules())
+    hooks = [
+        each.register_forward_hook(partial(count, math.prod(weight.shape[1:])))
+        for each, weight in weights
+        if isinstance(weight, torch.Tensor) and weight.dim() > 1
+    ]
+    try:
+        with torch.no_grad(), evaluating(network):
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counts) / len(counts) if counts else math.inf
 
 
 def _affinity() -> int:

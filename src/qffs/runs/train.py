@@ -26,7 +26,6 @@ from qffs.report.results import by_layer, by_step
 from qffs.runs.folder import CHECKPOINTS, Stage, check_outputs, finished
 from qffs.runs.inputs import RunInputs, about, calibrate_on, device_of, fingerprint, run_inputs, usual_augmentation
 from qffs.runs.provenance import provenance
-from qffs.runs.threads import threads_for
 from qffs.spiking.network import SpikingNetwork
 from qffs.train import distributed
 from qffs.train.loop import Epoch, Setting, fit
@@ -68,10 +67,7 @@ class Run:
 
     def results(self, resume: bool = False) -> Results:
         """Run all stages, and return and write the results on the test images; then remove the state."""
-        network, inputs, recipe = self.inputs.network.eval(), self.inputs, self.recipe
-        example = inputs.normalize(inputs.parts.train.read(torch.arange(1)))
-        batch_size = max(recipe.full_precision.batch_size, recipe.quantized.batch_size)
-        with threads_for(network, example, batch_size):
+        with self.inputs.threads(self.recipe.full_precision, self.recipe.quantized):
             return self._stages(resume)
 
     def _stages(self, resume: bool) -> Results:

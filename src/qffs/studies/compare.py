@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from qffs.errors import Diverged, InvalidArgument
@@ -55,7 +56,7 @@ def compare(
     excluded: list[Results] = []
     by_seed: list[list[Results]] = []
     reused: list[Results] = []
-    with interruption.watching():
+    with interruption.watching(), ExitStack() as threads:
         for seed in range(recipe.seed, recipe.seed + seeds):
             comparison = SeedComparison(
                 recipe, seed, folder, latencies=latencies, interruption=interruption, progress=progress
@@ -63,14 +64,16 @@ def compare(
             if not results:
                 excluded = comparison.unusable(compared, named=bool(methods))
                 results = comparison.about | {"full_precision": {"by_seed": []}}
+                threads.enter_context(comparison.inputs.threads(recipe.full_precision, recipe.quantized))
             results["full_precision"]["by_seed"].append(comparison.trained())
             by_seed.append(list(_rows(comparison, compared, excluded)))
             reused += comparison.cache.reused_rows
+        run = provenance(device_of(recipe.device), time.monotonic() - began + seconds_of(reused))
     results["seeds"] = list(range(recipe.seed, recipe.seed + seeds))
     results["full_precision"]["accuracy"] = statistics.fmean(results["full_precision"]["by_seed"])
     results["left_out"] = excluded
     results["methods"] = list(_together(by_seed, {each["method"] for each in excluded}))
-    results["run"] = provenance(device_of(recipe.device), time.monotonic() - began + seconds_of(reused))
+    results["run"] = run
     return results | _write(results, folder)
 
 

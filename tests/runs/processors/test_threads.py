@@ -12,9 +12,9 @@ from torch import nn
 
 from qffs.models import build
 from qffs.recipes.recipe import Recipe
-from qffs.runs import threads
-from qffs.runs.processors import LIMITED, THREADS
-from qffs.runs.threads import SMALL, multiply_adds, threads_for
+from qffs.runs import processors
+from qffs.runs.convert import quantize
+from qffs.runs.processors import LIMITED, SMALL, THREADS, multiply_adds, threads_for
 from qffs.runs.train import train
 
 NETWORK, IMAGES = nn.Linear(4, 2), torch.zeros(3, 4)
@@ -27,7 +27,7 @@ def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process with two threads on two processors, whose user has said nothing of threads."""
     for name in (*THREADS, LIMITED):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, "processors", lambda: 2)
+    monkeypatch.setattr(processors, "processors", lambda: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -39,6 +39,10 @@ def test_multiply_adds_are_those_of_a_layer_and_of_an_image() -> None:
     network = nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), then, nn.Flatten(), nn.Linear(36, 10)).eval()
     assert multiply_adds(network, torch.zeros(5, 3, 8, 8)) == (64 * 8 * 27 + 9 * 4 * 18 + 360) / 3
     assert not any(module._forward_hooks for module in network.modules())
+    network.train()
+    multiply_adds(network, torch.ones(5, 3, 8, 8))
+    assert network.training
+    assert not network.get_buffer("1.running_mean").any(), "counting is no training"
     assert multiply_adds(nn.ReLU(), IMAGES) == float("inf")
 
 
@@ -56,7 +60,7 @@ def test_threads_come_back_after_an_error() -> None:
 
 
 def test_there_are_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "processors", lambda: 1)
+    monkeypatch.setattr(processors, "processors", lambda: 1)
     with threads_for(NETWORK, IMAGES, LARGE):
         assert torch.get_num_threads() == 1
 
@@ -93,3 +97,16 @@ def test_a_run_of_a_small_network_gives_the_same_whatever_the_threads(tmp_path: 
     one, two = ((tmp_path / name / "results.json").read_text() for name in ("1", "2"))
     assert one == two
     assert {json.loads(path.read_text())["threads"] for path in tmp_path.glob("*/run.json")} == {1}
+
+
+def test_quantizing_a_small_network_gives_the_same_whatever_the_threads(tmp_path: Path) -> None:
+    short = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}
+    recipe = Recipe.of({"quantized": short, "device": "cpu"})
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(quantize(recipe, tmp_path / f"{count}", progress=False))
+        assert torch.get_num_threads() == count
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("1", "2"))
+    assert results[0] == results[1]
+    assert one == two

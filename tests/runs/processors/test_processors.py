@@ -158,7 +158,7 @@ import torch
 threads = torch.get_num_threads()
 import qffs
 from qffs import quantize
-from qffs.runs import threads as _
+from qffs.runs import processors as _
 assert dict(os.environ) == before, set(os.environ) ^ set(before)
 assert torch.get_num_threads() == threads
 """
