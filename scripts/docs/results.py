@@ -128,7 +128,7 @@ def heading(row: dict[str, Any], recipe: str) -> list[str]:
     steps = {entry["steps"]: entry["accuracy"] for entry in results["snn"]}
     full, qann = (percent(results[part]["accuracy"]) for part in ("full_precision", "qann"))
     snn = ", ".join(f"{percent(steps[t])} at T = {t}" for t in (4, 8, 16) if t in steps)
-    other = "" if row["name"] == recipe else f"not as it stands, but as {row['name']} in docs/results.md: "
+    other = "" if row["name"] == recipe else f"with changes, as {row['name']} in docs/results.md: "
     return [
         f"# machine and time: {other}{run['device']}, {duration(run['seconds'])}",
         f"# measured: {other}{results['data']}, {results['images']:,} test images, seed {results['seed']}: "

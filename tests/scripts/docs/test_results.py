@@ -65,7 +65,7 @@ def test_a_row_is_read_rightly(script: Any) -> None:
     )
     row = {"name": "pets", "run": run, "results": told}
     assert script.heading(row, "pets") == ["# machine and time: a machine, 10 min", measured]
-    other = "not as it stands, but as pets_few in docs/results.md: "
+    other = "with changes, as pets_few in docs/results.md: "
     assert script.heading(row | {"name": "pets_few"}, "pets") == [
         f"# machine and time: {other}a machine, 10 min",
         measured.replace("pets,", f"{other}pets,"),
