@@ -71,7 +71,7 @@ def every_step(tensor: Tensor, node: fx.Node, images: int, steps: int) -> Tensor
 def unfold_steps(tensor: Tensor, d: int, steps: int, images_first: bool = False) -> Tensor:
     """Return ``[T, ...]`` from a value whose dimension ``d`` holds the images of all steps.
 
-    images_first: move the images to dimension 1, directly behind T; by default they stay in theirs, ``d + 1``.
+    images_first: move the images to dimension 1, directly behind T; by default they stay in dimension ``d + 1``.
     """
     unfolded: Tensor = tensor.unflatten(d, (steps, -1))
     return unfolded.movedim((d, d + 1), (0, 1 if images_first else d + 1))
