@@ -65,6 +65,7 @@ def quantize(
 ) -> fx.GraphModule:
     """Return a quantized copy of ``model`` (a QANN): an LSQ quantizer in the place of every ReLU, all else unchanged.
 
+    - ``model``: the network, trained or not.
     - ``bits``: b of the hidden activations, with levels 0 to 2^b - 1; by default 2. Or b by patterns of their paths,
       such as ``{"layer4.*": 3, "stem.*": "full", "*": 2}``: the first pattern that matches (`fnmatch.fnmatchcase`)
       decides, and "full" keeps the ReLU.

@@ -24,8 +24,8 @@ from signal import Signals
 class QffsError(Exception):
     """The base class of every error that this library raises on purpose.
 
-    Its message is one sentence that says what is wrong and what to do. Catch `QffsError` to catch all of them; most
-    of them are also an error of Python's own, such as `ValueError`.
+    Its message is one sentence that says what is wrong and what to do. Catch `QffsError` to catch all of them. Some
+    are an error of Python too, such as `ValueError`.
 
     >>> try:
     ...     qffs.Levels.from_bits(9)
@@ -38,7 +38,7 @@ class QffsError(Exception):
 class InvalidArgument(QffsError, ValueError):
     """A value that can never work, such as 9 bits or fewer steps than charge steps; also a `ValueError`.
 
-    Every function raises it. The message names the argument, the values that are possible, and the value it received.
+    Every public function can raise it. The message names the argument and says which values are possible.
 
     >>> qffs.FiringRule(decay=-1)
     Traceback (most recent call last):
@@ -51,7 +51,7 @@ class NotTraceable(QffsError):
 
     `qffs.plan` and `qffs.quantize` raise it where the model's Python code depends on the values of a tensor, draws
     random numbers, or computes something else than its graph. The message names the line of the model's code where one
-    is at fault. Change that line, or name the module or function with `qffs.register`, which keeps it as one operator.
+    is at fault. Change that line, or add the module or function with `qffs.register`, which keeps it as one operator.
 
     >>> class Branch(torch.nn.Module):
     ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,10 @@ class Mismatch(QffsError, AssertionError):
 
 
 class DataError(QffsError):
-    """Images or labels that cannot be read or used; the message names the file or folder."""
+    """Images or labels that cannot be read or used.
+
+    Reading a data set raises it; the message names the file or folder.
+    """
 
 
 class CheckpointError(QffsError):

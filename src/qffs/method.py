@@ -160,7 +160,7 @@ class FiringRule:
     then the network is exact.
 
     negative_spikes: send a spike of -1, which takes a spike back, where the potential is below 0 and spikes were sent;
-    cap: send no spike while the count, negative spikes subtracted, is at the highest level; precharge: the potential
+    cap: send no positive spike while the count, negative spikes subtracted, is the highest level n; precharge: the potential
     before the first step, in thresholds; None takes the rounding offset of the quantizer in the place of the neuron, so
     that the neuron rounds as the quantizer does.
 

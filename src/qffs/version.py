@@ -1,3 +1,3 @@
-"""The version, apart from everything else, so that asking for it imports nothing."""
+"""The version, in a file of its own, so that it can be read without importing anything else."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The signed integrate-and-fire neuron: one time step, and the only loop over time.
+"""The signed integrate-and-fire neuron: one time step, and the loop over time.
 
 Source: Li, Ma, Furber 2022, algorithm 1 and eq. 14-16, with the negative spike at ``u < 0`` instead of ``u <= 0``:
 as printed in the paper, a neuron whose charge ends exactly on a level would send +1 and -1 in turn, for ever.

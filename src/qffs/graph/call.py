@@ -1,4 +1,4 @@
-"""The call of an operator by a node: its name, its row in the table of operators, and its arguments."""
+"""The call of an operator by a node: its name in messages, and its arguments."""
 
 from __future__ import annotations
 

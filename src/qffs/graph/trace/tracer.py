@@ -40,11 +40,11 @@ FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "res
 
 
 class Unreadable(Exception):
-    """The code asks for something that a static graph cannot hold."""
+    """The error of code that cannot be a static graph."""
 
 
 class DoesNotRun(Exception):
-    """An operator failed on the example."""
+    """The error of an operator that fails on the example."""
 
 
 class Tracer(Recorder):
