@@ -160,9 +160,9 @@ class FiringRule:
     then the network is exact.
 
     negative_spikes: send a spike of -1, which takes a spike back, where the potential is below 0 and spikes were sent;
-    cap: send no positive spike while the count, negative spikes subtracted, is the highest level n; precharge: the potential
-    before the first step, in thresholds; None takes the rounding offset of the quantizer in the place of the neuron, so
-    that the neuron rounds as the quantizer does.
+    cap: send no positive spike while the count, negative spikes subtracted, is the highest level n;
+    precharge: the potential before the first step, in thresholds; None takes the rounding offset of the quantizer in
+    the place of the neuron, so that the neuron rounds as the quantizer does.
 
     The other three fields belong to the methods that are compared with this one (`qffs.studies.methods`). reset: the
     effect of a spike on the potential: ``"subtract"`` the threshold, or set it to ``"zero"`` (hard reset); multi_spike:
