@@ -288,7 +288,8 @@ def test_other_rules_go_where_neurons_are_ours(name: str) -> None:
             make()
     made = export.snntorch(snn)
     found = torch.stack([made(x) for _ in range(8)]).cumsum(0)
-    torch.testing.assert_close(found, snn(x, steps=8))
+    # Spike-Norm puts thresholds at the largest current, a tie that another order of additions decides otherwise.
+    torch.testing.assert_close(found, snn(x, steps=8, backend="reference"))
 
 
 def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:

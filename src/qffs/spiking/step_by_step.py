@@ -103,7 +103,7 @@ class Reference:
         self, network: fx.GraphModule, state: State, charge: Sequence[float], observer: Observer | None = None
     ) -> None:
         self.network, self.state, self.charge, self.observer = network, state, tuple(charge), observer
-        self.steps, self.images = len(self.charge), len(state.inputs[0])
+        self.steps, self.images = len(self.charge), state.inputs[0].shape[0]  # not `len`: an export keeps it open
         self.next = State(state.inputs, dict(state.constants), begun=True)
         self.values: dict[fx.Node, Edge[Nested]] = {}
         self._operands = Operands(
