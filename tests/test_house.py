@@ -164,7 +164,7 @@ def test_a_later_room_of_the_same_floor_is_refused(tmp_path: Path) -> None:
     source = tree(tmp_path, data="from qffs.models import resnet\n", models="from qffs.data import Images\n")
     (fault,) = floors.faults(source)
     assert fault.startswith("src/qffs/data.py:1: ")
-    assert "`models` stands after `data`, both on the floor of what is done with it" in fault
+    assert "`models` stands after `data`, both on the floor of applications" in fault
 
 
 def test_errors_import_nothing(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def methods() -> str:
     from qffs.studies.methods import METHODS
 
     rows = [[each.name, each.source, each.activation.name, each.says, each.notes] for each in METHODS.values()]
-    return table(["method", "source", "trained with", "what it does", "differences here"], rows) + "\n"
+    return table(["method", "source", "trained with", "description", "differences here"], rows) + "\n"
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:

@@ -10,7 +10,7 @@ from helpers.house.imports import files, imports, room_of
 
 
 class Room(NamedTuple):
-    """A module or a folder directly under ``src/qffs``, and what lives there."""
+    """A module or a folder directly under ``src/qffs``, and its contents."""
 
     name: str
     what: str
@@ -39,7 +39,7 @@ FLOORS = (
         (
             Room("functional", "the equations as functions on tensors: LSQ, one step of a neuron, differences"),
             Room("kernels", "the same functions, compiled for CPU and GPU"),
-            Room("nn", "thin modules: parameters and one call down"),
+            Room("nn", "thin modules: parameters and one call of a function"),
         ),
     ),
     Floor(
@@ -49,13 +49,13 @@ FLOORS = (
     Floor(
         "spiking network",
         (
-            Room("spiking", "the spiking network and what runs it: step by step, layer by layer, as a stream"),
+            Room("spiking", "the spiking network and its simulations: step by step, layer by layer, as a stream"),
             Room("convert", "quantize, calibrate, to_spiking"),
             Room("verification", "the proof that the two networks compute the same"),
         ),
     ),
     Floor(
-        "what is done with it",
+        "applications",
         (
             Room("data", "data sets, augmentation"),
             Room("models", "networks of our own and by name, checkpoints, weights"),
@@ -106,7 +106,7 @@ def unused(source: Path) -> list[str]:
 
 def table(source: Path) -> str:
     """Return the floors as a table in Markdown."""
-    rows = ["| floor | room | what lives there |", "|---|---|---|"]
+    rows = ["| floor | room | contents |", "|---|---|---|"]
     for number, floor in enumerate(FLOORS, 1):
         for place, room in enumerate(floor.rooms):
             name = f"{room.name}/" if (source / room.name).is_dir() else room.name
