@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.places import ROOT
 from qffs.runs import processors
 from qffs.runs.processors import openmp_defaults, quota, threads_are_set
 
@@ -174,3 +176,29 @@ def test_the_command_line_prepares_without_torch(user: dict[str, str], policy: s
 def test_the_library_changes_neither_environment_nor_threads() -> None:
     environment = {name: text for name, text in os.environ.items() if name not in SETTINGS}
     subprocess.run([sys.executable, "-c", LIBRARY], env=environment, check=True)
+
+
+def test_inside_a_test_nothing_is_left_to_add() -> None:
+    assert openmp_defaults() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("user", "spins"), [({}, False), ({"OMP_WAIT_POLICY": "ACTIVE"}, True)])
+def test_inside_a_test_waiting_threads_sleep_unless_the_user_wants_them_to_spin(
+    user: dict[str, str], spins: bool
+) -> None:
+    environment = {name: text for name, text in os.environ.items() if name not in SETTINGS} | user
+    inside = f"{Path(__file__).relative_to(ROOT)}::{test_inside_a_test_nothing_is_left_to_add.__name__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", inside],  # OpenMP prints its settings when torch is imported
+        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    counts = re.findall(r"GOMP_SPINCOUNT = '(\d+|INFINITE)'", done.stderr)
+    if not counts:
+        pytest.skip("another OpenMP than GNU's")
+    assert {count != "0" for count in counts} == {spins}
