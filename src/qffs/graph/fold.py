@@ -17,7 +17,7 @@ from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 
 Weighted = (nn.modules.conv._ConvNd, nn.Linear)
-"""Modules with a weight and perhaps a bias; each row of both is one output channel."""
+"""Modules with a weight and perhaps a bias: convolutions, transposed ones too, and linear layers."""
 
 WEIGHTED = frozenset(("linear", *(f"{name}{d}d" for name in ("conv", "conv_transpose") for d in (1, 2, 3))))
 """Functions whose arguments 1 and 2 are a weight and perhaps a bias."""
@@ -67,7 +67,10 @@ def _fold_batch_norms(network: fx.GraphModule) -> None:
 
 
 def _shape_anywhere(network: fx.GraphModule) -> None:
-    """Make shape operators work for any memory layout and batch size: ``view`` becomes ``reshape``, for example."""
+    """Make shape operators work for any memory layout and batch size.
+
+    ``view`` becomes ``reshape``, and ``squeeze`` names its dimensions, so that it keeps a batch of one image.
+    """
     for node in network.graph.nodes:
         if site(node).kind is not Kind.LINEAR:
             continue

@@ -161,7 +161,7 @@ def copies(inputs: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
 
 
 def _other(x: Tensor) -> Tensor:
-    """Return other images of the same shape, type and range; for whole numbers the same images in another order."""
+    """Return other images of the same shape, type and range; for whole numbers the same ones, reversed."""
     if not x.is_floating_point():
         return x.flip(0, -1) if x.dim() > 1 else x.flip(0)
     random = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
