@@ -6,22 +6,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from helpers.command_line import Said
 from qffs import cli
 
 # pytest keeps every record of the tests, and for it PyTorch would write down each step of an export: gigabytes.
 logging.getLogger("torch.__trace").disabled = True
-
-
-class Said(NamedTuple):
-    """What a command line ended with, and what it printed on standard output and on standard error."""
-
-    code: object
-    out: str
-    err: str
 
 
 @pytest.fixture

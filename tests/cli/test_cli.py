@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import qffs
+from helpers.command_line import Said
 from helpers.problems import instead_of_data
-from qffs import cli, models
+from qffs import models
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.data import Images
 from qffs.data import load as load_data
@@ -36,30 +37,15 @@ RECIPES = ("demo", "quantize")
 """Those whose seed and device are keys of a recipe."""
 
 
-class Said(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+def run(command_line: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Said]:
     """Run a command line in an empty folder, in this process."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["qffs", *map(str, arguments)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Said(code, *capsys.readouterr())
-
-    return call
+    return command_line
 
 
 ROUNDS = {"learning_rate": 0.03, "batch_size": 64}
