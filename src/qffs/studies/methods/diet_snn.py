@@ -48,7 +48,7 @@ DIET = Method(
     "diet",
     "DIET-SNN",
     "Rathi, Roy, IEEE TNNLS 2021",
-    "starts from the network with thresholds of nearly all currents, and trains weights, thresholds and leaks",
+    "starts with thresholds above nearly all currents, and trains weights, thresholds and leaks",
     Activation(
         f"leaky neurons over {STEPS} steps",
         neurons(STEPS, triangle, reset="subtract", trained=True),
@@ -59,5 +59,5 @@ DIET = Method(
         extra=EXTRA,
     ),
     spiking("subtract"),
-    notes=f"trained over {STEPS} steps; batch norms are folded, biases stay; the loss is of the mean over the steps",
+    notes=f"trained over {STEPS} steps; batch norms are folded, biases stay; the loss is that of the mean output",
 )

@@ -99,7 +99,7 @@ DSPIKE = Method(
     "dspike",
     "Dspike",
     "Li et al., NeurIPS 2021",
-    "trains leaky neurons that are reset, with a surrogate gradient that follows finite differences",
+    "trains leaky neurons with reset; the surrogate gradient follows finite differences",
     Activation(
         f"leaky neurons over {STEPS} steps, reset",
         neurons(STEPS, Dspike, decay=LEAK),
@@ -110,5 +110,5 @@ DSPIKE = Method(
     ),
     spiking("zero"),
     notes=f"trained over {STEPS} steps from the network in full precision; thresholds are the standard deviation of "
-    f"what arrives first, as their batch norm has it; gradients are compared in {DIRECTIONS} directions",
+    f"the first inputs, as their batch norm sets it; gradients are compared in {DIRECTIONS} directions",
 )

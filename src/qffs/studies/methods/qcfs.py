@@ -58,7 +58,7 @@ QCFS = Method(
     "qcfs",
     "QCFS",
     "Bu et al., ICLR 2022",
-    "trains activations of 4 levels with a trained height, and starts neurons at half their threshold",
+    "trains activations of 4 levels with a trained clip, and starts neurons at half their threshold",
     Activation(
         "quantized clip, floor and shift",
         lambda clip: ClipFloorShift(LEVELS, 8.0 if clip is None else min(8.0, clip)),
@@ -66,5 +66,5 @@ QCFS = Method(
         penalty=lambda clips: 5e-4 / 2 * torch.stack([clip.height.square() for clip in clips]).sum(),
     ),
     spiking,
-    notes="heights begin where the activations of a trained network have the least error, and not at 8",
+    notes="clips start where the activations of a trained network have the least error, and not at 8",
 )

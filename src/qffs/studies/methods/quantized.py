@@ -34,7 +34,7 @@ QFFS = Method(
     "qffs",
     "this library",
     "Li, Ma, Furber, Frontiers in Neuroscience 2022",
-    "signed spikes, no more of them than there are levels, input charged over the first steps",
+    "signed spikes, at most as many as the highest level, input charged over the first steps",
     LSQ,
     _by(HIGHEST),
 )
@@ -45,13 +45,13 @@ FAST_SNN = Method(
     "signed spikes without a cap",
     LSQ,
     _by(HIGHEST, FiringRule(cap=False)),
-    notes="of its conversion alone: no fine-tuning layer by layer",
+    notes="only its conversion, without fine-tuning layer by layer",
 )
 AT_ONCE = Method(
     "spikezip",
     "SpikeZIP",
     "You et al., ICML 2024",
-    "signed spikes with a cap, all of the input at the first step",
+    "signed spikes with a cap, the whole input at the first step",
     LSQ,
     _by((1.0,)),
 )
@@ -59,8 +59,8 @@ MULTI_LEVEL = Method(
     "multi-level",
     "multi-level spikes",
     "Lv et al. (group neurons), 2024",
-    "as many spikes at once as take a neuron to its level: exact in one step, compare at equal spikes",
+    "a neuron sends all spikes of its level at once: exact in one step; compare at equal spikes",
     LSQ,
     _by((1.0,), FiringRule(multi_spike=True)),
-    notes="a spike is counted as often as it carries a threshold",
+    notes="a spike of k thresholds counts as k spikes",
 )

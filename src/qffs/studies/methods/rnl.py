@@ -98,7 +98,7 @@ RNL = Method(
     "rnl",
     "RNL+RIL",
     "Ding et al., IJCAI 2021",
-    "clips at the running maximum, then trains one share of it, for all layers, to be reached in few steps",
+    "clips at the running maximum, then trains one factor of all clips, for few steps",
     Activation("clip at the running maximum", RateNorm, _start, finish=inferred),
     spiking,
     notes=f"the second training is {PASSES} passes over {IMAGES} images, and activations are not divided by v",

@@ -75,7 +75,7 @@ SEW = Method(
     "sew",
     "SEW",
     "Fang et al., NeurIPS 2021",
-    "trains neurons that are reset, and adds the spikes of residual blocks up behind them",
+    "trains neurons with reset, and adds the spikes of residual blocks behind them",
     Activation(
         f"neurons over {STEPS} steps, spikes added",
         neurons(STEPS, sigmoid, detached=True),
@@ -85,6 +85,6 @@ SEW = Method(
         extra=EXTRA,
     ),
     spiking("zero"),
-    notes=f"trained over {STEPS} steps from the network in full precision, whose blocks add up before their ReLU; "
-    "thresholds are the standard deviation of what arrives first",
+    notes=f"trained over {STEPS} steps from the network in full precision, whose blocks add before their ReLU; "
+    "thresholds are the standard deviation of the first inputs",
 )

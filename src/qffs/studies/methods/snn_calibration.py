@@ -90,9 +90,9 @@ CALIBRATION = Method(
     "calibration",
     "SNN calibration",
     "Li et al., ICML 2021",
-    "thresholds with the least error at T, and the mean gap to the activations made up for, layer by layer",
+    "thresholds with the least error at T; the mean gap to the activations is corrected layer by layer",
     RELU,
     spiking,
     by_latency=True,
-    notes=f"the gap of at most {SOME} images is a potential before the first step; weights are not calibrated",
+    notes=f"the correction, from at most {SOME} images, is a potential before step 1; weights are not calibrated",
 )

@@ -57,13 +57,13 @@ def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, 
 
 
 HARD = replace(RATE, reset="zero")
-NOTES = f"analog input instead of Poisson spikes; {BALANCED_STEPS} steps of at most {SOME} images find thresholds"
+NOTES = f"analog input instead of Poisson spikes; thresholds from {BALANCED_STEPS} steps of at most {SOME} images"
 
 SPIKE_NORM = Method(
     "spike-norm",
     "Spike-Norm",
     "Sengupta et al., Frontiers in Neuroscience 2019",
-    "the largest current that ever arrives is the threshold, layer by layer; a spike sets the potential to zero",
+    "the threshold is the largest current that ever arrives, layer by layer; a spike resets to zero",
     RELU,
     _spiking(HARD, 1.0),
     notes=NOTES,
@@ -72,7 +72,7 @@ RMP = Method(
     "rmp",
     "RMP",
     "Han, Srinivasan, Roy, CVPR 2020",
-    "Spike-Norm's thresholds times 0.8; a spike takes the threshold off",
+    "Spike-Norm's thresholds times 0.8; a spike subtracts the threshold",
     RELU,
     _spiking(RATE, 0.8),
     notes=NOTES,

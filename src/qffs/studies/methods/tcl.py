@@ -36,7 +36,7 @@ TCL = Method(
     "tcl",
     "TCL",
     "Ho, Chang, DAC 2021",
-    "trains a clip at every ReLU together with the weights; its height is the threshold",
+    "trains a clip at every ReLU together with the weights; the clip is the threshold",
     Activation(
         "trained clip",
         lambda clip: Clip(4.0 if clip is None else min(4.0, clip)),

@@ -44,8 +44,8 @@ TS = Method(
     "ts",
     "TS",
     "Deng, Gu, ICLR 2021",
-    "trains with a fixed clip; the largest activation is the threshold, and half of it is added over the run",
+    "trains with a fixed clip; the threshold is the largest activation, and half of it is added over the run",
     Activation("fixed clip", ThresholdReLU, lambda module, x: module.start(x)),
     spiking,
-    notes="the shift is a potential before the first step; the largest activation is that of 256 images",
+    notes="the shift is a potential before the first step; the largest activation is taken from 256 images",
 )
