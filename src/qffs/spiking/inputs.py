@@ -15,7 +15,7 @@ from qffs.graph.site import tensor_shape
 T = TypeVar("T")
 
 
-def check(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+def check_inputs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Raise unless there is one tensor for each input of a network, all with the same batch in dimension 0.
 
     Raises `InvalidArgument`, and `Diverged` where a tensor holds NaN or infinity.

@@ -20,8 +20,9 @@ from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import empty_like
 from qffs.nn.neuron import Neuron
-from qffs.spiking import backends, inputs
+from qffs.spiking import backends
 from qffs.spiking.backends import Counter
+from qffs.spiking.inputs import check_inputs, explain_failure, refuse_gradients
 from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 from qffs.spiking.stream import Stream
 
@@ -36,7 +37,7 @@ class Start(Protocol):
     """How the neurons of a network begin, where that is not at rest."""
 
     def states(
-        self, network: SpikingNetwork, given: tuple[Tensor, ...], observer: Observer | None
+        self, network: SpikingNetwork, inputs: tuple[Tensor, ...], observer: Observer | None
     ) -> dict[str, NeuronState]:
         """Return, by layer, the state before the first step; the observer sees what is simulated to find it."""
 
@@ -75,7 +76,7 @@ class SpikingNetwork(nn.Module):
 
     def forward(
         self,
-        *given: Tensor,
+        *inputs: Tensor,
         steps: int | None = None,
         precision: str = OWN,
         backend: str | None = None,
@@ -83,7 +84,7 @@ class SpikingNetwork(nn.Module):
     ) -> Nested:
         """Return the accumulated read-out ``[T, B, ...]``, in the network's own nesting where it has several outputs.
 
-        given: one tensor ``[B, ...]`` for each input; many images go through the network some at a time. steps: T, at
+        inputs: one tensor ``[B, ...]`` for each input; many images go through the network some at a time. steps: T, at
         least the schedule's D; None runs until the network has settled, for at most `LONGEST` steps, and T is the last
         step at which a neuron fired. precision: ``"own"``, sums in the network's own type, or ``"exact"``, in float64,
         where rounding decides nothing unless a potential is within 1e-12 or so of the threshold. backend: one of
@@ -94,17 +95,17 @@ class SpikingNetwork(nn.Module):
         or the back end cannot run this network; `Diverged` where the input is not finite.
         """
         if steps is None:
-            return self._until_settled(*given, precision=precision, backend=backend, counter=counter)
+            return self._until_settled(*inputs, precision=precision, backend=backend, counter=counter)
         charge = self.schedule.over(steps)
-        inputs.check(self.graph, given)
-        inputs.refuse_gradients(self, given)
-        network, cast = self._in_precision(precision, given)
+        check_inputs(self.graph, inputs)
+        refuse_gradients(self, inputs)
+        network, cast = self._in_precision(precision, inputs)
         chosen = backends.choose(backend, network.graph, steps, network.empty_like)
 
         def begin(some: tuple[Tensor, ...]) -> State:
             return network._started(State(some), backends.in_first_step(counter, steps))
 
-        return inputs.explain_failure(given, lambda: backends.run(chosen, network.graph, cast, charge, counter, begin))
+        return explain_failure(inputs, lambda: backends.run(chosen, network.graph, cast, charge, counter, begin))
 
     def stream(self) -> Stream:
         """Return a `qffs.spiking.stream.Stream`: the network step by step, with a state that comes in and goes out."""
@@ -117,7 +118,7 @@ class SpikingNetwork(nn.Module):
 
     def run(
         self,
-        *given: Tensor,
+        *inputs: Tensor,
         steps: int | None,
         chunk: int | None = None,
         observer: Observer | None = None,
@@ -137,20 +138,20 @@ class SpikingNetwork(nn.Module):
             chunk = self.schedule.steps if steps is None else len(charge)
         if not isinstance(chunk, int) or chunk < 1:
             raise InvalidArgument(f"chunk must be a whole number of steps, at least 1, not {chunk!r}")
-        state = self.initial_state(*given)
+        state = self.initial_state(*inputs)
         parts = []
         for start in range(0, len(charge), chunk):
             part = charge[start : start + chunk]
-            increments, state = inputs.explain_failure(given, partial(advance, self.graph, state, part, observer))
+            increments, state = explain_failure(inputs, partial(advance, self.graph, state, part, observer))
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break
         return accumulate(joined(parts, 0)), state
 
-    def initial_state(self, *given: Tensor) -> State:
+    def initial_state(self, *inputs: Tensor) -> State:
         """Return the state before the first step; raises as `run` does where the inputs do not fit."""
-        inputs.check(self.graph, given)
-        return self._started(State(given), None)
+        check_inputs(self.graph, inputs)
+        return self._started(State(inputs), None)
 
     def neurons(self) -> Iterator[tuple[str, Neuron]]:
         """Yield the layers of neurons with their paths, in the order of computation."""
@@ -169,26 +170,26 @@ class SpikingNetwork(nn.Module):
             state.neurons.update(self.start.states(self, state.inputs, observer))
         return state
 
-    def _until_settled(self, *given: Tensor, counter: Counter | None, **options: Any) -> Nested:
+    def _until_settled(self, *inputs: Tensor, counter: Counter | None, **options: Any) -> Nested:
         """Run for more and more steps, until a step after D is silent: nothing arrives at a later one, then."""
         steps = self.schedule.usual_steps
         while True:
             activity = backends.Activity(steps)
-            readout = self(*given, steps=steps, counter=activity.count, **options)
+            readout = self(*inputs, steps=steps, counter=activity.count, **options)
             last = max(activity.last, self.schedule.steps)
             if last < steps or steps >= LONGEST:
                 break
             steps = min(2 * steps, max(LONGEST, self.schedule.steps))
         if counter is not None:
-            return self(*given, steps=last, counter=counter, **options)
+            return self(*inputs, steps=last, counter=counter, **options)
         return fx.node.map_aggregate(readout, lambda leaf: leaf[:last] if isinstance(leaf, Tensor) else leaf)
 
-    def _in_precision(self, precision: str, given: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
+    def _in_precision(self, precision: str, inputs: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
         """The network and its inputs, in the type that sums are to be done in."""
         if precision not in PRECISIONS:
             raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if precision == OWN or self.empty_like.dtype == torch.float64:
-            return self, given
+            return self, inputs
         if self.start is not None:
             name = type(self.start).__name__
             raise InvalidArgument(f"a network that starts by {name} is run in its own precision, not {precision!r}")
@@ -197,7 +198,7 @@ class SpikingNetwork(nn.Module):
         if self._exact is None or self._exact[0] != (tensors, rules):
             self._exact = None
             self._exact = (tensors, rules), copy.deepcopy(self).double()
-        return self._exact[1], tuple(x.double() if x.is_floating_point() else x for x in given)
+        return self._exact[1], tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
 def _restore(description: Description, tensors: dict[str, Tensor], schedule: Schedule) -> SpikingNetwork:

@@ -23,10 +23,10 @@ class FirstRun:
     shift: Shift
 
     def states(
-        self, network: SpikingNetwork, given: tuple[Tensor, ...], observer: Observer | None
+        self, network: SpikingNetwork, inputs: tuple[Tensor, ...], observer: Observer | None
     ) -> dict[str, NeuronState]:
         """Return the neurons' states after the first run, shifted, and at rest but for that."""
-        _, after = advance(self.first.graph, State(given), self.first.schedule.weights, observer)
+        _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
         states = {}
         for path, neuron in network.neurons():

@@ -29,10 +29,10 @@ class Shifted:
     shifts: Mapping[str, Tensor]
 
     def states(
-        self, network: SpikingNetwork, given: tuple[Tensor, ...], observer: Observer | None
+        self, network: SpikingNetwork, inputs: tuple[Tensor, ...], observer: Observer | None
     ) -> dict[str, NeuronState]:
         """Return the states at rest, shifted."""
-        del given, observer
+        del inputs, observer
         return {path: _shifted(neuron, self.shifts[path]) for path, neuron in network.neurons()}
 
 
