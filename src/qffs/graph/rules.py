@@ -48,16 +48,18 @@ class Rule:
 
 
 LINEAR = Rule(Kind.LINEAR, "applied to every increment")
-PRODUCT = Rule(Kind.LINEAR, "applied to every increment; of two signals, differenced")
+PRODUCT = Rule(Kind.LINEAR, "applied to every increment; differenced where both operands are signals")
 SUM = Rule(Kind.SUM, "increments are added, constants are charged with the input")
 JOIN = Rule(Kind.JOIN, "increments are joined, constants are charged with the input")
 SPIKING = Rule(Kind.SPIKING, "a ReLU becomes a quantizer, then a neuron")
-CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantizer whose levels at first end at the clip, then a neuron")
+CLIPPED = Rule(Kind.SPIKING, "a clipped ReLU becomes a quantizer, at first with no level above the clip, then a neuron")
 QUANTIZED = Rule(Kind.SPIKING, "a quantizer becomes a neuron")
 DIFFERENCED = Rule(Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input")
-NONLINEAR = Rule(Kind.DIFFERENCED, "stays as it is, of the accumulated input: sends values, not single spikes", True)
-ANALOG = Rule(Kind.DIFFERENCED, "of the input alone: computed once and charged with it")
-FOLDED = Rule(Kind.FOLDED, "folded into its neighbor, or the identity, outside training")
+NONLINEAR = Rule(
+    Kind.DIFFERENCED, "g(X_t) - g(X_{t-1}) on the accumulated input: sends values, not single spikes", values=True
+)
+ANALOG = Rule(Kind.DIFFERENCED, "reads only the input of the network: computed once, and charged as the input is")
+FOLDED = Rule(Kind.FOLDED, "folded into the operator before it, or the identity, outside training")
 PLAIN = Rule(Kind.PLAIN, "a shape or a constant, the same at every step")
 RECURRENT = Rule(Kind.REFUSED, "it is recurrent: only feed-forward networks are converted")
 ROUNDING = Rule(Kind.REFUSED, "it jumps: the least rounding error of a signal would decide its result")
