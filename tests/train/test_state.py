@@ -47,7 +47,7 @@ def test_what_cannot_be_written_leaves_what_was(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device; the last one, in .* is whole"):
+    with pytest.raises(CheckpointError, match=r"No space left on device; the last one, in .* is complete"):
         state.write({"step": 4})
     monkeypatch.setattr(os, "replace", full)
     assert state.path.read_bytes() == before
@@ -70,7 +70,7 @@ def test_a_damaged_state_is_one_sentence_and_runs_no_code(tmp_path: Path) -> Non
             state.read()
     for value in ([1, 2], {"epoch": 3}):
         torch.save(value, state.path)
-        with pytest.raises(CheckpointError, match=r"state\.pt holds something else than the state of a run$"):
+        with pytest.raises(CheckpointError, match=r"state\.pt holds no state of a run$"):
             state.read()
 
 

@@ -1,1 +1,1 @@
-"""Training, in full precision or with quantized activations: the same loop, because a QANN is an ordinary module."""
+"""Training in full precision or with quantized activations: one loop for both, because a QANN is an ordinary module."""

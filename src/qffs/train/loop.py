@@ -1,4 +1,4 @@
-"""The loop over epochs and batches: a function of its seed and of how far it is, so that it can go on anywhere."""
+"""The loop over epochs and batches; a step depends only on the seed and its number, so it can continue anywhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qffs.train.state import Interruption, RunState
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's ``loss`` and ``accuracy`` on the images as trained on, augmented; and on held-out images."""
+    """An epoch: ``loss`` and ``accuracy`` on the augmented training images, and ``held_out`` accuracy if measured."""
 
     number: int
     loss: float
@@ -38,11 +38,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a training runs in, beside what its recipe section says; ``label`` names it in bars, messages and seeds.
+    """The setting of a training beside its section of the recipe; ``label`` names it in bars, messages and seeds.
 
-    ``teacher``: the network whose answers are distilled. ``state`` and ``interruption``: where the run's state is
-    written now and then, and what may stop it. ``extra_state``: what else belongs into that state. ``penalty``: what is
-    added to the loss at every step. ``resume_hint``: what a message of having stopped says before the state's path.
+    ``teacher``: the network whose logits are distilled. ``fused``: train through compiled kernels. ``state``: the file
+    to which the run's state is written regularly. ``interruption``: the signals that may stop the training.
+    ``extra_state``: returns further entries of the state. ``penalty``: returns a term that is added to the loss at each
+    step. ``resume_hint``: the words before the path of the state in the message of `Stopped`.
     """
 
     label: str = "training"
@@ -57,7 +58,7 @@ class Setting:
     interruption: Interruption = field(default_factory=Interruption)
     extra_state: Callable[[], dict[str, Any]] = dict
     penalty: Callable[[], Tensor] | None = None
-    resume_hint: str = "--resume goes on from"
+    resume_hint: str = "--resume continues from"
 
 
 AfterEpoch = Callable[[Epoch], float | None]
@@ -73,16 +74,17 @@ def fit(
     after_epoch: AfterEpoch | None = None,
     resume: dict[str, Any] | None = None,
 ) -> list[Epoch]:
-    """Train ``network`` in place on its own device and return what each epoch measured; left in eval mode.
+    """Train ``network`` in place on its device, leave it in eval mode, and return the results of each epoch.
 
-    normalize: uint8 images ``[B, C, H, W]`` to the network's input; after_epoch: called after each epoch, with the
-    averaged weights in place where there are any, to save a checkpoint, say; what it returns is the accuracy on
-    held-out images. resume: a state that a run of the same arguments wrote: it goes on from there and ends with the
-    same weights. Same seed, machine and thread count give the same weights, bit for bit.
+    normalize: the function from uint8 images ``[B, C, H, W]`` to the network's input. after_epoch: called after each
+    epoch, for example to save a checkpoint, while the network has its averaged weights if there are any; it returns the
+    accuracy on held-out images, or None. resume: a state that a run with the same arguments wrote; training continues
+    from it and ends with the same weights. The same seed, machine and number of threads give the same weights, bit for
+    bit.
 
-    Raises `Diverged` as soon as a loss is NaN or infinite, before it can reach the weights, and where a weight became
-    so in an epoch, before ``after_epoch``: what was saved last is good. Raises `Stopped` between two steps, the state
-    saved.
+    Raises `Diverged` as soon as a loss is NaN or infinite, before the weights are changed; and if a weight became NaN
+    or infinite in an epoch, before ``after_epoch`` is called, so that the last checkpoint is good. Raises `Stopped`
+    between two steps, when the state is saved.
     """
     if not training.epochs:
         network.eval()
@@ -109,7 +111,7 @@ def _training(network: nn.Module, fused: bool) -> Iterator[None]:
 
 
 class _Loop:
-    """Where a training is: all that `state` returns and `restore` takes."""
+    """A training in progress, which `state` returns as plain data and `restore` continues."""
 
     def __init__(
         self,
@@ -125,26 +127,26 @@ class _Loop:
         if min(training.batch_size, len(images)) < distributed.world():
             raise InvalidArgument(
                 f"a batch of {min(training.batch_size, len(images))} cannot be shared by {distributed.world()} "
-                "processes: raise batch_size, or start fewer"
+                "processes: raise batch_size, or start fewer processes"
             )
         self.network, self.images, self.normalize = network, images, normalize
         self.training, self.setting = training, setting
         self.device = next(network.parameters()).device
         self.optimizer = optimizer_of(network, training)
         self.average = Average(network, training.ema) if training.ema else None
-        # What must stay finite; a mask, say, may hold infinities from the beginning.
+        # Names of the tensors that must stay finite; others, such as a mask, may hold infinities from the beginning.
         self.finite = {name for name, tensor in network.state_dict().items() if bool(torch.isfinite(tensor).all())}
         self.history: list[Epoch] = []
         self.step = 0  # within the epoch
-        self.sums = [0.0, 0.0]  # of the losses and of the hits of the epoch, over its images so far
-        # The last images may be fewer than there are processes, or one, of which batch norms can make no statistics:
-        # then nobody trains on them in this epoch.
+        self.sums = [0.0, 0.0]  # of losses and of correctly classified images in this epoch so far
+        # The last batch is left out if it has fewer images than there are processes, or one image, for which a batch
+        # norm has no variance.
         groups = math.ceil(len(images) / training.batch_size)
-        left = len(images) % training.batch_size
-        self.steps = groups - (groups > 1 and 0 < left < max(2, distributed.world()))
+        last = len(images) % training.batch_size
+        self.steps = groups - (groups > 1 and 0 < last < max(2, distributed.world()))
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides how it goes on, as tensors and plain data."""
+        """Return the state from which the training continues, as tensors and plain data."""
         return {
             **self.setting.extra_state(),
             "stage": self.setting.label,
@@ -157,7 +159,7 @@ class _Loop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a state that `state` returned."""
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.step, self.sums = state["step"], list(state["sums"])
         self.network.load_state_dict(state["network"])
@@ -166,7 +168,7 @@ class _Loop:
             self.average.restore(state["average"])
 
     def run(self, after_epoch: AfterEpoch) -> None:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         epochs, label = self.training.epochs, self.setting.label
         model = _parallel(self.network)
         done = len(self.history) * len(self.images) + min(self.step * self.training.batch_size, len(self.images))
@@ -189,68 +191,68 @@ class _Loop:
             self._pause(number)
 
     def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor, slice, int]]:
-        """What is left of an epoch: this process's images and labels, their place in the whole batch, and its size."""
+        """Yield this process's images and labels of each remaining batch, their slice of it, and its whole size."""
         generator = torch.Generator().manual_seed(seed_of(self.setting.seed, self.setting.label, number))
         order = torch.randperm(len(self.images), generator=generator)
         groups = order.split(self.training.batch_size)[self.step : self.steps]
         parts = [part_of(len(group)) for group in groups]
-        own = [group[part] for group, part in zip(groups, parts, strict=True)]
-        read = batches(self.images, own, self.setting.workers)
+        numbers = [group[part] for group, part in zip(groups, parts, strict=True)]
+        read = batches(self.images, numbers, self.setting.workers)
         for (x, labels), part, group in zip(read, parts, groups, strict=True):
             yield x, labels, part, len(group)
 
     def _train(
         self, model: nn.Module, x: Tensor, labels: Tensor, part: slice, count: int, number: int
     ) -> tuple[float, float]:
-        """One step; returns the sum of the losses of all its images, in all processes, and of the hits."""
+        """Train one step; return the sum of the losses and the number of correct images, over all processes."""
         setting, training = self.setting, self.training
         done = (number - 1) * self.steps + self.step
         torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step))
         if setting.augmentation is not None:
             x = setting.augmentation(x, count, part)
-        if distributed.world() > 1:  # dropout is not to hide the same units in each process
+        if distributed.world() > 1:  # dropout should drop other units in each process
             torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step, distributed.rank()))
         x = self.normalize(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
-            loss = loss_of(logits, labels, training, self._taught(x))
+            loss = loss_of(logits, labels, training, self._teacher_logits(x))
             loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
         sums = distributed.total(torch.stack([loss.detach() * len(x), hits]).double())
-        losses, right = sums.tolist()
+        losses, correct = sums.tolist()
         if not math.isfinite(losses):
             raise Diverged(self._diverged(f"the loss became {losses / count}", number))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate(training, done, self.steps)
         self.optimizer.zero_grad()
-        # The mean over processes is to be the mean over all images, also where their shares are not equal.
+        # DDP takes the mean over processes, which has to be the mean over all images, even if shares are not equal.
         (loss * (len(x) * distributed.world() / count)).backward()
         if training.clip_gradient is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), training.clip_gradient)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(done)
-        return losses, right
+        return losses, correct
 
     @torch.no_grad()
-    def _taught(self, x: Tensor) -> Tensor | None:
+    def _teacher_logits(self, x: Tensor) -> Tensor | None:
         teacher = self.setting.teacher if self.training.distillation else None
         return None if teacher is None else teacher(x)
 
     def _pause(self, number: int) -> None:
-        """Save the state where it is time to; stop where a process was asked to."""
+        """Save the state if it is due; stop if one of the processes got a signal."""
         setting = self.setting
-        asked = setting.interruption.asked
-        stop = distributed.agreed(asked is not None)
+        received = setting.interruption.asked
+        stop = distributed.agreed(received is not None)
         if stop or (self.setting.state is not None and self.setting.state.due):
             self._save(number)
         if stop:
-            signal = asked or Signals.SIGTERM  # another process was asked
-            place = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
-            raise Stopped(signal, f"stopped by {signal.name} at {place}{self._kept(setting.resume_hint)}")
+            signal = received or Signals.SIGTERM  # another process got it
+            position = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
+            raise Stopped(signal, f"stopped by {signal.name} at {position}{self._state_path(setting.resume_hint)}")
 
     def _save(self, number: int) -> None:
-        """Write the state, which is to stay one that can be gone on from."""
+        """Write the state, unless a weight is NaN or infinite: training has to be able to continue from it."""
         self._check_finite(number)
         if self.setting.state is not None:
             self.setting.state.write(self.state())
@@ -265,36 +267,42 @@ class _Loop:
         finally:
             if self.average is not None:
                 self.average.exchange()
-        told = "" if held_out is None else f", held out {100 * held_out:.2f} %"
-        bar.say(f"{self.setting.label}, epoch {number}: loss {epoch.loss:.4f}, {100 * epoch.accuracy:.2f} %{told}")
+        measured = f"loss {epoch.loss:.4f}, {100 * epoch.accuracy:.2f} %"
+        measured += "" if held_out is None else f", held out {100 * held_out:.2f} %"
+        bar.say(f"{self.setting.label}, epoch {number}: {measured}")
         return Epoch(number, epoch.loss, epoch.accuracy, held_out)
 
     def _check_finite(self, number: int) -> None:
-        """A finite loss may have an infinite gradient, or variance of a batch, which only the next loss would show."""
+        """Raise `Diverged` if a tensor became NaN or infinite.
+
+        A finite loss may have an infinite gradient, or variance of a batch, which only the next loss would show.
+        """
         for name, tensor in self.network.state_dict().items():
             if name in self.finite and not bool(torch.isfinite(tensor).all()):
                 raise Diverged(self._diverged(f"{name} became NaN or infinite", number))
 
-    def _diverged(self, what: str, number: int) -> str:
-        told = f"{what} in epoch {number} of {self.setting.label}"
-        kept = self._kept("what was before it is in")
-        return f"{told}: lower the learning rate, or look for broken images or labels{kept}"
+    def _diverged(self, event: str, number: int) -> str:
+        advice = "lower the learning rate, or look for broken images or labels"
+        return (
+            f"{event} in epoch {number} of {self.setting.label}: {advice}{self._state_path('the state before is in')}"
+        )
 
-    def _kept(self, words: str) -> str:
+    def _state_path(self, words: str) -> str:
+        """Return the end of a message that names the path of the state; empty if there is no state."""
         state = self.setting.state
         return f"; {words} {state.path}" if state is not None and state.path.exists() else ""
 
 
 def part_of(count: int) -> slice:
-    """The place of this process's share in a batch of ``count`` images."""
+    """Return the slice of this process's share in a batch of ``count`` images."""
     sizes = [len(part) for part in torch.arange(count).tensor_split(distributed.world())]
     before = sum(sizes[: distributed.rank()])
     return slice(before, before + sizes[distributed.rank()])
 
 
 def _parallel(network: nn.Module) -> nn.Module:
-    """The network, or where several processes train it, one that averages their gradients."""
+    """Return the network; for several processes, one that averages their gradients."""
     if distributed.world() == 1:
         return network
-    # What a graph does not use, such as an auxiliary head, has no gradient in any step.
+    # Parameters that a graph does not use, such as those of an auxiliary head, never have a gradient.
     return DistributedDataParallel(network, static_graph=True)

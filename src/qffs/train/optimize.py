@@ -1,4 +1,4 @@
-"""What moves the weights: the optimizer, its learning rate by step, and the moving average of the weights."""
+"""The update of the weights: the optimizer, its learning rate by step, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qffs.recipes.recipe import Training
 
 
 def optimizer_of(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimizer of a network, its parameters in groups: weights, all the rest, and step sizes.
+    """Return the optimizer of a network with three groups of parameters: weights, other parameters, and step sizes.
 
-    Weights have two dimensions or more, and decay; biases and norms do not, nor do step sizes unless asked to. A
-    group's ``peak`` is its highest learning rate.
+    Weights have two dimensions or more, and weight decay acts on them. It does not act on biases and norms, and on step
+    sizes only with ``step_size_weight_decay``. The ``peak`` of a group is its highest learning rate.
     """
     step_sizes = {module.step_size for module in network.modules() if isinstance(module, Quantizer)}
     others = [p for p in network.parameters() if p.requires_grad and p not in step_sizes]
@@ -37,10 +37,11 @@ def optimizer_of(network: nn.Module, training: Training) -> torch.optim.Optimize
 
 
 def rate(training: Training, done: int, steps_an_epoch: int) -> float:
-    """The learning rate of the step after ``done`` steps, over the highest one.
+    """Return the learning rate of the step after ``done`` steps, divided by the highest learning rate.
 
-    Rising, ``(done + 1) / w`` in the first w steps of warm-up; then ``(1 + cos(pi t)) / 2`` with t the share of the
-    other steps that is done, or ``decay^(epochs done since)``, or 1.
+    It is ``(done + 1) / w`` in the w steps of warm-up. Then it is ``(1 + cos(pi t)) / 2`` for "cosine", where t is the
+    share of the steps after warm-up that are done; ``decay^(epochs since warm-up)`` for "exponential"; and 1 for
+    "constant".
 
     >>> recipe = Training(epochs=2, learning_rate=0.1, warmup_epochs=0.5)
     >>> [round(rate(recipe, done, 4), 3) for done in range(8)]
@@ -58,10 +59,11 @@ def rate(training: Training, done: int, steps_an_epoch: int) -> float:
 
 
 class Average:
-    """The exponential moving average of a network's floating tensors, running statistics too.
+    """The exponential moving average of a network's floating-point tensors, including running statistics.
 
-    It begins with the weights after the first step, when every step size is set. After step t it is
-    ``d a + (1 - d) w`` with ``d = min(decay, (1 + t) / (10 + t))``, so that the first ones do not stay in it for long.
+    It begins with the weights after the first step, when every step size is set. Step t makes it ``d a + (1 - d) w``,
+    where a is the average, w the weights and ``d = min(decay, (1 + t) / (10 + t))``, so that the first weights do not
+    stay in it for long.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -71,7 +73,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, done: int) -> None:
-        """Take in the weights after step t = ``done``, counted from 0."""
+        """Add the weights after step t = ``done``, counted from 0, to the average."""
         if not self.tensors:
             self.restore(self._current)
         average = get_ema_multi_avg_fn(min(self.decay, (1 + done) / (10 + done)))
@@ -79,14 +81,14 @@ class Average:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Put the average into the network and the network's own weights where the average was."""
+        """Exchange the weights of the network and the average."""
         for average, current in zip(self.tensors, self._current, strict=bool(self.tensors)):
-            kept = current.clone()
+            weights = current.clone()
             current.copy_(average)
-            average.copy_(kept)
+            average.copy_(weights)
 
     def restore(self, tensors: list[Tensor]) -> None:
-        """Go on from the tensors of another run."""
+        """Set the average to the saved tensors of a run that continues."""
         self.tensors = [
             tensor.detach().to(current.device, copy=True)
             for tensor, current in zip(tensors, self._current, strict=bool(tensors))

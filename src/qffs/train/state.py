@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was killed, in one file that is always whole; and being asked to stop."""
+"""The state from which a stopped run continues, in a file that is always complete; and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FILE = "state.pt"
 
 
 class RunState:
-    """The file ``state.pt`` in the folder of a run: written whole or not at all, by process 0 alone.
+    """The file ``state.pt`` in the folder of a run: written completely or not at all, by process 0 alone.
 
-    every_s: seconds between two writes in the middle of an epoch. Each end of an epoch is written too.
+    every_s: seconds between two writes within an epoch. The state is also written at the end of each epoch.
     """
 
     def __init__(self, folder: Path, every_s: float = 60.0) -> None:
@@ -32,11 +32,11 @@ class RunState:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write again."""
+        """Return whether ``every_s`` seconds have passed since the last write."""
         return time.monotonic() - self._written_s >= self.every_s
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Replace what was written before; raises `CheckpointError`, and leaves it, where that cannot be done."""
+        """Replace the file by a state; if that fails, raise `CheckpointError` and leave the file as it is."""
         self._written_s = time.monotonic()
         if distributed.rank():
             return
@@ -48,27 +48,30 @@ class RunState:
                 os.fsync(stream.fileno())
             os.replace(fresh, self.path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            kept = f"; the last one, in {self.path}, is whole" if self.path.exists() else ""
-            raise CheckpointError(f"the state of the run could not be written: {_reason(error)}{kept}") from error
+            earlier = f"; the last one, in {self.path}, is complete" if self.path.exists() else ""
+            raise CheckpointError(f"the state of the run could not be written: {_reason(error)}{earlier}") from error
         finally:
             with suppress(OSError):
                 fresh.unlink()
 
     def read(self) -> dict[str, Any] | None:
-        """What was written last, on the CPU; None where nothing was. Runs no code of the file."""
+        """Return the last state, on the CPU; None if there is no file. No code in the file is run.
+
+        Raises `CheckpointError` if the file cannot be read or holds no state of a run.
+        """
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception as error:  # what a file of something else, or a part of one, raises is up to torch
+        except Exception as error:  # torch raises errors of many types for files that are broken or of another format
             reason = _reason(error) or type(error).__name__
             raise CheckpointError(f"{self.path} cannot be read: {reason}") from error
         if not isinstance(state, dict) or "stage" not in state:
-            raise CheckpointError(f"{self.path} holds something else than the state of a run")
+            raise CheckpointError(f"{self.path} holds no state of a run")
         return state
 
     def remove(self) -> None:
-        """Nothing is left to go on with."""
+        """Remove the file, because the run has ended."""
         if not distributed.rank():
             self.path.unlink(missing_ok=True)
 
@@ -78,14 +81,14 @@ def _reason(error: Exception) -> str:
     return str((cause.strerror if isinstance(cause, OSError) else None) or error)
 
 
-class _Asked(BaseException):
-    """A signal came. No `Exception`, which code that turns whatever fails into a sentence would take for a failure."""
+class _SignalReceived(BaseException):
+    """A signal arrived. It is no `Exception`, because code that handles all failures would take it for a failure."""
 
 
 class Interruption:
-    """What SIGTERM and SIGINT do in `watching`: `Stopped` at once, or after the block where they are `deferred`.
+    """The effect of SIGTERM and SIGINT in a block `watching`: `Stopped` at once, or after a block that is `deferred`.
 
-    advice: what the message of `Stopped` ends with.
+    advice: the end of the message of `Stopped`; ``asked``: the signal that arrived, or None.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -104,7 +107,7 @@ class Interruption:
             before = {}
         try:
             yield self
-        except _Asked:
+        except _SignalReceived:
             assert self.asked is not None
             raise Stopped(self.asked, f"stopped by {self.asked.name}{self.advice}") from None
         finally:
@@ -114,15 +117,15 @@ class Interruption:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.asked = signal.Signals(number)
         if not self._deferred:
-            raise _Asked
+            raise _SignalReceived
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the signal: who called looks at ``asked`` between steps; one that is left stops at the end."""
+        """Only set ``asked`` when a signal arrives, so that the block can stop between steps; stop at its end else."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
         if self.asked is not None:
-            raise _Asked
+            raise _SignalReceived

@@ -71,7 +71,7 @@ def test_a_folder_whose_recipe_is_in_the_spelling_of_before_goes_on(tmp_path: Pa
 
 
 def test_divergence_leaves_the_state_and_the_last_good_network(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"in epoch \d of quantized: .*; what was before it is in .*state\.pt"):
+    with pytest.raises(Diverged, match=r"in epoch \d of quantized: .*; the state before is in .*state\.pt"):
         train(tmp_path, quantized=ROUND | {"learning_rate": 1e30, "epochs": 3})
     with pytest.raises(InvalidArgument, match="holds a run that can continue with --resume"):
         train(tmp_path)

@@ -196,7 +196,7 @@ def test_a_batch_norm_that_computes_something_else_is_refused(monkeypatch: pytes
 def test_a_batch_of_one_value_a_channel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed.batch_norm, "world", lambda: 2)
     norm = nn.BatchNorm1d(2)
-    with distributed.synchronized(norm), pytest.raises(InvalidArgument, match="more than one value a channel"):
+    with distributed.synchronized(norm), pytest.raises(InvalidArgument, match="more than one value per channel"):
         norm(torch.ones(1, 2))
     assert torch.equal(norm.running_mean, torch.zeros(2))
 

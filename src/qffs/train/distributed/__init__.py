@@ -1,4 +1,4 @@
-"""Several processes that work as one, as ``torchrun`` starts them; alone, everything here does nothing.
+"""Several processes, started by ``torchrun``, that compute as one; with one process, these functions change nothing.
 
 >>> share(5), total(torch.ones(2)), broadcast("resume")
 (tensor([0, 1, 2, 3, 4]), tensor([1., 1.]), 'resume')

@@ -1,6 +1,6 @@
-"""Batch norm with the statistics of the whole batch, where each process holds a part of it.
+"""Batch norm with the statistics of the whole batch, of which each process holds a part.
 
-`torch.nn.SyncBatchNorm` does the same but on GPUs alone, and as another class of module.
+`torch.nn.SyncBatchNorm` does this only on GPUs, and is another class of module.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from qffs.train.distributed.group import gather, totals, world
 
 @contextmanager
 def synchronized(network: nn.Module) -> Iterator[None]:
-    """While the block lasts, a batch norm in train mode takes the batches of all processes as one.
+    """Let batch norms in train mode use the statistics of all processes' batches until the block ends.
 
-    Output, gradients and running statistics are then those of one process with the whole batch, however it is shared
-    out, an empty part included. Modules, their classes and the keys of the state dict stay as they are; alone, nothing
-    happens. Every process has to call the same layers in the same order, backward too.
-    Raises `InvalidArgument` on a class derived from batch norm that computes something else.
+    Output, gradients and running statistics are then those of one process with the whole batch, whatever the sizes of
+    the parts; a part may be empty. Modules, their classes and the keys of the state dict do not change, and with one
+    process nothing changes. Every process has to call the same layers in the same order, in the backward pass too.
+    Raises `InvalidArgument` for a class derived from batch norm that computes something else.
     """
     norms = list(_norms(network)) if world() > 1 else []
     for norm in norms:
@@ -39,7 +39,7 @@ def synchronized(network: nn.Module) -> Iterator[None]:
 
 
 def _norms(network: nn.Module) -> Iterator[_BatchNorm]:
-    """Every batch norm of a network that is not synchronized already."""
+    """Yield every batch norm of a network, except `torch.nn.SyncBatchNorm`."""
     for path, module in network.named_modules():
         if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
             continue
@@ -49,40 +49,40 @@ def _norms(network: nn.Module) -> Iterator[_BatchNorm]:
 
 
 def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """What takes the place of a batch norm's own ``forward``."""
+    """Return the output of a batch norm, with the statistics of all processes in train mode: its new ``forward``."""
     if not norm.training:
         return _BatchNorm.forward(norm, x)
     norm._check_input_dim(x)
     mean, variance, count = _statistics(x.detach())
-    # The count is looked at, for which a GPU is waited for, only where it may be too small.
+    # Reading the count waits for the GPU, so it is read only if it may be too small.
     if x.numel() <= x.shape[1] and float(count) <= 1:
-        raise InvalidArgument("batch norm needs more than one value a channel to train: choose another batch size")
+        raise InvalidArgument("batch norm needs more than one value per channel to train: choose another batch size")
     if norm.track_running_stats:
-        _remember(norm, mean, variance * (count / (count - 1)))
+        _update_running(norm, mean, variance * (count / (count - 1)))
     result: Tensor = _Normalize.apply(x, norm.weight, norm.bias, mean, variance, count, norm.eps)  # type: ignore[no-untyped-call]
     return result
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``[C]``, variance ``[C]`` (around that mean, by the count) and count ``[]`` of each channel's values.
+    """Return mean ``[C]``, biased variance ``[C]`` and count ``[]`` of each channel's values over all processes.
 
-    Over all processes and in one message: each sends its own three numbers, which add up to those of all as Chan, Golub
-    and LeVeque showed (Updating formulae and a pairwise algorithm for computing sample variances, 1979).
+    Each process sends its mean, variance and count in one message. They are combined after Chan, Golub and LeVeque
+    (Updating formulae and a pairwise algorithm for computing sample variances, 1979).
     """
     channels, wide = x.shape[1], x.to(torch.promote_types(x.dtype, torch.float32))
     variance = mean = wide.new_zeros(channels)
     if x.numel():
         variance, mean = torch.var_mean(wide, _shared(x), correction=0)
-    sent = torch.cat([mean, variance, wide.new_full((1,), x.numel() // channels)])
-    means, variances, counts = gather(sent).split([channels, channels, 1], dim=1)
+    message = torch.cat([mean, variance, wide.new_full((1,), x.numel() // channels)])
+    means, variances, counts = gather(message).split([channels, channels, 1], dim=1)
     count = counts.sum()
     mean = (counts * means).sum(0) / count
     return mean, (counts * (variances + (means - mean) ** 2)).sum(0) / count, count
 
 
 @torch.no_grad()
-def _remember(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics by the momentum, or to the mean over all batches so far where that is None."""
+def _update_running(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Update the running statistics by the momentum; without one, to the mean over all batches so far."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -93,10 +93,11 @@ def _remember(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 
 class _Normalize(torch.autograd.Function):
-    """``y = weight * v + bias`` with ``v = (x - mean) / sqrt(variance + eps)``, where mean and variance follow x.
+    """The function ``y = weight * v + bias`` with ``v = (x - mean) / sqrt(variance + eps)`` and its gradients.
 
-    The gradient of x is ``weight / sqrt(variance + eps) * (g - mean(g) - v * mean(g * v))``, with means over the
-    batches of all processes; those of weight and bias are this process's part, which DDP adds up.
+    mean and variance are functions of x. With g the gradient of y, the gradient of x is
+    ``weight / sqrt(variance + eps) * (g - mean(g) - v * mean(g * v))``, with means over the batches of all processes.
+    The gradients of weight and bias are this process's part, which DDP adds up.
     """
 
     @staticmethod
@@ -134,5 +135,5 @@ class _Normalize(torch.autograd.Function):
 
 
 def _shared(x: Tensor) -> list[int]:
-    """The dimensions over which a channel is summed: all but that of the channels."""
+    """Return the dimensions over which a channel is summed: all but the dimension of channels."""
     return [dimension for dimension in range(x.dim()) if dimension != 1]

@@ -1,4 +1,4 @@
-"""The group of processes: who is in it, joining and parting, and the few messages that are sent in it."""
+"""The group of processes: its size, how a process joins and leaves it, and the messages between its processes."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from qffs.errors import InvalidArgument
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others, which may be writing a checkpoint or reading images meanwhile."""
+"""The longest time that a process waits for the others, which may be writing a checkpoint or reading images."""
 
 SET_BY_LAUNCHERS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What has to be set beside ``WORLD_SIZE`` for the processes to find each other."""
+"""The environment variables beside ``WORLD_SIZE`` without which the processes cannot find each other."""
 
 
 def world() -> int:
-    """How many processes work together; 1 where this one is alone."""
+    """Return the number of processes that work together; 1 if this process works alone."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0; files are written and bars shown by process 0 alone."""
+    """Return the number of this process, counted from 0; only process 0 writes files and shows bars."""
     return dist.get_rank() if world() > 1 else 0
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that ``torchrun`` started, if it did, and give the device of this one; part at the end.
+    """Join the group of processes that ``torchrun`` started, if any, yield this process's device, and leave the group.
 
-    That is the GPU of number ``LOCAL_RANK``, or the CPU. An error leaves without parting, for NCCL would wait there for
-    processes that wait for this one: it has to end the process, and then ``torchrun`` ends the others.
-    Raises `InvalidArgument` where ``WORLD_SIZE`` says that there are others but not where, or where there is no such
-    GPU.
+    The device is the GPU of number ``LOCAL_RANK``, or the CPU. After an error the process does not leave the group,
+    because NCCL would then wait for processes that wait for this one. The error has to end the process; ``torchrun``
+    then ends the others. Raises `InvalidArgument` if ``WORLD_SIZE`` is set without the other variables, or if there is
+    no such GPU.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield device
         return
-    device = _own(device)
-    # Both kinds of tensor may be summed on a GPU machine: gloo carries those of the CPU, NCCL those of the GPUs.
+    device = _device_of_process(device)
+    # With GPUs, tensors on both kinds of device may be summed: gloo carries those of the CPU, NCCL those of the GPUs.
     backend, bound = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
     dist.init_process_group(backend, timeout=PATIENCE, device_id=bound)
     yield device
-    # Whoever is first waits: torchrun ends the others, which may still be writing, where one does not end well.
+    # Wait for processes that are still writing, because torchrun ends them if a process ends with an error.
     barrier()
-    gc.collect()  # a network that DDP wrapped holds on to the group, whose threads have to end before the process
+    gc.collect()  # a network that DDP wrapped holds the group, whose threads have to end before the process
     dist.destroy_process_group()
 
 
-def _own(device: torch.device) -> torch.device:
-    """The device of this process alone; raises `InvalidArgument` as `processes` says."""
+def _device_of_process(device: torch.device) -> torch.device:
+    """Return the device of this process; raise `InvalidArgument` as described at `processes`."""
     missing = [name for name in SET_BY_LAUNCHERS if name not in os.environ]
     if missing:
         raise InvalidArgument(
@@ -78,18 +78,18 @@ def _own(device: torch.device) -> torch.device:
 
 
 def share(count: int) -> Tensor:
-    """This process's part of the numbers below ``count``: each number belongs to exactly one process."""
+    """Return this process's share of the numbers 0 to ``count - 1``; each number belongs to exactly one process."""
     return torch.arange(rank(), count, world())
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over all processes, the same in each; x itself where this one is alone."""
+    """Return the sum of x over all processes, the same in each process; x itself if this process works alone."""
     (summed,) = totals(x)
     return summed
 
 
 def totals(*parts: Tensor) -> tuple[Tensor, ...]:
-    """`total` of several tensors of one type on one device, in one message."""
+    """Return the `total` of each of several tensors of one dtype on one device; one message carries them all."""
     if world() == 1:
         return parts
     summed = torch.cat([part.flatten() for part in parts])
@@ -99,7 +99,7 @@ def totals(*parts: Tensor) -> tuple[Tensor, ...]:
 
 
 def gather(x: Tensor) -> Tensor:
-    """The x of every process, all of one shape and type, in the order of their numbers: ``[world, ...]``."""
+    """Return the x of every process, in the order of their numbers: ``[world, ...]``; all have one shape and dtype."""
     if world() == 1:
         return x[None]
     received = [torch.empty_like(x) for _ in range(world())]
@@ -108,12 +108,12 @@ def gather(x: Tensor) -> Tensor:
 
 
 def agreed(yes: bool) -> bool:
-    """Whether any of the processes says yes, the same in each."""
+    """Return whether ``yes`` is true in any process; the result is the same in each process."""
     return yes if world() == 1 else bool(total(torch.tensor(int(yes))))
 
 
 def broadcast(value: T) -> T:
-    """What process 0 gave, in every process: any value that can be pickled, such as whether to resume."""
+    """Return process 0's value in every process; it can be any value that can be pickled."""
     if world() == 1:
         return value
     values = [value]
@@ -122,6 +122,6 @@ def broadcast(value: T) -> T:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this function."""
     if world() > 1:
         dist.barrier()
