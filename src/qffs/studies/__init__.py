@@ -1,1 +1,1 @@
-"""Questions that take many runs: other methods on the same network, the figures of the paper."""
+"""Studies, which need many runs: a comparison of methods on one network, and the tables and figures of the paper."""

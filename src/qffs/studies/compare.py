@@ -1,4 +1,4 @@
-"""Methods compared: each on the same network, data and budget of training."""
+"""A comparison of methods, each on the same network, data and epochs of training."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ def compare(
     seeds: int = 1,
     progress: bool = True,
 ) -> Results:
-    """Compare methods of `qffs.studies.methods.METHODS` (all by default) on the network and data of a recipe.
+    """Compare methods of `qffs.studies.methods.METHODS`, by default all, on the network and data of a recipe.
 
-    The network is trained in full precision once, as the recipe says; then each method's own activations are trained
-    for the recipe's quantized epochs, once for all methods that share them, from there. steps: the latencies T that are
-    measured; those before a first read-out count. seeds: how many times all of it is done, from the recipe's seed on.
-    Writes ``compare.json``, ``compare.png`` and ``compare.svg`` to the folder. A comparison that was stopped goes on
-    with the same arguments; a method that was measured there is not measured again.
+    The network is trained once in full precision, as the recipe says. From there a copy with the activations of each
+    method is trained for the recipe's quantized epochs; methods that share activations share the copy. steps: the
+    latencies T that are measured; steps before a read-out count too. seeds: how many times the comparison is repeated,
+    with the recipe's seed and those after it. Writes ``compare.json``, ``compare.png`` and ``compare.svg`` to the
+    folder, and returns the results with their table and panels. A comparison that was stopped continues with the same
+    arguments and repeats no measurement. No image is held out, because nothing is chosen.
 
-    Raises `InvalidArgument` where there is no such method, a latency or number of seeds is no whole number of at least
-    1, the recipe asks for other bits or outputs than methods are compared with, or what a method needs is not
-    installed; `NotConvertible` where a method cannot train the network. Of all methods, those are left out; and of any,
-    those whose training diverges. No image is held out, for nothing is chosen.
+    Raises `InvalidArgument` if there is no such method, if a latency or the number of seeds is no whole number of at
+    least 1, if the recipe has bits or outputs that methods are not compared with, or if a library that a method needs
+    is not installed; `NotConvertible` if a method cannot train the network. If no method was named, these methods are
+    left out instead. A method whose training diverges is always left out.
     """
     compared, latencies = _methods(methods), _latencies(steps)
     _check(recipe, folder, seeds)
     recipe = recipe.model_copy(update={"held_out": 0.0, "candidates": [], "choose_at": None})
-    began, interruption = time.monotonic(), Interruption("; the same command goes on from there")
+    start, interruption = time.monotonic(), Interruption("; the same command continues")
     results: Results = {}
     excluded: list[Results] = []
     by_seed: list[list[Results]] = []
@@ -72,23 +73,23 @@ def compare(
     results["seeds"] = list(range(recipe.seed, recipe.seed + seeds))
     results["full_precision"]["accuracy"] = statistics.fmean(results["full_precision"]["by_seed"])
     results["left_out"] = excluded
-    results["methods"] = list(_together(by_seed, {each["method"] for each in excluded}))
+    results["methods"] = list(_mean_rows(by_seed, {each["method"] for each in excluded}))
     results["run"] = run
     return results | _write(results, folder)
 
 
 def _rows(comparison: SeedComparison, methods: Sequence[Method], excluded: list[Results]) -> Iterator[Results]:
-    """Return each method's row of one seed; those whose training diverges are added to ``excluded``."""
+    """Yield the row of each method with one seed; add methods whose training diverges to ``excluded``."""
     for activation, group in _by_activation(methods):
-        able = [method for method in group if method.name not in {each["method"] for each in excluded}]
+        usable = [method for method in group if method.name not in {each["method"] for each in excluded}]
         try:
-            yield from comparison.rows(activation, able)
+            yield from comparison.rows(activation, usable)
         except Diverged as error:
-            excluded += [left_out(method, error) for method in able]
+            excluded += [left_out(method, error) for method in usable]
 
 
 def _write(results: Results, folder: Path) -> Results:
-    """Write the results and their panels to the folder, and return what they show, as plain data."""
+    """Write the results and their panels to the folder, and return the table and the panels as plain data."""
     measured = findings(results)
     write_text(folder / "compare.json", to_json(results))
     for suffix in ("png", "svg"):
@@ -97,7 +98,7 @@ def _write(results: Results, folder: Path) -> Results:
 
 
 def _check(recipe: Recipe, folder: Path, seeds: int) -> None:
-    """Raise where a recipe asks for what methods decide, or a file stands where results are to be written."""
+    """Raise `InvalidArgument` if a recipe sets a value that methods decide, or if the folder is a file."""
     differs = {
         "bits": recipe.bits != BITS,
         "output": recipe.output != "analog",
@@ -106,7 +107,7 @@ def _check(recipe: Recipe, folder: Path, seeds: int) -> None:
     }
     if keys := [key for key, different in differs.items() if different]:
         raise InvalidArgument(
-            f"methods are compared with {BITS} bits where they quantize, one step size a layer, an analog output and "
+            f"methods are compared with {BITS} bits if they quantize, one step size per layer, an analog output and "
             f"{HIGHEST} charge steps: leave out {', '.join(keys)}"
         )
     if not isinstance(seeds, int) or seeds < 1:
@@ -135,8 +136,8 @@ def _by_activation(methods: Sequence[Method]) -> Iterator[tuple[Activation, list
         yield activation, [method for method in methods if method.activation.name == activation.name]
 
 
-def _together(by_seed: Sequence[Sequence[Results]], excluded: set[str]) -> Iterator[Results]:
-    """Return one row a method of all seeds, in the order of `METHODS`, without those that were left out of any."""
+def _mean_rows(by_seed: Sequence[Sequence[Results]], excluded: set[str]) -> Iterator[Results]:
+    """Yield one row per method over all seeds, in the order of `METHODS`, without the excluded methods."""
     for name in METHODS:
         rows = [row for seed in by_seed for row in seed if row["method"] == name]
         if rows and name not in excluded:
@@ -144,7 +145,7 @@ def _together(by_seed: Sequence[Sequence[Results]], excluded: set[str]) -> Itera
 
 
 def _mean_row(rows: Sequence[Results]) -> Results:
-    """Return one method's row of all seeds: means, and standard deviations where there are several."""
+    """Return the row of a method over all seeds: means, and standard deviations if there are several seeds."""
 
     def spread(values: Sequence[float]) -> float | None:
         return statistics.stdev(values) if len(values) > 1 else None

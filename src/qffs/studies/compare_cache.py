@@ -1,4 +1,4 @@
-"""What a comparison that was stopped goes on with: the rows of methods that were measured, beside its results."""
+"""The cache from which a stopped comparison continues: the rows of measured methods, next to its results."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from qffs.files import Results, to_json, write_text
 
 PARTS = "parts"
-"""The folder beside the results in which they lie."""
+"""The folder of the rows, next to the results."""
 
 
 class RowCache:
-    """The rows of methods that were measured with one seed, each in a file of its own.
+    """The rows of methods that were measured with one seed, one file per row.
 
-    cache_key: all that a row depends on, as plain data: a row is reused only where every entry is the same. Where the
-    library's code has changed since its last commit, nothing is reused: rows may be those of other code.
-    ``reused_rows``: those that were taken from there.
+    cache_key: everything that a row depends on, as plain data; a row is reused only if every entry is equal. If the
+    library's code has changed since its last commit, no row is reused, because rows may be from other code.
+    ``reused_rows``: the rows that `read` returned.
     """
 
     def __init__(self, folder: Path, seed: int, cache_key: Results) -> None:
@@ -26,7 +26,7 @@ class RowCache:
         self.reused_rows: list[Results] = []
 
     def read(self, method: str, latencies: list[int]) -> Results | None:
-        """Return the row of a method, as it would be measured now; None where there is none."""
+        """Return the row of a method if the cache holds one with the same key, else None."""
         try:
             part: Results = json.loads(self._path(method).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -39,7 +39,7 @@ class RowCache:
         return dict(part["row"])
 
     def write(self, method: str, latencies: list[int], row: Results) -> None:
-        """Keep the row of a method."""
+        """Write the row of a method to its file."""
         write_text(self._path(method), to_json({"cache_key": self._key(method, latencies), "row": row}))
 
     def _path(self, method: str) -> Path:
@@ -50,6 +50,6 @@ class RowCache:
 
 
 def seconds_of(rows: list[Results]) -> float:
-    """Return the seconds that rows took when they were measured: measuring, and each training once."""
+    """Return the seconds that rows took: those of all measurements, and of each training once."""
     trainings = {(row["seed"], row["activation"]): row["training_seconds"] for row in rows}
     return float(sum(trainings.values()) + sum(row["seconds"] for row in rows))

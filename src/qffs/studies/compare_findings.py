@@ -1,4 +1,4 @@
-"""What `qffs compare` measured, as a table and panels."""
+"""The results of `qffs compare` as a table and panels."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from qffs.report.findings import Cell, Findings, Panel, Series
 
 PERCENT = "test images (%)"
 WITHIN = 0.01 + 1e-9
-"""A point; two accuracies that are so far apart differ by a little more or less in binary."""
+"""One point of accuracy, with room for rounding: a difference of one point is not exact in binary."""
 MICROJOULE = 1e-6
-"""Of a picojoule."""
+"""Microjoules per picojoule."""
 
 
 def title(results: Results) -> str:
-    """What is compared on what."""
+    """Return the title of a comparison: network, data, test images, and the number of seeds if there are several."""
     seeds = len(results["seeds"])
     repeated = f", {seeds} seeds" if seeds > 1 else ""
     return f"{results['model']} on {results['data']}, {results['images']:,} test images{repeated}"
 
 
 def findings(results: Results) -> Findings:
-    """Accuracy by latency, as a table; against latency, spikes and energy, as panels."""
+    """Return a table of accuracy by latency, and panels of accuracy against latency, spikes and energy."""
     latencies, several = results["latencies"], len(results["seeds"]) > 1
     rows: list[list[Cell]] = []
     for each in results["methods"]:
@@ -47,7 +47,7 @@ def findings(results: Results) -> Findings:
 
 
 def reached(method: Results) -> int | None:
-    """The first latency from which on a method stays within one point of what it trained, where there is one.
+    """Return the first latency from which a method stays within one point of its trained accuracy; None without one.
 
     >>> points = [{"latency": T, "accuracy": a} for T, a in ((1, 0.5), (2, 0.8), (4, 0.79), (8, 0.795))]
     >>> reached({"trained_accuracy": 0.8, "by_latency": points})
@@ -62,7 +62,7 @@ def reached(method: Results) -> int | None:
 
 
 def energies(results: Results) -> list[list[Cell]]:
-    """Return, by method, its title and the energy per image at each latency, in µJ."""
+    """Return for each method its title and the energy per image at each latency, in µJ."""
     rows: list[list[Cell]] = []
     for each in results["methods"]:
         points = {point["latency"]: MICROJOULE * point["energy_pj"] for point in each["by_latency"]}
@@ -78,11 +78,11 @@ def _accuracy(point: Results | None, several: bool) -> Cell:
     return f"{100 * point['accuracy']:.2f} ± {100 * point['spread']:.2f}"
 
 
-def _against(results: Results, what: str) -> list[Series]:
-    """The accuracy of each method against something, where that is not 0: a logarithmic axis has no place for it."""
+def _against(results: Results, quantity: str) -> list[Series]:
+    """Return the accuracy of each method against a quantity, without points at 0: the axis is logarithmic."""
     curves = []
     for each in results["methods"]:
-        points = [(_value(point, what), point) for point in each["by_latency"]]
+        points = [(_value(point, quantity), point) for point in each["by_latency"]]
         points = [(x, point) for x, point in points if x > 0]
         spread = [100 * point["spread"] for _, point in points if point["spread"] is not None]
         accuracies = [100 * point["accuracy"] for _, point in points]
@@ -91,6 +91,6 @@ def _against(results: Results, what: str) -> list[Series]:
     return curves
 
 
-def _value(point: Results, what: str) -> int | float:
-    value: int | float = MICROJOULE * point["energy_pj"] if what == "energy" else point[what]
-    return value if what != "spikes" or value >= 1 else 0
+def _value(point: Results, quantity: str) -> int | float:
+    value: int | float = MICROJOULE * point["energy_pj"] if quantity == "energy" else point[quantity]
+    return value if quantity != "spikes" or value >= 1 else 0

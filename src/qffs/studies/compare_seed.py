@@ -1,4 +1,4 @@
-"""Methods on one network, trained and measured with one seed."""
+"""The part of a comparison with one seed: methods on one network are trained and measured."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from qffs.train.loop import Setting, fit
 from qffs.train.state import Interruption, RunState
 
 CALIBRATED, COSTED, ADAPTED = 256, 32, 64
-"""How many training images find thresholds, test images are counted for energy, training images adapt an activation."""
+"""The numbers of images: for thresholds (training), for energy (test), and for adapting an activation (training)."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that was trained with an activation, its accuracy as it trains, and how long training took."""
+    """A network that was trained with an activation, its accuracy with that activation, and the seconds of training."""
 
     network: fx.GraphModule
     accuracy: float
@@ -45,9 +45,9 @@ class Trained:
 
 
 class SeedComparison:
-    """What all methods share of one seed: the network in full precision, its images, and what was measured before.
+    """The comparison with one seed: the network in full precision, its images, and the rows measured before.
 
-    base: the recipe, whose own seed chooses the test images, the same for all seeds; latencies: T that are measured.
+    base: the recipe, whose seed chooses the test images, the same for all seeds; latencies: the T that are measured.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SeedComparison:
         self.few: Images = self.test.select(order[:COSTED].sort().values)
 
     def unusable(self, methods: Sequence[Method], named: bool) -> list[Results]:
-        """Return the methods that cannot train the network here, and why; raise that where they were named."""
+        """Return an entry for each method that cannot train the network; if ``named``, raise the first error."""
         rows = []
         for method in methods:
             try:
@@ -106,7 +106,7 @@ class SeedComparison:
         return accuracy(network, self.test, self.inputs.normalize, progress=self.progress)
 
     def rows(self, activation: Activation, methods: Sequence[Method]) -> Iterator[Results]:
-        """Return what each of the methods gives that train with an activation; those in the cache cost nothing."""
+        """Yield the row of each method; all of them train with this activation. Rows in the cache are not repeated."""
         rows = {method.name: self.cache.read(method.name, self.latencies) for method in methods}
         trained = None if all(rows.values()) else self._trained_with(activation)
         for method in methods:
@@ -119,7 +119,7 @@ class SeedComparison:
         (self.cache.folder / _slug(activation.name) / "state.pt").unlink(missing_ok=True)
 
     def _row(self, method: Method, trained: Trained) -> Results:
-        began = time.monotonic()
+        start = time.monotonic()
         return {
             "title": method.title,
             "source": method.source,
@@ -130,12 +130,12 @@ class SeedComparison:
             "trained_accuracy": trained.accuracy,
             "by_latency": list(self._by_latency(method, trained.network)),
             "training_seconds": round(trained.seconds, 1),
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(time.monotonic() - start, 1),
         }
 
     def _trained_with(self, activation: Activation) -> Trained:
         """Return a copy of the network in full precision, trained with an activation in the place of its ReLUs."""
-        began = time.monotonic()
+        start = time.monotonic()
         network = placed(copy.deepcopy(self.inputs.network), self.sample[:2], activation)
         trains = over_time(started(network, activation, self.sample), activation)
         changes = {**self.recipe.quantized.model_dump(), **activation.training}
@@ -144,7 +144,7 @@ class SeedComparison:
         self._train(trains, activation.name, training, teacher=teacher, activation=activation, modules=modules)
         if activation.finish is not None:
             network = trains = activation.finish(network, [self.sample])
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         return Trained(network, accuracy(trains, self.test, self.inputs.normalize, progress=self.progress), seconds)
 
     def _train(
@@ -157,7 +157,7 @@ class SeedComparison:
         activation: Activation | None = None,
         modules: Sequence[nn.Module] = (),
     ) -> None:
-        """Train a network for some epochs, or go on where that was stopped; ``modules``: those of its activation."""
+        """Train a network, or continue a training that was stopped; ``modules``: the modules of its activation."""
         folder = self.cache.folder / _slug(label)
         folder.mkdir(parents=True, exist_ok=True)
         key = json.dumps({**self.cache.cache_key, "training": training.model_dump()})
@@ -175,7 +175,7 @@ class SeedComparison:
             interruption=self.interruption,
             extra_state=lambda: {"cache_key": key},
             penalty=None if penalty is None else lambda: penalty(list(modules)),
-            resume_hint="the same command goes on from",
+            resume_hint="the same command continues from",
         )
 
         def adapt(_: object) -> None:
@@ -191,7 +191,7 @@ class SeedComparison:
         fit(network, self.images, normalize, training, setting=setting, after_epoch=adapt, resume=state)
 
     def _by_latency(self, method: Method, network: fx.GraphModule) -> Iterator[Results]:
-        """Accuracy, spikes and energy at each latency that the method has."""
+        """Yield accuracy, spikes and energy at each latency at which the method has a read-out."""
         steps_after = [step - method.before for step in self.latencies if step > method.before]
         runs = [[step] for step in steps_after] if method.by_latency else [steps_after]
         for run in filter(None, runs):
@@ -208,9 +208,9 @@ class SeedComparison:
                 }
 
     def _energy(self, snn: SpikingNetwork, steps: int, before: int) -> list[float]:
-        """The energy per image up to each step, on average over some test images.
+        """Return the energy per image up to each step, in pJ, on average over some test images.
 
-        Of a run before the read-out, all but the analog input is added.
+        For a run before the read-out, its energy without the analog input is added.
         """
         normalize = self.inputs.normalize
         measured = cost(snn, self.few, normalize, steps, progress=self.progress)
@@ -222,12 +222,12 @@ class SeedComparison:
 
 
 def left_out(method: Method, why: QffsError) -> Results:
-    """Return what the results say of a method that was not measured."""
+    """Return the entry in the results of a method that was not measured: its name, its title and why."""
     return {"method": method.name, "title": method.title, "why": str(why)}
 
 
 def _fingerprint(network: fx.GraphModule) -> str:
-    """Return what tells a network from another: a hash of its code and all its numbers."""
+    """Return a hash of the code and all tensors of a network."""
     digest = hashlib.sha256(network.code.encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + str(tensor.dtype).encode())

@@ -1,8 +1,7 @@
-"""Other methods to a spiking network, each from any network that can be traced, on the same neurons and graphs.
+"""Other methods to make a spiking network from any network that can be traced, with the same neurons and graphs.
 
-A method is one file: what it trains with in the place of ReLUs, and how thresholds come from what it trained. Those of
-direct training place neurons there, and train a network that spikes.
-`METHODS` holds them by name.
+A method is one file: the activation that it trains in the place of ReLUs, and the thresholds that follow from it.
+Methods of direct training place neurons there and train a network that spikes. `METHODS` holds all methods by name.
 """
 
 from qffs.studies.methods.diet_snn import DIET

@@ -1,4 +1,4 @@
-"""DIET-SNN: the network itself, made to spike, and trained as one with its thresholds and leaks."""
+"""DIET-SNN: a trained network becomes a spiking one, which is then trained with its thresholds and leaks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qffs.studies.methods.method import Activation, Method
 from qffs.studies.methods.surrogate_gradient import EXTRA, Surrogate, neurons, spiking
 
 ADAM = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
-"""What is otherwise than in a recipe; momentum is SGD's, and has to be what it is anyway."""
+"""The values that differ from those of a recipe; momentum does not act on adamw, and has to be its default."""
 STEPS, PERCENTILE, SCALE, DAMPENED = 5, 0.997, 0.7, 0.3
 
 
 def triangle() -> Surrogate:
-    """``0.3 max(0, 1 - |u - 1|)`` as the gradient of a spike, u in thresholds."""
+    """Return a spike function with the gradient ``0.3 max(0, 1 - |u - 1|)``, u in thresholds."""
     from spikingjelly.activation_based.surrogate import PiecewiseQuadratic
 
     full = PiecewiseQuadratic(alpha=1.0)
@@ -31,14 +31,14 @@ def triangle() -> Surrogate:
 
 
 def _start(module: Any, x: Tensor) -> None:
-    """θ is a share of the 99.7th percentile of what arrives."""
+    """Set θ to 0.7 times the 99.7th percentile of the currents x."""
     x = x.flatten()
     with torch.no_grad():
         module.threshold.fill_(SCALE * float(x.kthvalue(max(1, round(PERCENTILE * len(x)))).values))
 
 
 def folded(network: fx.GraphModule) -> nn.Module:
-    """The network with its batch norms in the weights before them."""
+    """Return a copy of the network whose batch norms are folded into the weights before them."""
     network = copy.deepcopy(network).eval()
     fold_batch_norms(network)
     return network

@@ -1,4 +1,4 @@
-"""Dspike: leaky neurons whose surrogate gradient is as steep as finite differences of the loss say."""
+"""Dspike: leaky neurons with a surrogate gradient whose steepness is chosen by finite differences of the loss."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ STEPS, LEAK = 4, 0.5
 FIRST, LEAST = 3, 1
 """The first steepness b, and the least."""
 DIRECTIONS, LENGTH = 16, 0.05
-"""In how many directions the first layer's weights are moved, and by what share of their norm."""
+"""The number of directions in which the first layer's weights are moved, and the length of a move per their norm."""
 
 
 class Dspike(nn.Module):
-    """A spike, with the gradient of ``(tanh(b (x - 1/2)) + tanh(b / 2)) / (2 tanh(b / 2))`` on 0 <= x <= 1.
+    """A spike function with the gradient of ``(tanh(b (x - 1/2)) + tanh(b / 2)) / (2 tanh(b / 2))`` on 0 <= x <= 1.
 
-    Called with ``u - θ``, which is ``x - 1/2``.
+    Its input is ``u - θ``, which is ``x - 1/2``.
 
     >>> u = torch.tensor([-0.6, 0.0, 0.4], requires_grad=True)
     >>> Dspike()(u).sum().backward()
@@ -34,13 +34,13 @@ class Dspike(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.b: Tensor
-        # Part of the state that a training goes on from; whole, so that no moving average of weights takes it in.
+        # A buffer, because a training that continues needs it; an integer, so that no moving average includes it.
         self.register_buffer("b", torch.tensor(FIRST))
 
     def forward(self, x: Tensor) -> Tensor:
-        """1 where x >= 0, else 0."""
-        found: Tensor = _Fire.apply(x, float(self.b))  # type: ignore[no-untyped-call]
-        return found
+        """Return 1 where x >= 0, else 0."""
+        spikes: Tensor = _Fire.apply(x, float(self.b))  # type: ignore[no-untyped-call]
+        return spikes
 
 
 class _Fire(torch.autograd.Function):
@@ -58,9 +58,9 @@ class _Fire(torch.autograd.Function):
 
 
 def adapted(trained: nn.Module, modules: list[Any], x: Tensor, labels: Tensor) -> None:
-    """Take that steepness of b - 1, b, b + 1 whose gradient of the first layer agrees best with finite differences.
+    """Set the steepness to that of b - 1, b and b + 1 whose gradient agrees best with finite differences of the loss.
 
-    Compared by their cosine, along some random directions of its weights.
+    The two are compared by their cosine, along random directions of the first layer's weights.
     """
     weight = next(p for p in trained.parameters() if p.dim() > 1)
     generator = torch.Generator().manual_seed(0)
@@ -74,20 +74,21 @@ def adapted(trained: nn.Module, modules: list[Any], x: Tensor, labels: Tensor) -
     slopes: dict[int, Tensor] = {}
     with evaluating(trained):
         with torch.no_grad():
-            risen = torch.stack([_after(weight, move, loss) - _after(weight, -move, loss) for move in moves])
+            differences = torch.stack([_after(weight, move, loss) - _after(weight, -move, loss) for move in moves])
         for candidate in (b, max(LEAST, b - 1), b + 1):
             _set(modules, candidate)
             (gradient,) = torch.autograd.grad(loss(), weight)
             slopes[candidate] = (moves * gradient).flatten(1).sum(1)
-    _set(modules, max(slopes, key=lambda each: float(F.cosine_similarity(slopes[each], risen, dim=0))))
+    _set(modules, max(slopes, key=lambda each: float(F.cosine_similarity(slopes[each], differences, dim=0))))
 
 
 def _after(weight: Tensor, move: Tensor, loss: Any) -> Tensor:
-    kept = weight.clone()
+    """Return the loss with moved weights; the weights are restored."""
+    before = weight.clone()
     weight += move
-    found: Tensor = loss()
-    weight.copy_(kept)
-    return found
+    result: Tensor = loss()
+    weight.copy_(before)
+    return result
 
 
 def _set(modules: list[Any], b: int) -> None:

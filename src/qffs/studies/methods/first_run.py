@@ -12,12 +12,12 @@ from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import Observer, State, advance
 
 Shift = Callable[[Tensor, Tensor], Tensor]
-"""From a neuron's potential after a first run, in thresholds, and its count: by how many its next one begins higher."""
+"""The function from a neuron's potential and count after a first run to the shift of its potential, in thresholds."""
 
 
 @dataclass(frozen=True)
 class FirstRun:
-    """Neurons begin as a run of another network says, ``first``, over ``first.schedule.steps`` steps of each image."""
+    """A start of neurons after a run of another network, ``first``, over ``first.schedule.steps`` steps per image."""
 
     first: SpikingNetwork
     shift: Shift
@@ -25,13 +25,13 @@ class FirstRun:
     def states(
         self, network: SpikingNetwork, inputs: tuple[Tensor, ...], observer: Observer | None
     ) -> dict[str, NeuronState]:
-        """Return the neurons' states after the first run, shifted, and at rest but for that."""
+        """Return the states at rest with potentials that are shifted as the first run decides."""
         _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
         states = {}
         for path, neuron in network.neurons():
             potential, sent = after.neurons[path]
             rest = neuron.rest(potential)
-            raised = self.shift(potential / θ[path], sent) * neuron.threshold
-            states[path] = NeuronState(rest.potential + raised, rest.sent)
+            shift = self.shift(potential / θ[path], sent) * neuron.threshold
+            states[path] = NeuronState(rest.potential + shift, rest.sent)
         return states

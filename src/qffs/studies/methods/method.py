@@ -1,4 +1,4 @@
-"""What every method has in common: how it trains, and how what it trained is made to spike."""
+"""The parts that methods share: the activation that trains, and the spiking network that is made from it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from qffs.spiking.network import SpikingNetwork
 
 Batches = Iterable[Tensor]
 SOME, NUMBERS = 64, 2**23
-"""How many images find thresholds where each step of each is looked at, and how many numbers of the input at most."""
+"""The most images for a threshold that needs each step of each image, and the most numbers in their inputs."""
 RATE = FiringRule(negative_spikes=False, cap=False, precharge=0.0)
-"""Plain integrate-and-fire neurons, whose rates stand for activations."""
+"""The firing rule of plain integrate-and-fire neurons, whose rates are the activations."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What stands where the network had a ReLU while a method trains it.
+    """The module that a method trains in the place of every ReLU.
 
-    ``make``: a module, given where the ReLU was clipped from above, if it was; ``start``: sets it from what reaches it
-    in a batch; ``penalty``: what is added to the loss, of all such modules; ``finish``: a second training, on a few
-    batches, of the network that was trained.
+    ``make``: returns the module; its argument is the upper bound of the ReLU, or None; ``start``: sets a module from
+    its input of one batch; ``penalty``: returns a term of the loss from all modules; ``finish``: returns the network
+    after a second training on a few batches.
 
-    Of direct training: ``steps``, over which the network spikes while it trains; ``prepare``: the network that trains,
-    from the one in full precision; ``adapt``: called with the network that trains, its modules, and some inputs and
-    labels, before the first epoch and after each; ``training``: what is otherwise than in the recipe; ``extra``: what
-    has to be installed, as an extra of the library.
+    For direct training: ``steps``: the number of steps over which the network spikes while it trains; ``prepare``:
+    returns the network that trains from the one in full precision; ``adapt``: called before the first epoch and after
+    each epoch with the network that trains, its modules, and some inputs and labels; ``training``: values that replace
+    those of the recipe; ``extra``: the extra of this library that has to be installed.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Activation:
     extra: str = ""
 
     def installed(self) -> None:
-        """Raise `InvalidArgument` where what it needs is not installed."""
+        """Raise `InvalidArgument` if the extra is not installed."""
         if self.extra and find_spec(self.extra) is None:
             raise InvalidArgument(
                 f"{self.name}: this needs {self.extra}, which is not installed: pip install 'qffs[{self.extra}]'"
@@ -65,17 +65,17 @@ class Activation:
 
 
 RELU = Activation("ReLU", lambda clip: nn.ReLU() if clip is None else nn.Hardtanh(0.0, clip))
-"""The ReLU itself, or a clipped one."""
+"""The ReLU, or a clipped ReLU where the network had one."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to a spiking network.
+    """A method to make a spiking network.
 
-    ``source``: who published it; ``says``: what it does, in a line; ``activation``: how it trains; ``spiking``: the
-    spiking network of a trained one, given some batches of inputs and the latency T that it is read at; ``before``: how
-    many steps of a prediction come before those that are read out; ``by_latency``: whether each T has a network of
-    its own; ``notes``: what is otherwise here than with its authors.
+    ``source``: its publication; ``says``: what it does, in one line; ``activation``: what it trains; ``spiking``:
+    returns the spiking network from the trained network, some batches of inputs and the latency T of the read-out;
+    ``before``: the number of steps before the steps that are read out; ``by_latency``: whether each T needs another
+    spiking network; ``notes``: how it differs from its publication.
     """
 
     name: str
@@ -90,9 +90,9 @@ class Method:
 
 
 def placed(model: nn.Module, example: Example, activation: Activation) -> fx.GraphModule:
-    """A copy of a network with an activation's module in the place of every ReLU.
+    """Return a copy of a network with an activation's module in the place of every ReLU.
 
-    Raises `NotConvertible` where it is to be trained directly and cannot be.
+    Raises `NotConvertible` if direct training cannot train the network.
     """
     if activation.steps:
         traced = trace(model, example)
@@ -103,13 +103,16 @@ def placed(model: nn.Module, example: Example, activation: Activation) -> fx.Gra
     for path in activations(network):
         quantizer = network.get_submodule(path)
         assert isinstance(quantizer, Quantizer)
-        made = activation.make(quantizer.clip).to(quantizer.step_size.device, quantizer.step_size.dtype)
-        network.set_submodule(path, made.train(network.training))
+        module = activation.make(quantizer.clip).to(quantizer.step_size.device, quantizer.step_size.dtype)
+        network.set_submodule(path, module.train(network.training))
     return network
 
 
 def _check_linear(network: fx.GraphModule) -> None:
-    """Raise where an operator does not do on spikes of each step what it does on counts, as pooling the largest."""
+    """Raise `NotConvertible` for an operator that is not linear, such as max pooling.
+
+    Applied to the spikes of each step, it does not add up to its result on the counts.
+    """
     for node in network.graph.nodes:
         if site(node).kind is Kind.DIFFERENCED:
             raise NotConvertible(
@@ -119,27 +122,27 @@ def _check_linear(network: fx.GraphModule) -> None:
 
 
 class OverTime(nn.Module):
-    """A network that spikes: its inputs come at each of T steps, all in one batch, and its outputs are averaged."""
+    """A network that spikes: it gets its inputs at each of T steps, all in one batch, and its outputs are averaged."""
 
     def __init__(self, network: nn.Module, steps: int) -> None:
         super().__init__()
         self.network, self.steps = network, steps
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The mean over the steps."""
+        """Return the mean of the outputs over the steps."""
         out: Tensor = self.network(*(x.repeat(self.steps, *[1] * (x.dim() - 1)) for x in inputs))
         mean: Tensor = out.unflatten(0, (self.steps, -1)).mean(0)
         return mean
 
 
 def over_time(network: fx.GraphModule, activation: Activation) -> nn.Module:
-    """What trains: the network itself, or where it spikes while it trains, the network over its steps."""
+    """Return the module that trains: the network, or in direct training `OverTime` of it."""
     return OverTime(network, activation.steps) if activation.steps else network
 
 
 @torch.no_grad()
 def started(network: fx.GraphModule, activation: Activation, batch: Tensor) -> fx.GraphModule:
-    """The network, its activations set from what reaches them in a batch, those before them in force."""
+    """Set the activations of a network, in order, each from its input of a batch, and return the network."""
     if activation.start is not None:
         start = activation.start
         hooks = [network.get_submodule(path).register_forward_pre_hook(lambda module, x: start(module, x[0]))
@@ -154,18 +157,18 @@ def started(network: fx.GraphModule, activation: Activation, batch: Tensor) -> f
 
 
 def some(batches: Batches, steps: int) -> Tensor:
-    """Images of the first batch, fewer of large ones and for many steps: all that they send over T steps is held."""
+    """Return images of the first batch: fewer if they are large or T is, because their spikes of all steps are held."""
     x = next(iter(batches))
     return x[: max(1, min(SOME, NUMBERS // (steps * x[:1].numel())))]
 
 
 @torch.no_grad()
 def observed(network: fx.GraphModule, batches: Batches, largest: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """By activation, the largest of a number of what it gives in each of some batches."""
-    found: dict[str, float] = {}
+    """Return for each activation the largest value of ``largest(output)`` over some batches."""
+    maxima: dict[str, float] = {}
 
-    def observe(path: str, _: nn.Module, __: Any, given: Tensor) -> None:
-        found[path] = max(found.get(path, 0.0), float(largest(given)))
+    def observe(path: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        maxima[path] = max(maxima.get(path, 0.0), float(largest(output)))
 
     hooks = [network.get_submodule(path).register_forward_hook(partial(observe, path)) for path in activations(network)]
     try:
@@ -175,17 +178,17 @@ def observed(network: fx.GraphModule, batches: Batches, largest: Callable[[Tenso
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return maxima
 
 
 def rates(
     network: fx.GraphModule, thresholds: Mapping[str, float], steps: int, rule: FiringRule = RATE
 ) -> SpikingNetwork:
-    """A network whose rates over T steps are its activations: input and biases are on at every step.
+    """Return a spiking network whose rates over T steps are the activations: input and biases are on at every step.
 
-    In the units of `SpikingNetwork`, where what is sent adds up to the activation: thresholds are θ / T, and a T-th of
-    the input comes at each step. Scaling both changes no spike, and what has been read out after t steps is t / T of
-    the mean over these t steps, so that the largest output is that of the mean.
+    In the units of `SpikingNetwork`, in which the spikes add up to the activation, thresholds are θ / T, and 1 / T of
+    the input comes at each step. Scaling both changes no spike. The read-out after t steps is t / T of the mean over
+    these t steps, so the largest output is that of the mean.
     """
     network = copy.deepcopy(network)
     for path in activations(network):

@@ -1,4 +1,4 @@
-"""QCFS: activations quantized to L levels and shifted by half of one, with a trained height."""
+"""QCFS: activations that are quantized to L levels and shifted by half a level, with a trained height."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qffs.studies.methods.thresholds import best, heights
 
 
 class _Floor(torch.autograd.Function):
-    """``floor``, with the gradient of the identity."""
+    """The function ``floor``, with the gradient of the identity."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class _Floor(torch.autograd.Function):
 
 
 class ClipFloorShift(nn.Module):
-    """``λ clip(floor(x L / λ + 1/2) / L, 0, 1)``, λ trained, the floor passed straight through.
+    """The function ``λ clip(floor(x L / λ + 1/2) / L, 0, 1)``; λ is trained, and floor has the gradient 1.
 
     >>> ClipFloorShift(4, 2.0)(torch.tensor([-1.0, 0.2, 0.3, 5.0])).tolist()
     [0.0, 0.0, 0.5, 2.0]
@@ -37,18 +37,18 @@ class ClipFloorShift(nn.Module):
         self.levels, self.height = levels, nn.Parameter(torch.tensor(float(height)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantized activation."""
+        """Return the quantized activation."""
         level: Tensor = _Floor.apply(x * (self.levels / self.height) + 0.5)  # type: ignore[no-untyped-call]
         return (level / self.levels).clamp(0, 1) * self.height
 
 
 def _start(module: Any, x: Tensor) -> None:
-    """λ is where the quantized activations have the least error, for weights have been trained before."""
+    """Set λ to the height with the least error of the quantized activations, because weights are already trained."""
     module.height.data.fill_(min(best(torch.relu(x[:SOME]), LEVELS), module.height.item()))
 
 
 def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
-    """θ = λ, with half a threshold before the first step."""
+    """Return the spiking network with θ = λ and a pre-charge of half a threshold."""
     return rates(network, heights(network), steps, replace(RATE, precharge=0.5))
 
 

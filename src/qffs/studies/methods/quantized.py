@@ -1,4 +1,4 @@
-"""A network that was quantized as this library does, run by other rules: the schedule, the cap, the spikes differ."""
+"""Methods that quantize as this library does, and differ in the schedule, the cap or the spikes."""
 
 from __future__ import annotations
 

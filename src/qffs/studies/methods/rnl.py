@@ -1,4 +1,4 @@
-"""RNL and RIL: activations clipped at a share of the largest, and one share for all found again, for fewer steps."""
+"""RNL and RIL: activations are clipped at a share of the largest; then one share for all layers is trained again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qffs.studies.methods.method import Activation, Batches, Method, rates
 
 PASSES, IMAGES, LEARNING_RATE, WEIGHT = 50, 64, 0.1, 0.1
 FIRST, SECOND = 10.0, 4.0
-"""p before the training of the weights, which does not change it, and before that of p alone."""
+"""The value of p while the weights are trained, and its first value when p alone is trained."""
 
 
 class RateNorm(nn.Module):
-    """``clip(x, 0, v)``, ``v = sigmoid(p) m``, with m the running maximum of x in training.
+    """The function ``clip(x, 0, v)`` with ``v = sigmoid(p) m``; m is the running maximum of x in training.
 
     >>> norm = RateNorm()
     >>> norm(torch.tensor([1.0, 4.0])).tolist(), float(norm.largest)
@@ -36,11 +36,11 @@ class RateNorm(nn.Module):
 
     @property
     def height(self) -> Tensor:
-        """V."""
+        """The height v."""
         return self.p.sigmoid() * self.largest
 
     def forward(self, x: Tensor) -> Tensor:
-        """The clipped activation."""
+        """Return the clipped activation; in train mode, update the running maximum."""
         clipped = torch.minimum(torch.relu(x), self.height)
         if self.training:
             self.largest.lerp_(x.detach().max().to(self.largest).clamp(1e-6, self.clip), 0.1)
@@ -53,16 +53,16 @@ def _start(module: nn.Module, x: Tensor) -> None:
 
 
 def inferred(network: fx.GraphModule, batches: Batches) -> fx.GraphModule:
-    """RIL: the network with one p for all activations, trained alone on some images.
+    """Return the network with one p for all activations, which alone is trained on some images (RIL).
 
-    The loss is ``1 - cos(logits, those of before) + 0.1 mean over layers of sum(a) / (sum(a²) + 1e-5)``, a the
-    activations over v: it is small where they are near 0 or 1, which few steps can tell apart.
+    The loss is ``1 - cos(logits, logits before) + 0.1 mean over layers of sum(a) / (sum(a²) + 1e-5)``, where a are the
+    activations divided by v. The second term is small if they are near 0 or 1, which few steps can tell apart.
     """
     x = next(iter(batches))[:IMAGES]
     with torch.no_grad(), evaluating(network):
-        wanted = network(x)
-    found = copy.deepcopy(network).requires_grad_(False).eval()
-    p = nn.Parameter(torch.full_like(next(found.parameters()).flatten()[0], SECOND))
+        target = network(x)
+    result = copy.deepcopy(network).requires_grad_(False).eval()
+    p = nn.Parameter(torch.full_like(next(result.parameters()).flatten()[0], SECOND))
     terms: list[Tensor] = []
 
     def observe(module: RateNorm, _: Any, out: Tensor) -> None:
@@ -70,8 +70,8 @@ def inferred(network: fx.GraphModule, batches: Batches) -> fx.GraphModule:
         terms.append(a.sum() / (a.square().sum() + 1e-5))
 
     hooks = []
-    for path in activations(found):
-        module = found.get_submodule(path)
+    for path in activations(result):
+        module = result.get_submodule(path)
         assert isinstance(module, RateNorm)
         module.p = p
         hooks.append(module.register_forward_hook(observe))
@@ -79,17 +79,17 @@ def inferred(network: fx.GraphModule, batches: Batches) -> fx.GraphModule:
     with torch.enable_grad():
         for _ in range(PASSES):
             terms.clear()
-            loss = 1 - F.cosine_similarity(found(x), wanted).mean() + WEIGHT * torch.stack(terms).mean()
+            loss = 1 - F.cosine_similarity(result(x), target).mean() + WEIGHT * torch.stack(terms).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     for hook in hooks:
         hook.remove()
-    return found.requires_grad_(False)
+    return result.requires_grad_(False)
 
 
 def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
-    """θ = v."""
+    """Return the spiking network with θ = v."""
     modules: dict[str, Any] = {path: network.get_submodule(path) for path in activations(network)}
     return rates(network, {path: float(module.height) for path, module in modules.items()}, steps)
 

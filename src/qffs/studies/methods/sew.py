@@ -1,4 +1,4 @@
-"""SEW-ResNet: spikes are added up behind the neurons of a residual block, instead of currents before them."""
+"""SEW-ResNet: a residual block adds spikes after its neurons, instead of currents before them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ STEPS = 4
 
 
 def sigmoid() -> Surrogate:
-    """The derivative of ``sigmoid(4 (u - θ))`` as the gradient of a spike."""
+    """Return a spike function with the derivative of ``sigmoid(4 (u - θ))`` as its gradient."""
     from spikingjelly.activation_based.surrogate import Sigmoid
 
-    made: Surrogate = Sigmoid(alpha=4.0)
-    return made
+    surrogate: Surrogate = Sigmoid(alpha=4.0)
+    return surrogate
 
 
 def element_wise(network: fx.GraphModule) -> nn.Module:
-    """The network with ``relu(a) + relu(b)`` for every ``relu(a + b)``; what was a ReLU's already is added as it is."""
+    """Return a copy of the network with ``relu(a) + relu(b)`` for every ``relu(a + b)``.
+
+    An operand that is already the output of a ReLU gets no second ReLU.
+    """
     network = copy.deepcopy(network)
     spikes: set[fx.Node] = set()
     for node in list(network.graph.nodes):
@@ -43,21 +46,21 @@ def element_wise(network: fx.GraphModule) -> nn.Module:
 
 
 def _adds_two(node: fx.Node) -> bool:
-    """Whether a node is the sum of two different signals."""
+    """Return whether a node is the sum of two different signals."""
     return name_of(node) == "add" and not node.kwargs and len(set(signals(node))) == len(node.args) == 2
 
 
 def _swap(network: fx.GraphModule, relu: fx.Node, total: fx.Node, spikes: set[fx.Node]) -> None:
-    """The sum behind the ReLU, with a ReLU of its own for each operand that is no spikes."""
+    """Remove the ReLU after a sum, and give each operand that is no spikes a ReLU before the sum."""
     for operand in signals(total):
         if operand in spikes:
             continue
         path = free_path(network, "relu")
         network.add_submodule(path, nn.ReLU())
         with network.graph.inserting_before(total):
-            own = network.graph.call_module(path, (operand,))
-        own.meta[KEY] = site(operand)
-        total.replace_input_with(operand, own)
+            new = network.graph.call_module(path, (operand,))
+        new.meta[KEY] = site(operand)
+        total.replace_input_with(operand, new)
     relu.replace_all_uses_with(total)
     network.graph.erase_node(relu)
     network.delete_submodule(str(relu.target))
@@ -65,7 +68,7 @@ def _swap(network: fx.GraphModule, relu: fx.Node, total: fx.Node, spikes: set[fx
 
 
 def _weighs(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node multiplies by weights, which may be negative."""
+    """Return whether a node multiplies by weights, which may be negative."""
     if node.op == "call_module":
         return any(True for _ in network.get_submodule(str(node.target)).parameters())
     return any(read.op == "get_attr" for read in node.all_input_nodes)

@@ -1,4 +1,4 @@
-"""SNN calibration: thresholds with the least error at a latency, and potentials that make up for what is left."""
+"""SNN calibration: thresholds with the least error at a latency, and potentials that cancel the mean error."""
 
 from __future__ import annotations
 
@@ -24,26 +24,30 @@ from qffs.studies.methods.thresholds import best
 
 @dataclass(frozen=True)
 class Shifted:
-    """Neurons begin higher, or lower, by layer and channel: ``[1, C, ...]`` in the network's units."""
+    """A start of neurons with potentials shifted by layer and channel: ``[1, C, ...]`` in the network's units."""
 
     shifts: Mapping[str, Tensor]
 
     def states(
         self, network: SpikingNetwork, inputs: tuple[Tensor, ...], observer: Observer | None
     ) -> dict[str, NeuronState]:
-        """Return the states at rest, shifted."""
+        """Return the states at rest with shifted potentials."""
         del inputs, observer
         return {path: _shifted(neuron, self.shifts[path]) for path, neuron in network.neurons()}
 
 
 @torch.no_grad()
 def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
-    """Thresholds, then layer by layer the mean gap to the network's activations as a potential, by channel."""
+    """Return the spiking network with these thresholds and potentials.
+
+    A potential is the mean difference, by channel, between a layer's activations in the network and its output in the
+    spiking network with the potentials of the layers before it.
+    """
     x = some(batches, steps)
-    wanted: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
 
     def observe(path: str, _: nn.Module, __: Any, out: Tensor) -> None:
-        wanted[path] = out
+        targets[path] = out
 
     sites = activations(network)
     hooks = [network.get_submodule(path).register_forward_hook(partial(observe, path)) for path in sites]
@@ -51,13 +55,13 @@ def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNet
         network(x)
     for hook in hooks:
         hook.remove()
-    thresholds = {path: best(wanted[path], steps) for path in sites}
+    thresholds = {path: best(targets[path], steps) for path in sites}
     snn = rates(network, thresholds, steps, replace(RATE, precharge=0.5))
-    return SpikingNetwork(snn.graph, snn.schedule, Shifted(_shifts(snn, x, wanted)))
+    return SpikingNetwork(snn.graph, snn.schedule, Shifted(_shifts(snn, x, targets)))
 
 
-def _shifts(snn: SpikingNetwork, x: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layer by layer, the potential that makes up for the gap which a layer leaves when it is run without."""
+def _shifts(snn: SpikingNetwork, x: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return for each layer the potential that cancels its mean error; layers are run in order."""
     walked = Reference(snn.graph, snn.initial_state(x), snn.schedule.weights)
     shifts: dict[str, Tensor] = {}
 
@@ -68,7 +72,7 @@ def _shifts(snn: SpikingNetwork, x: Tensor, wanted: Mapping[str, Tensor]) -> dic
         neuron = snn.graph.get_submodule(path)
         assert isinstance(neuron, Neuron)
         walked.spiking(node)
-        shifts[path] = _gap(wanted[path], walked.next.neurons[path].sent * neuron.threshold)
+        shifts[path] = _mean_error(targets[path], walked.next.neurons[path].sent * neuron.threshold)
         walked.state.neurons[path] = _shifted(neuron, shifts[path])
 
     walk(snn.graph, (x,), walked, before=calibrate)
@@ -80,10 +84,10 @@ def _shifted(neuron: Neuron, by: Tensor) -> NeuronState:
     return NeuronState(rest.potential + by, rest.sent)
 
 
-def _gap(wanted: Tensor, sent: Tensor) -> Tensor:
-    """The mean difference, by channel where there are channels."""
-    over = [d for d in range(wanted.dim()) if d != 1]
-    return (wanted.to(sent) - sent).mean(over, keepdim=True)
+def _mean_error(target: Tensor, output: Tensor) -> Tensor:
+    """Return the mean of ``target - output`` over all dimensions but 1, the channels."""
+    over = [d for d in range(target.dim()) if d != 1]
+    return (target.to(output) - output).mean(over, keepdim=True)
 
 
 CALIBRATION = Method(

@@ -1,4 +1,4 @@
-"""Spike-Norm and RMP: thresholds found by running the spiking network, layer by layer."""
+"""Spike-Norm and RMP: the spiking network is run to set its thresholds, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ BALANCED_STEPS = 64
 
 @torch.no_grad()
 def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule) -> dict[str, float]:
-    """By activation, the largest current that arrives in one step, those before it with their thresholds.
+    """Return for each activation the largest current of one step, after the layers before it got their thresholds.
 
-    In the units of activations: of a spike that stands for θ. Of some images of the first batch.
+    Currents are in the units of activations, in which a spike is θ, and are those of some images of the first batch.
     """
     snn = rates(network, dict.fromkeys(activations(network), 1.0), BALANCED_STEPS, rule)
     x = some(batches, BALANCED_STEPS)
@@ -32,7 +32,7 @@ def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule) -> dic
     walked = Reference(snn.graph, snn.initial_state(x), snn.schedule.weights)
 
     def balance(node: fx.Node) -> None:
-        """Give a layer its threshold once all is known that arrives at it."""
+        """Set the threshold of a layer before the layer is run."""
         if site(node).kind is Kind.SPIKING:
             thresholds[str(node.target)].fill_(max(1e-6, _largest(walked, *signals(node))))
 
@@ -41,7 +41,7 @@ def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule) -> dic
 
 
 def _largest(walked: Reference, read: fx.Node) -> float:
-    """Return the largest current of one step that arrives by a signal."""
+    """Return the largest current that a signal brings in one step."""
     constant, increments = walked.arrived(read)
     injected = [0.0 if constant is None else weight * constant for weight in walked.charge]
     sent = [0.0] * walked.steps if increments is None else list(increments)
@@ -49,11 +49,11 @@ def _largest(walked: Reference, read: fx.Node) -> float:
 
 
 def _spiking(rule: FiringRule, β: float) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
-    def made(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
+    def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
         thresholds = balanced(network, batches, HARD)
         return rates(network, {path: β * θ for path, θ in thresholds.items()}, steps, rule)
 
-    return made
+    return spiking
 
 
 HARD = replace(RATE, reset="zero")

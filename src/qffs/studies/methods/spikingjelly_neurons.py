@@ -1,4 +1,4 @@
-"""Layers of neurons that train, of SpikingJelly; imported only where it is installed."""
+"""Layers of SpikingJelly's neurons, which can be trained; imported only if SpikingJelly is installed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from spikingjelly.activation_based.neuron import SimpleBaseNode
 from torch import Tensor, nn
 
 SMALLEST = 1e-3
-"""The least threshold that training leaves."""
+"""The smallest threshold that training can reach."""
 
 
 class Neurons(SimpleBaseNode):
-    """Leaky integrate-and-fire neurons, all steps of a batch at once: currents ``[T * B, ...]`` to spikes times θ.
+    """Leaky integrate-and-fire neurons: currents of all steps ``[T * B, ...]`` to spikes times θ.
 
     ::
 
@@ -22,8 +22,8 @@ class Neurons(SimpleBaseNode):
         z  = 1 if u >= 1, else 0
         u <- 0 if z and reset == "zero", else u - z
 
-    surrogate: ``u - 1`` to z, with a gradient of its own; detached: whether no gradient goes through the reset;
-    trained: whether θ and λ are parameters.
+    surrogate: the function from ``u - 1`` to z, which defines the gradient; detached: whether the reset has no
+    gradient; trained: whether θ and λ are trained.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Neurons(SimpleBaseNode):
         return max(0.0, float(self.λ.detach()))
 
     def neuronal_charge(self, x: Tensor) -> None:
-        """One step's current."""
+        """Add the current of one step, in thresholds, to the potential."""
         self.v: Tensor = self.λ.clamp_min(0) * self.v + x
 
     def forward(self, x: Tensor) -> Tensor:
-        """The spikes of all steps, from rest."""
+        """Return the spikes of all steps times θ, from rest."""
         self.reset()
         θ = self.threshold.clamp_min(SMALLEST)
-        sent: Tensor = super().forward((x / θ).unflatten(0, (self.steps, -1)))
-        self.reset()  # what is left of a graph cannot be copied
-        return sent.flatten(0, 1) * θ
+        spikes: Tensor = super().forward((x / θ).unflatten(0, (self.steps, -1)))
+        self.reset()  # a potential that is part of an autograd graph cannot be copied
+        return spikes.flatten(0, 1) * θ

@@ -1,4 +1,4 @@
-"""SRP and COS: a first run of some steps says how neurons are to begin the run that is read out."""
+"""SRP and COS: a first run of some steps decides the potentials with which neurons begin the run that is read out."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ STEPS_BEFORE = 4
 SILENT = -1e6
 
 
-def _prepared(shift: Shift) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
-    def made(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
+def _after_first_run(shift: Shift) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
+    def shifted(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
         snn, first = (spiking(network, batches, count) for count in (steps, STEPS_BEFORE))
         return SpikingNetwork(snn.graph, snn.schedule, FirstRun(first, shift))
 
-    return made
+    return shifted
 
 
 def silenced(potential: Tensor, _: Tensor) -> Tensor:
-    """SRP: a neuron that is left with no potential never fires.
+    """Return the shift of SRP: a neuron whose potential is not above 0 after the first run never fires.
 
     >>> silenced(torch.tensor([0.25, 0.0, -2.0]), torch.ones(3)) == SILENT
     tensor([False,  True,  True])
@@ -34,7 +34,7 @@ def silenced(potential: Tensor, _: Tensor) -> Tensor:
 
 
 def offset(potential: Tensor, sent: Tensor) -> Tensor:
-    """COS: a neuron that has sent one too many begins a threshold lower, one that has sent one too few, higher.
+    """Return the shift of COS: -1 for a neuron that sent a spike too many, 1 for one that sent a spike too few, else 0.
 
     >>> offset(torch.tensor([-0.5, -0.5, 0.5, 1.0]), torch.tensor([2.0, 0.0, 1.0, 1.0]))
     tensor([-1.,  0.,  0.,  1.])
@@ -48,7 +48,7 @@ SRP = Method(
     "Hao et al., AAAI 2023",
     "QCFS; neurons that end a first run without potential are silent in a second run",
     QCFS.activation,
-    _prepared(silenced),
+    _after_first_run(silenced),
     before=STEPS_BEFORE,
 )
 COS = Method(
@@ -57,6 +57,6 @@ COS = Method(
     "Hao et al., ICLR 2023",
     "QCFS; neurons that end a first run one spike off start a second run one threshold away",
     QCFS.activation,
-    _prepared(offset),
+    _after_first_run(offset),
     before=STEPS_BEFORE,
 )

@@ -1,6 +1,6 @@
-"""What methods of direct training have in common: layers of SpikingJelly's neurons, and how they become ours.
+"""The parts that methods of direct training share: layers of SpikingJelly's neurons, and their conversion to ours.
 
-SpikingJelly is imported where such a layer is made.
+SpikingJelly is imported when a layer is made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Surrogate = Callable[[Tensor], Tensor]
 
 
 def neurons(steps: int, surrogate: Callable[[], Surrogate], **options: Any) -> Callable[[float | None], nn.Module]:
-    """What makes a layer of neurons in the place of a ReLU; options: those of `spikingjelly_neurons.Neurons`."""
+    """Return the function that makes a layer of neurons; options: those of `spikingjelly_neurons.Neurons`."""
 
     def make(clip: float | None) -> nn.Module:
         del clip
@@ -34,23 +34,23 @@ def neurons(steps: int, surrogate: Callable[[], Surrogate], **options: Any) -> C
 
 @torch.no_grad()
 def deviation(module: Any, x: Tensor) -> None:
-    """θ is the standard deviation of what arrives.
+    """Set θ to the standard deviation of the currents x.
 
-    That is what a batch norm from which training begins makes it where thresholds are 1, and what one that depends on
-    thresholds makes it anywhere; here batch norms have been trained before.
+    A batch norm that is not yet trained makes that deviation 1 for thresholds of 1, and a batch norm that depends on
+    the threshold makes it θ. Here batch norms are already trained, so the threshold follows them.
     """
     module.threshold.fill_(float(x.std()))
 
 
 def spiking(reset: Literal["subtract", "zero"]) -> Callable[[fx.GraphModule, Batches, int], SpikingNetwork]:
-    """How a network that was trained becomes one of this library: the same thresholds, leaks and resets."""
+    """Return the function from a trained network to a spiking one with the same thresholds, leaks and resets."""
     rule = replace(RATE, reset=reset)
 
-    def made(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
+    def converted(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
         modules: dict[str, Any] = {path: network.get_submodule(path) for path in activations(network)}
         snn = rates(network, {path: module.height for path, module in modules.items()}, steps, rule)
         for path, neuron in snn.neurons():
             neuron.rule = replace(neuron.rule, decay=modules[path].decay)
         return snn
 
-    return made
+    return converted

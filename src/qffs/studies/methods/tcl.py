@@ -11,7 +11,7 @@ from qffs.studies.methods.thresholds import heights
 
 
 class Clip(nn.Module):
-    """``clip(x, 0, λ)``, with one λ a layer: its gradient is 1 where ``x >= λ``, and else 0.
+    """The function ``clip(x, 0, λ)`` with one λ per layer; the gradient of λ is 1 where ``x >= λ``, else 0.
 
     >>> clip = Clip(2.0)
     >>> clip(torch.tensor([-1.0, 0.5, 3.0]))
@@ -23,12 +23,12 @@ class Clip(nn.Module):
         self.height = nn.Parameter(torch.tensor(float(height)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The clipped ReLU."""
+        """Return the clipped ReLU."""
         return torch.minimum(torch.relu(x), self.height)
 
 
 def spiking(network: fx.GraphModule, _: Batches, steps: int) -> SpikingNetwork:
-    """θ = λ."""
+    """Return the spiking network with θ = λ."""
     return rates(network, heights(network), steps)
 
 

@@ -1,4 +1,4 @@
-"""TS: the largest activation is the threshold, and half a threshold comes on top over the run."""
+"""TS: the largest activation is the threshold, and half a threshold is added to the potential over the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qffs.studies.methods.method import RATE, Activation, Batches, Method, obser
 
 
 class ThresholdReLU(nn.Module):
-    """``clip(x, 0, Θ)``, with a Θ that is not trained: the largest activation of the first batch.
+    """The function ``clip(x, 0, Θ)``; Θ is not trained: it is the largest activation of the first batch.
 
     >>> layer = ThresholdReLU()
     >>> layer.start(torch.tensor([1.0, 2.0]))
@@ -27,16 +27,19 @@ class ThresholdReLU(nn.Module):
         self.register_buffer("height", torch.tensor(torch.inf))
 
     def start(self, x: Tensor) -> None:
-        """Take the largest activation."""
+        """Set Θ to the largest activation."""
         self.height.fill_(x.max().clamp(1e-6, self.clip))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The clipped ReLU."""
+        """Return the clipped ReLU."""
         return torch.minimum(torch.relu(x), self.height)
 
 
 def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNetwork:
-    """θ is the largest activation; the shift of θ / 2T a step is there before the first: it is the same in the end."""
+    """Return the spiking network whose θ is the largest activation.
+
+    The shift, θ / 2T per step, is added before the first step instead: its sum over the run is the same.
+    """
     return rates(network, observed(network, batches, torch.max), steps, replace(RATE, precharge=0.5))
 
 

@@ -1,4 +1,4 @@
-"""Thresholds of trained activations: the height that was trained, and the height of the least error."""
+"""Thresholds of activations: the trained height, and the height with the least error."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ GRID = 100
 
 
 def heights(network: fx.GraphModule) -> dict[str, float]:
-    """λ by activation."""
-    found: dict[str, Any] = {path: network.get_submodule(path).height for path in activations(network)}
-    return {path: float(height.detach()) for path, height in found.items()}
+    """Return the trained height λ of each activation."""
+    trained: dict[str, Any] = {path: network.get_submodule(path).height for path in activations(network)}
+    return {path: float(height.detach()) for path, height in trained.items()}
 
 
 def best(values: Tensor, steps: int) -> float:
-    """θ with the least mean square error of ``θ clip(floor(x T / θ + 1/2) / T, 0, 1)``, of 100 up to the largest x.
+    """Return the θ with the least mean square error of ``θ clip(floor(x T / θ + 1/2) / T, 0, 1)``.
+
+    The candidates are 100 values up to the largest x.
 
     >>> best(torch.tensor([0.0, 1.0, 2.0, 4.0]), 4)
     4.0

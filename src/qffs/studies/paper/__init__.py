@@ -1,1 +1,1 @@
-"""The tables and figures of Li, Ma and Furber 2022, each made again from networks trained here."""
+"""The tables and figures of Li, Ma and Furber 2022, each reproduced with networks trained here."""

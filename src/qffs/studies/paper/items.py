@@ -1,4 +1,4 @@
-"""The tables and figures, each a function from trained networks to what it shows."""
+"""The tables and figures; each is a function from trained networks to its rows and panels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS, PERCENT = "time steps T", "accuracy (%)"
 
 @dataclass(frozen=True)
 class Item:
-    """A table or figure: its name, what it shows, what makes it, and what the paper found."""
+    """A table or figure: its name, its title, the function that makes it, and the result in the paper."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Item:
 
 
 def table3(shelf: Shelf) -> Findings:
-    """Accuracy before and after conversion, ours beside the published rows."""
+    """Return accuracy before and after conversion, with the published rows of table 3."""
     rows: list[list[Cell]] = []
     for trained in shelf.networks(Variant(2, 3), Variant(2, "analog"), Variant(3, "analog")):
         method = f"qffs, {trained.recipe.bits} bit, output {_output(trained)}"
@@ -55,7 +55,7 @@ def table3(shelf: Shelf) -> Findings:
 
 
 def table4(shelf: Shelf) -> Findings:
-    """Remedies added one by one."""
+    """Return accuracy while remedies are added one by one, with the published accuracies of table 4."""
     try:
         average, largest, wider = shelf.networks(Variant(2, 2, "average"), Variant(2, 2, "max"), Variant(2, 3, "max"))
     except InvalidArgument as error:
@@ -84,7 +84,7 @@ def table4(shelf: Shelf) -> Findings:
 
 
 def figure1(shelf: Shelf) -> Findings:
-    """Accuracy against latency."""
+    """Return accuracy against latency, with published points."""
     conversion, latency = f"{SOURCE}, table 3", "latency, time steps (1 ms each)"
     published = [(row.data, row.method, row.steps, row.snn, conversion) for row in TABLE_3]
     published += [(row.data, f"{row.method}, trained directly", row.steps, row.snn, row.source) for row in DIRECT]
@@ -118,7 +118,7 @@ def figure1(shelf: Shelf) -> Findings:
 
 
 def figure3(shelf: Shelf) -> Findings:
-    """What occasional noise does where nothing is done about it."""
+    """Return accuracy without negative spikes, the remedy of occasional noise, at each number of bits."""
     rows: list[list[Cell]] = []
     for bits, trained in zip(BITS, shelf.networks(*(Variant(bits, bits) for bits in BITS)), strict=True):
         bare = shelf.accuracy(trained, without(trained.spiking(), NEGATIVE_SPIKES), trained.charge_steps)
@@ -133,7 +133,7 @@ def figure3(shelf: Shelf) -> Findings:
 
 
 def figure4(_: Shelf) -> Findings:
-    """Response of the real neuron and quantizer, 2 bits and step size 1, to a constant input over 3 steps."""
+    """Return the responses of neuron and quantizer (2 bits, step size 1) to a constant input over 3 steps."""
     x = torch.linspace(-0.5, 4.5, 501, dtype=torch.float64)
     quantizer = Quantizer(3, OFFSET).double()
     quantizer.set_step_size(1.0)
@@ -166,14 +166,14 @@ def figure4(_: Shelf) -> Findings:
 
 
 def _response(neuron: Neuron, x: torch.Tensor) -> torch.Tensor:
-    """What neurons send in all, of inputs that are spread over three steps, once they have settled."""
+    """Return the sum of the spikes of settled neurons, times θ, for inputs that are charged over three steps."""
     spikes, _ = neuron(neuron.rest(torch.zeros_like(x)), x, None, (1 / 3, 1 / 3, 1 / 3, 0.0, 0.0, 0.0))
     total: torch.Tensor = spikes.sum(0) * neuron.threshold
     return total
 
 
 def figure5(shelf: Shelf) -> Findings:
-    """What conversion loses, by time steps."""
+    """Return the loss of accuracy in conversion against time steps."""
     series: list[Series] = []
     rows: list[list[Cell]] = []
     for bits, trained in zip((2, 3), shelf.networks(Variant(2, "analog"), Variant(3, "analog")), strict=True):
@@ -186,24 +186,24 @@ def figure5(shelf: Shelf) -> Findings:
 
 
 def figure6(shelf: Shelf) -> Findings:
-    """Bits in all layers."""
+    """Return accuracy against time steps for each number of bits in all layers."""
     return _sweep(shelf, "Bits in all layers", {f"all layers {bits} bit": Variant(bits, bits) for bits in BITS})
 
 
 def figure7(shelf: Shelf) -> Findings:
-    """Bits in hidden layers, analog output."""
+    """Return accuracy against time steps for each number of bits in hidden layers, with analog output."""
     variants = {f"hidden {bits} bit, output analog": Variant(bits, "analog") for bits in BITS}
     return _sweep(shelf, "Bits in hidden layers", variants)
 
 
 def figure8(shelf: Shelf) -> Findings:
-    """Bits in the output layer."""
+    """Return accuracy against time steps for each number of bits in the output layer."""
     variants = {f"hidden 2 bit, output {bits} bit": Variant(2, bits) for bits in BITS}
     return _sweep(shelf, "Bits in the output layer", variants)
 
 
 def figure9(shelf: Shelf) -> Findings:
-    """All three."""
+    """Return the rows and panels of figures 6, 7 and 8."""
     parts = [figure6(shelf), figure7(shelf), figure8(shelf)]
     rows = [row for part in parts for row in part.rows]
     return Findings(parts[0].head, rows, [panel for part in parts for panel in part.panels])

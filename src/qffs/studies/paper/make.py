@@ -1,4 +1,4 @@
-"""From an item to its files: its findings as JSON, and a figure as PNG and SVG."""
+"""The files of a table or figure: its results as JSON, and a figure as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from qffs.studies.paper.shelf import Shelf
 
 
 def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, progress: bool = True) -> Results:
-    """Make a table or figure of `ITEMS` from networks of a recipe, trained where they are not on the shelf yet.
+    """Make a table or figure of `ITEMS` from networks of a recipe, and return its results.
 
-    Writes ``NAME.json`` to ``folder`` and, where there is something to draw, ``NAME.png`` and ``NAME.svg``; networks
-    go to ``folder/networks``. ``jobs``: how many are trained at once, as `qffs.runs.parallel.train_all` takes it.
-    Returned: what the JSON holds. Raises `InvalidArgument` where there is no such item.
+    Networks that are not yet in ``folder/networks`` are trained and written there. Writes the results to ``NAME.json``
+    in ``folder`` and, if there are panels, the figure to ``NAME.png`` and ``NAME.svg``. ``jobs``: how many networks are
+    trained at once, as for `qffs.runs.parallel.train_all`. Raises `InvalidArgument` if there is no such item.
     """
     if name not in ITEMS:
         raise InvalidArgument(f"there is no {name!r} to make; there are {', '.join(ITEMS)}")
-    item, began = ITEMS[name], time.monotonic()
+    item, start = ITEMS[name], time.monotonic()
     shelf = Shelf(recipe, folder / "networks", jobs=jobs, progress=progress)
     findings = item.find(shelf)
     results: dict[str, Any] = {"item": name, "title": item.title, "paper": item.paper}
     results |= {"recipe": recipe.model_dump(mode="json"), **dataclasses.asdict(findings)}
-    results["run"] = provenance(device_of(recipe.device), time.monotonic() - began)
+    results["run"] = provenance(device_of(recipe.device), time.monotonic() - start)
     results["run"]["training_seconds"] = round(shelf.training_seconds, 1)
     write_text(folder / f"{name}.json", to_json(results))
     if findings.panels:

@@ -1,4 +1,4 @@
-"""What the paper itself reports, in percent, as data."""
+"""The published results as data: accuracies in percent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SOURCE = "Li, Ma, Furber 2022"
 
 
 class Published(NamedTuple):
-    """A row of table 3: accuracy of the network before and after conversion, and steps of 1 ms."""
+    """A row of table 3: accuracy before conversion (``ann``) and after it (``snn``), and time steps of 1 ms."""
 
     method: str
     data: str
@@ -49,11 +49,11 @@ TABLE_3 = tuple(
         ("QFFS, analog output", "ImageNet", "VGG-16, 3 bit", 73.08, 73.10, 8),
     )
 )
-"""In the paper QFFS' accuracy before conversion is that of the quantized network."""
+"""The rows of table 3; for QFFS, accuracy before conversion is that of the quantized network."""
 
 
 class Direct(NamedTuple):
-    """A network trained as a spiking one: figure 1 shows its method, but the paper prints no number of it."""
+    """A spiking network that was trained directly: figure 1 shows its method, but the paper prints no number of it."""
 
     method: str
     data: str
@@ -74,7 +74,7 @@ DIRECT = tuple(
         ("DIET-SNN", "ImageNet", 69.0, 5, "Rathi, Roy 2020"),
     )
 )
-"""Dspike: ResNet-18; SEW: ResNet-34, 50, 101 and 152."""
+"""Results of direct training. Dspike: ResNet-18; SEW: ResNet-34, 50, 101 and 152."""
 
 TABLE_4 = (
     ("converted, 2 bits in all layers", 0.01),
@@ -83,4 +83,4 @@ TABLE_4 = (
     ("+ max instead of average pooling", 68.69),
     ("+ 3 bits in the output layer", 70.18),
 )
-"""ImageNet, ResNet-50."""
+"""The settings of table 4 and their accuracies: ImageNet, ResNet-50."""

@@ -1,4 +1,4 @@
-"""Networks trained for tables and figures: each once, in a folder named after its recipe."""
+"""The networks of tables and figures: each is trained once, in a folder named after its recipe."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from qffs.spiking.network import SpikingNetwork
 from qffs.studies.paper.variant import Variant
 
 SMALL = 8
-"""Files in a folder that are read whole to tell it from another."""
+"""The largest number of files of a folder whose contents are hashed; of larger folders, only names and sizes are."""
 SHORTEST = 16
-"""The least steps of a run; it has at least twice as many as the finest layer's highest level, and two more."""
+"""The least number of steps of a run; a run has at least ``2 n + 2`` steps, n the highest level of its layers."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network on the shelf: its folder, and what its run measured."""
+    """A network on the shelf: its folder, its recipe and the results of its run."""
 
     folder: Path
     recipe: Recipe
@@ -43,7 +43,7 @@ class Trained:
 
     @property
     def charge_steps(self) -> int:
-        """D."""
+        """The charge steps D."""
         return len(self.results["charge_schedule"])
 
     @property
@@ -52,24 +52,24 @@ class Trained:
         return [float(row["accuracy"]) for row in self.results["snn"]]
 
     def settled(self, within: float = 0.001) -> int | None:
-        """The first step from which on accuracy stays so near the quantized network's; None where it ends elsewhere."""
-        # Two accuracies so far apart differ by a little more or less in binary.
+        """Return the first step from which accuracy stays ``within`` the quantized network's; None if there is none."""
+        # A difference of exactly ``within`` may be a little more in binary.
         late = [t for t, value in enumerate(self.curve, 1) if abs(value - self.qann) > within + 1e-9]
         first = max(late, default=0) + 1
         return first if first <= len(self.curve) else None
 
     def spiking(self) -> SpikingNetwork:
-        """The spiking network."""
+        """Return the spiking network, read from its checkpoint."""
         snn = load(self.folder / "snn").network
         assert isinstance(snn, SpikingNetwork)
         return snn
 
 
 class Shelf:
-    """Networks that differ from a recipe in few things, in full precision trained once for all.
+    """A folder of networks that are variants of one recipe; variants share the training in full precision.
 
-    All take the paper's charge schedule, D = 2^b - 1. What is on the shelf is taken from there; a run that was stopped
-    goes on. ``jobs``: how many are trained at once, as `qffs.runs.parallel.train_all` takes it.
+    All use the paper's charge schedule, D = 2^b - 1. A network in the folder is not trained again, and a run that was
+    stopped continues. ``jobs``: how many networks are trained at once, as for `qffs.runs.parallel.train_all`.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, *, jobs: int | None = None, progress: bool = True) -> None:
@@ -77,7 +77,7 @@ class Shelf:
         self.used: set[Path] = set()
 
     def networks(self, *variants: Variant) -> list[Trained]:
-        """The networks of these variants, in their order."""
+        """Return the networks of these variants, in their order; train those that are missing."""
         bases = [self._base(variant) for variant in variants]
         train_all(dict(bases), jobs=self.jobs, progress=self.progress)
         runs = [self._variant(variant, folder) for variant, (folder, _) in zip(variants, bases, strict=True)]
@@ -87,21 +87,21 @@ class Shelf:
 
     @property
     def training_seconds(self) -> float:
-        """What the runs of the networks took that were asked for."""
+        """The seconds that the runs of all networks took that `networks` returned."""
         runs = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in self.used]
         return float(sum(run["seconds"] for run in runs))
 
     def network(self, bits: int, output: int | str) -> Trained:
-        """The one of these bits in hidden layers, and "analog" or bits in the output layer."""
+        """Return the network with these bits in hidden layers, and "analog" or bits in the output layer."""
         return self.networks(Variant(bits, output))[0]
 
     def _base(self, variant: Variant) -> tuple[Path, Recipe]:
-        """The run whose network in full precision is the variant's."""
+        """Return the folder and the recipe of the run that trains the variant's network in full precision."""
         changes = {"bits": 2, "output": "analog", "steps": SHORTEST}
         return self._run("full-precision", self._recipe(variant, changes, {"epochs": 0}))
 
     def _variant(self, variant: Variant, base: Path) -> tuple[Path, Recipe]:
-        """The run that quantizes the variant."""
+        """Return the folder and the recipe of the run that quantizes the variant."""
         bits, output = variant.bits, variant.output
         highest = 2 ** max(bits, 1 if isinstance(output, str) else output) - 1
         changes: dict[str, Any] = {
@@ -115,14 +115,14 @@ class Shelf:
         return self._run(f"{recipe.model}-{bits}bit-output-{output}", recipe, base.name)
 
     def accuracy(self, trained: Trained, snn: SpikingNetwork, steps: int) -> list[float]:
-        """The accuracy of another spiking network of the same quantized one, on the same test images, by step."""
+        """Return the accuracy after each step of a spiking network, on the test images of a network on the shelf."""
         device = torch.device("cuda" if trained.recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
         data = load_data(trained.recipe.data, trained.recipe.size, progress=self.progress)
         test = parts_of(trained.recipe, data, trained.recipe.seed).test
         return list(measure(snn.to(device), test, normalizer(data, device), steps, progress=self.progress).accuracy)
 
     def _marks(self) -> str:
-        """What tells data and weights apart, wherever they lie."""
+        """Return the hashes of data and weights, which do not depend on their folders."""
         return "".join(mark(Path(path)) for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or ""))
 
     def _recipe(self, variant: Variant, changes: dict[str, Any], quantized: dict[str, Any]) -> Recipe:
@@ -136,13 +136,13 @@ class Shelf:
         return Recipe.of(values)
 
     def _run(self, name: str, recipe: Recipe, after: str = "") -> tuple[Path, Recipe]:
-        """A recipe and the folder of its run; after: the name of the run that its weights are from."""
+        """Return the folder of a recipe's run, and the recipe; after: the name of the run that trained its weights."""
         text = without_paths(recipe).model_dump_json() + self._marks() + after
         return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", recipe
 
 
 def mark(path: Path) -> str:
-    """A hash of a file, or of the names and sizes of all files in a folder; nothing where there is neither.
+    """Return a hash of a file, or of the names and sizes of all files in a folder; an empty text if there is neither.
 
     >>> mark(Path("nowhere"))
     ''
@@ -152,7 +152,7 @@ def mark(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     if not path.is_dir() or path == Path():
         return ""
-    listed = sorted((str(each.relative_to(path)), each.stat().st_size) for each in path.rglob("*") if each.is_file())
-    if len(listed) <= SMALL:  # a checkpoint: its weights may differ where nothing else does
-        return "".join(mark(path / name) for name, _ in listed)
-    return hashlib.sha256(repr(listed).encode()).hexdigest()
+    files = sorted((str(each.relative_to(path)), each.stat().st_size) for each in path.rglob("*") if each.is_file())
+    if len(files) <= SMALL:  # a checkpoint: only its weights may differ, and not their size
+        return "".join(mark(path / name) for name, _ in files)
+    return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What tells networks on the shelf apart."""
+"""The values by which networks of a study differ."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """What a network on the shelf has of its own: bits in hidden layers, "analog" or bits in the output layer, pooling.
+    """A variant of a recipe's network: ``bits`` of hidden layers, ``output`` ("analog" or bits), and ``pooling``.
 
-    pooling: None leaves what the recipe says.
+    pooling: None keeps the pooling of the recipe.
     """
 
     bits: int
