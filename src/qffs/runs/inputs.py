@@ -93,7 +93,7 @@ class RunInputs:
         return self.qann
 
     def threads(self, *trainings: Training) -> AbstractContextManager[None]:
-        """Return a block that computes with the threads that `threads_for` the network and these trainings says."""
+        """Return a context whose block uses the threads that `threads_for` chooses for these trainings."""
         example = self.normalize(self.parts.train.read(torch.arange(1)))
         return threads_for(self.network, example, max(each.batch_size for each in trainings))
 

@@ -69,7 +69,7 @@ def compare(
             results["full_precision"]["by_seed"].append(comparison.trained())
             by_seed.append(list(_rows(comparison, compared, excluded)))
             reused += comparison.cache.reused_rows
-        run = provenance(device_of(recipe.device), time.monotonic() - began + seconds_of(reused))
+        run = provenance(device_of(recipe.device), time.monotonic() - start + seconds_of(reused))
     results["seeds"] = list(range(recipe.seed, recipe.seed + seeds))
     results["full_precision"]["accuracy"] = statistics.fmean(results["full_precision"]["by_seed"])
     results["left_out"] = excluded
