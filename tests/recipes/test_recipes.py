@@ -183,12 +183,12 @@ def test_the_last_of_two_overrides_decides_and_names_the_mistake() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("bits", "bits: a change of a recipe is written key=value, as in bits=3"),
+        ("bits", "bits: a change of a recipe is written key=value, such as bits=3"),
         ("=3", "=3: a change of a recipe"),
         ("epochs=3", "epochs=3: epochs is no key; did you mean full_precision.epochs or quantized.epochs?"),
         ("quantize.epochs=3", "quantize.epochs=3: quantize is no key; did you mean quantized?"),
         ("quantized.epoch=3", "quantized.epoch=3: quantized.epoch is no key; did you mean quantized.epochs?"),
-        ("bits.layer4=3", "bits.layer4=3: bits has no keys of its own: write its whole value, as in bits=..."),
+        ("bits.layer4=3", "bits.layer4=3: bits has no keys: write its whole value, such as bits=..."),
         ("bits={*: 2}", "bits={*: 2}: this is no YAML"),
         ("size=[1", "size=[1: this is no YAML"),
         ("data=", "data=: data must be a text, not null"),

@@ -1,4 +1,4 @@
-"""Recipes by name and from files: one YAML file each, and how they are read and written; free of torch.
+"""Recipes by name and from files: the shipped YAML files, and their reading and writing; torch is not imported.
 
 >>> read("digits", ["seed=1"]).seed
 1

@@ -1,4 +1,4 @@
-"""What is wrong with values for a pydantic model, in words: pydantic finds it, and the types say what is allowed."""
+"""Messages about wrong values of a pydantic model: pydantic finds the errors, and the types say what is allowed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Key = tuple[str, ...]
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
 BOUNDS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 SHOWN = 60
-"""How many characters of a wrong value a message shows."""
+"""The most characters of a wrong value that a message shows."""
 
 
 class Fault(NamedTuple):
-    """A key and what is wrong with it, as a sentence goes on after its name."""
+    """A mistake: a key, and the rest of the sentence that begins with the key."""
 
     key: Key
     text: str
@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 
 
 def refusal(faults: Sequence[Fault]) -> PydanticCustomError:
-    """What a model's own validator raises on these; their keys start at the model."""
+    """Return the error that a model's validator raises for faults, whose keys start at the model."""
     return PydanticCustomError("faults", "{text}", {"faults": faults, "text": "; ".join(map(str, faults))})
 
 
@@ -64,7 +64,7 @@ def _faults(model: type[BaseModel], values: Mapping[Any, Any], error: ErrorDetai
 
 
 def _field(model: type[BaseModel], parts: Key) -> tuple[FieldInfo, Key]:
-    """Return the field that pydantic's location lies in, and its key; what follows are union members and indices."""
+    """Return the field of a pydantic location, and its key, without union members and indices at the end."""
     field = model.model_fields[parts[0]]
     section = section_of(field)
     if section is None or len(parts) == 1:
@@ -74,13 +74,13 @@ def _field(model: type[BaseModel], parts: Key) -> tuple[FieldInfo, Key]:
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model whose values a field takes, if it is one."""
+    """Return the model of a field whose value is a section; None for other fields."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def keys_of(model: type[BaseModel]) -> list[Key]:
-    """All keys of a model, those of a section after the section's own."""
+    """Return all keys of a model; the keys of a section come after the section's name."""
     keys: list[Key] = []
     for name, field in model.model_fields.items():
         section = section_of(field)
@@ -89,7 +89,7 @@ def keys_of(model: type[BaseModel]) -> list[Key]:
 
 
 def unknown(model: type[BaseModel], key: Key) -> str:
-    """That there is no such key, and which are nearest: those of the same name elsewhere, or of a similar one."""
+    """Return the sentence that there is no such key, with the keys of the same or a similar name."""
     keys = keys_of(model)
     siblings = [each for each in keys if each[:-1] == key[:-1]]
     elsewhere = [each for each in keys if len(each) != len(key)]
@@ -105,7 +105,7 @@ def _similar(key: Key, keys: Sequence[Key]) -> list[Key]:
 
 
 def allowed(annotation: Any) -> str:
-    """What values a type or field takes, in words; a text among its annotations is taken as it is.
+    """Return a phrase for the values that a type or field takes; a text in its annotations is that phrase.
 
     >>> from pydantic import Field
     >>> allowed(Annotated[int, Field(ge=1)] | None)
@@ -153,7 +153,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML's flow style writes it, cut where it is long.
+    """Return a value as YAML's flow style writes it, cut to `SHOWN` characters.
 
     >>> shown({"p": None})
     '{"p": null}'

@@ -1,4 +1,4 @@
-"""From the name or file of a recipe, and the values that replace its own on the command line, to the recipe."""
+"""Reading of recipes: from a name or file, and the KEY=VALUE on a command line that replace values of the recipe."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ SHIPPED = files("qffs.recipes")
 SUFFIXES = (".yaml", ".yml")
 ABOUT = "# about: "
 TEXTS = (str, str | None)
-"""The types of keys whose values are taken as they are typed."""
+"""The types of keys whose values are texts, which are not read as YAML."""
 OPEN = "model_arguments"
-"""The key whose own keys are the user's."""
+"""The section that may have any keys."""
 
 
 def names() -> list[str]:
-    """The recipes that come with the library."""
+    """Return the names of the recipes that come with the library."""
     return sorted(each.name.removesuffix(".yaml") for each in SHIPPED.iterdir() if each.name.endswith(".yaml"))
 
 
 def text(name_or_path: str) -> str:
-    """The YAML of a shipped recipe by its name, or of a file by its path; raises `InvalidArgument`."""
+    """Return the YAML of a shipped recipe by its name, or of a file by its path.
+
+    Raises `InvalidArgument` if there is no such recipe, or if the file cannot be read.
+    """
     if name_or_path in names():
         return (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     path = Path(name_or_path).expanduser()
@@ -46,16 +49,16 @@ def text(name_or_path: str) -> str:
 
 
 def about(name_or_path: str) -> str:
-    """What the comments at the head of a recipe say it is about; nothing where they do not."""
+    """Return the description in the comments at the head of a recipe; an empty text without one."""
     lines = (line.removeprefix(ABOUT) for line in text(name_or_path).splitlines() if line.startswith(ABOUT))
     return next(lines, "")
 
 
 def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a name or file, with each ``key=value`` of the overrides in place of what it says.
+    """Return the recipe of a name or file, in which each ``key=value`` of the overrides replaces a value.
 
-    Raises `InvalidArgument` with all that is wrong, each with its line or override, and the nearest keys of those
-    that there are not.
+    Raises `InvalidArgument` with all mistakes, each with its line or override; for an unknown key it names the nearest
+    keys.
 
     >>> read("digits", ["bits=3", "quantized.epochs=1"]).quantized.epochs
     1
@@ -64,7 +67,7 @@ def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def of_network(network: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a network alone, with what overrides say; raises as `read` does.
+    """Return the default recipe with a network and with overrides; raises as `read` does.
 
     >>> of_network("cifar_resnet20", ["bits=3"]).model
     'cifar_resnet20'
@@ -73,9 +76,9 @@ def of_network(network: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def of_demo(overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of the digits, with what overrides say, on any data; raises as `read` does.
+    """Return the recipe of the digits with overrides, changed so that it suits any data; raises as `read` does.
 
-    Steps and augmentation are left to what suits the data, and weights that are trained already get 2 epochs.
+    Steps and augmentation are the defaults for the data. A network with ``weights`` gets 2 epochs in full precision.
 
     >>> of_demo().steps, of_demo(["weights=w.safetensors"]).full_precision.epochs
     (None, 2)
@@ -86,7 +89,7 @@ def of_demo(overrides: Sequence[str] = ()) -> Recipe:
 
 
 def of_quantization(network: str, data: str, weights: str | None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that quantizes a network for data and trains it for no epoch, with what overrides say.
+    """Return the recipe that quantizes a network for data and trains it for no epoch, with overrides.
 
     Raises as `read` does.
 
@@ -104,7 +107,10 @@ def _or_raise(name: str, attempt: Recipe | list[str]) -> Recipe:
 
 
 def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[str]:
-    """As `read`, but all that is wrong inside the recipe is returned, sentence by sentence."""
+    """Return the recipe as `read` does, or a list of its mistakes, one sentence each.
+
+    Raises `InvalidArgument` if there is no such recipe, or if the file cannot be read.
+    """
     recipe = text(name_or_path)
     try:
         values, lines = parse(recipe)
@@ -118,20 +124,20 @@ def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[s
 def _attempt(values: dict[str, Any], origins: dict[Key, str], overrides: Sequence[str]) -> Recipe | list[str]:
     values = spelled(values)
     origins = {tuple(SPELLINGS.get(part, part) for part in key): origin for key, origin in origins.items()}
-    wrong = []
+    mistakes = []
     for override in overrides:
         try:
             origins[_put(values, override)] = override
         except InvalidArgument as error:
-            wrong.append(str(error))
+            mistakes.append(str(error))
     attempt = Recipe.attempt(values)
     if isinstance(attempt, Recipe):
-        return wrong or attempt
-    return wrong + [_sentence(fault, origins) for fault in attempt]
+        return mistakes or attempt
+    return mistakes + [_sentence(fault, origins) for fault in attempt]
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The text of a recipe with all its keys, which `read` reads back as the same recipe."""
+    """Return the YAML of a recipe with all its keys; `read` returns an equal recipe from it."""
     return dump(recipe.model_dump())
 
 
@@ -140,7 +146,7 @@ def _put(values: dict[str, Any], override: str) -> Key:
     key, equals, value = override.partition("=")
     first, dot, rest = (SPELLINGS.get(part, part) for part in key.strip().partition("."))
     if not equals or not first:
-        raise InvalidArgument(f"{override}: a change of a recipe is written key=value, as in bits=3")
+        raise InvalidArgument(f"{override}: a change of a recipe is written key=value, such as bits=3")
     field = Recipe.model_fields.get(first)
     if field is None:
         raise InvalidArgument(f"{override}: {Fault((first,), unknown(Recipe, (first,)))}")
@@ -148,15 +154,15 @@ def _put(values: dict[str, Any], override: str) -> Key:
         values[first] = _value(override, value, any_text=field.annotation in TEXTS)
         return (first,)
     if first != OPEN and not isinstance(field.default, Section):
-        raise InvalidArgument(f"{override}: {first} has no keys of its own: write its whole value, as in {first}=...")
+        raise InvalidArgument(f"{override}: {first} has no keys: write its whole value, such as {first}=...")
     inner = values.setdefault(first, {} if first == OPEN else field.default.model_dump())
-    if isinstance(inner, dict):  # what is no mapping will be refused as such
+    if isinstance(inner, dict):  # the recipe's validation refuses any other value
         inner[rest] = _value(override, value)
     return (first, rest)
 
 
 def _value(override: str, text: str, any_text: bool = False) -> Any:
-    """The value of a text as YAML reads it; where any text will do, the text itself, but for null and nothing."""
+    """Return the value of a text as YAML reads it; with ``any_text`` the text, unless it is empty or null."""
     if any_text and text not in {"", "null", "~"}:
         return text
     try:
@@ -166,7 +172,7 @@ def _value(override: str, text: str, any_text: bool = False) -> Any:
 
 
 def _sentence(fault: Fault, origins: dict[Key, str]) -> str:
-    """A fault after the line or override that said the key, or the section it is missing from."""
+    """Return a fault as a sentence after the line or override that has its key or the key's section."""
     sections = (fault.key[:length] for length in range(len(fault.key), 0, -1))
     origin = next((origins[key] for key in sections if key in origins), None)
     return f"{origin}: {fault}" if origin else str(fault)

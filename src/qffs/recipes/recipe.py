@@ -1,4 +1,4 @@
-"""Recipes: all that decides a training run, as frozen data that YAML files and command lines write; free of torch."""
+"""Recipes: everything that decides a training run, as frozen data from YAML files and command lines; without torch."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Bits = Annotated[
 
 
 class Section(BaseModel):
-    """A mapping of a recipe: its keys are known, its values have types and bounds, and it never changes.
+    """A mapping of a recipe with fixed keys, whose values have types and bounds; it is immutable.
 
-    Values are taken as they are: no text is read as a number, and true is not 1.
+    Values are not converted: a text is not read as a number, and true is not 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     def _faults(self) -> Iterator[Fault]:
-        """What is wrong between keys that are each right by themselves."""
+        """Yield the faults of values that are allowed for their keys but not together."""
         raise NotImplementedError
 
     @model_validator(mode="after")
@@ -42,16 +42,17 @@ class Section(BaseModel):
 
 
 class Training(Section):
-    """How to train for some epochs; a QANN's step sizes are parameters like any other, but for their two keys.
+    """The settings of a training; a QANN's step sizes train like other parameters, except for two keys.
 
-    ``learning_rate`` is the highest, after ``warmup_epochs`` of a linear rise; from there it falls along a
-    ``cosine`` to zero, is multiplied by ``decay`` an epoch (``exponential``, step by step), or stays
-    (``constant``). ``weight_decay`` acts on the weights of convolutions and linear layers, never on biases and
-    norms, and on step sizes only with ``step_size_weight_decay``; ``step_size_learning_rate`` is their factor.
-    ``ema``: the decay a step of an exponential moving average of all weights, which is then what is measured and
-    kept. ``clip_gradient``: the largest norm of the whole gradient. ``distillation``: the share d of ``(1 - d) CE +
-    d τ² KL(teacher || student)``, where logits are divided by the ``temperature`` τ and the teacher is the
-    full-precision network (Hinton, Vinyals, Dean 2015); only for quantized training.
+    ``learning_rate``: the highest learning rate, which is reached after ``warmup_epochs`` of a linear rise. Then the
+    learning rate falls to zero (``schedule: cosine``), is multiplied by ``decay`` per epoch, in equal factors per step
+    (``exponential``), or stays (``constant``). ``weight_decay`` acts on the weights of convolutions and linear layers,
+    never on biases and norms, and on step sizes only with ``step_size_weight_decay``. ``step_size_learning_rate``: the
+    factor of the learning rate of step sizes. ``ema``: the decay per step of an exponential moving average of all
+    weights; if it is not 0, the averaged weights are measured and saved. ``clip_gradient``: the largest norm of the
+    gradient of all parameters together. ``distillation``: d in the loss ``(1 - d) CE + d τ² KL(teacher || student)``,
+    in which logits are divided by the ``temperature`` τ and the teacher is the network in full precision (Hinton,
+    Vinyals, Dean 2015); only for quantized training.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -89,10 +90,11 @@ class Recipe(Section):
     """A run from a network and data to a spiking network: train in full precision, quantize, train, convert, measure.
 
     ``augmentation``: classes of ``kornia.augmentation`` with their arguments, applied in this order to training
-    batches. ``held_out``: the share of the training images that is not trained on, for choosing; the test images
-    are read once, at the end, all or a random ``test_images`` of them. Where ``candidates`` are given, the charge
-    schedule is the one of them with the best accuracy on held-out images after ``choose_at`` steps, else
-    ``charge_steps``. ``fused``: train through compiled kernels; "auto" does where that pays.
+    batches. ``held_out``: the share of the training images that are not trained on, but used to choose from the
+    candidates. The test images are read once, at the end: all, or ``test_images`` of them, chosen at random. The charge
+    schedule is the one of the ``candidates`` with the best accuracy on held-out images after ``choose_at`` steps;
+    without candidates it is ``charge_steps``. ``fused``: train through compiled kernels; "auto" does so if it saves
+    time.
     """
 
     model: str = "digits_net"
@@ -122,7 +124,9 @@ class Recipe(Section):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe of plain values, sections as mappings; raises `InvalidArgument` with all that is wrong.
+        """Return the recipe of plain values, in which sections are mappings.
+
+        Raises `InvalidArgument` with all mistakes.
 
         >>> Recipe.of({"bits": 3}).schedule.steps
         7
@@ -134,7 +138,7 @@ class Recipe(Section):
 
     @classmethod
     def attempt(cls, values: Mapping[str, Any]) -> Recipe | list[Fault]:
-        """The recipe of plain values, or all that is wrong with them."""
+        """Return the recipe of plain values, or all their mistakes."""
         values = spelled(values)
         try:
             return cls.model_validate(values)
@@ -143,7 +147,10 @@ class Recipe(Section):
 
     @property
     def schedule(self) -> Schedule:
-        """The charge schedule asked for, or the default: D = 2^b - 1 of the finest hidden bits, else of the output."""
+        """The charge schedule of ``charge_steps``, or by default D = 2^b - 1.
+
+        b: the most bits of hidden layers, or those of the output if all hidden layers are in full precision.
+        """
         if self.charge_steps is not None:
             return Schedule.of(self.charge_steps)
         hidden = [levels for levels in by_pattern(self.bits).values() if levels]
@@ -152,14 +159,14 @@ class Recipe(Section):
 
     @property
     def horizon(self) -> int:
-        """The steps to simulate; by default 8 for digits, else 16, and at least twice the charge steps."""
+        """The number of steps to simulate; by default 8 for digits, else 16, or twice the charge steps if more."""
         if self.steps is not None:
             return self.steps
         return max(8 if self.data == "digits" else 16, 2 * self._charged)
 
     @property
     def _charged(self) -> int:
-        """The most charge steps that may come: of the schedule, or of the candidates where it is one of these."""
+        """The most charge steps of the schedule, or of the candidates if it is chosen from them."""
         return max(Schedule.of(each).steps for each in self.candidates or [list(self.schedule.weights)])
 
     def _faults(self) -> Iterator[Fault]:
@@ -174,7 +181,7 @@ class Recipe(Section):
                 yield Fault(("full_precision", name), "acts only in quantized training: leave it out")
         if self.full_precision.distillation:
             yield Fault(
-                ("full_precision", "distillation"), "must be 0: it is for quantized training, whose teacher this is"
+                ("full_precision", "distillation"), "must be 0: only quantized training has a teacher, this network"
             )
         for index, step in enumerate(self.augmentation):
             if len(step) != 1:
@@ -183,7 +190,7 @@ class Recipe(Section):
                 )
 
     def _impossible(self) -> Iterator[Fault]:
-        """The values that the method's numbers refuse."""
+        """Yield a fault for each value that `by_pattern` or `Schedule` refuses."""
         schedules = [("candidates", each) for each in self.candidates]
         if self.charge_steps is not None:
             schedules.append(("charge_steps", self.charge_steps))
@@ -203,17 +210,17 @@ class Recipe(Section):
         if self.choose_at is not None and self.choose_at < self._charged:
             yield Fault(("choose_at",), f"must be at least the {self._charged} charge steps, not {self.choose_at}")
         if self.candidates and not self.held_out:
-            yield Fault(("candidates",), "need a held_out above 0, to be chosen from on those images")
+            yield Fault(("candidates",), "need a held_out above 0, because they are compared on those images")
         if self.candidates and self.charge_steps is not None:
             yield Fault(("charge_steps",), "is not used where there are candidates: leave one of the two out")
 
 
 SPELLINGS = {"quantised": "quantized", "optimiser": "optimizer"}
-"""Keys as recipes were written before 0.2, and as they are called now; both are read."""
+"""The keys of recipes before version 0.2, with their present names; both are read."""
 
 
 def spelled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe under the names that its keys have today, those of its sections too.
+    """Return the values of a recipe under the present names of its keys and of the keys of its sections.
 
     >>> spelled({"quantised": {"optimiser": "adamw"}})
     {'quantized': {'optimizer': 'adamw'}}
@@ -230,7 +237,7 @@ def spelled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Recipe, b: Recipe) -> list[str]:
-    """The keys, with their sections, whose values differ.
+    """Return the keys, with their sections, whose values differ in two recipes.
 
     >>> differences(Recipe(), Recipe(seed=1, quantized=Training(epochs=1, learning_rate=0.03, batch_size=64)))
     ['quantized.epochs', 'seed']

@@ -1,7 +1,7 @@
-"""The YAML of recipes: plain values as the core schema of YAML 1.2 reads them, and the line of every key.
+"""The YAML of recipes: values as in the core schema of YAML 1.2, and the line of every key.
 
-So ``1e-3`` is a number, ``no``, ``on`` and dates are texts, and there is nothing but mappings, lists, texts, whole
-numbers, numbers, true, false and null. Keys that come twice, anchors and aliases are refused.
+So ``1e-3`` is a number, and ``no``, ``on`` and dates are texts. The only values are mappings, lists, texts, whole
+numbers, numbers, true, false and null. A key that stands twice, anchors and aliases are refused.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Reader(yaml.SafeLoader):
-    """PyYAML's, with these kinds of scalars instead of its own."""
+    """PyYAML's loader with the scalars of YAML 1.2 instead of 1.1."""
 
 
 class _Writer(yaml.SafeDumper):
-    """PyYAML's; texts that either dialect would take for something else are put in quotes."""
+    """PyYAML's dumper, which puts texts in quotes that YAML 1.1 or 1.2 would read as another type."""
 
 
 _Reader.yaml_implicit_resolvers = {}
@@ -49,7 +49,9 @@ for _kind, (_pattern, _first) in _SCALARS.items():
 
 
 def parse(text: str) -> tuple[Any, dict[Key, int]]:
-    """The value of a text, and the line of each of its keys, from 1; raises `InvalidArgument` on what is no recipe.
+    """Return the value of a text, and the line of each of its keys, counted from 1.
+
+    Raises `InvalidArgument` if the text is no YAML of this kind.
 
     >>> parse("a: {b: 1e-3, c: no}")
     ({'a': {'b': 0.001, 'c': 'no'}}, {('a',): 1, ('a', 'b'): 1, ('a', 'c'): 1})
@@ -68,7 +70,7 @@ def parse(text: str) -> tuple[Any, dict[Key, int]]:
 
 
 def dump(values: dict[str, Any]) -> str:
-    """The text of plain values, which `parse` reads back as they were."""
+    """Return the YAML of plain values; `parse` returns equal values from it."""
     text: str = yaml.dump(values, Dumper=_Writer, sort_keys=False, width=120)
     return text
 

@@ -1,1 +1,1 @@
-"""What was measured, for people and programs: results as JSON, a table, a figure."""
+"""Results for people and programs: as JSON, tables, figures and a page."""

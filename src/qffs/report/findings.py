@@ -1,4 +1,4 @@
-"""What a table or a figure shows, as plain data: rows, and panels of curves."""
+"""The contents of a table or figure as plain data: rows, and panels of curves."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Cell = str | Number | None
 
 @dataclass(frozen=True)
 class Series:
-    """One curve or set of points: ``style`` is a line with marks, a level line, or points alone.
+    """A curve or a set of points.
 
-    ``published``: where figures that were not measured here come from; empty for what was. ``spread``: of each y, above
-    and below.
+    ``style``: "line" (with marks), "level" (a horizontal line), "points", or "steps" (a line without marks).
+    ``published``: the source of results that were not measured here, else empty. ``spread``: the distance above and
+    below each y that is shaded.
     """
 
     name: str
@@ -27,7 +28,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes and what is drawn in them; ``bits``: a second axis of log2(T + 1), the bits that T steps can tell apart."""
+    """Axes and their curves.
+
+    ``x`` and ``y``: the labels of the axes; ``log``: whether the x axis is logarithmic; ``bits``: whether there is a
+    second x axis of log2(T + 1), the bits of the levels 0 to T that T steps can send.
+    """
 
     title: str
     x: str
@@ -39,7 +44,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a table or figure shows: rows under a head, panels, and notes on what differs from the paper and why."""
+    """The contents of a table or figure: rows under a head, panels, and notes on differences from the paper."""
 
     head: list[str] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)

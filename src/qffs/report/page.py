@@ -1,4 +1,4 @@
-"""A run as one page that opens from disk: figures, tables, the plan, and where everything comes from."""
+"""A page with the results of a run, in one HTML file: figures, tables, the plan, commands and versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MISSING = "a report needs plotly and jinja2: pip install 'qffs[report]'"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head; ``folded``: the line behind which they lie until it is clicked; ``words``: cells hold text."""
+    """A table: rows under a head.
+
+    ``folded``: a line that shows the table when it is clicked; empty for a table that is always shown. ``words``:
+    whether cells hold text, which is aligned to the left and wraps.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -27,7 +31,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """What a page shows under one heading, in this order."""
+    """A section of a page: its title, then notes, figures, tables, text, and more text, in this order."""
 
     id: str
     title: str
@@ -35,15 +39,15 @@ class Section:
     figures: Sequence[str] = ()
     tables: Sequence[Table] = ()
     text: str = ""
-    more: tuple[str, str] | None = None  # the line behind which a text lies, and the text
+    more: tuple[str, str] | None = None  # a line that shows a text when it is clicked, and the text
 
 
 @dataclass(frozen=True)
 class PageContents:
-    """What a page is made of: the files of a run, and its plan; where a part is missing, its section is left out.
+    """The contents of a page: the files of a run, and its plan; without a part, its section is left out.
 
-    ``results`` and ``provenance``: results.json and run.json; ``noise`` and ``energy``: as `qffs noise` and
-    `qffs energy` print them; ``recipe``: the text of recipe.yaml; ``commands``: that make these files again.
+    ``results`` and ``provenance``: results.json and run.json; ``noise`` and ``energy``: the results of `qffs noise` and
+    `qffs energy`; ``recipe``: the text of recipe.yaml; ``commands``: the command lines that make these files again.
     """
 
     results: Results
@@ -56,7 +60,7 @@ class PageContents:
 
 
 def check() -> None:
-    """Raise `InvalidArgument` where the libraries that a page is made with are not installed."""
+    """Raise `InvalidArgument` if plotly or jinja2 is not installed."""
     try:
         import jinja2  # noqa: F401
         import plotly  # noqa: F401
@@ -65,7 +69,7 @@ def check() -> None:
 
 
 def page(of: PageContents) -> str:
-    """The text of the page, in HTML, with everything in it that it shows."""
+    """Return the page as HTML; it needs no other file. Raises `InvalidArgument` as `check` does."""
     check()
     import jinja2
 
@@ -94,13 +98,13 @@ def _tiles(of: PageContents) -> list[tuple[str, str, str]]:
         tiles.append((f"QANN, {bits}", percent(results["qann"]["accuracy"]), "accuracy"))
     for row in results["snn"]:
         if row["steps"] in {4, last["steps"]}:
-            equal = f"{percent(row['agreement'])} as the QANN" if "agreement" in row else "accuracy"
+            equal = f"{percent(row['agreement'])} equal to the QANN" if "agreement" in row else "accuracy"
             tiles.append((f"SNN, T = {row['steps']}", percent(row["accuracy"]), equal))
     tiles.append(("spikes per image", f"{last['spikes_per_image']:,.0f}", f"after {last['steps']} steps"))
     if of.energy is not None:
         energy = of.energy["energy_pj"]
         share = energy["SNN"] / energy["full precision"]
-        tiles.append(("energy per image", joules(energy["SNN"]), f"{share:.3f} of full precision's"))
+        tiles.append(("energy per image", joules(energy["SNN"]), f"{share:.3f} of full precision"))
     return tiles
 
 
@@ -116,7 +120,7 @@ def _accuracy(of: PageContents) -> Section:
         for row in rows
     ]
     figure = page_figures.html(page_figures.accuracy(of.results), "figure-accuracy")
-    table = Table(head, cells, folded="The numbers")
+    table = Table(head, cells, folded="Table: accuracy after each step")
     return Section("accuracy", "Accuracy against time steps", figures=[figure], tables=[table])
 
 
@@ -132,7 +136,7 @@ def _activity(of: PageContents) -> Section:
         for layer in of.results["layers"]
     ]
     table = Table(
-        ["layer", "neurons", "positive spikes", "negative spikes", "last at step"],
+        ["layer", "neurons", "positive spikes", "negative spikes", "last spike at step"],
         rows,
         "spikes per image, over all test images",
     )
@@ -156,21 +160,22 @@ def _noise(of: PageContents) -> Section | None:
     remedies = Table(
         ["remedies", "accuracy", "equal to QANN", "output error"],
         rows,
-        f"{of.noise['images']:,} test images, after {of.noise['steps']} steps; without longer simulation, after the "
-        "last charge step",
+        f"{of.noise['images']:,} test images, after {of.noise['steps']} steps; the row without longer simulation, "
+        "after the last charge step",
     )
     layers = Table(
-        ["layer", "neurons", "settles at step", "at the latest"],
+        ["layer", "neurons", "settles at step (mean)", "settles at step (last image)"],
         [
             [each["layer"], f"{each['neurons']:,}", f"{each['settled']:.2f}", str(each["settled_last"])]
             for each in of.noise["noise"]
         ],
-        folded="When layers settle",
+        folded="Table: when layers settle",
     )
     note = (
-        "A neuron suffers occasional noise where it sent spikes too many or still owes one, supra-threshold noise "
-        "where more arrives than one spike a step carries, sub-threshold noise where it does not round as its "
-        "quantizer does, and rate-coding noise where it is right about what has arrived, which is not yet all."
+        "A neuron has occasional noise if it has sent too many spikes (over-fired) or its spikes are late "
+        "(under-fired); supra-threshold noise if one spike per step is too few for its input; sub-threshold noise if "
+        "it rounds its input differently from its quantizer; and rate-coding noise if its count is right for the input "
+        "up to now, but the input is not yet complete."
     )
     figures = [
         page_figures.html(page_figures.noise(of.noise), "figure-noise"),
@@ -186,22 +191,23 @@ def _energy(of: PageContents) -> Section | None:
         return None
     energy, bits, constants = of.energy["energy_pj"], of.energy["bits_sent"], of.energy["constants"]
     networks = Table(
-        ["network", "energy", "of full precision's", "bits sent"],
+        ["network", "energy", "share of full precision", "bits sent"],
         [[name, joules(pj), f"{pj / energy['full precision']:.3f}", _sent(bits, name)] for name, pj in energy.items()],
         f"{of.energy['images']:,} test images, {of.energy['steps']} steps; a multiply-add takes "
         f"{constants['multiply_add_pj']} pJ, an addition {constants['add_pj']} pJ",
     )
     layers = Table(
-        ["operator", "kind", "synapses", "synaptic operations", "of a dense pass"],
+        ["operator", "kind", "synapses", "synaptic operations", "operations per synapse"],
         [
             [each["layer"], each["operator"], f"{each['count']:,}", f"{sum(each['events']):,.0f}", _share(each)]
             for each in of.energy["synapses"]
         ],
-        folded="Operator by operator",
+        folded="Table: synaptic operations of each operator",
     )
     notes = [
-        verdict(energy) + " Of the arithmetic alone: memory and the neurons' own work are left out everywhere.",
-        "QANN: a product with a level of b bits is b additions; zeros skipped: only additions for bits that are 1.",
+        verdict(energy) + " This counts only the arithmetic at synapses: memory and the updates of neurons are left "
+        "out for all networks.",
+        "QANN: a product with a level of b bits counts as b additions; zeros skipped: only the bits that are 1 count.",
     ]
     if of.energy["uncounted"]:
         notes.append(f"Not counted: {', '.join(of.energy['uncounted'])}.")
@@ -209,7 +215,7 @@ def _energy(of: PageContents) -> Section | None:
         page_figures.html(page_figures.energy(of.energy), "figure-energy"),
         page_figures.html(page_figures.operations(of.energy), "figure-operations"),
     ]
-    return Section("energy", "What an inference costs", notes=notes, figures=figures, tables=[networks, layers])
+    return Section("energy", "Energy per image", notes=notes, figures=figures, tables=[networks, layers])
 
 
 def _sent(bits: dict[str, float], network: str) -> str:
@@ -227,7 +233,7 @@ def _plan(of: PageContents) -> Section | None:
     if of.plan is None:
         return None
     rows = [[row.site, row.operator, str(row.kind), row.why] for row in of.plan.rows]
-    table = Table(["call", "operator", "becomes", "why"], rows, folded="Call by call", words=True)
+    table = Table(["call", "operator", "becomes", "why"], rows, folded="Table: all operators", words=True)
     return Section("plan", "The plan of the conversion", notes=[of.plan.summary()], tables=[table])
 
 

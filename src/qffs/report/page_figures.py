@@ -1,4 +1,4 @@
-"""Figures that show their values under the pointer, for a page: made with plotly, which is imported here alone."""
+"""Figures of a page that show values under the pointer; plotly draws them, and only this module imports it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ FAINT = "rgba(128,128,128,0.25)"
 
 
 def library() -> str:
-    """The library's own script, to be written into a page."""
+    """Return the script of plotly, which a page includes."""
     script: str = get_plotlyjs()
     return script
 
 
 def html(figure: go.Figure, name: str) -> str:
-    """A figure as an element with this id; the page around it has the library."""
+    """Return a figure as an HTML element with an id; the page has to include `library`."""
     config = {"displayModeBar": False, "responsive": True}
     text: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
     return text
 
 
 def accuracy(results: Results) -> go.Figure:
-    """Accuracy and agreement by step, beside the lines of the networks that the spiking one came from."""
+    """Return accuracy and agreement after each step, and lines of the networks before conversion."""
     steps = [row["steps"] for row in results["snn"]]
     figure = _figure("time steps T", "test images (%)")
     figure.add_scatter(
@@ -67,7 +67,7 @@ def activity(results: Results, units: dict[str, int]) -> go.Figure:
 
 
 def noise(results: Results) -> go.Figure:
-    """The share of all neurons that suffer each noise, step by step."""
+    """Return the share of all neurons with each noise, by step."""
     neurons = sum(layer["neurons"] for layer in results["noise"])
     steps = list(range(1, results["steps"] + 1))
     figure = _figure("time steps T", "neurons (%)")
@@ -79,7 +79,7 @@ def noise(results: Results) -> go.Figure:
 
 
 def noise_by_layer(results: Results) -> go.Figure:
-    """The share of each layer's neurons that suffer any noise, step by step."""
+    """Return the share of each layer's neurons with any noise, by step."""
     layers = [layer["layer"] for layer in results["noise"]]
     shares = [
         [100 * sum(layer[name][t] for name in NOISES) / layer["neurons"] for t in range(results["steps"])]
@@ -95,7 +95,7 @@ def noise_by_layer(results: Results) -> go.Figure:
 
 
 def energy(results: Results) -> go.Figure:
-    """The energy of the arithmetic of an inference, network by network."""
+    """Return the energy of the arithmetic per image, for each network."""
     names, values = list(results["energy_pj"]), list(results["energy_pj"].values())
     figure = _figure("energy per image (µJ)", "")
     figure.add_bar(
@@ -108,11 +108,11 @@ def energy(results: Results) -> go.Figure:
 
 
 def operations(results: Results) -> go.Figure:
-    """Synaptic operations by step: a row an operator."""
-    busy = [each for each in results["synapses"] if any(each["events"])]
+    """Return synaptic operations by step: one row per operator with any."""
+    active = [each for each in results["synapses"] if any(each["events"])]
     hover = "%{y}, step %{x}: %{z:,.0f} of %{customdata:,} synapses<extra></extra>"
-    rows, counts = [each["events"] for each in busy], [[each["count"]] * results["steps"] for each in busy]
-    layers = [each["layer"] for each in busy]
+    rows, counts = [each["events"] for each in active], [[each["count"]] * results["steps"] for each in active]
+    layers = [each["layer"] for each in active]
     return _heatmap(layers, rows, hover, colors="synaptic operations", details=counts)
 
 
@@ -128,7 +128,10 @@ def _heatmap(
     colors: str,
     details: Sequence[Sequence[Any]],
 ) -> go.Figure:
-    """Return one row per layer, one column per step; hover: a cell's text, with ``details``; colors: their name."""
+    """Return a heat map with one row per layer and one column per step.
+
+    hover: the text of a cell under the pointer, which may name ``details``; colors: the title of the color scale.
+    """
     figure = _figure("time steps T", "")
     steps = list(range(1, len(rows[0]) + 1 if rows else 1))
     figure.add_heatmap(
@@ -146,7 +149,7 @@ def _heatmap(
 
 
 def _figure(x: str, y: str) -> go.Figure:
-    """Axes on no ground of their own, so that they suit a light and a dark page."""
+    """Return axes on a transparent background, which suit a light and a dark page."""
     figure = go.Figure()
     axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True}
     figure.update_layout(

@@ -1,4 +1,4 @@
-"""Panels of curves as a picture."""
+"""Figures of curves, as PNG or SVG."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 MARKERS = "os^Dv<>Phx*"
 COLORS = [colormaps["tab20"](index) for index in (*range(0, 20, 2), *range(1, 20, 2))]
-"""The ten that matplotlib takes anyway, then the same ones lighter."""
+"""The ten default colors of matplotlib, then lighter ones."""
 MANY = 10_000
-"""Above this, logarithmic axes count in powers of ten, and write 10k."""
+"""The largest x of a logarithmic axis with powers of 2; above it, powers of 10, written like 10k."""
 CROWD = 8
-"""More curves than so many have their names beside the panels, and not in each."""
+"""The largest number of curves in a panel with the legend in each panel; with more curves it is beside the panels."""
 
 
 def draw(findings: Findings, title: str, path: Path) -> None:
-    """Write the panels of findings side by side, as PNG or SVG by the path's suffix."""
+    """Write the panels of findings side by side, as PNG or SVG after the suffix of the path."""
     columns = min(3, len(findings.panels))
     rows = math.ceil(len(findings.panels) / columns)
     figure = Figure(figsize=(1.0 + 4.6 * columns, 0.6 + 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    if len(findings.panels) > 1:  # else the panel says what it shows
+    if len(findings.panels) > 1:  # a single panel has its own title
         figure.suptitle(title, parse_math=False)
     crowded = max(len(panel.series) for panel in findings.panels) > CROWD
     if crowded:
         figure.set_figwidth(figure.get_figwidth() + 1.8)
-    every = [
+    drawn = [
         _panel(figure.add_subplot(rows, columns, number + 1), panel) for number, panel in enumerate(findings.panels)
     ]
     if crowded:
-        named = {
-            label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        handles = {
+            label: handle for axes in drawn for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8)
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
     else:
-        for axes in every:
+        for axes in drawn:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=7)
     figure.savefig(path, dpi=150, format=path.suffix.removeprefix("."))
@@ -74,7 +74,7 @@ def _panel(axes: Axes, panel: Panel) -> Axes:
 
 
 def _bits(steps: Any) -> Any:
-    """How many bits so many steps can tell apart, by 0 to T spikes."""
+    """Return log2(T + 1): the bits of the levels 0 to T that T steps can send."""
     return np.log2(np.maximum(steps, 0) + 1)
 
 
@@ -100,7 +100,7 @@ def _series(axes: Axes, series: Series, number: int) -> None:
 
 
 def draw_accuracy(results: Results, path: Path) -> None:
-    """Write a PNG: the spiking network's accuracy by step, beside the lines of the networks it came from."""
+    """Write a PNG: accuracy of the spiking network after each step, and lines of the networks before conversion."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

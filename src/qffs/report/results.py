@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qffs.files import Results
 
-if TYPE_CHECKING:  # what is not measured is not imported
+if TYPE_CHECKING:  # importing them would load the code of all measurements
     from qffs.graph.plan import Plan
     from qffs.measurement.accuracy import Measurement
     from qffs.measurement.activity import Activity
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what is not measured is not imported
 
 
 def by_step(measured: Measurement) -> list[Results]:
-    """Return one entry per step: ``steps``, ``accuracy``, ``spikes_per_image``, ``agreement`` if that was measured."""
+    """Return one entry per step: ``steps``, ``accuracy``, ``spikes_per_image``, and ``agreement`` if measured."""
     rows: list[Results] = []
     for index, spikes in enumerate(measured.spikes_per_image):
         row: Results = {"steps": index + 1, "accuracy": measured.accuracy[index], "spikes_per_image": spikes}
@@ -35,7 +35,7 @@ def by_layer(activity: Sequence[Activity]) -> list[Results]:
 
 
 def of_noise(noise: Noise) -> Results:
-    """Return ``steps``, ``qann``, ``remedies`` and, by layer, ``noise``."""
+    """Return ``steps``, ``qann``, ``remedies``, and ``noise`` with one entry per layer."""
     return {
         "steps": noise.steps,
         "qann": {"accuracy": noise.qann_accuracy},
@@ -45,7 +45,7 @@ def of_noise(noise: Noise) -> Results:
 
 
 def of_cost(cost: Cost) -> Results:
-    """Return, per image, spikes, operations, energy and bits sent; by operator, ``synapses``; by layer, ``layers``."""
+    """Return spikes, operations, energy and sent bits per image; ``synapses`` by operator; ``layers`` by layer."""
     positive, negative = cost.spikes
     return {
         "steps": len(cost.activity[0].positive),
@@ -63,5 +63,5 @@ def of_cost(cost: Cost) -> Results:
 
 
 def plan_rows(plan: Plan) -> list[Results]:
-    """Return one entry per call, with the fields of its row."""
+    """Return one entry per operator, with the fields of its row in the plan."""
     return [dataclasses.asdict(row) for row in plan.rows]

@@ -1,4 +1,4 @@
-"""Results as a table in the terminal."""
+"""Results as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from qffs.graph.site import Kind
 
 
 def show(results: Results, console: Console) -> None:
-    """Print full-precision and quantized accuracy, where they were measured, and a row for each step."""
-    # As plain text: a name may hold what `rich` would take for markup.
+    """Print accuracy in full precision and quantized, if they were measured, and the results after each step."""
+    # Plain text, because `rich` might read a name as markup.
     table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images"))
     table.add_column("network")
     for column in ("steps", "accuracy", "equal to QANN", "spikes per image"):
@@ -29,8 +29,8 @@ def show(results: Results, console: Console) -> None:
             bits = f", {_bits(results['bits'])}" if key == "qann" and "bits" in results else ""
             table.add_row(*(name + bits, "", percent(results[key]["accuracy"]), "", ""))
     measured = [(row["steps"], _measured(row)) for row in results["snn"]]
-    for cells, alike in groupby(measured, key=itemgetter(1)):
-        steps = [step for step, _ in alike]
+    for cells, rows in groupby(measured, key=itemgetter(1)):
+        steps = [step for step, _ in rows]
         table.add_row("SNN", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}", *cells)
     for row in results.get("stopping", ()):
         cells = (f"SNN, margin {row['margin']:g}", f"mean {row['steps']:.2f}", percent(row["accuracy"]), "", "")
@@ -48,7 +48,7 @@ def _bits(bits: int | dict[str, int | str]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage with two decimals; nothing where there is none.
+    """Return a share as a percentage with two decimals; an empty text for None.
 
     >>> percent(0.98765)
     '98.77 %'
@@ -57,21 +57,21 @@ def percent(share: float | None) -> str:
 
 
 WIDE = 120
-"""Columns from which a terminal has room for the reason of every call."""
+"""The width from which a terminal has room for the reason of every operator."""
 
 STYLES = {Kind.SPIKING: "green", Kind.DIFFERENCED: "yellow", Kind.REFUSED: "bold red"}
 
 
 def show_plan(plan: Plan, title: str, console: Console) -> None:
-    """Print every call of a network, and how many there are of each kind.
+    """Print the operators of a network, and how many there are of each kind.
 
-    A terminal gets a table that wraps; a pipe gets ``str(plan)``, one line a call whatever the width.
+    A terminal gets a table that wraps; a pipe gets ``str(plan)``, one line per operator at any width.
     """
     if console.is_terminal:
         table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
         names = [field.name for field in dataclasses.fields(Row)]
         reasons = list(dict.fromkeys((row.kind, row.why) for row in plan.rows))
-        if console.width < WIDE:  # each reason once, below, by its number
+        if console.width < WIDE:  # the reasons are listed below the table, with numbers
             names = [name for name in names if name not in {"why", "source"}]
         columns = [name for name in names if any(_cell(getattr(row, name)) for row in plan.rows)]
         for name in columns:
@@ -92,7 +92,7 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
 
 def _cell(value: object) -> str:
     if isinstance(value, bool):
-        return ""  # whether values are sent, which is said in words too
+        return ""  # whether values are sent; the reason says it in words
     return "x".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
@@ -103,13 +103,13 @@ NOISES = {
     "sub_threshold": "sub-threshold",
     "rate_coding": "rate-coding",
 }
-"""As people read them."""
+"""The names of the noises in tables and figures."""
 
 
 def show_noise(results: Results, console: Console) -> None:
-    """Print how many neurons suffer each noise at each step, when layers settle, and what remedies are worth."""
+    """Print the number of neurons with each noise by step, when layers settle, and accuracy without each remedy."""
     steps, neurons = results["steps"], sum(layer["neurons"] for layer in results["noise"])
-    table = _table(results, f"neurons of {neurons:,} that suffer each noise after each step", "noise")
+    table = _table(results, f"neurons of {neurons:,} with each noise after each step", "noise")
     for step in range(steps):
         table.add_column(str(step + 1), justify="right")
     for name, title in NOISES.items():
@@ -117,12 +117,12 @@ def show_noise(results: Results, console: Console) -> None:
         table.add_row(title, *map(_count, by_step))
     console.print(table)
     table = Table(title="layers")
-    for heading in ("layer", "neurons", "occasional, at most", "all noises", "settles at", "at the latest"):
+    for heading in ("layer", "neurons", "occasional, most", "all noises, most", "settles at, mean", "settles at, last"):
         table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
     for layer in results["noise"]:
         occasional = [over + under for over, under in zip(layer["over_fired"], layer["under_fired"], strict=True)]
-        every = [sum(layer[name][step] for name in NOISES) for step in range(steps)]
-        most = (_count(max(occasional)), _count(max(every)))
+        noisy = [sum(layer[name][step] for name in NOISES) for step in range(steps)]
+        most = (_count(max(occasional)), _count(max(noisy)))
         settled = (f"{layer['settled']:.1f}", str(layer["settled_last"]))
         table.add_row(Text(layer["layer"]), f"{layer['neurons']:,}", *most, *settled)
     console.print(table)
@@ -138,9 +138,9 @@ def show_noise(results: Results, console: Console) -> None:
 
 
 def show_energy(results: Results, console: Console) -> None:
-    """Print operations by layer, and energy and bits sent beside networks that do not spike."""
+    """Print operations by layer, and energy and sent bits of the SNN and of networks that do not spike."""
     table = _table(results, f"operations per image, {results['steps']} steps", "layer")
-    for heading in ("operator", "synapses", "synaptic operations", "a synapse", "multiply-adds"):
+    for heading in ("operator", "synapses", "synaptic operations", "per synapse", "multiply-adds"):
         table.add_column(heading, justify="left" if heading == "operator" else "right")
     for each in results["synapses"]:
         events = sum(each["events"])
@@ -150,13 +150,13 @@ def show_energy(results: Results, console: Console) -> None:
         row = (_count(events if adds else 0), shares, _count(multiplied))
         table.add_row(Text(each["layer"]), each["operator"], f"{each['count']:,}", *row)
     table.add_section()
-    done = results["operations"]
+    operations = results["operations"]
     total = sum(each["count"] for each in results["synapses"])
-    table.add_row(*("all", "", f"{total:,}", _count(done["synaptic"]), "", _count(done["multiply-adds"])))
-    table.add_row(*("injected", "", "", _count(done["injected"]), "", ""))
+    table.add_row(*("all", "", f"{total:,}", _count(operations["synaptic"]), "", _count(operations["multiply-adds"])))
+    table.add_row(*("injected", "", "", _count(operations["injected"]), "", ""))
     console.print(table)
     table = Table(title="energy of the arithmetic, and bits sent between layers, per image")
-    for heading in ("network", "energy", "of full precision's", "bits sent"):
+    for heading in ("network", "energy", "share of full precision", "bits sent"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     energy, bits = results["energy_pj"], results["bits_sent"]
     for name, value in energy.items():
@@ -172,7 +172,7 @@ def show_energy(results: Results, console: Console) -> None:
 
 
 def verdict(energy: dict[str, float]) -> str:
-    """Beside which networks the spiking one is cheaper, and beside which not.
+    """Return a sentence that names the networks that take more energy than the SNN, and those that do not.
 
     >>> verdict({"full precision": 4.0, "QANN": 2.0, "QANN, zeros skipped": 0.5, "SNN": 1.0})
     'The SNN takes less than full precision (0.25) and QANN (0.50), but not less than QANN, zeros skipped (2.00).'
@@ -191,7 +191,7 @@ def _uncounted(results: Results) -> Sequence[str]:
 
 
 def joules(pj: float) -> str:
-    """An energy with the prefix that suits it.
+    """Return an energy in pJ, nJ, µJ or mJ with three digits.
 
     >>> joules(123.0), joules(4.5e6)
     ('123 pJ', '4.5 µJ')
@@ -202,9 +202,9 @@ def joules(pj: float) -> str:
     return f"{pj:.3g} pJ"
 
 
-def _table(results: Results, what: str, first: str) -> Table:
-    # As plain text: a name may hold what `rich` would take for markup.
-    table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images: {what}"))
+def _table(results: Results, title: str, first: str) -> Table:
+    # Plain text, because `rich` might read a name as markup.
+    table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images: {title}"))
     table.add_column(first, overflow="fold")
     return table
 
@@ -216,7 +216,7 @@ def _count(value: float) -> str:
 def show_rows(
     head: Sequence[str], rows: Sequence[Sequence[object]], *, title: str, notes: Sequence[str], console: Console
 ) -> None:
-    """Print any rows under a head, and notes below; numbers with two decimals, to the right."""
+    """Print rows under a head, and notes below them; floats have two decimals, and numbers are aligned to the right."""
     if rows:
         table = Table(title=Text(title))
         for name, cell in zip(head, rows[0], strict=True):
