@@ -121,7 +121,7 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only set ``asked`` when a signal arrives, so that the block can stop between steps; stop at its end else."""
+        """Let a signal in the block only set ``asked``, so that the block can stop between steps, or stop at its end."""
         self._deferred = True
         try:
             yield

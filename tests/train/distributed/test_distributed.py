@@ -168,7 +168,9 @@ def test_each_process_has_a_gpu_of_its_own(two: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError
     assert len(joined) == 3  # joined again, not parted
     two.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InvalidArgument, match="process 1 of this machine, counted from 0, has no GPU of its own"):
+    with pytest.raises(
+        InvalidArgument, match="process 1 of this machine, counted from 0, has no GPU, because there are only"
+    ):
         distributed.processes(torch.device("cuda")).__enter__()
     two.delenv("LOCAL_RANK")  # one process a machine, as some launchers have it
     with distributed.processes(torch.device("cuda")) as device:

@@ -70,7 +70,7 @@ def _device_of_process(device: torch.device) -> torch.device:
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
         raise InvalidArgument(
-            f"process {number} of this machine, counted from 0, has no GPU of its own among {count}: "
+            f"process {number} of this machine, counted from 0, has no GPU, because there are only {count}: "
             "start as many processes as there are GPUs, or use device=cpu"
         )
     torch.cuda.set_device(number)
