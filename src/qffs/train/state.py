@@ -121,7 +121,7 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let a signal in the block only set ``asked``, so that the block can stop between steps, or stop at its end."""
+        """Let a signal only set ``asked`` in the block, which can stop between steps; a set signal stops at its end."""
         self._deferred = True
         try:
             yield
