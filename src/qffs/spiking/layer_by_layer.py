@@ -97,10 +97,10 @@ class Accumulated:
     def plain(self, node: fx.Node) -> Edge[Arriving]:
         """Return the value of what is no signal; a shape is that of all steps together, and is used for all of them."""
         rows = self.steps * self.images
-        received = {n: self.values[n].increments for n in node.all_input_nodes if site(n).signal}
+        arriving = {n: self.values[n].increments for n in node.all_input_nodes if site(n).signal}
         gathered = {
             n: signal.empty_like.new_zeros(1).expand(rows, *signal.empty_like.shape[1:])
-            for n, signal in received.items()
+            for n, signal in arriving.items()
             if signal is not None
         }
         return self._operands(gathered, rows).plain(node)
@@ -109,8 +109,8 @@ class Accumulated:
         """Return what a linear operator makes of sums, or the parts that neurons add up in its place."""
         read = list(dict.fromkeys(signals(node)))
         if any(map(batch_axis.holds_several, read)):
-            taken = operator.itemgetter(node.args[1])
-            return Edge(*(None if part is None else taken(part) for part in self.values[read[0]]))
+            item = operator.itemgetter(node.args[1])
+            return Edge(*(None if part is None else item(part) for part in self.values[read[0]]))
         present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
         parts = self._parts(node, present) if present and _for_neurons_alone(node) else None
         if parts is not None:
@@ -143,12 +143,12 @@ class Accumulated:
         """Return the parts that neurons add up in the place of a node: operands of a sum, the source of synapses."""
         if site(node).kind is Kind.SUM:
             return [part for rows in present.values() for part in _listed(rows)]
-        if len(present) > 1:
+        if len(present) > 1 or node.op != "call_module" or not self.compiled:
             return None
         (rows,) = present.values()
-        module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
-        found = Projection.of(rows, module) if module is not None and self.compiled and _of_levels(rows) else None
-        return None if found is None else [found]
+        module = self.network.get_submodule(str(node.target))
+        projection = Projection.of(rows, module) if _of_levels(rows) else None
+        return None if projection is None else [projection]
 
     def _gather(self, present: Mapping[fx.Node, SparseSteps], dense: bool) -> tuple[dict[fx.Node, Tensor], Tensor]:
         """Return the operands at the rows where any of them differs, or at all rows, and the index of these rows."""
@@ -164,8 +164,8 @@ class Accumulated:
         neuron = self.network.get_submodule(path)
         assert isinstance(neuron, Neuron)
         (read,) = signals(node)
-        constant, received = self.values[read]
-        inputs = [] if received is None else _listed(received)
+        constant, arriving = self.values[read]
+        inputs = [] if arriving is None else _listed(arriving)
         if constant is not None and not (inputs and len(constant) == 1):
             constant = batch_axis.whole(constant, read, self.images)
         if path in self.start:
@@ -188,8 +188,8 @@ class Accumulated:
         """Return ``g(X_t)``: the sums X_t are all that g needs."""
         read = list(dict.fromkeys(signals(node)))
         if all(self.values[n].increments is None for n in read):
-            given = {n: batch_axis.whole(self.values[n].constant, n, self.images) for n in read}
-            return Edge(call(self.network, node, lambda n: given[n] if n in given else self.values[n][0]), None)
+            constants = {n: batch_axis.whole(self.values[n].constant, n, self.images) for n in read}
+            return Edge(call(self.network, node, lambda n: constants[n] if n in constants else self.values[n][0]), None)
         pooled = self._pooled(node, *read) if len(read) == 1 else None
         if pooled is not None:
             return Edge(None, pooled)
@@ -227,8 +227,8 @@ class Accumulated:
 
     def _sums(self, node: fx.Node) -> list[SparseSteps]:
         """Return what has arrived at a signal up to each step, as parts to be added up."""
-        constant, received = self.values[node]
-        parts = [] if received is None else [computed(received)]
+        constant, arriving = self.values[node]
+        parts = [] if arriving is None else [computed(arriving)]
         if constant is not None:
             parts.append(self._charged(batch_axis.whole(constant, node, self.images)))
         return parts
