@@ -129,9 +129,9 @@ def test_what_fires_otherwise_is_not_used(
 ) -> None:
     assert kernel.differs(module, device, torch.float64) is None
     off = SimpleNamespace(fire=lambda neurons: module.fire(replace(neurons, highest=2)))
-    assert kernel.differs(off, device, torch.float32) == "its spikes are others"
+    assert kernel.differs(off, device, torch.float32) == "its spikes are wrong"
     gpu = torch.device("cuda", 7)  # where there may be none
-    for broken, reason in ((off, "its spikes are others"), (SimpleNamespace(), "AttributeError: .*'fire'")):
+    for broken, reason in ((off, "its spikes are wrong"), (SimpleNamespace(), "AttributeError: .*'fire'")):
         monkeypatch.setattr(kernel, "importlib", SimpleNamespace(import_module=lambda _, broken=broken: broken))
         monkeypatch.setattr(kernel, "differs", lambda triton, _, dtype: DIFFERS(triton, device, dtype))
         kernel.in_triton.cache_clear()

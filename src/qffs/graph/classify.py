@@ -1,4 +1,4 @@
-"""The decision what every node becomes, by the table of rules and by the arguments of the node."""
+"""Classifying: decide what every node becomes, by the table of rules and by the arguments of the node."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _of(module: nn.Module, weight: Tensor) -> Synapses | None:
 
 
 def _pair(sizes: Sequence[int], vertical: int) -> tuple[int, int]:
-    """Return ``(y, x)``: of an image the two sizes, of a signal with one dimension ``vertical`` and its size."""
+    """Return ``(y, x)`` from two sizes, or from one size x, where y is ``vertical``."""
     y, x = sizes if len(sizes) == 2 else (vertical, *sizes)
     return y, x
 

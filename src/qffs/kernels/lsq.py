@@ -140,7 +140,7 @@ def available(device: str) -> bool:
     try:
         result, code = _run(_forward, ties, step_size, highest, lsq.NEAREST, 252)
         _run(_backward, ties, code, step_size, highest, lsq.NEAREST, 252)
-        reason = None if torch.equal(result, lsq.quantize(ties, step_size, highest)) else "its levels are others"
+        reason = None if torch.equal(result, lsq.quantize(ties, step_size, highest)) else "its levels are wrong"
     except Exception as error:  # a compiler may fail in any way, and training continues without it
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if reason is not None:

@@ -78,7 +78,7 @@ def differs(triton: Any, device: torch.device, dtype: torch.dtype) -> str | None
     inputs = [SparseSteps.of(arrived, 4)], constant, (0.5, 0.5, 0.0, 0.0)
     neurons = Neurons(*inputs, threshold, 3, FiringRule(precharge=0.5))
     pairs = zip(triton.fire(neurons), fire(neurons), strict=True)
-    return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are others"
+    return None if all(torch.equal(*pair) for pair in pairs) else "its spikes are wrong"
 
 
 def fire(neurons: Neurons) -> tuple[Tensor, Tensor]:
