@@ -191,7 +191,7 @@ def test_links_and_other_files_are_not_taken(networks: tuple[Network, Network], 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface_hub, "snapshot_download", linked)
-        with pytest.raises(CheckpointError, match=r"me/net holds README\.md, which is no file of a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"me/net holds README\.md, which is not a file of a checkpoint"):
             export.pull("me/net", tmp_path / "got")
     assert not (tmp_path / "got").exists()
 

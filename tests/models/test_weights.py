@@ -106,8 +106,8 @@ def test_a_plain_pickle_runs_nothing(tmp_path: Path) -> None:
     [
         ([1, 2], "holds a list, where a state dict is needed"),
         (torch.ones(3), "holds a Tensor, where a state dict is needed"),
-        ({"epoch": 3, "best": {"w": torch.ones(1)}}, "holds no state dict: what is at epoch, best is no tensor"),
-        ({"model": {"w": 1, "v": 2, "u": 3, "t": 4}}, "holds no state dict: what is at w, v, u is no tensor"),
+        ({"epoch": 3, "best": {"w": torch.ones(1)}}, "holds no state dict: these values are not tensors: epoch, best"),
+        ({"model": {"w": 1, "v": 2, "u": 3, "t": 4}}, "holds no state dict: these values are not tensors: w, v, u"),
     ],
 )
 def test_a_torch_file_without_a_state_dict_says_what_it_holds(content: Any, message: str, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Augmentation:
                 name, size = type(step).__name__, " x ".join(map(str, shape[1:]))
                 raise InvalidArgument(f"{name} cannot be applied to images of {size}: {_line(error)}") from error
             if 0 in x.shape[1:]:
-                raise InvalidArgument(f"{type(step).__name__} leaves nothing of images: its size is 0")
+                raise InvalidArgument(f"{type(step).__name__} returns images without pixels: choose another size")
         return (x.clamp(0, 1) * self.peak).round().to(torch.uint8)
 
 

@@ -1,8 +1,12 @@
-"""Networks in the form of other tools, one file a target.
+"""Exports: networks in the form of other tools, with one function for each target.
 
-Each function takes a network that `qffs.quantize` or `qffs.to_spiking` returned; those that write a file write it whole
-or not at all, and say in what they return what was checked. A target whose library is not installed says how to
-install it.
+A function of a target takes a network that `qffs.quantize` or `qffs.to_spiking` returned. `spikingjelly` and `snntorch`
+return a module of another library. The other functions of targets write a file or a folder: it is complete, or it is
+not written. They return a `qffs.export.target.Written`, the report about the file. If a target needs a library that is
+not installed, its function raises `InvalidArgument` with the command that installs the library.
+
+`read_nir` reads a file of `nir_exact`. `push` uploads a folder of `hub` to the Hugging Face Hub; `pull` downloads it.
+`TARGETS` contains all targets by name, as ``qffs export`` uses them.
 """
 
 from qffs.export.circuit.folder import BRIAN2, PYNN, brian2, pynn

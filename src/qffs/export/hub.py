@@ -1,4 +1,4 @@
-"""The folder layout of the Hugging Face Hub: weights, configuration, and a model card with what was measured."""
+"""The folder layout of the Hugging Face Hub: weights, configuration, and a model card with the measured accuracy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAGS = {"snn": "spiking-neural-network", "qann": "quantized", "float": "full-pre
 FILES = (CONFIG, WEIGHTS, CARD)
 MODULE = "huggingface_hub"
 MARK = "library_name: qffs"
-"""What a model card of this library says, for the Hub, of where it comes from."""
+"""The line by which a model card of this library is recognized, also by the Hub."""
 
 
 def hub(
@@ -35,20 +35,29 @@ def hub(
     about: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Write ``model.safetensors``, ``config.json`` and a model card ``README.md`` to a folder, ready for `push`.
+    """Write a checkpoint with a model card to a folder, in the layout of the Hugging Face Hub, ready for `push`.
 
-    about: anything JSON can hold, kept beside the network as by `qffs.save`; results: a run's ``results.json``, whose
-    figures the card shows. An earlier export in the folder is replaced when the new one is complete; a folder that
-    holds anything else is not touched. Raises `CheckpointError`.
+    network: a network that `qffs.quantize`, `qffs.to_spiking` or `qffs.graph.trace.trace` returned.
+    folder: the folder to write. An earlier export in it is replaced when the new one is complete; a folder with other
+        files is not changed.
+    about: notes to save with the network, as in `qffs.save`; the card shows ``model``, ``data``, ``bits``, ``output``
+        and ``versions`` if they are present.
+    results: the content of the ``results.json`` of a run; the card shows its accuracy as a table.
+
+    Writes ``model.safetensors``, ``config.json`` and the model card ``README.md``. Returns a `Written` with the path
+    and the kind of the network.
+
+    Raises `InvalidArgument` if ``network`` is something else, and `CheckpointError` if the folder contains other files
+    or cannot be written.
     """
     kind, folder = HUB.check(network), Path(folder)
     _check(folder)
 
     def fill(fresh: Path) -> None:
-        save(network, fresh / "made", about)
+        save(network, fresh / "checkpoint", about)
         for name in (CONFIG, WEIGHTS):
-            (fresh / "made" / name).rename(fresh / name)
-        (fresh / "made").rmdir()
+            (fresh / "checkpoint" / name).rename(fresh / name)
+        (fresh / "checkpoint").rmdir()
         (fresh / CARD).write_text(card(network, about or {}, results), encoding="utf-8")
 
     write_folder(folder.resolve(), fill)
@@ -56,36 +65,44 @@ def hub(
 
 
 def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
-    """Upload a folder that `hub` wrote to a repository ``user/name``, made if it is not there; return its address.
+    """Upload a folder that `hub` wrote to the Hugging Face Hub, and return the address of the repository.
 
-    It takes the token that ``hf auth login`` keeps. Raises `CheckpointError` where the folder holds no checkpoint, and
-    `QffsError` with what the Hub says.
+    folder: the folder that `hub` wrote. repository: ``user/name``; it is created if it does not exist. private: whether
+    a new repository is private. The token is the one that ``hf auth login`` saved.
+
+    Returns the address (URL) of the repository. Raises `InvalidArgument` if huggingface_hub is not installed,
+    `CheckpointError` if the folder contains no checkpoint, and `QffsError` with the message of the Hub if it refuses.
     """
     library = _library()
-    load(folder)  # what could not be loaded is not shared
-    with _telling(repository):
-        made = library.create_repo(repository, private=private, exist_ok=True)
+    load(folder)  # a network that cannot be loaded is not uploaded
+    with _one_sentence(repository):
+        url = library.create_repo(repository, private=private, exist_ok=True)
         library.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(FILES))
-    return str(made)
+    return str(url)
 
 
 def pull(repository: str, folder: str | Path, revision: str | None = None) -> Checkpoint:
-    """Download a repository ``user/name`` to a folder and load it; nothing of what is downloaded is run.
+    """Download a repository of the Hugging Face Hub to a folder, and return its checkpoint; no downloaded code is run.
 
-    revision: a branch, a tag or a commit. A folder that holds anything else than such a download is not touched.
-    Raises `CheckpointError` where the repository holds no checkpoint of qffs, and `QffsError` with what the Hub says.
+    repository: ``user/name``. folder: the folder to write. An earlier download or export in it is replaced when the new
+    one is complete; a folder with other files is not changed. revision: a branch, a tag or a commit, by default the
+    newest version.
+
+    Returns the `qffs.models.checkpoint.Checkpoint`: ``kind``, ``network`` and ``about``. Raises `InvalidArgument` if
+    huggingface_hub is not installed, `CheckpointError` if the repository contains no checkpoint of qffs or the folder
+    contains other files, and `QffsError` with the message of the Hub if the download fails.
     """
     library, folder = _library(), Path(folder)
     _check(folder)
     loaded: list[Checkpoint] = []
 
     def fill(fresh: Path) -> None:
-        with _telling(repository):
+        with _one_sentence(repository):
             library.snapshot_download(repository, revision=revision, local_dir=fresh, allow_patterns=list(FILES))
         shutil.rmtree(fresh / ".cache", ignore_errors=True)
         for path in fresh.iterdir():
             if path.name not in FILES or not path.is_file() or path.is_symlink():
-                raise CheckpointError(f"{repository} holds {path.name}, which is no file of a checkpoint")
+                raise CheckpointError(f"{repository} holds {path.name}, which is not a file of a checkpoint")
         try:
             loaded.append(load(fresh))
         except CheckpointError as error:
@@ -96,17 +113,23 @@ def pull(repository: str, folder: str | Path, revision: str | None = None) -> Ch
 
 
 def card(network: Network, about: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
-    """The model card, in Markdown, with what the Hub reads of it first."""
-    kind, told = kind_of(network), {key: _plain(value) for key, value in about.items()}
+    """Return the model card in Markdown; it begins with the metadata that the Hub reads."""
+    kind, notes = kind_of(network), {key: _plain(value) for key, value in about.items()}
     versions = about.get("versions")
     version = _plain(versions.get("qffs", "")) if isinstance(versions, Mapping) else ""
     head = [MARK, "tags:", "- qffs", f"- {TAGS[kind]}"]
-    head += ["pipeline_tag: image-classification"] if "data" in told else []
-    made = f"Made with qffs {version}".rstrip() + (f" on {told['data']}" if "data" in told else "")
-    made += (
-        f": {told['bits']} bits in hidden layers, output {told['output']}" if {"bits", "output"} <= told.keys() else ""
+    head += ["pipeline_tag: image-classification"] if "data" in notes else []
+    sentence = f"Made with qffs {version}".rstrip() + (f" on {notes['data']}" if "data" in notes else "")
+    sentence += (
+        f": {notes['bits']} bits in hidden layers, output {notes['output']}"
+        if {"bits", "output"} <= notes.keys()
+        else ""
     )
-    parts = ["\n".join(["---", *head, "---", ""]), f"# {told.get('model', 'network')}, {NAMES[kind]}\n", f"{made}.\n"]
+    parts = [
+        "\n".join(["---", *head, "---", ""]),
+        f"# {notes.get('model', 'network')}, {NAMES[kind]}\n",
+        f"{sentence}.\n",
+    ]
     if isinstance(network, SpikingNetwork):
         weights = ", ".join(f"{weight:g}" for weight in network.schedule.weights)
         parts.append(f"Charge schedule: {weights}. Layers of neurons: {len(list(network.neurons()))}.\n")
@@ -121,7 +144,7 @@ def card(network: Network, about: Mapping[str, Any], results: Mapping[str, Any] 
 
 
 def _plain(value: object) -> str:
-    """A value as words that no Markdown or HTML is made of."""
+    """Return a value as plain text of at most 100 characters, without those that HTML, links and tables need."""
     return re.sub(r"[^\w .,:+/\[\]{}'=*-]", "", " ".join(str(value).split()))[:100]
 
 
@@ -139,7 +162,7 @@ def _measured(results: Mapping[str, Any]) -> str:
 
 
 def _check(folder: Path) -> None:
-    """Raise where a folder cannot be written, or holds anything else than what `hub` or `pull` wrote."""
+    """Raise `CheckpointError` if a folder cannot be written, or contains files that `hub` and `pull` did not write."""
     check_folder(folder, frozenset({CARD}))
     if folder.exists() and any(folder.iterdir()) and MARK not in _text(folder / CARD):
         raise CheckpointError(f"{folder} exists and holds something else than `hub` writes: name another folder")
@@ -161,13 +184,16 @@ def _library() -> Any:
 
 
 @contextmanager
-def _telling(repository: str) -> Iterator[None]:
-    """Say in a sentence what the Hub, its library or the network's failure says; their errors are of many kinds."""
+def _one_sentence(repository: str) -> Iterator[None]:
+    """Raise a `QffsError` with one sentence instead of an error of the Hub, its library or the internet connection.
+
+    These errors have many types, which no documentation lists.
+    """
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise QffsError(f"{repository}: {said}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise QffsError(f"{repository}: {message}") from error
 
 
 HUB = Target(

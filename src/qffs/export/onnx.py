@@ -20,14 +20,15 @@ from qffs.nn.quantizer import Quantizer
 
 OPSET = 20
 HIGHEST = 255
-"""The highest level of an unsigned byte, which levels are written as."""
+"""The highest level that ONNX can store, because levels are written as unsigned bytes."""
 
 
 class QuantizeClipDequantize(nn.Module):
-    """A quantizer by ONNX's own operators, levels as unsigned bytes.
+    """A quantizer made of ONNX's own operators, with levels as unsigned bytes.
 
-    QuantizeLinear rounds to the nearest level, ties to the even one; the quantizer's offset comes before it as
-    ``(offset - 1/2) s``. So the two differ where ``x / s + offset`` is a whole number exactly, and nowhere else.
+    QuantizeLinear rounds to the nearest level, and ties to the even level. The offset of the quantizer is added before
+    it, as ``(offset - 1/2) s``. So the two can differ only where ``x / s + offset`` is exactly a whole number. Raises
+    `NotConvertible` if the highest level is above `HIGHEST`.
     """
 
     def __init__(self, quantizer: Quantizer) -> None:
@@ -43,7 +44,7 @@ class QuantizeClipDequantize(nn.Module):
         self.register_buffer("lowest", torch.tensor(0, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantized activations."""
+        """Return the quantized activations, in the shape of ``x``."""
         axis = {} if self.channels is None else {"axis": 1}
         step = self.scale if self.channels is None else self.scale.view(-1, *(1,) * (x.dim() - 2))
         shifted = x + (self.offset - NEAREST) * step
@@ -59,38 +60,45 @@ def _operator(name: str, inputs: tuple[Any, ...], dtype: torch.dtype, like: Tens
 def onnx(
     network: Network, path: str | Path, steps: int | None = None, example: Tensor | Sequence[Tensor] = ()
 ) -> Written:
-    """Write a quantized network, or T steps of a spiking one, as ONNX (opset 20), for any batch.
+    """Write a quantized network, or T steps of a spiking network, as an ONNX file (opset 20), for any batch size.
 
-    A quantized network has QuantizeLinear, Clip and DequantizeLinear in place of its quantizers; a spiking one returns
-    the read-out after each step, ``[T, B, ...]``. steps: T, by default 8 and at least 2 D; example: one input, or
-    several, where they are not floating-point numbers.
+    network: a network that `qffs.quantize` or `qffs.to_spiking` returned, in float32 on the CPU. A quantized network
+        has QuantizeLinear, Clip and DequantizeLinear in the place of its quantizers, and takes and returns
+        ``[B, ...]``. A spiking network is unrolled and returns the read-out after each step, ``[T, B, ...]``.
+    path: the file to write.
+    steps: T, for a spiking network only; by default 8, or 2 D if that is larger.
+    example: an example of each input, ``[B, ...]``; needed only if an input is not floating-point numbers.
 
-    Returned: what was written; with onnxruntime it is run beside the network, and ``deviation`` says by how much its
-    outputs differ. Raises `NotConvertible` where an operator has no counterpart, with its name, and
-    `InvalidArgument` where the network is not in float32 on the CPU.
+    Returns a `Written`. If onnxruntime is installed, the file is run beside the network with another batch size,
+    and ``deviation`` is the largest difference of their outputs.
+
+    Raises `NotConvertible` with the name of an operator that ONNX does not have, or if PyTorch cannot export the
+    network; `InvalidArgument` if the network is not in float32 on the CPU, if the steps or examples do not fit, or if
+    the libraries are not installed; `NotCalibrated` if a step size is not set; `QffsError` if the file cannot be
+    written.
     """
     kind = ONNX.check(network)
     path, steps = Path(path), steps_of(network, steps)
-    own = empty_like(network)
-    if own.dtype != torch.float32 or own.device.type != "cpu":
+    parameters = empty_like(network)
+    if parameters.dtype != torch.float32 or parameters.device.type != "cpu":
         raise InvalidArgument(
-            f"onnx takes a network in float32 on the CPU, not {own.dtype} on {own.device}: give a copy"
+            f"onnx takes a network in float32 on the CPU, not {parameters.dtype} on {parameters.device}: give a copy"
         )
     module = plain(network, steps)
-    written = module if steps is not None else _with_operators(plain(network, None))
-    exported = program(written, examples(network, 2, example))
+    exportable = module if steps is not None else _with_operators(plain(network, None))
+    exported = program(exportable, examples(network, 2, example))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own making, about names that nobody gave
-            found = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, verbose=False)
+            warnings.simplefilter("ignore")  # the exporter warns about names that it chose itself
+            onnx_program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise NotConvertible(f"ONNX has no counterpart of an operator of this network: {_cause(error)}") from error
-    assert found is not None
+    assert onnx_program is not None
     deviation: float | None = None
 
     def save(fresh: Path) -> None:
         nonlocal deviation
-        found.save(fresh, external_data=False)
+        onnx_program.save(fresh, external_data=False)
         deviation = _deviation(fresh, module, examples(network, 3, example))
 
     write(path, save)
@@ -106,7 +114,7 @@ def _with_operators(qann: nn.Module) -> nn.Module:
 
 
 def _cause(error: BaseException) -> str:
-    """Why an export failed first, which names the operator."""
+    """Return the message of the first error in a chain of errors, which names the operator."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__
@@ -118,9 +126,9 @@ def _deviation(path: Path, module: nn.Module, inputs: Sequence[Tensor]) -> float
     except ImportError:
         return None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    given = {each.name: x.numpy() for each, x in zip(session.get_inputs(), inputs, strict=True)}
+    feed = {each.name: x.numpy() for each, x in zip(session.get_inputs(), inputs, strict=True)}
     with torch.no_grad():
-        return apart([torch.from_numpy(each) for each in session.run(None, given)], module(*inputs))
+        return apart([torch.from_numpy(each) for each in session.run(None, feed)], module(*inputs))
 
 
 ONNX = Target(

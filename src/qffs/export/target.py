@@ -1,4 +1,4 @@
-"""What every target has in common: what it needs, what it is given, what it says of what was written."""
+"""The common part of all targets: their requirements, their inputs, and the report about the written file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ Network = fx.GraphModule | SpikingNetwork
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the ``path``, the ``steps`` T of a spiking network, and what was found on reading it back.
+    """The report about an export.
 
-    ``deviation``: the largest difference of its outputs from the network's own, on inputs of another batch than it was
-    written with; None where nothing here can run it. ``note``: what else there is to know, in a sentence.
+    path: the file or folder. kind: the kind of the network: "snn", "qann" or "float". steps: T of a spiking network.
+    deviation: the largest difference between the outputs of the written file and those of the network; None if the file
+    was not run. note: one more sentence for the user.
     """
 
     path: Path
@@ -39,11 +40,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Target:
-    """A form that a network can be written in.
+    """A form in which a network can be written.
 
-    ``kinds``: of which networks, as `qffs.models.checkpoint.kind_of` tells them apart; ``write``: takes network and
-    path, and by name what ``takes`` lists; ``modules`` are imported, and come with the ``extra`` of that name;
-    ``folder``: whether it writes a folder.
+    name: the name in ``qffs export``. gives: one line about the result, for the help. kinds: the kinds of networks that
+    it takes, see `qffs.models.checkpoint.kind_of`. write: the function; it takes the network, the path, and the keyword
+    arguments in ``takes``. modules: the modules that it imports. extra: the extra of the package that installs them.
+    folder: whether it writes a folder.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Target:
     folder: bool = False
 
     def check(self, network: nn.Module) -> str:
-        """The kind of a network; raises `InvalidArgument` where the target takes none of it, or lacks its library."""
+        """Return the kind of a network; raise `InvalidArgument` if the target cannot take it, or lacks a library."""
         if not isinstance(network, SpikingNetwork | fx.GraphModule):
             raise InvalidArgument(
                 f"{self.name} takes what qffs.quantize or qffs.to_spiking returned, not a {type(network).__name__}"
@@ -68,7 +70,7 @@ class Target:
         return kind
 
     def installed(self) -> None:
-        """Raise `InvalidArgument` where its library is not installed."""
+        """Raise `InvalidArgument` if a library of the target is not installed."""
         for module in self.modules:
             try:
                 import_module(module)
@@ -79,9 +81,9 @@ class Target:
 
 
 def steps_of(network: nn.Module, steps: int | None) -> int | None:
-    """T of a spiking network: as asked for, else 8 and at least 2 D; None for others, which have no steps.
+    """Return T for a spiking network: ``steps``, by default 8, or 2 D if that is larger; None for other networks.
 
-    Raises `InvalidArgument` where T < D, or steps are asked of a network that has none.
+    Raises `InvalidArgument` if T < D, or if ``steps`` is passed for a network that is not spiking.
     """
     if not isinstance(network, SpikingNetwork):
         if steps is not None:
@@ -91,10 +93,10 @@ def steps_of(network: nn.Module, steps: int | None) -> int | None:
 
 
 def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-    """Inputs ``[batch, ...]`` that a network can take: random ones of its example's shape, or the given ones, repeated.
+    """Return inputs ``[batch, ...]`` for a network: ``inputs``, repeated or cut, or by default random numbers.
 
-    Raises `InvalidArgument` where the given ones are not as many as the network takes, or empty, and `NotConvertible`
-    where the network has lost the shapes of its example.
+    Raises `InvalidArgument` if the number of ``inputs`` is not that of the network, or if one is empty, and
+    `NotConvertible` if the network no longer has the shapes of its example.
     """
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     graph = network.graph if isinstance(network, SpikingNetwork) else network
@@ -106,50 +108,50 @@ def examples(network: nn.Module, batch: int, inputs: Tensor | Sequence[Tensor] =
                 f"the network takes {count} inputs with a batch in dimension 0: give an example of each"
             )
         return tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in inputs)
-    own = empty_like(graph)
-    found: list[Tensor] = []
+    empty = empty_like(graph)
+    random: list[Tensor] = []
     for node in graph.graph.find_nodes(op="placeholder"):
         if not has_site(node):
             raise NotConvertible(f"the network has lost the shape of its input {node.name}: quantize it again")
-        generator = torch.Generator().manual_seed(len(found))
+        generator = torch.Generator().manual_seed(len(random))
         x = torch.randn((batch, *(site(node).shape or ())[1:]), generator=generator, dtype=torch.float64)
-        found.append(x.to(own))
-    return tuple(found)
+        random.append(x.to(empty))
+    return tuple(random)
 
 
-def tried(snn: SpikingNetwork, inputs: Tensor | Sequence[Tensor], shown: int) -> tuple[Tensor, ...]:
-    """Inputs ``[B, ...]`` in float64 on the CPU: the given ones, or so many random ones.
+def inputs_to_try(snn: SpikingNetwork, inputs: Tensor | Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
+    """Return inputs ``[B, ...]`` in float64 on the CPU: ``inputs``, or by default ``count`` random images.
 
-    Raises `InvalidArgument` where they are not those of the network.
+    Raises `InvalidArgument` if the number or the shapes of ``inputs`` do not fit the network.
     """
-    own = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    values = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     nodes = snn.graph.graph.find_nodes(op="placeholder")
-    if own:
-        wanted = [tuple(tensor_shape(node)[1:]) for node in nodes]
-        fit = len(own) == len(wanted) and all(
-            x.dim() and tuple(x.shape[1:]) == w for x, w in zip(own, wanted, strict=True)
+    if values:
+        expected = [tuple(tensor_shape(node)[1:]) for node in nodes]
+        fit = len(values) == len(expected) and all(
+            x.dim() and tuple(x.shape[1:]) == w for x, w in zip(values, expected, strict=True)
         )
-        if not fit or len({len(x) for x in own}) != 1 or not len(own[0]):
-            shapes = ", ".join(f"[B, {', '.join(map(str, each))}]" for each in wanted)
-            raise InvalidArgument(f"the network takes inputs of {shapes}, not {[list(x.shape) for x in own]}")
-    found = own or examples(snn, shown)
-    return tuple(x.detach().to("cpu", torch.float64) for x in found)
+        if not fit or len({len(x) for x in values}) != 1 or not len(values[0]):
+            shapes = ", ".join(f"[B, {', '.join(map(str, each))}]" for each in expected)
+            raise InvalidArgument(f"the network takes inputs of {shapes}, not {[list(x.shape) for x in values]}")
+    chosen = values or examples(snn, count)
+    return tuple(x.detach().to("cpu", torch.float64) for x in chosen)
 
 
 CLOSE = 1e-9
-"""How far outputs in float64 may differ, times the largest of them or 1: sums are done in another order."""
+"""The tolerance for outputs in float64, relative to the largest output or 1, because sums have another order."""
 
 
-def close(found: Sequence[Tensor], expected: Sequence[Tensor], where: str) -> float:
-    """The largest difference of outputs; raises `Mismatch` where it is more than `CLOSE`."""
-    deviation = apart(found, expected)
+def close(actual: Sequence[Tensor], expected: Sequence[Tensor], where: str) -> float:
+    """Return the largest difference of outputs; raise `Mismatch` if it is above the tolerance `CLOSE`."""
+    deviation = apart(actual, expected)
     if deviation > CLOSE * max([1.0, *(float(each.abs().max()) for each in expected if each.numel())]):
         raise Mismatch(f"{where}, an output would differ by {deviation:.1g}")
     return deviation
 
 
-def apart(found: Any, expected: Any) -> float:
-    """The largest absolute difference of outputs, in any nesting; infinite where shapes or infinities differ.
+def apart(actual: Any, expected: Any) -> float:
+    """Return the largest absolute difference of nested outputs; infinity if shapes or infinite values differ.
 
     >>> apart([torch.tensor([1.0, torch.inf])], torch.tensor([1.5, torch.inf]))
     0.5
@@ -157,7 +159,7 @@ def apart(found: Any, expected: Any) -> float:
     (inf, inf)
     """
     differences = [0.0]
-    for one, other in zip(tensors(found), tensors(expected), strict=True):
+    for one, other in zip(tensors(actual), tensors(expected), strict=True):
         if one.shape != other.shape:
             return math.inf
         one, other = one.double(), other.double()

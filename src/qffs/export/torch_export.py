@@ -1,4 +1,4 @@
-"""A program that PyTorch alone can load: `torch.export`'s archive."""
+"""An archive of `torch.export`, which PyTorch loads without this library."""
 
 from __future__ import annotations
 
@@ -21,32 +21,39 @@ from qffs.spiking.step_by_step import State, accumulate, advance
 def pt2(
     network: Network, path: str | Path, steps: int | None = None, example: Tensor | Sequence[Tensor] = ()
 ) -> Written:
-    """Write a quantized network, or T steps of a spiking one, as an archive of `torch.export`.
+    """Write a quantized network, or T steps of a spiking network, as an archive of `torch.export`, for any batch size.
 
-    It needs no qffs where it is loaded: ``torch.export.load(path).module()(x)`` takes ``[B, ...]`` and returns what the
-    network does, a spiking one the read-out after each step, ``[T, B, ...]``. steps: T, by default 8 and at least 2 D;
-    example: one input, or several, where they are not floating-point numbers.
+    The archive is loaded without qffs: ``torch.export.load(path).module()(x)`` takes ``[B, ...]`` and returns the
+    output ``[B, ...]`` of a quantized network, or the read-out after each step, ``[T, B, ...]``, of a spiking network.
 
-    Returned: what was written, after it was read again and run beside the network. Raises `NotConvertible` where
-    PyTorch cannot export the network, `Mismatch` where what was read again computes something else, `InvalidArgument`
-    where the path does not end in ".pt2".
+    network: a network that `qffs.quantize` or `qffs.to_spiking` returned.
+    path: the file to write; its name must end in ".pt2".
+    steps: T, for a spiking network only; by default 8, or 2 D if that is larger.
+    example: an example of each input, ``[B, ...]``; needed only if an input is not floating-point numbers.
+
+    Returns a `Written`. Before, the archive is loaded and run beside the network with another batch size, and the
+    outputs are equal (``deviation`` is 0).
+
+    Raises `NotConvertible` if PyTorch cannot export the network; `Mismatch` if the loaded archive computes other
+    outputs; `InvalidArgument` if the path does not end in ".pt2" or the steps or examples do not fit; `NotCalibrated`
+    if a step size is not set; `QffsError` if the file cannot be written.
     """
     kind = PT2.check(network)
     path, steps = Path(path), steps_of(network, steps)
     if path.suffix != ".pt2":
         raise InvalidArgument(f"PyTorch loads archives by their suffix: name a file that ends in .pt2, not {path.name}")
     module = plain(network, steps)
-    exported, given = program(module, examples(network, 2, example)), examples(network, 3, example)
+    exported, inputs = program(module, examples(network, 2, example)), examples(network, 3, example)
 
-    def written(fresh: Path) -> None:
-        with fresh.open("wb") as stream:  # to a path that cannot be written PyTorch raises no OSError
+    def save(fresh: Path) -> None:
+        with fresh.open("wb") as stream:  # with a path, PyTorch raises another error than OSError
             torch.export.save(exported, stream)
         with torch.no_grad():
-            deviation = apart(torch.export.load(fresh).module()(*given), module(*given))
+            deviation = apart(torch.export.load(fresh).module()(*inputs), module(*inputs))
         if deviation:
-            raise Mismatch(f"what would be written to {path} differs from the network by {deviation:.3g}")
+            raise Mismatch(f"the program for {path} differs from the network by {deviation:.3g}")
 
-    write(path, written)
+    write(path, save)
     return Written(path, kind, steps, 0.0)
 
 
@@ -56,7 +63,7 @@ PT2 = Target(
 
 
 class Unrolled(nn.Module):
-    """T steps of a spiking network: inputs ``[B, ...]`` to what is read out after each step, ``[T, B, ...]``."""
+    """A module that runs T steps of a spiking network: from inputs ``[B, ...]`` to the read-out ``[T, B, ...]``."""
 
     def __init__(self, network: SpikingNetwork, steps: int) -> None:
         super().__init__()
@@ -64,15 +71,15 @@ class Unrolled(nn.Module):
         self.charge = network.schedule.over(steps)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The accumulated read-out."""
+        """Return the accumulated read-out after each step, ``[T, B, ...]``."""
         increments, _ = advance(self.network, State(inputs), self.charge)
         return accumulate(increments)
 
 
 def plain(network: Network, steps: int | None) -> nn.Module:
-    """A network as a module that takes inputs ``[B, ...]`` and keeps nothing, in eval mode.
+    """Return a network as a module in eval mode that takes inputs ``[B, ...]`` and has no state between calls.
 
-    Raises `NotCalibrated` where a step size is not set.
+    Raises `NotCalibrated` if a step size is not set.
     """
     if isinstance(network, SpikingNetwork):
         assert steps is not None
@@ -85,17 +92,17 @@ def plain(network: Network, steps: int | None) -> nn.Module:
 
 @torch.no_grad()
 def program(module: nn.Module, inputs: Sequence[Tensor]) -> torch.export.ExportedProgram:
-    """The module as an exported program that takes any batch.
+    """Return the module as an exported program that takes any batch size.
 
-    Raises `NotConvertible` where PyTorch cannot export it, with what it said.
+    Raises `NotConvertible`, with PyTorch's message, if PyTorch cannot export the module.
     """
     batch = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
     # A module that takes *inputs has one argument, the tuple of them.
     shapes = batch if isinstance(module, fx.GraphModule) else (batch,)
     try:
         return torch.export.export(module, tuple(inputs), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # of many kinds, none of them documented
-        said = str(error).strip().splitlines()
+    except Exception as error:  # its type is not documented
+        message = str(error).strip().splitlines()
         raise NotConvertible(
-            f"PyTorch cannot export this network: {said[0] if said else type(error).__name__}"
+            f"PyTorch cannot export this network: {message[0] if message else type(error).__name__}"
         ) from error

@@ -58,7 +58,7 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     network, and the notes. Modules that the graph of the network never calls are not written.
 
     Raises `CheckpointError` if ``network`` is something else, if the folder cannot be written or contains other files,
-    or if JSON cannot represent the notes.
+    if JSON cannot represent the notes, or if the network contains a module or operator that cannot be saved.
     """
     if not isinstance(network, SpikingNetwork | fx.GraphModule):
         raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
@@ -76,7 +76,7 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     try:
         text = json.dumps(config | {"about": dict(about or {})}, indent=1)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"what is to be saved beside the network does not fit into JSON: {error}") from error
+        raise CheckpointError(f"JSON cannot represent the notes in about: {error}") from error
     _assemble(json.loads(text), tensors, str(folder))  # a network that cannot be loaded is not written
     _replace(Path(folder).resolve(), text, tensors)
     return Path(folder)
@@ -152,7 +152,9 @@ def kind_of(network: nn.Module) -> str:
     if isinstance(network, SpikingNetwork):
         if network.start is not None:
             name = type(network.start).__name__
-            raise CheckpointError(f"a network that starts by {name} is more than its graph: it cannot be saved")
+            raise CheckpointError(
+                f"a network that starts by {name} cannot be saved: its start is not part of its graph"
+            )
         return "snn"
     return "qann" if any(isinstance(module, Quantizer) for module in network.modules()) else "float"
 
@@ -233,5 +235,5 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "use the version of qffs that wrote it"
         )
     if config["kind"] not in ("float", "qann", "snn") or not isinstance(config["about"], dict):
-        raise CheckpointError(f"{path} is damaged: unknown kind {config['kind']!r}, or no notes beside the network")
+        raise CheckpointError(f"{path} is damaged: unknown kind {config['kind']!r}, or its notes are not a dictionary")
     return config

@@ -68,7 +68,7 @@ def vision(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name not in {"torchvision", "timm"}:
-            raise InvalidArgument(f"{name} is installed, but not all it needs: {error}") from error
+            raise InvalidArgument(f"{name} is installed, but a module that it needs is not: {error}") from error
         raise InvalidArgument(f"{error.name} is not installed: pip install 'qffs[vision]'") from error
     except Exception as error:  # the type of the error depends on these libraries
         raise InvalidArgument(f"{name} cannot be imported: {type(error).__name__}: {error}") from error

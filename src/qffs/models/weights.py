@@ -84,7 +84,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(tensors).__name__}, where a state dict is needed")
     others = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
     if others:
-        raise CheckpointError(f"{path} holds no state dict: what is at {', '.join(others[:3])} is no tensor")
+        raise CheckpointError(f"{path} holds no state dict: these values are not tensors: {', '.join(others[:3])}")
     return {str(name): tensor for name, tensor in tensors.items()}
 
 

@@ -247,7 +247,7 @@ def test_what_is_there_is_replaced_and_other_files_are_not_touched(small: Path, 
     export.pynn(snn, small, inputs=x)
     assert sorted(each.name for each in small.iterdir()) == ["network.npz", "network.py", "run.py"]
     (small / "notes.txt").write_text("")
-    with pytest.raises(InvalidArgument, match=r"made holds notes.txt, which is no file of such an export"):
+    with pytest.raises(InvalidArgument, match=r"made holds notes.txt, which is not a file of an export"):
         export.brian2(snn, small)
     assert "PyNN" in (small / "run.py").read_text()
 
@@ -360,7 +360,7 @@ def test_a_file_and_a_script_of_ones_own_stay(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "run.py").write_text("mine")
     for path in ("thesis.txt", "own"):
-        with pytest.raises(InvalidArgument, match="which is no file of such an export: name another folder"):
+        with pytest.raises(InvalidArgument, match="which is not a file of an export: name another folder"):
             export.brian2(snn, tmp_path / path)
     assert (tmp_path / "thesis.txt").read_text() == (tmp_path / "own" / "run.py").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2

@@ -293,7 +293,7 @@ def test_what_decides_and_is_joined_is_refused() -> None:
     torch.manual_seed(0)
     given = random(5, 3), torch.rand(5, 4) > 0.3
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Both().double(), 2, example=given), [given]))
-    with pytest.raises(NotConvertible, match=r"\nwhere \(where\): it joins what decides where its operands go$"):
+    with pytest.raises(NotConvertible, match=r"\nwhere \(where\): it joins a signal that also selects its operands$"):
         export.snntorch(snn)
 
 

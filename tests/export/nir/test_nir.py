@@ -326,7 +326,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InvalidArgument, match="the number of steps must be a whole number of at least 1, not 0"):
         export.nir(snn, path, 0)
     for profile in ("spikingjelly", "snntorch"):
-        with pytest.raises(NotConvertible, match=f"{profile} keeps one threshold a layer, and this network has one a"):
+        with pytest.raises(
+            NotConvertible, match=f"{profile} keeps one threshold per layer, and this network has one per"
+        ):
             export.nir(snn, path, profile=profile)
     export.nir(snn, path, 2, "norse", x)
     with pytest.raises(NotConvertible, match="relu: without a cap it has no highest rate"):
@@ -413,7 +415,7 @@ def test_a_pooling_of_uneven_windows_is_refused(channels: int, tmp_path: Path) -
     x = torch.randn(8, 1, 19, 19, dtype=torch.float64)
     pool, out = nn.AdaptiveMaxPool2d(3), nn.Linear(9 * channels, 3)
     snn = spiking(nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), out), x)
-    with pytest.raises(NotConvertible, match=r"_2 \(AdaptiveMaxPool2d\): its windows are those of no convolution"):
+    with pytest.raises(NotConvertible, match=r"_2 \(AdaptiveMaxPool2d\): no convolution has its windows"):
         export.nir_exact(snn, tmp_path / "a.nir", inputs=x)
     assert list(tmp_path.iterdir()) == []
 
@@ -482,7 +484,7 @@ def test_metadata_and_inputs_that_do_not_fit(tmp_path: Path) -> None:
     nir.write(tmp_path / "b.nir", graph)
     with pytest.raises(CheckpointError, match="this graph of NIR was not written by"):
         export.read_nir(tmp_path / "b.nir")
-    with pytest.raises(InvalidArgument, match=r"there must be a label an input, 8, not \[3\]"):
+    with pytest.raises(InvalidArgument, match=r"there must be one label per input, 8, not \[3\]"):
         export.nir(snn, tmp_path / "c.nir", inputs=x, labels=torch.zeros(3))
     with pytest.raises(InvalidArgument, match="the number of steps must be a whole number of at least 1, not True"):
         export.nir(snn, tmp_path / "c.nir", True)

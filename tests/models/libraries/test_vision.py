@@ -90,7 +90,11 @@ def unimported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     [
         ("torchvision", "raise RuntimeError('no symbol')", "torchvision cannot be imported: RuntimeError: no symbol"),
         ("torchvision", "raise OSError('libjpeg')", "torchvision cannot be imported: OSError: libjpeg"),
-        ("torchvision", "import old_pil", "torchvision is installed, but not all it needs: No module named 'old_pil'"),
+        (
+            "torchvision",
+            "import old_pil",
+            "torchvision is installed, but a module that it needs is not: No module named 'old_pil'",
+        ),
         ("timm", "raise AttributeError('old torch')", "timm cannot be imported: AttributeError: old torch"),
     ],
 )

@@ -1,1 +1,1 @@
-"""A network as populations of neurons and synapses, for simulators of circuits."""
+"""Networks as populations of neurons and synapses, for simulators of neural circuits."""

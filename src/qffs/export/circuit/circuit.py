@@ -1,4 +1,4 @@
-"""A spiking network as populations of neurons and the synapses between them: what simulators of neurons are given."""
+"""A spiking network as populations of neurons with synapses between them, the form that simulators of neurons take."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Population:
-    """A layer of neurons, or an output, which only adds up: its ``threshold`` is infinite.
+    """A layer of N neurons, or an output: its units have an infinite threshold and only add up what arrives.
 
-    By unit ``[N]``, in float64: ``threshold`` θ, ``initial`` potential, and ``bias``, the constant part of its current,
-    which the schedule charges. ``highest``: n, infinite without a cap; ``negative``: whether it takes spikes back;
-    ``depth``: how many populations lie on the longest way to it.
+    name: the name of the layer or output. shape: the shape of one image.
+    threshold, initial, bias: for each unit ``[N]``, in float64: the threshold θ, the potential before the first step,
+    and the constant part of the current, which is charged by the schedule.
+    highest: the highest level n; infinite without a cap. negative: whether the neurons send negative spikes.
+    depth: the number of populations on the longest path to this one.
     """
 
     name: str
@@ -30,15 +32,16 @@ class Population:
 
     @property
     def fires(self) -> bool:
-        """Whether it is no output."""
+        """True for a layer of neurons, False for an output."""
         return bool(self.threshold.isfinite().all())
 
 
 @dataclass(frozen=True)
 class Synapses:
-    """From one population, or an input, to another: a spike of unit ``pre[k]`` adds ``weight[k]`` at ``post[k]``.
+    """The synapses from one population or input to another population, as three arrays ``[K]``.
 
-    Of an input: a value x adds ``x * weight[k]``, charged by the schedule.
+    A spike of unit ``pre[k]`` of the source adds ``weight[k]`` to the potential of unit ``post[k]`` of the target. A
+    value x of an input adds ``x * weight[k]``, charged by the schedule.
     """
 
     source: str
@@ -50,7 +53,10 @@ class Synapses:
 
 @dataclass(frozen=True)
 class Circuit:
-    """Inputs by name with their shapes, populations in the order of computation, and all synapses."""
+    """A circuit: the shapes of the inputs by name, the populations in the order of computation, and all synapses.
+
+    charge: the charge weights of the first D steps.
+    """
 
     inputs: dict[str, tuple[int, ...]]
     populations: tuple[Population, ...]
@@ -59,26 +65,27 @@ class Circuit:
 
 
 def simulate(circuit: Circuit, inputs: Sequence[Tensor], steps: int) -> dict[str, Tensor]:
-    """What every population sends, ``[T, B, N]``: spikes in {-1, 0, 1}, an output what it has added up so far.
+    """Return the spikes of each population by name, ``[T, B, N]`` in {-1, 0, 1}; for an output, its potential.
 
-    inputs: ``[B, ...]`` each. Without delays: all populations take step t before any takes step t + 1.
+    inputs: one tensor ``[B, ...]`` for each input. There are no delays: all populations compute step t before step
+    t + 1.
     """
     size = {name: math.prod(shape) for name, shape in circuit.inputs.items()}
     size |= {each.name: len(each.bias) for each in circuit.populations}
     into: dict[str, list[tuple[str, Tensor]]] = {each.name: [] for each in circuit.populations}
     for path in circuit.synapses:
-        places, shape = torch.stack([path.pre, path.post]), (size[path.source], size[path.target])
-        weights = torch.sparse_coo_tensor(places, path.weight, shape, check_invariants=True).coalesce()
+        indices, shape = torch.stack([path.pre, path.post]), (size[path.source], size[path.target])
+        weights = torch.sparse_coo_tensor(indices, path.weight, shape, check_invariants=True).coalesce()
         into[path.target].append((path.source, weights))
     values = {name: x.double().flatten(1) for name, x in zip(circuit.inputs, inputs, strict=True)}
     constant = {
-        each.name: each.bias + sum((_carried(values[s], w) for s, w in into[each.name] if s in values), torch.zeros(()))
+        each.name: each.bias + sum((_product(values[s], w) for s, w in into[each.name] if s in values), torch.zeros(()))
         for each in circuit.populations
     }
     batch = (len(inputs[0]), -1)
     potential = {each.name: each.initial.expand(batch) for each in circuit.populations}
     count = {each.name: torch.zeros_like(each.bias).expand(batch) for each in circuit.populations}
-    found: dict[str, list[Tensor]] = {each.name: [] for each in circuit.populations}
+    trains: dict[str, list[Tensor]] = {each.name: [] for each in circuit.populations}
     for t in range(steps):
         for each in circuit.populations:
             u = potential[each.name]
@@ -86,17 +93,17 @@ def simulate(circuit: Circuit, inputs: Sequence[Tensor], steps: int) -> dict[str
                 u = u + circuit.charge[t] * constant[each.name]
             for source, weights in into[each.name]:
                 if source not in values:
-                    u = u + _carried(found[source][t], weights)
+                    u = u + _product(trains[source][t], weights)
             if each.fires:
                 z = ((u >= each.threshold) & (count[each.name] < each.highest)).double()
                 z = z - ((u < 0) & (count[each.name] > 0)).double() if each.negative else z
                 u, count[each.name] = u - each.threshold * z, count[each.name] + z
             potential[each.name] = u
-            found[each.name].append(z if each.fires else u)
-    return {name: torch.stack(each) for name, each in found.items()}
+            trains[each.name].append(z if each.fires else u)
+    return {name: torch.stack(each) for name, each in trains.items()}
 
 
-def _carried(sent: Tensor, weights: Tensor) -> Tensor:
-    """``sent @ weights``, of sparse weights."""
-    carried: Tensor = torch.sparse.mm(weights.t(), sent.t()).t()
-    return carried
+def _product(sent: Tensor, weights: Tensor) -> Tensor:
+    """Return ``sent @ weights`` for sparse weights."""
+    product: Tensor = torch.sparse.mm(weights.t(), sent.t()).t()
+    return product

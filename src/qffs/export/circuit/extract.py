@@ -1,13 +1,15 @@
-"""How the circuit of a spiking network is found.
+"""The circuit of a spiking network, read from its unit responses.
 
-All that lies between two layers of neurons is linear, so it is one weight a pair of units: the operators are run on
-each spike that a unit can send, and what arrives is kept. What comes from the input and the biases is a current, linear
-in the input too.
+The operators between two layers of neurons are linear, so together they are one weight for each pair of units. To find
+the weights, the operators are applied to single spikes of each unit, and the values that arrive are recorded. The input
+and the biases bring a current, which is linear in the input too.
 
-Max pooling takes the largest of counts, which signed neurons can do: with θ = 1, n = 1 and u at ``3/2 - k`` before the
-first step, a neuron has sent 1 as long as the spikes that have arrived are k or more, and 0 as long as they are fewer.
-So for each level k = 1, ..., n one such neuron a unit tells whether the unit's count is k or more; one with k = 1 a
-window and level tells whether that is so of any unit in the window; and the largest count is how many of these are on.
+Max pooling takes the largest count of spikes in a window. Signed neurons can compute it: a neuron with θ = 1, n = 1 and
+potential ``3/2 - k`` before the first step has the count 1 while k or more spikes have arrived, and the count 0 while
+fewer have arrived. So there are two layers of such neurons. In the first, one neuron for each level k = 1, ..., n and
+each unit tests whether the count of the unit is at least k. In the second, one neuron with k = 1 for each level and
+each window tests whether this holds for any unit of the window. The number of active neurons in the second layer, over
+all levels, is the largest count of the window.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
 from qffs.export.circuit.circuit import Circuit, Population, Synapses
-from qffs.export.circuit.unit_response import UnitResponse, flat, names_of, pools, refusal, refused, shape_of, spread
+from qffs.export.circuit.unit_response import UnitResponse, flat, names_of, pools, refusal, refusals, shape_of, spread
 from qffs.graph import batch_axis
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
@@ -30,21 +32,21 @@ from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
 
 UNITS = 100_000
-"""The most units of inputs, neurons and poolings, with those of all levels."""
+"""The largest number of units: inputs, neurons, and poolings with all their levels."""
 
 TOGETHER = 64
-"""How many units are looked at in one pass."""
+"""The number of units in one pass."""
 
 
 @torch.no_grad()
 def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
-    """The circuit of a spiking network; its populations are called as `unit_response.names_of` says.
+    """Return the circuit of a spiking network, with populations named by `unit_response.names_of`.
 
-    Raises `NotConvertible` with the name of each operator that neither is linear nor takes the largest of counts, and
-    on more than `UNITS` units.
+    progress: show a progress bar on stderr. Raises `NotConvertible` with the name of each operator that is not linear
+    and does not take the largest of counts, and on a network with more than `UNITS` units.
     """
-    if found := refused(snn.graph, refusal):
-        raise NotConvertible("these are no synapses between neurons:\n" + "\n".join(found))
+    if reasons := refusals(snn.graph, refusal):
+        raise NotConvertible("these are no synapses between neurons:\n" + "\n".join(reasons))
     probes = _Probes(snn)
     units = probes.count()
     if units > UNITS:
@@ -63,7 +65,7 @@ def circuit(snn: SpikingNetwork, progress: bool = False) -> Circuit:
 
 
 def _single(size: int) -> Iterator[tuple[int, Tensor]]:
-    """All units of a population, each alone, ``[B, N]``, some at a time; with the number of the first."""
+    """Yield the unit vectors of a population in batches ``[B, N]``, each with the index of its first unit."""
     for start in range(0, size, TOGETHER):
         units = torch.zeros((min(TOGETHER, size - start), size), dtype=torch.float64)
         units.diagonal(start).fill_(1.0)
@@ -71,11 +73,11 @@ def _single(size: int) -> Iterator[tuple[int, Tensor]]:
 
 
 Raw = dict[str, Tensor]
-"""By target, ``[3, K]``: from which unit, to which, and how much arrives."""
+"""By target, ``[3, K]``: for each synapse the unit that sends, the unit that receives, and the weight."""
 
 
 class _Probes:
-    """The network run on single units of its ``sources``: inputs, layers of neurons and poolings, by name."""
+    """The runs of a network on single units of its ``sources``: inputs, layers of neurons and poolings, by name."""
 
     def __init__(self, snn: SpikingNetwork) -> None:
         self.network = copy.deepcopy(snn.graph).cpu().double()
@@ -100,34 +102,34 @@ class _Probes:
         return neuron
 
     def _threshold(self, path: str) -> Tensor:
-        """θ by unit."""
+        """Return θ for each unit."""
         node = self.neurons[path]
         d = batch_axis.dimension(node)
         one = [batch_axis.rows(node) if k == d else size for k, size in enumerate(tensor_shape(node))]
         return flat(self._neuron(path).threshold.expand(one), node, 1)[0]
 
     def count(self) -> int:
-        """How many units there are, of inputs, neurons and poolings; of the latter at the most."""
+        """Return the number of units of inputs, neurons and poolings; for poolings, an upper bound."""
         levels = max(self.highest.values(), default=1)
         pooled = sum(math.prod(shape_of(n)) + math.prod(shape_of(n.all_input_nodes[0])) for n in self.pools.values())
         return int(sum(math.prod(self.sources[name]) for name in (*self.inputs, *self.neurons)) + levels * pooled)
 
     def look(self, source: str, advance: Callable[[int], object]) -> None:
-        """Find what arrives of each unit of a source; sources are looked at in the order of computation."""
+        """Record the synapses from each unit of a source; call it for the sources in the order of computation."""
         if source in self.pools:
             self._pool(source)
         size = math.prod(self.sources[source])
-        found: dict[str, list[Tensor]] = {}
+        synapses: dict[str, list[Tensor]] = {}
         for start, units in _single(size):
             for target, weights in self._of(source, units).items():
                 pre, post = weights.nonzero(as_tuple=True)
-                found.setdefault(target, []).append(torch.stack([pre + start, post, weights[pre, post]]))
+                synapses.setdefault(target, []).append(torch.stack([pre + start, post, weights[pre, post]]))
             advance(len(units))
-        joined = {target: torch.cat(parts, 1) for target, parts in found.items()}
+        joined = {target: torch.cat(parts, 1) for target, parts in synapses.items()}
         self.raw[source] = {target: each for target, each in joined.items() if each.shape[1]}
 
     def _of(self, source: str, units: Tensor) -> dict[str, Tensor]:
-        """What arrives at each target of one spike, or of an input 1, of each of these units."""
+        """Return the values that arrive at each target from one spike, or an input of 1, of each of these units."""
         count = len(units)
         nothing = {name: torch.zeros((1, *shape)).expand(count, *shape) for name, shape in self.inputs.items()}
         if source not in self.inputs:
@@ -136,11 +138,11 @@ class _Probes:
         return {target: each - self.bias[target] for target, each in arrived.items()}
 
     def _arrivals(self, inputs: dict[str, Tensor], sent: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        given = tuple(x.double() for x in inputs.values())
-        return UnitResponse(self.network, given, sent).arrivals()
+        values = tuple(x.double() for x in inputs.values())
+        return UnitResponse(self.network, values, sent).arrivals()
 
     def _pool(self, name: str) -> None:
-        """What a pooling takes the largest of, once all that leads to it is known."""
+        """Record the windows of a pooling, after the synapses that lead to it; raise `NotConvertible` on unequal θ."""
         node = self.pools[name]
         (read,) = node.all_input_nodes
         before = {source: raw[name] for source, raw in self.raw.items() if name in raw}
@@ -148,24 +150,27 @@ class _Probes:
         θ = torch.zeros(math.prod(shape_of(read)), dtype=torch.float64)
         for _, post, weight in before.values():
             θ[post.long()] = weight
-        found = []
+        pairs = []
         for start, units in _single(len(θ)):
             pooled = flat(UnitResponse(self.network, (units,), {}).applied(node, spread(units, read)), node, len(units))
-            within, of = pooled.nonzero(as_tuple=True)
-            found.append(torch.stack([within + start, of]))
-        within, of = torch.cat(found, 1)
-        within, of = within[θ[within] > 0], of[θ[within] > 0]  # what neurons send to: zeros pad the rest
-        self.windows[name] = torch.stack([within, of])
-        self.θ[name] = torch.zeros(pooled.shape[1], dtype=torch.float64).index_copy(0, of, θ[within])
-        if not torch.equal(self.θ[name][of], θ[within]):
+            inside, of = pooled.nonzero(as_tuple=True)
+            pairs.append(torch.stack([inside + start, of]))
+        inside, of = torch.cat(pairs, 1)
+        inside, of = (
+            inside[θ[inside] > 0],
+            of[θ[inside] > 0],
+        )  # only units that receive spikes: the others are zeros of a padding
+        self.windows[name] = torch.stack([inside, of])
+        self.θ[name] = torch.zeros(pooled.shape[1], dtype=torch.float64).index_copy(0, of, θ[inside])
+        if not torch.equal(self.θ[name][of], θ[inside]):
             raise NotConvertible(f"{name} takes the largest of neurons with different thresholds")
 
     def _levels(self, name: str) -> int:
-        """How many neurons stand for a unit."""
+        """Return the number of neurons that represent one unit."""
         return self.highest[name] if name in self.pools else 1
 
     def synapses(self) -> Iterator[Synapses]:
-        """All synapses, those of a pooling for each of its levels."""
+        """Yield all synapses; those of a pooling once for each of its levels."""
         for source, raw in self.raw.items():
             for target, (pre, post, weight) in raw.items():
                 pools = target in self.pools
@@ -181,7 +186,7 @@ class _Probes:
             yield Synapses(_counting(name), name, pres, posts, torch.ones(len(pres), dtype=torch.float64))
 
     def populations(self) -> Iterator[Population]:
-        """All populations, in the order of computation, at depth 0."""
+        """Yield all populations in the order of computation, with depth 0."""
         for name in self.targets:
             bias = self.bias[name]
             if name in self.pools:
@@ -201,5 +206,5 @@ class _Probes:
 
 
 def _counting(pool: str) -> str:
-    """The population that tells of each unit that a pooling reads which levels it has reached."""
+    """Return the name of the population that tests, for each unit that a pooling reads, which levels it has reached."""
     return f"{pool}.levels"

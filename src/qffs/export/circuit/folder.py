@@ -1,4 +1,4 @@
-"""A folder with a circuit, examples of what it sends, and a script that runs it in a simulator without qffs."""
+"""Folders with a circuit, examples of its spikes, and a script that runs it in a simulator without this library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qffs.errors import InvalidArgument, Mismatch
 from qffs.export.circuit.circuit import Circuit, simulate
 from qffs.export.circuit.extract import circuit
 from qffs.export.circuit.unit_response import names_of
-from qffs.export.target import Target, Written, close, steps_of, tried
+from qffs.export.target import Target, Written, close, inputs_to_try, steps_of
 from qffs.files import write_folder
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
@@ -27,7 +27,7 @@ from qffs.spiking.network import SpikingNetwork
 SCRIPTS = Path(__file__).parent / "scripts"
 NETWORK, READER, SCRIPT = FILES = ("network.npz", "network.py", "run.py")
 SHOWN = 4
-"""How many random examples are kept where none are given."""
+"""The default number of random examples."""
 
 
 def write(
@@ -38,28 +38,29 @@ def write(
     inputs: Tensor | Sequence[Tensor] = (),
     progress: bool = False,
 ) -> Written:
-    """Write the circuit of a network, T steps of what it sends for the inputs, and the target's script.
+    """Write the circuit of a network, its spikes for the inputs in T steps, and the script of the target.
 
-    An earlier export in the folder is replaced when the new one is complete; a folder that holds anything else is not
-    touched. Raises `NotConvertible` where there is no circuit of the network, and `Mismatch` where it sends other
-    spikes than the network in float64.
+    An earlier export in the folder is replaced when the new one is complete; a folder with other files is not changed.
+    The arguments, the result and the errors are those of `brian2`.
     """
     kind, folder = target.check(snn), Path(folder)
     if folder.exists():
-        other = {each.name for each in folder.iterdir()} - {*FILES, "__pycache__"} if folder.is_dir() else {folder.name}
-        if other or (any(folder.iterdir()) and not (folder / NETWORK).is_file()):
+        others = (
+            {each.name for each in folder.iterdir()} - {*FILES, "__pycache__"} if folder.is_dir() else {folder.name}
+        )
+        if others or (any(folder.iterdir()) and not (folder / NETWORK).is_file()):
             raise InvalidArgument(
-                f"{folder} holds {min(other, default=SCRIPT)}, which is no file of such an export: name another folder"
+                f"{folder} holds {min(others, default=SCRIPT)}, which is not a file of an export: name another folder"
             )
     length = steps_of(snn, steps)
     assert length is not None
-    given = tried(snn, inputs, SHOWN)
-    found = circuit(snn, progress)
-    sent = simulate(found, given, length)
-    _compare(snn, given, sent, length)
+    examples = inputs_to_try(snn, inputs, SHOWN)
+    extracted = circuit(snn, progress)
+    sent = simulate(extracted, examples, length)
+    _compare(snn, examples, sent, length)
 
     def fill(fresh: Path) -> None:
-        np.savez_compressed(fresh / NETWORK, **_arrays(found, given, sent))
+        np.savez_compressed(fresh / NETWORK, **_arrays(extracted, examples, sent))
         shutil.copyfile(SCRIPTS / READER, fresh / READER)
         shutil.copyfile(SCRIPTS / f"run_{target.name}.py", fresh / SCRIPT)
 
@@ -68,50 +69,50 @@ def write(
     return Written(folder, kind, length, note=note)
 
 
-def _compare(snn: SpikingNetwork, given: Sequence[Tensor], sent: dict[str, Tensor], steps: int) -> None:
-    """Raise `Mismatch` where a layer of neurons sends other spikes than its population, or an output differs."""
+def _compare(snn: SpikingNetwork, examples: Sequence[Tensor], sent: dict[str, Tensor], steps: int) -> None:
+    """Raise `Mismatch` if a layer of neurons sends other spikes than its population, or if an output differs."""
     names = names_of(snn.graph)
     layers = {str(n.target): n for n in names if isinstance(n, fx.Node) and site(n).kind is Kind.SPIKING}
 
     def observer(path: str, spikes: Tensor, _: Any) -> None:
-        found = sent[names[layers[path]]]
-        own = spikes.movedim(batch_axis.dimension(layers[path]) + 1, 1).reshape(found.shape).to(found)
-        if not torch.equal(own, found):
-            step = int((own != found).flatten(1).any(1).nonzero()[0])
+        simulated = sent[names[layers[path]]]
+        original = spikes.movedim(batch_axis.dimension(layers[path]) + 1, 1).reshape(simulated.shape).to(simulated)
+        if not torch.equal(original, simulated):
+            step = int((original != simulated).flatten(1).any(1).nonzero()[0])
             raise Mismatch(f"as a circuit, {path} would send other spikes than in the network, from step {step + 1} on")
 
-    readout, _ = copy.deepcopy(snn).cpu().double().run(*given, steps=steps, observer=observer)
+    readout, _ = copy.deepcopy(snn).cpu().double().run(*examples, steps=steps, observer=observer)
     expected = tensors(readout)
     close([sent[names[k]].view(each.shape) for k, each in enumerate(expected)], expected, "as a circuit")
 
 
-def _arrays(found: Circuit, given: Sequence[Tensor], sent: dict[str, Tensor]) -> dict[str, Any]:
-    """What network.npz holds: arrays by name, and in JSON how they belong together."""
+def _arrays(extracted: Circuit, examples: Sequence[Tensor], sent: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the content of network.npz: the arrays by name, and a description in JSON under "structure"."""
     fields = {
-        **{f"input {k}/examples": x for k, x in enumerate(given)},
+        **{f"input {k}/examples": x for k, x in enumerate(examples)},
         **{
             f"population {k}/{field}": getattr(p, field)
-            for k, p in enumerate(found.populations)
+            for k, p in enumerate(extracted.populations)
             for field in ("threshold", "initial", "bias")
         },
         **{
             f"synapses {k}/{field}": getattr(s, field)
-            for k, s in enumerate(found.synapses)
+            for k, s in enumerate(extracted.synapses)
             for field in ("pre", "post", "weight")
         },
         **{
             f"population {k}/expected": sent[p.name].to(torch.int8 if p.fires else torch.float64)
-            for k, p in enumerate(found.populations)
+            for k, p in enumerate(extracted.populations)
         },
     }
     structure = {
-        "inputs": found.inputs,
+        "inputs": extracted.inputs,
         "populations": [
             {"name": p.name, "shape": p.shape, "depth": p.depth, "highest": str(p.highest), "negative": p.negative}
-            for p in found.populations
+            for p in extracted.populations
         ],
-        "synapses": [{"source": s.source, "target": s.target} for s in found.synapses],
-        "charge": found.charge,
+        "synapses": [{"source": s.source, "target": s.target} for s in extracted.synapses],
+        "charge": extracted.charge,
     }
     return {"structure": np.array(json.dumps(structure))} | {name: x.numpy() for name, x in fields.items()}
 
@@ -123,17 +124,28 @@ def brian2(
     inputs: Tensor | Sequence[Tensor] = (),
     progress: bool = False,
 ) -> Written:
-    """Write a network as populations of neurons and synapses, with a script ``run.py`` that simulates it in Brian 2.
+    """Write a spiking network as a circuit, with a script ``run.py`` that simulates it in Brian 2.
 
-    The script needs NumPy and Brian 2, not qffs. It simulates ``inputs`` (by default four random ones) for T ``steps``
-    (8, at least 2 D) and says whether all spikes are the network's own, which are kept beside it, or any other inputs
-    from ``.npy`` files. Each neuron sends positive and negative spikes, as two events. A spike takes one step from a
-    population to the next, so that the network's spikes come later, by as many steps as populations lie before, and are
-    the same otherwise.
+    snn: a network that `qffs.to_spiking` returned.
+    folder: the folder to write. An earlier export in it is replaced when the new one is complete; a folder with other
+        files is not changed.
+    steps: T, the time steps of the examples; by default 8, or 2 D if that is larger.
+    inputs: the examples, one tensor ``[B, ...]`` for each input of the network; by default four random images.
+    progress: show a progress bar on stderr.
 
-    Max pooling becomes neurons too, each of them signed (see `qffs.export.circuit.extract`). Raises `NotConvertible`,
-    naming each operator that is not linear, and on more than 100,000 units; `Mismatch` where the written network would
-    send other spikes than this one in float64.
+    The circuit, populations of neurons and synapses, is written to ``network.npz`` with the examples and their spikes.
+    ``python FOLDER/run.py`` needs NumPy and Brian 2, but not qffs. It simulates the examples and compares all
+    spikes with those of the network. It can also simulate other inputs from ``.npy`` files. A neuron sends positive and
+    negative spikes as two kinds of events. A spike needs one step from a population to the next, so each population
+    sends its spikes later by its depth in the network; apart from this delay the spikes are the same. Max pooling
+    becomes signed neurons too, see `qffs.export.circuit.extract`.
+
+    Returns a `Written`. Before, the circuit is simulated and compared with the network in float64, spike by spike.
+
+    Raises `NotConvertible` with the name of each operator that is not linear, and on more than 100,000 units;
+    `Mismatch` if the circuit would send other spikes than the network; `InvalidArgument` if ``snn`` is not a spiking
+    network, if the steps or inputs do not fit, or if the folder contains other files; `CheckpointError` if the folder
+    cannot be written.
     """
     return write(BRIAN2, snn, folder, steps, inputs, progress)
 
@@ -155,14 +167,27 @@ def pynn(
     inputs: Tensor | Sequence[Tensor] = (),
     progress: bool = False,
 ) -> Written:
-    """Write a network as `qffs.export.brian2` does, with a script ``run.py`` that simulates it in PyNN, on Brian 2.
+    """Write a spiking network as a circuit, with a script ``run.py`` that simulates it in PyNN, with Brian 2.
 
-    The script needs NumPy, PyNN and Brian 2, not qffs. PyNN's neurons send spikes of one kind and its projections have
-    weights of one sign, so each population is a pair of twins, for positive and for negative spikes, and each
-    connection eight projections. A spike takes two steps from a population to the next. PyNN makes connections one by
-    one, some thousand a second: this is for small networks.
+    snn: a network that `qffs.to_spiking` returned.
+    folder: the folder to write. An earlier export in it is replaced when the new one is complete; a folder with other
+        files is not changed.
+    steps: T, the time steps of the examples; by default 8, or 2 D if that is larger.
+    inputs: the examples, one tensor ``[B, ...]`` for each input of the network; by default four random images.
+    progress: show a progress bar on stderr.
 
-    Arguments, what is returned and what is raised are those of `qffs.export.brian2`.
+    The files are those of `qffs.export.brian2`, with another script. ``python FOLDER/run.py`` needs NumPy, PyNN and
+    Brian 2, but not qffs. PyNN's neurons send one kind of spikes, and its projections have weights of one sign. So each
+    population is a pair of twins, one for positive and one for negative spikes, and each connection is eight
+    projections. A spike needs two steps from a population to the next. PyNN creates a few thousand connections per
+    second, one by one, so this target is for small networks.
+
+    Returns a `Written`. Before, the circuit is simulated and compared with the network in float64, spike by spike.
+
+    Raises `NotConvertible` with the name of each operator that is not linear, and on more than 100,000 units;
+    `Mismatch` if the circuit would send other spikes than the network; `InvalidArgument` if ``snn`` is not a spiking
+    network, if the steps or inputs do not fit, or if the folder contains other files; `CheckpointError` if the folder
+    cannot be written.
     """
     return write(PYNN, snn, folder, steps, inputs, progress)
 

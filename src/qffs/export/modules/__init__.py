@@ -1,1 +1,1 @@
-"""A network as modules of other libraries of spiking networks."""
+"""Networks as modules of other libraries for spiking networks."""

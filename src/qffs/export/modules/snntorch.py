@@ -1,4 +1,4 @@
-"""A network with snnTorch's neurons."""
+"""Networks with snnTorch's neurons."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from qffs.spiking.network import SpikingNetwork
 
 
 def snntorch(snn: SpikingNetwork) -> nn.Module:
-    """The network as a module whose neurons are snnTorch `SpikingNeuron`, with the same spikes.
+    """Return a spiking network as a module whose neurons are snnTorch's `SpikingNeuron`, with the same spikes.
 
-    It takes the inputs ``[B, ...]`` at every step and returns what is read out new at this step, so that snnTorch's
-    usual loop runs it: ``net.reset()``, then ``sum(net(x) for _ in range(num_steps))``. The first D steps charge the
-    input by the network's schedule. Its layers of neurons keep their names, and hold their potential ``mem`` and their
-    count ``sent``. ``net.reset()`` begins anew; `snntorch.utils.reset` knows only snnTorch's own neurons and does not.
+    snn: a network that `qffs.to_spiking` returned, in float32 or float64.
 
-    Raises `NotConvertible`, naming each operator that cannot be taken step by step, and `InvalidArgument` where
-    snnTorch is not installed or this is no spiking network.
+    Returns an `nn.Module` in eval mode. One call is one step: it takes the inputs ``[B, ...]`` and returns the
+    increment of the read-out at this step, ``[B, ...]``. So snnTorch's usual loop runs it: ``net.reset()``, then
+    ``sum(net(x) for _ in range(num_steps))``. In the first D steps the input is charged by the schedule of the network.
+    The layers of neurons keep their names; ``mem`` is their potential and ``sent`` their count of spikes.
+    ``net.reset()`` returns to the state before the first step; `snntorch.utils.reset` does not, because it knows only
+    snnTorch's own neurons.
+
+    Raises `NotConvertible` with the name of each operator that a module cannot compute step by step, and
+    `InvalidArgument` if snnTorch is not installed, if ``snn`` is not a spiking network, or if it is in 16 bits.
     """
     SNNTORCH.check(snn)
     from qffs.export.modules.snntorch_neurons import Stepping, holding

@@ -1,4 +1,4 @@
-"""snnTorch's modules that hold what a network carries from step to step; imported only where it is installed."""
+"""snnTorch's modules with the state of a network; this file is imported only if snnTorch is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qffs.export.modules.stepping import Again, Fire, Part, State
 
 
 class Holding(nn.Module):
-    """A part and its state; `reset` begins anew."""
+    """A part with its state; `reset` returns to the state before the first step."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class Holding(nn.Module):
         self.state = None
 
     def forward(self, *inputs: Any) -> Any:
-        """What is sent at this step."""
+        """Return the values that the part sends at this step."""
         sent, self.state = self.part.step(self.part.rest(*inputs) if self.state is None else self.state, *inputs)
         return sent
 
 
 class SignedIF(SpikingNeuron):
-    """Signed integrate-and-fire neurons: they fire at ``u >= threshold``, subtract at once, and take spikes back."""
+    """Signed integrate-and-fire neurons, which fire at ``u >= threshold``, subtract it, and send negative spikes."""
 
     def __init__(self, part: Fire) -> None:
         super().__init__(threshold=part.neuron.threshold, surrogate_disable=True)
@@ -43,7 +43,7 @@ class SignedIF(SpikingNeuron):
 
     @property
     def sent(self) -> Tensor | None:
-        """The spikes sent so far, on balance; None before the first step."""
+        """The count Z of spikes so far, with negative spikes subtracted; None before the first step."""
         return None if self.state is None else self.state[1]
 
     def reset(self) -> None:
@@ -51,18 +51,18 @@ class SignedIF(SpikingNeuron):
         self.state = None
 
     def forward(self, current: Tensor) -> Tensor:
-        """The spikes of this step, times the threshold."""
+        """Return the spikes of this step, multiplied by the threshold."""
         sent, self.state = self.part.step(self.part.rest(current) if self.state is None else self.state, current)
         return sent
 
 
 def holding(part: Part) -> nn.Module:
-    """The module that holds a part."""
+    """Return the module that holds a part and its state."""
     return SignedIF(part) if isinstance(part, Fire) else Holding(part)
 
 
 class Stepping(nn.Module):
-    """A network that takes one step a call."""
+    """A network in which one call is one step."""
 
     def __init__(self, network: fx.GraphModule, again: Again) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class Stepping(nn.Module):
         return self._again, (self.state_dict(),)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What is read out new at this step."""
+        """Return the increment of the read-out at this step."""
         return self.network(*inputs)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Return to the state before the first step."""
         for module in self.network.modules():
             if isinstance(module, Holding | SignedIF):
                 module.reset()

@@ -1,4 +1,4 @@
-"""A network of SpikingJelly's modules."""
+"""Networks of SpikingJelly's modules."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ if TYPE_CHECKING:
 
 
 def spikingjelly(snn: SpikingNetwork) -> MemoryModule:
-    """The network as a `MemoryModule` of SpikingJelly 2: the same spikes, step by step or several steps at once.
+    """Return a spiking network as a `MemoryModule` of SpikingJelly 2, with the same spikes.
 
-    In step mode "s" it takes the inputs ``[B, ...]`` at every step and returns what is read out new at this step; in
-    "m" it takes and returns ``[T, B, ...]``. The first D steps charge the input by the network's schedule; the sum over
-    time is what `SpikingNetwork.forward` reads out. Its layers of neurons keep their names, and hold their potential
-    ``v`` and their count ``sent`` as memories, so that monitors find them; ``functional.reset_net`` begins anew.
+    snn: a network that `qffs.to_spiking` returned, in float32 or float64.
 
-    Raises `NotConvertible`, naming each operator that cannot be taken step by step, and `InvalidArgument` where
-    SpikingJelly is not installed or this is no spiking network.
+    Returns a `MemoryModule` in eval mode. In step mode "s", one call is one step: it takes the inputs ``[B, ...]`` and
+    returns the increment of the read-out at this step, ``[B, ...]``. In step mode "m", it takes and returns
+    ``[T, B, ...]``. In the first D steps the input is charged by the schedule of the network. The sum over time is the
+    read-out of the `SpikingNetwork`. The layers of neurons keep their names; their potential ``v`` and their count of
+    spikes ``sent`` are memories, which monitors can record. ``functional.reset_net`` returns to the state before the
+    first step.
+
+    Raises `NotConvertible` with the name of each operator that a module cannot compute step by step, and
+    `InvalidArgument` if SpikingJelly is not installed, if ``snn`` is not a spiking network, or if it is in 16 bits.
     """
     SPIKINGJELLY.check(snn)
     from qffs.export.modules.spikingjelly_neurons import Stepping, holding
 
-    made: MemoryModule = Stepping(stepping(snn, holding), Again(spikingjelly, snn)).eval()
-    return made
+    module: MemoryModule = Stepping(stepping(snn, holding), Again(spikingjelly, snn)).eval()
+    return module
 
 
 SPIKINGJELLY = Target(

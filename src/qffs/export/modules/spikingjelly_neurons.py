@@ -1,4 +1,4 @@
-"""SpikingJelly's modules that hold what a network carries from step to step; imported only where it is installed."""
+"""SpikingJelly's modules with the state of a network; this file is imported only if SpikingJelly is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qffs.graph.nested import joined
 
 
 class Holding(MemoryModule):
-    """A part, with its state as memories. Whatever its step mode, it takes one step a call: see `Stepping`."""
+    """A part with its state as memories. One call is one step in both step modes, because `Stepping` has the loop."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class Holding(MemoryModule):
             self.register_memory(name, None)
 
     def forward(self, *inputs: Any) -> Any:
-        """What is sent at this step."""
+        """Return the values that the part sends at this step."""
         return self.single_step_forward(*inputs)
 
     def single_step_functional_forward(
         self, inputs: tuple[Any, ...], states: tuple[Any, ...], **_: Any
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """One step from an explicit state."""
+        """Return the values that the part sends at one step from an explicit state, and the state after it."""
         if all(state is None for state in states):
             states = self.part.rest(*inputs)
         sent, after = self.part.step(states, *inputs)
@@ -40,23 +40,23 @@ class SignedIFNode(Holding):
 
 
 def holding(part: Part) -> Holding:
-    """The module that holds a part."""
+    """Return the module that holds a part and its state."""
     return SignedIFNode(part) if isinstance(part, Fire) else Holding(part)
 
 
 class Stepping(MemoryModule):
-    """A network that takes one step a call, or in step mode "m" as many as its inputs ``[T, B, ...]`` have."""
+    """A network in which one call is one step, or in step mode "m" the T steps of its inputs ``[T, B, ...]``."""
 
     def __init__(self, network: fx.GraphModule, again: Again) -> None:
         super().__init__()
         self.network, self._again = network, again
 
     def single_step_forward(self, *inputs: Tensor) -> Any:
-        """What is read out new at this step."""
+        """Return the increment of the read-out at this step."""
         return self.network(*inputs)
 
     def multi_step_forward(self, *inputs: Tensor) -> Any:
-        """What is read out new at each step, ``[T, B, ...]`` in the network's own nesting."""
+        """Return the increments of the read-out at each step, ``[T, B, ...]``, nested like the network's output."""
         return joined(
             [pytree.tree_map(lambda y: y.unsqueeze(0), self.network(*x)) for x in zip(*inputs, strict=True)], 0
         )

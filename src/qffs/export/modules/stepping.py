@@ -1,9 +1,10 @@
-"""A spiking network as a plain module that takes one step a call: what networks of other simulators are made from.
+"""A spiking network as a plain module in which one call is one step, from which networks of other libraries are built.
 
-What lies before the first neurons is computed of the input at every step, and charged where it goes on. Behind, an edge
-carries at step t what neurons sent and ``charge[t]`` times what comes from the input and the biases, in one tensor. So
-linear operators stay as they are, and three parts have a state: charges, neurons, and operators that are neither linear
-nor neurons. Each is a `Part`, a pure step that a simulator's own module holds the state of.
+The operators before the first neurons are computed from the input at every step, and their result is charged. After the
+first neurons, each edge carries one tensor at step t: the spikes of neurons, plus ``charge[t]`` times the part that
+comes from the input and the biases. So linear operators stay as they are. Three parts have a state: charges, neurons,
+and operators that are neither linear nor neurons. Each is a `Part`, a pure function of one step; a module of the other
+library holds its state.
 """
 
 from __future__ import annotations
@@ -34,23 +35,24 @@ State = tuple[Any, ...]
 
 
 class Part(nn.Module):
-    """A part of a network that carries something from step to step; ``names`` says what, in the order of its state."""
+    """A part of a network that has a state between steps; ``names`` are the names of the values of its state."""
 
     names: tuple[str, ...] = ()
 
     def rest(self, *inputs: Any) -> State:
-        """The state before the first step, for inputs like these."""
+        """Return the state before the first step, for inputs of these shapes and types."""
         raise NotImplementedError
 
     def step(self, state: State, *inputs: Any) -> tuple[Any, State]:
-        """What is sent at a step, and the state after it."""
+        """Return the values that the part sends at a step, and the state after the step."""
         raise NotImplementedError
 
 
 class Charge(Part):
-    """``charge[t] * x``: how much of the input, or of a bias, comes at step t.
+    """The charge ``charge[t] * x`` of an input or a bias x at step t.
 
-    dtype: of what is added up, whatever type it has; otherwise what is no floating-point number comes whole.
+    weights: the charge weights of the first D steps. dtype: the type to which x is converted before. With None, x keeps
+    its type, and an x that is not floating-point is charged completely at the first step.
     """
 
     names = ("t",)
@@ -60,23 +62,23 @@ class Charge(Part):
         self.weights, self.dtype = tuple(weights), dtype
 
     def rest(self, *_: Any) -> State:
-        """No step yet."""
+        """Return the number of the first step, 0."""
         return (0,)
 
     def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
-        """The charge of a step."""
+        """Return the charge at a step, and the number of the next step."""
         (t,), (x,) = state, inputs
         weight = self.weights[t] if t < len(self.weights) else 0.0
         x = x if self.dtype is None else torch.as_tensor(x, dtype=self.dtype)
-        if not x.is_floating_point():  # names of things, a mask: there in full from the first step on
+        if not x.is_floating_point():  # such as indices or a mask: complete from the first step on
             weight = 1.0 if t == 0 else 0.0
-        # Where nothing is charged it is 0, and not 0 times a mask's infinity.
+        # Zeros instead of a product with 0, because a mask may contain infinity.
         charged = x if weight == 1.0 else weight * x if weight else torch.zeros_like(x)
         return charged, (t + 1,)
 
 
 class Fire(Part):
-    """The neurons of a layer: see `qffs.functional.neuron.step`. They send spikes times their threshold."""
+    """The neurons of a layer, see `qffs.functional.neuron.step`. They send spikes multiplied by their threshold."""
 
     names = ("v", "sent")
 
@@ -85,14 +87,17 @@ class Fire(Part):
         self.neuron = neuron
 
     def rest(self, *inputs: Any) -> State:
-        """The pre-charge."""
+        """Return the pre-charge and a count of 0 for each neuron."""
         return tuple(self.neuron.rest(torch.zeros_like(inputs[0])))
 
     def step(self, state: State, *inputs: Any) -> tuple[Tensor, State]:
-        """The spikes of a step, in the units of the threshold."""
+        """Return the spikes of a step, multiplied by the threshold, and the state after the step.
+
+        Raises `InvalidArgument` if the shape of the inputs is not that of the state.
+        """
         if state[0].shape != inputs[0].shape:
             raise InvalidArgument(
-                f"this network was called on inputs of another shape before ({list(state[0].shape)} here, now "
+                f"this network received inputs of another shape before ({list(state[0].shape)} here, now "
                 f"{list(inputs[0].shape)}): reset it first"
             )
         threshold = self.neuron.threshold
@@ -102,7 +107,10 @@ class Fire(Part):
 
 
 class Difference(Part):
-    """``g(X_t) - g(X_{t-1})`` of the accumulated inputs X: see `qffs.functional.difference`."""
+    """The difference ``g(X_t) - g(X_{t-1})`` of the accumulated inputs X, see `qffs.functional.difference`.
+
+    operator: g. count: the number of inputs that are accumulated; the other inputs are passed on as they are.
+    """
 
     names = ("accumulated", "value")
 
@@ -111,11 +119,11 @@ class Difference(Part):
         self.operator, self.count = operator, count
 
     def rest(self, *inputs: Any) -> State:
-        """Nothing has arrived."""
+        """Return zeros for the accumulated inputs, and None for the value of g."""
         return tuple(torch.zeros_like(x) for x in inputs[: self.count]), None
 
     def step(self, state: State, *inputs: Any) -> tuple[Any, State]:
-        """What is new of g."""
+        """Return the difference of g at this step, and the state after the step."""
         accumulated, before = state
         total = tuple(sum_.to(x) + x for sum_, x in zip(accumulated, inputs[: self.count], strict=True))
         leaves, form = pytree.tree_flatten(self.operator(*total, *inputs[self.count :]))
@@ -128,44 +136,49 @@ class Difference(Part):
 
 
 class Again:
-    """Makes a network that is read from a file as it was made: a generated module would be traced anew, and lost."""
+    """A function that builds the network again when it is read from a file.
+
+    Without it, PyTorch would pickle the source of the graph module and trace it again, which fails here.
+    """
 
     def __init__(self, make: Callable[[SpikingNetwork], nn.Module], snn: SpikingNetwork) -> None:
         self.make, self.snn = make, snn
 
     def __call__(self, tensors: dict[str, Tensor]) -> nn.Module:
-        """The network, with these weights, before its first step."""
-        made = self.make(self.snn)
-        made.load_state_dict({name: tensors[name] for name in made.state_dict()}, assign=True)  # what it calls
-        return made
+        """Return the network with these weights, in the state before the first step."""
+        module = self.make(self.snn)
+        module.load_state_dict(
+            {name: tensors[name] for name in module.state_dict()}, assign=True
+        )  # only those that it uses
+        return module
 
 
 class Operator(nn.Module):
-    """A function, a method or a module with all its arguments but those that are given at each call."""
+    """A function, method or module with its constant arguments; the other arguments are passed at each call."""
 
     def __init__(self, call: Callable[..., Any] | str | nn.Module, args: Any, kwargs: Any) -> None:
         super().__init__()
         self.call, self.args, self.kwargs = call, args, kwargs
 
-    def forward(self, *given: Any) -> Any:
-        """Apply it."""
+    def forward(self, *inputs: Any) -> Any:
+        """Return the result for these arguments."""
         args, kwargs = fx.node.map_aggregate(
-            (self.args, self.kwargs), lambda each: given[each.number] if isinstance(each, _Given) else each
+            (self.args, self.kwargs), lambda each: inputs[each.number] if isinstance(each, _Placeholder) else each
         )
         if isinstance(self.call, str):
             return getattr(args[0], self.call)(*args[1:], **kwargs)
         return self.call(*args, **kwargs)
 
 
-class _Given:
-    """Stands for an argument that is given at each call."""
+class _Placeholder:
+    """A placeholder for the argument with an index at each call."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
 
 def saving(make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[Network, Path], Written]:
-    """What writes a module of a simulator to a file, by `torch.save`."""
+    """Return a function that builds a module of another library and writes it to a file by `torch.save`."""
 
     def save(network: Network, path: Path) -> Written:
         assert isinstance(network, SpikingNetwork)
@@ -177,25 +190,25 @@ def saving(make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[Network, Pa
 
 
 def _save(module: nn.Module, path: Path) -> None:
-    with path.open("wb") as stream:  # to a path that cannot be written PyTorch raises no OSError
+    with path.open("wb") as stream:  # with a path, PyTorch raises another error than OSError
         torch.save(module, stream)
 
 
 def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.GraphModule:
-    """The network as a module that takes its inputs at every step and returns what is read out new at this step.
+    """Return the network as a module that takes its inputs at every step and returns the increment of the read-out.
 
-    hold: makes a module of a simulator of a part. Neurons keep their paths. Raises `NotConvertible` where an operator
-    is none that can be taken step by step so, with the name of each, and `InvalidArgument` on a network in 16 bits,
-    where sums would be rounded otherwise than in `SpikingNetwork`.
+    hold: returns a module of another library that holds a part and its state. Neurons keep their paths. Raises
+    `NotConvertible` with the name of each operator that cannot be computed step by step in this way, and
+    `InvalidArgument` on a network in 16 bits, because its sums would be rounded differently from `SpikingNetwork`.
     """
     if snn.empty_like.dtype not in {torch.float32, torch.float64}:
         raise InvalidArgument(f"a network in {snn.empty_like.dtype} would send other spikes: give snn.float()")
     network = copy.deepcopy(snn.graph)
-    refused = [
+    reasons = [
         f"{node.name} ({label(node, network)}): {why}" for node in network.graph.nodes if (why := _refusal(node))
     ]
-    if refused:
-        raise NotConvertible("these cannot be taken step by step by a module:\n" + "\n".join(refused))
+    if reasons:
+        raise NotConvertible("these cannot be taken step by step by a module:\n" + "\n".join(reasons))
     for node in list(network.graph.nodes):
         if site(node).analog and site(node).kind is not Kind.OUTPUT:
             continue
@@ -216,23 +229,26 @@ def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.Graph
 
 
 def _refusal(node: fx.Node) -> str | None:
-    """Why a node cannot be taken step by step; None where it can."""
+    """Return why a node cannot be computed step by step; None if it can."""
     chooses = [each for each in choosing(node) if isinstance(each, fx.Node)]
     if not site(node).analog and any(arguments(node).count(each) > chooses.count(each) for each in chooses):
-        return "it joins what decides where its operands go"
+        return "it joins a signal that also selects its operands"
     return None
 
 
 def _charged(node: fx.Node) -> list[fx.Node]:
-    """What comes to a node behind the first neurons, or to the output, from before them or as a bias."""
-    chooses = choosing(node)  # these are there at every step
+    """Return the operands that must be charged for a node after the first neurons, or for the output.
+
+    They are biases, and signals from before the first neurons.
+    """
+    chooses = choosing(node)  # these are complete at every step
     constant = _operands(node) if site(node).kind in {Kind.SUM, Kind.JOIN} else []
     return [read for read in node.all_input_nodes if read not in chooses and
             (site(read).analog if site(read).signal else read in constant)]  # fmt: skip
 
 
 def _operands(node: fx.Node) -> list[Any]:
-    """What a sum adds up, or a join joins, without its options: a dimension, a factor."""
+    """Return the operands of a sum or a join, without options such as a dimension or a factor."""
     match name_of(node):
         case "where":
             return list(node.args[1:])
@@ -243,10 +259,10 @@ def _operands(node: fx.Node) -> list[Any]:
     return list(option(node, 0, "tensors"))
 
 
-def _charge(network: fx.GraphModule, value: fx.Node, reader: fx.Node, held: nn.Module) -> None:
-    """Let what a node reads of another be charged."""
+def _charge(network: fx.GraphModule, value: fx.Node, reader: fx.Node, charge: nn.Module) -> None:
+    """Insert a charge between a node and the reader of its value."""
     path = free_path(network, f"{value.name}_charge")
-    network.add_submodule(path, held)
+    network.add_submodule(path, charge)
     with network.graph.inserting_after(value):
         charged = network.graph.call_module(path, (value,))
     record = site(value)
@@ -255,11 +271,11 @@ def _charge(network: fx.GraphModule, value: fx.Node, reader: fx.Node, held: nn.M
 
 
 def _difference(network: fx.GraphModule, node: fx.Node, hold: Callable[[Part], nn.Module]) -> None:
-    """Replace a call by one of a difference, its signals first, then what else changes from call to call."""
+    """Replace a node by a `Difference`, whose arguments are its signals, then its other variable arguments."""
     read = list(dict.fromkeys(signals(node)))
     others = [each for each in node.all_input_nodes if each not in read]
-    given: dict[fx.Node, Any] = {each: _Given(number) for number, each in enumerate((*read, *others))}
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), given.__getitem__)
+    placeholders: dict[fx.Node, Any] = {each: _Placeholder(number) for number, each in enumerate((*read, *others))}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), placeholders.__getitem__)
     call = network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
     path = str(node.target) if node.op == "call_module" else free_path(network, node.name)
     if node.op == "call_module" and sum(n.target == node.target for n in network.graph.nodes) > 1:
@@ -270,7 +286,7 @@ def _difference(network: fx.GraphModule, node: fx.Node, hold: Callable[[Part], n
     else:
         network.add_submodule(path, part)
     with network.graph.inserting_before(node):
-        new = network.graph.call_module(path, tuple(given))
+        new = network.graph.call_module(path, tuple(placeholders))
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     network.graph.erase_node(node)

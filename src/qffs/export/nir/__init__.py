@@ -1,1 +1,1 @@
-"""A network as a graph of NIR: as other tools can read it, or exactly."""
+"""Networks as graphs of NIR: as an approximation that other tools can read, or exactly."""

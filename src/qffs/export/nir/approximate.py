@@ -1,4 +1,4 @@
-"""Neurons as other tools can run them: NIR's own, whose rates stand for activations."""
+"""NIR graphs with NIR's own neurons, which other tools can run; their firing rates represent the activations."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ from qffs.spiking.network import SpikingNetwork
 
 
 class Rates(Graph):
-    """Neurons as NIR's integrate-and-fire nodes, which any tool can run: rates stand for activations.
+    """A graph with NIR's integrate-and-fire nodes as neurons, which any tool can run.
 
-    The input and the biases stay on, the read-out is a mean over time. A neuron has the threshold n θ, which is what it
-    sends at the most, and so its rate is what it rounds: without a potential before the first step, without spikes
-    that take others back, without a cap.
+    The rate of a neuron represents its activation. The input and the biases are on at every step, and the read-out is a
+    mean over time. The threshold is n θ, the highest activation, so a rate of 1 is the highest activation. These
+    neurons have no pre-charge, no negative spikes and no cap. r: the value of the nodes' field ``r``.
     """
 
     def __init__(self, snn: SpikingNetwork, r: float) -> None:
         super().__init__(snn)
         self.r = r
         self.biased: dict[str, Tensor] = {}
-        """What arrives of biases, by node."""
+        """The total of the biases that arrive at each node."""
 
     def refusal(self, node: fx.Node) -> str | None:
-        """Max pooling needs signed spikes."""
+        """Return why a node has no form; max pooling has none, because it needs signed spikes."""
         largest = "rates have no maximum in NIR: nir-exact has one" if pools(node) else None
         return largest or super().refusal(node)
 
     def matrix(self, weight: Tensor) -> nir.NIRNode:
-        """Not every tool reads a matrix without a bias."""
+        """Return a matrix with a bias of 0, because some tools cannot read a matrix without a bias."""
         return nir.Affine(weight=weight.numpy().copy(), bias=np.zeros(len(weight)))
 
     def scale(self, factor: Tensor, shape: tuple[int, ...]) -> nir.NIRNode:
-        """Not every tool reads a scale: a convolution by single places, or a matrix, of one dimension."""
+        """Return a factor as a matrix, or as a convolution with kernel size 1, because some tools cannot read a scale.
+
+        Raises `NotConvertible` if the factor differs within a channel, or if the signal has over two dimensions.
+        """
         if len(shape) == 1:
             return self.matrix(torch.diag(factor.expand(shape)))
         if len(shape) > 3:
@@ -54,7 +57,7 @@ class Rates(Graph):
         return convolution(Convolution(weight, one, none, one, shape[1:]), weight)
 
     def build(self) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
-        """All nodes and edges, with each bias in a node that nothing else reads."""
+        """Return all nodes and edges; each bias is in a node with only one reader."""
         super().build()
         for name, constant in self.biased.items():
             if name in self.nodes and bool(constant.any()):
@@ -68,33 +71,33 @@ class Rates(Graph):
             raise NotConvertible(f"these have no form in NIR:\n{name}: its bias differs from place to place")
         sources = [source for source, target in self.edges if target == name]
         readers = Counter(source for source, _ in self.edges)
-        own = [each for each in sources if hasattr(self.nodes[each], "bias") and readers[each] == 1]
+        with_bias = [each for each in sources if hasattr(self.nodes[each], "bias") and readers[each] == 1]
         if not sources:
             raise NotConvertible(f"these have no form in NIR:\n{name}: nothing but a bias arrives there")
-        if not own:
-            own = [self.add(f"{name}_biased", self.scale(ONE, shape), sources[0])]
-            self.edges[self.edges.index((sources[0], name))] = (own[0], name)
-        self.nodes[own[0]].bias = by_channel[:, 0].numpy().copy()
+        if not with_bias:
+            with_bias = [self.add(f"{name}_biased", self.scale(ONE, shape), sources[0])]
+            self.edges[self.edges.index((sources[0], name))] = (with_bias[0], name)
+        self.nodes[with_bias[0]].bias = by_channel[:, 0].numpy().copy()
 
     def neuron(self, name: str, neuron: Neuron, bundle: Bundle, constant: Tensor) -> Bundle:
-        """A layer of neurons: rate times n θ."""
+        """Add a layer of neurons, and return its signal: the rate multiplied by n θ."""
         if not neuron.rule.cap:
             raise NotConvertible(f"these have no form in NIR:\n{name}: without a cap it has no highest rate")
         shape = tuple(constant.shape)
         highest = neuron.highest * neuron.threshold
-        made = nir.IF(
+        node = nir.IF(
             r=np.full(shape, self.r),
             v_threshold=highest.expand((1, *shape))[0].numpy().copy(),
             v_reset=np.zeros(shape),
         )
-        name = self.add(name, made, *self.scaled(name, bundle, shape))
+        name = self.add(name, node, *self.scaled(name, bundle, shape))
         self.biased[name] = constant
         return {name: highest}
 
     def output(self, name: str, shape: tuple[int, ...], bundle: Bundle, constant: Tensor) -> str:
-        """What is read out, on average."""
+        """Add an output, whose mean over time is the read-out, and return its name."""
         sources = self.scaled(name, bundle, shape)
-        if len(sources) > 1:  # not every tool adds up what an output reads
+        if len(sources) > 1:  # some tools do not add up the inputs of an output
             sources = [self.add(f"{name}_sum", self.scale(ONE, shape), *sources)]
         name = self.add(name, nir.Output(output_type={"output": np.array(shape)}), *sources)
         self.biased[name] = constant

@@ -1,4 +1,4 @@
-"""Neurons as NIR has none: composed of integrators, thresholds and scales, with nothing lost."""
+"""Exact NIR graphs: signed neurons, which NIR does not have, composed of integrators, thresholds and scales."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 
 NEVER = 1e300
-"""A threshold that nothing reaches."""
+"""A threshold that no value reaches."""
 
 
 class Exact(Graph):
-    """Neurons composed of integrators, thresholds and scales: every spike is the network's own.
+    """A graph whose neurons are composed of integrators, thresholds and scales, with the same spikes as the network.
 
-    With ``I`` the integrator, ``[x > a]`` a threshold and u counted from the potential before the first step::
+    Let ``I`` be an integrator, ``[x > a]`` a threshold, and u the potential minus the potential u_0 before the first
+    step. Then::
 
         u = I(arriving - θ z of the step before),  Z = I(z of the step before)
         z = [-([-u > u_0 - θ] + [Z > n - 1/2]) > -1/2] - [[-u > u_0] + [Z > 1/2] > 3/2]
 
-    u < θ and u < 0 are tested as -u > -θ and -u > 0, because a threshold of NIR fires above it, not at it. Biases are
-    charged by inputs of their own, ``NAME.charge``, that carry ``charge[t]``.
+    The tests are of -u, because a threshold of NIR fires above its value, but not at it. Each bias is charged by an
+    additional input ``NAME.charge``, whose value at step t is ``charge[t]``.
     """
 
     def __init__(self, snn: SpikingNetwork) -> None:
         super().__init__(snn)
         self.populations: dict[str, tuple[str, str]] = {}
-        """By layer of neurons: the nodes that send 1 for a positive and a negative spike."""
+        """By layer of neurons: the nodes that send 1 for a positive spike and 1 for a negative spike."""
         self.charges: list[str] = []
 
     def composed(
         self, name: str, θ: Tensor, first: Tensor, highest: float, negative: bool, sources: Sequence[str]
     ) -> tuple[str, str, str]:
-        """Neurons of thresholds θ, potentials ``first`` before the first step, and at most n spikes.
+        """Add neurons with thresholds θ and the highest level ``highest``.
 
-        Returned: what sends 1 for a positive spike, for a negative one, and -1 for a negative one.
+        first: the potential before the first step. negative: whether they send negative spikes. sources: the nodes that
+        arrive. Returns three nodes: one sends 1 for a positive spike, one 1 for a negative spike, and one -1 for a
+        negative spike.
         """
         shape, add = tuple(θ.shape), self.add
 
@@ -64,22 +67,22 @@ class Exact(Graph):
         under = add(f"{name}.below_zero", threshold(first), down)
         some = add(f"{name}.some", threshold(0.5 if negative else NEVER), balance)
         negative_ = add(f"{name}.negative", threshold(1.5), under, some)
-        taken = add(f"{name}.taken_back", scale(-1.0), negative_)
-        back = add(f"{name}.reset", scale(-θ), positive, taken)
-        self.edges += [(back, u), (positive, balance), (taken, balance)]
-        return positive, negative_, taken
+        inverted = add(f"{name}.taken_back", scale(-1.0), negative_)
+        reset = add(f"{name}.reset", scale(-θ), positive, inverted)
+        self.edges += [(reset, u), (positive, balance), (inverted, balance)]
+        return positive, negative_, inverted
 
     def neuron(self, name: str, neuron: Neuron, bundle: Bundle, constant: Tensor) -> Bundle:
-        """A layer of neurons, and what it sends: spikes times θ."""
+        """Add a layer of neurons, and return its signal: the spikes multiplied by θ."""
         shape = tuple(constant.shape)
         θ = neuron.threshold.expand((1, *shape))[0]
         sources = self.scaled(name, bundle, shape) + self._bias(name, constant)
         highest = neuron.highest if neuron.rule.cap else math.inf
-        positive, negative, taken = self.composed(
+        positive, negative, inverted = self.composed(
             name, θ, neuron.precharge * θ, highest, neuron.rule.negative_spikes, sources
         )
         self.populations[name] = (positive, negative)
-        return {self.add(f"{name}.sent", self.scale(θ, shape), positive, taken): ONE}
+        return {self.add(f"{name}.sent", self.scale(θ, shape), positive, inverted): ONE}
 
     def _bias(self, name: str, constant: Tensor) -> list[str]:
         shape = tuple(constant.shape)
@@ -90,7 +93,7 @@ class Exact(Graph):
         return [self.add(f"{name}.bias", self.scale(constant, shape), charge)]
 
     def pool(self, node: fx.Node, bundle: Bundle) -> Bundle:
-        """Max pooling, level by level: see `qffs.export.circuit.extract`."""
+        """Add a max pooling, level by level, see `qffs.export.circuit.extract`, and return its signal."""
         (read,) = node.all_input_nodes
         (θ, highest), into, out = self.units[read], self.shape(read), self.shape(node)
         windows = windows_of(node, self.network)
@@ -99,27 +102,29 @@ class Exact(Graph):
                 lambda x: UnitResponse(self.network, (x,), {}).applied(node, x), into, windows, pools=True
             )
         except NotConvertible:
-            raise self.without_form(node, "its windows are those of no convolution") from None
+            raise self.without_form(node, "no convolution has its windows") from None
         counts = {source: factor / torch.where(θ > 0, θ, 1.0) for source, factor in bundle.items()}
         arriving = self.scaled(node.name, counts, into)
         one, pooled = torch.ones(into, dtype=torch.float64), torch.ones(out, dtype=torch.float64)
         sent: list[str] = []
         for level in range(1, highest + 1):
             name = f"{node.name}.level_{level}"
-            positive, _, taken = self.composed(name, one, one * (1.5 - level), 1, True, arriving)
-            summed = self.joined(f"{name}.sum", (positive, taken), into)
+            positive, _, inverted = self.composed(name, one, one * (1.5 - level), 1, True, arriving)
+            summed = self.joined(f"{name}.sum", (positive, inverted), into)
             for form in forms:
                 summed, _ = self._form(form, f"{name}.{type(form).__name__.lower()}", summed, ONE)
-            positive, _, taken = self.composed(f"{node.name}.largest_{level}", pooled, 0.5 * pooled, 1, True, (summed,))
-            sent += [positive, taken]
+            positive, _, inverted = self.composed(
+                f"{node.name}.largest_{level}", pooled, 0.5 * pooled, 1, True, (summed,)
+            )
+            sent += [positive, inverted]
         largest, highest = self.units[node]
         return {self.add(f"{node.name}.sent", self.scale(largest, out), *sent): ONE}
 
     def joined(self, name: str, sources: Sequence[str], shape: tuple[int, ...]) -> str:
-        """One node that is the sum of others."""
+        """Add a node that is the sum of others, and return its name."""
         return self.add(name, self.scale(ONE, shape), *sources)
 
     def output(self, name: str, shape: tuple[int, ...], bundle: Bundle, constant: Tensor) -> str:
-        """What is read out new at each step."""
+        """Add an output, which receives the increment of the read-out at each step, and return its name."""
         sources = self.scaled(name, bundle, shape) + self._bias(name, constant)
         return self.add(name, nir.Output(output_type={"output": np.array(shape)}), *sources)

@@ -1,6 +1,6 @@
-"""A spiking network as a graph of NIR: its linear operators as convolutions and matrices, its neurons as asked for.
+"""A spiking network as a graph of NIR, with its linear operators as convolutions and matrices.
 
-Two ways to write neurons derive from the walk here: `nir_composed` and `nir_rates`.
+Two subclasses write the neurons: `qffs.export.nir.exact.Exact` and `qffs.export.nir.approximate.Rates`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.errors import NotConvertible
-from qffs.export.circuit.unit_response import UnitResponse, names_of, refusal, refused
+from qffs.export.circuit.unit_response import UnitResponse, names_of, refusal, refusals
 from qffs.export.nir.linear_form import Convolution, Flatten, Form, Matrix, Window, linear_form
 from qffs.graph import batch_axis
 from qffs.graph.call import label, option, signals
@@ -26,14 +26,14 @@ from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
 
 Bundle = dict[str, Tensor]
-"""What a signal is the sum of: nodes of NIR by name, each times a factor, one for all ``[]`` or one a unit."""
+"""A signal as a sum of nodes of NIR: by name of the node, its factor, one for all units ``[]`` or one for each unit."""
 
 ONE = torch.ones((), dtype=torch.float64)
 KEPT = nir.Input, nir.Output
 
 
 class Graph:
-    """The walk over a network that builds ``nodes`` and ``edges``; how neurons are written is left to what derives."""
+    """The walk over a network that builds ``nodes`` and ``edges`` of NIR; subclasses define how neurons are written."""
 
     def __init__(self, snn: SpikingNetwork) -> None:
         self.network, self.charge = copy.deepcopy(snn.graph).cpu().double(), snn.schedule.weights
@@ -41,18 +41,18 @@ class Graph:
         self.edges: list[tuple[str, str]] = []
         self.bundles: dict[fx.Node, Bundle] = {}
         self.units: dict[fx.Node, tuple[Tensor, int]] = {}
-        """Of what holds single spikes: how much each unit's is, and how many it has sent at the most."""
+        """By node that carries single spikes: the size of a spike of each unit, and the largest count of spikes."""
         self.constants: dict[str, Tensor] = {}
         self.names = names_of(self.network)
         self.inputs: list[str] = []
         self.outputs: list[str] = []
-        """Nodes by name, in the network's own order."""
+        """The names of the output nodes, in the order of the outputs of the network, as ``inputs`` for the inputs."""
         self.reasons: dict[fx.Node, str] = {}
 
     def build(self) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
-        """All nodes and edges; raises `NotConvertible` with the name of each operator that has no form in NIR."""
-        if found := refused(self.network, self.refusal):
-            raise NotConvertible("these have no form in NIR:\n" + "\n".join(found))
+        """Return all nodes and edges; raise `NotConvertible` with the name of each operator that has no form in NIR."""
+        if reasons := refusals(self.network, self.refusal):
+            raise NotConvertible("these have no form in NIR:\n" + "\n".join(reasons))
         placeholders = self.network.graph.find_nodes(op="placeholder")
         resting = tuple(torch.zeros((1, *tensor_shape(node)[1:]), dtype=torch.float64) for node in placeholders)
         self.constants = UnitResponse(self.network, resting, None).arrivals()
@@ -62,7 +62,7 @@ class Graph:
         return self.nodes, self.edges
 
     def _drop_unread(self) -> None:
-        """Leave out what leads nowhere: to each such node NIR would give an output."""
+        """Remove the nodes that no other node reads, because NIR would add an output to each of them."""
         while True:
             read = {source for source, _ in self.edges}
             unread = {name for name, node in self.nodes.items() if name not in read and not isinstance(node, KEPT)}
@@ -72,7 +72,7 @@ class Graph:
             self.edges = [edge for edge in self.edges if edge[1] not in unread]
 
     def refusal(self, node: fx.Node) -> str | None:
-        """Why a node has no form, where that is seen at once."""
+        """Return why a node has no form, if this is known before the walk; None if it is not."""
         axes = batch_axis.axes(node) if site(node).signal else []
         if any(axis != (0, 1) for axis in axes):
             return "it does not hold one image a row of dimension 0"
@@ -81,18 +81,18 @@ class Graph:
         return refusal(node)
 
     def add(self, name: str, node: nir.NIRNode, *sources: str) -> str:
-        """Add a node, with edges from others; return its name, which is another where there is one of it."""
+        """Add a node with edges from ``sources``, and return its name, with a number if the name exists already."""
         name = next(each for each in chain([name], (f"{name}_{k}" for k in count(2))) if each not in self.nodes)
         self.nodes[name] = node
         self.edges.extend((source, name) for source in sources)
         return name
 
     def without_form(self, node: fx.Node, why: str) -> NotConvertible:
-        """The error that names a node."""
+        """Return the error about a node that has no form."""
         return NotConvertible(f"these have no form in NIR:\n{node.name} ({label(node, self.network)}): {why}")
 
     def read(self, node: fx.Node) -> Bundle:
-        """What a signal is the sum of."""
+        """Return the sum that a signal is; raise `NotConvertible` if an operator before it has no form."""
         if node not in self.bundles:
             while before := [each for each in signals(node) if each not in self.bundles]:
                 node = before[0]
@@ -127,14 +127,17 @@ class Graph:
         self.outputs.append(self.output(name, shape, self.read(node), self.constants[name][0].view(shape)))
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """The shape of a signal, an image."""
+        """Return the shape of a signal for one image."""
         return tuple(tensor_shape(node)[1:])
 
     # --- linear operators -------------------------------------------------------------------------------------------
 
     def _linear(self, node: fx.Node) -> None:
-        """Find the forms of an operator, together with those before it that have none: a tuple, more dimensions."""
-        found, units = [], []
+        """Write an operator as forms of NIR, together with the operators before it that have no form of their own.
+
+        Such operators return a tuple or a signal of more dimensions, for example.
+        """
+        parts, units = [], []
         for read in dict.fromkeys(signals(node)):
             path, start = [node], read
             while start not in self.bundles:
@@ -149,29 +152,29 @@ class Graph:
 
             try:
                 if not isinstance(site(node).shape, tuple):
-                    raise NotConvertible("it gives several values")
+                    raise NotConvertible("it returns several values")
                 forms = linear_form(apply, self.shape(start), windows_of(node, self.network))
             except NotConvertible as error:
                 self.reasons[node] = str(error)
                 return
-            found.append((start, forms))
+            parts.append((start, forms))
             if start in self.units:
                 θ, highest = self.units[start]
                 units.append((apply(θ[None])[0], highest))
-        self.bundles[node] = self._sum(node.name, found)
+        self.bundles[node] = self._sum(node.name, parts)
         if site(node).unit:
             self.units[node] = torch.stack([θ for θ, _ in units]).sum(0), max(highest for _, highest in units)
 
-    def _sum(self, name: str, found: Sequence[tuple[fx.Node, Sequence[Form]]]) -> Bundle:
-        """The sum of what forms make of signals, each of every node that its signal is the sum of."""
+    def _sum(self, name: str, parts: Sequence[tuple[fx.Node, Sequence[Form]]]) -> Bundle:
+        """Return a sum of signals to which forms are applied, node by node of each signal."""
         bundle: Bundle = {}
-        alone = len(found) == 1 and len(self.bundles[found[0][0]]) == 1
-        for start, forms in found:
+        alone = len(parts) == 1 and len(self.bundles[parts[0][0]]) == 1
+        for start, forms in parts:
             for source, factor in self.bundles[start].items():
                 for form in forms:
-                    own = name if alone else f"{name}_of_{source}"
-                    named = own if form is forms[-1] else f"{own}_{type(form).__name__.lower()}"
-                    source, factor = self._form(form, named, source, factor)
+                    base = name if alone else f"{name}_of_{source}"
+                    full_name = base if form is forms[-1] else f"{base}_{type(form).__name__.lower()}"
+                    source, factor = self._form(form, full_name, source, factor)
                 bundle[source] = bundle[source] + factor if source in bundle else factor
         return bundle
 
@@ -186,51 +189,51 @@ class Graph:
         return self.add(name, convolution(form, weight), source), ONE
 
     def scaled(self, name: str, bundle: Bundle, shape: tuple[int, ...]) -> list[str]:
-        """The nodes whose sum a bundle is, with one more for each that had a factor."""
-        found = []
+        """Return the nodes whose sum a bundle is, after adding a scale for each node with a factor."""
+        names = []
         for source, factor in bundle.items():
             if not bool((factor == 1).all()):
                 source = self.add(f"{name}_scaled_{source}", self.scale(factor, shape), source)
-            found.append(source)
-        return found
+            names.append(source)
+        return names
 
-    # --- what the ways to write it differ in ------------------------------------------------------------------------
+    # --- the parts that subclasses define ---------------------------------------------------------------------------
 
     def matrix(self, weight: Tensor) -> nir.NIRNode:
-        """A matrix."""
+        """Return a node that multiplies by a matrix."""
         return nir.Linear(weight=weight.numpy())
 
     def scale(self, factor: Tensor, shape: tuple[int, ...]) -> nir.NIRNode:
-        """What multiplies a signal."""
+        """Return a node that multiplies a signal by a factor."""
         return nir.Scale(scale=factor.expand(shape).numpy().copy())
 
     def neuron(self, name: str, neuron: Neuron, bundle: Bundle, constant: Tensor) -> Bundle:
-        """A layer of neurons, and what it sends; constant: what arrives of the biases."""
+        """Add a layer of neurons, and return its signal; constant: the total of the biases that arrive."""
         raise NotImplementedError
 
     def pool(self, node: fx.Node, bundle: Bundle) -> Bundle:
-        """A layer that takes the largest of counts."""
+        """Add a layer that takes the largest of counts, and return its signal."""
         raise NotImplementedError
 
     def output(self, name: str, shape: tuple[int, ...], bundle: Bundle, constant: Tensor) -> str:
-        """What is read out; its node."""
+        """Add an output, and return the name of its node."""
         raise NotImplementedError
 
 
 def convolution(form: Convolution, weight: Tensor) -> nir.NIRNode:
-    """A convolution without a bias."""
-    made: Any = nir.Conv1d if len(form.size) == 1 else nir.Conv2d
+    """Return a convolution with a bias of 0."""
+    node_type: Any = nir.Conv1d if len(form.size) == 1 else nir.Conv2d
     one = len(form.size) == 1
     stride, padding, dilation = (each[0] if one else each for each in (form.stride, form.padding, form.dilation))
     size = form.size[0] if one else form.size
-    return made(
+    return node_type(
         input_shape=size, weight=weight.numpy().copy(), stride=stride, padding=padding, dilation=dilation, groups=1,
         bias=np.zeros(len(weight)),
     )  # fmt: skip
 
 
 def windows_of(node: fx.Node, network: fx.GraphModule) -> list[Window]:
-    """What a module of windows, or a call of a convolution or a pooling, says of itself."""
+    """Return the window in the arguments of a convolution or a pooling, as a list; empty for other operators."""
     (read, *others), names = node.all_input_nodes, ("kernel_size", "stride", "padding", "dilation")
     dimensions = len(site(read).shape or ()) - 2
     called = str(getattr(node.target, "__name__", node.target))
@@ -248,7 +251,7 @@ def windows_of(node: fx.Node, network: fx.GraphModule) -> list[Window]:
         return []
     stride, padding, dilation = rest
     values: list[Any] = [kernel, stride or kernel, padding or 0, dilation or 1]
-    whole: Any = [tuple(each) if isinstance(each, tuple | list) else (each,) * dimensions for each in values]
+    window: Any = [tuple(each) if isinstance(each, tuple | list) else (each,) * dimensions for each in values]
     if padding in {"same", "valid"}:
-        whole[2] = tuple((k - 1) * d // 2 * (padding == "same") for k, d in zip(whole[0], whole[3], strict=True))
-    return [tuple(whole)] if all(len(e) == dimensions and all(isinstance(k, int) for k in e) for e in whole) else []
+        window[2] = tuple((k - 1) * d // 2 * (padding == "same") for k, d in zip(window[0], window[3], strict=True))
+    return [tuple(window)] if all(len(e) == dimensions and all(isinstance(k, int) for k in e) for e in window) else []

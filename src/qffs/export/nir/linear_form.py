@@ -1,4 +1,4 @@
-"""What a linear operator is as a convolution or a matrix, found by trying: single units tell, others confirm it."""
+"""Linear operators as convolutions or matrices: single units give the weights, and random inputs confirm them."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from qffs.errors import NotConvertible
 
 Apply = Callable[[Tensor], Tensor]
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Kernel, stride, padding and dilation, by dimension."""
+"""Kernel size, stride, padding and dilation, each with one number per dimension."""
 
 NUMBERS = 1 << 26
-"""The most numbers that a matrix is written with."""
+"""The largest number of weights in a matrix."""
 
 TOGETHER = 1 << 21
-"""About how many numbers are tried at a time."""
+"""The approximate number of values in one batch of inputs."""
 
 
 @dataclass(frozen=True)
 class Flatten:
-    """``[C, ...]`` as ``[N]``."""
+    """The form that flattens ``[C, ...]`` to ``[N]``."""
 
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """``weight @ x``, ``[M, N]``."""
+    """The form ``weight @ x`` with ``weight`` ``[M, N]``."""
 
     weight: Tensor
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution in one dimension or two, ``weight`` ``[M, C, ...]``, of inputs ``[C, *size]``."""
+    """The form of a convolution in one or two dimensions, ``weight`` ``[M, C, ...]``, for inputs ``[C, *size]``."""
 
     weight: Tensor
     stride: tuple[int, ...]
@@ -50,7 +50,7 @@ class Convolution:
     size: tuple[int, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply it to ``[B, C, ...]``."""
+        """Return the convolution of ``x`` ``[B, C, ...]``."""
         convolve: Any = F.conv1d if x.dim() == 3 else F.conv2d
         result: Tensor = convolve(x, self.weight, None, self.stride, self.padding, self.dilation)
         return result
@@ -60,10 +60,11 @@ Form = Flatten | Matrix | Convolution
 
 
 def linear_form(apply: Apply, shape: tuple[int, ...], windows: list[Window], pools: bool = False) -> list[Form]:
-    """A linear operator on ``[B, *shape]`` as forms one after the other, none for the identity.
+    """Return a linear operator on ``[B, *shape]`` as a sequence of forms; empty for the identity.
 
-    windows: those to be tried first. pools: the operator takes the largest in windows, and what is looked for is the
-    one that adds up instead. Raises `NotConvertible` where it has none of these forms.
+    apply: the operator. windows: the windows to test first. pools: the operator takes the largest value of each window,
+    and the convolution that adds up the same windows is returned. Raises `NotConvertible` if the operator has none of
+    these forms.
     """
     x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x if pools else x - 0.5
@@ -77,9 +78,9 @@ def linear_form(apply: Apply, shape: tuple[int, ...], windows: list[Window], poo
         into, out = tuple(shape[1:]), tuple(y.shape[2:])
         for window in (*windows, *_guesses(into, out)):
             if all(map(_fits, into, out, *window)):
-                found = Convolution(_kernel(apply, shape, out, window), *window[1:], into)
-                if _pools_alike(found, apply, shape) if pools else torch.allclose(found(x), y, rtol=1e-9, atol=1e-12):
-                    return [found]
+                guess = Convolution(_kernel(apply, shape, out, window), *window[1:], into)
+                if _pools_alike(guess, apply, shape) if pools else torch.allclose(guess(x), y, rtol=1e-9, atol=1e-12):
+                    return [guess]
     raise NotConvertible("it is neither a convolution of one or two dimensions nor a matrix")
 
 
@@ -91,7 +92,7 @@ def _matrix(apply: Apply, shape: tuple[int, ...], out: int) -> Matrix:
 
 
 def _single(count: int) -> Iterator[Tensor]:
-    """Every unit alone, ``[B, N]``, some at a time."""
+    """Yield the unit vectors in batches ``[B, N]``."""
     step = max(1, TOGETHER // count)
     for start in range(0, count, step):
         units = torch.zeros((min(step, count - start), count), dtype=torch.float64)
@@ -99,18 +100,24 @@ def _single(count: int) -> Iterator[Tensor]:
         yield units
 
 
-def _pools_alike(found: Convolution, apply: Apply, shape: tuple[int, ...]) -> bool:
-    """Whether a sum and a largest are of the same windows: each place reaches the same of them, of all channels."""
+def _pools_alike(convolution: Convolution, apply: Apply, shape: tuple[int, ...]) -> bool:
+    """Return whether a convolution adds up the same windows of which ``apply`` takes the largest value.
+
+    They are the same if each position, with 1 in all channels, reaches the same outputs in both.
+    """
     for units in _single(math.prod(shape[1:])):
         x = units.view(len(units), 1, *shape[1:]).expand(len(units), *shape)
         for part in x.split(max(1, TOGETHER // math.prod(shape))):
-            if not torch.equal((found(part) > 0).double(), apply(part.contiguous())):
+            if not torch.equal((convolution(part) > 0).double(), apply(part.contiguous())):
                 return False
     return True
 
 
 def _guesses(into: tuple[int, ...], out: tuple[int, ...]) -> Iterator[Window]:
-    """Windows that give the right size, of what says of itself none: a choice of places, poolings, usual kernels."""
+    """Yield windows that could be those of an operator without such arguments.
+
+    They are a selection of positions, poolings without overlap, usual kernel sizes, and the whole input.
+    """
     one, none = (1,) * len(into), (0,) * len(into)
     stride = tuple(max(1, -(-size // after)) for size, after in zip(into, out, strict=True))
     yield one, stride, none, one
@@ -126,29 +133,29 @@ def _fits(size: int, after: int, kernel: int, stride: int, padding: int, dilatio
 
 
 def _kernel(apply: Apply, shape: tuple[int, ...], out: tuple[int, ...], window: Window) -> Tensor:
-    """The weights ``[M, C, ...]``: what comes of each place of a window, where the window holds it."""
+    """Return the weights ``[M, C, ...]`` of a convolution, each from an output whose window contains the position."""
     kernel, stride, padding, dilation = window
     weights: Tensor | None = None
-    for place in product(*map(range, kernel)):
-        found = [
+    for position in product(*map(range, kernel)):
+        pairs = [
             next(((o, a) for o in range(n) if 0 <= (a := o * s - p + k * d) < size), None)
-            for n, size, s, p, k, d in zip(out, shape[1:], stride, padding, place, dilation, strict=True)
+            for n, size, s, p, k, d in zip(out, shape[1:], stride, padding, position, dilation, strict=True)
         ]
-        if None in found:  # a place that only padding is at
+        if None in pairs:  # only padding is at this position of the window
             continue
-        middle = [o for o, _ in filter(None, found)]
-        at = [a for _, a in filter(None, found)]
+        output = [o for o, _ in filter(None, pairs)]
+        source = [a for _, a in filter(None, pairs)]
         x = torch.zeros((shape[0], *shape), dtype=torch.float64)
-        _at(x, at).copy_(torch.eye(shape[0], dtype=torch.float64))
-        arrived = _at(apply(x), middle).t()
+        _at(x, source).copy_(torch.eye(shape[0], dtype=torch.float64))
+        arrived = _at(apply(x), output).t()
         weights = arrived.new_zeros((*arrived.shape, *kernel)) if weights is None else weights
-        _at(weights, place).copy_(arrived)
+        _at(weights, position).copy_(arrived)
     assert weights is not None
     return weights
 
 
-def _at(x: Tensor, place: Sequence[int]) -> Tensor:
-    """``x[:, :, *place]``."""
-    for at in place:
-        x = x.select(2, at)
+def _at(x: Tensor, position: Sequence[int]) -> Tensor:
+    """Return ``x[:, :, *position]``."""
+    for index in position:
+        x = x.select(2, index)
     return x

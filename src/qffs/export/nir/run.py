@@ -1,4 +1,4 @@
-"""A graph of NIR that is run: ours, with every spike, and its approximations as other tools run them."""
+"""Runs of NIR graphs: exact graphs spike by spike, and approximations in the way in which other tools run them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from qffs.errors import CheckpointError, InvalidArgument
 from qffs.method import Schedule
 
 KEY = "qffs"
-"""Where the metadata of a graph hold what this library says of it, in JSON."""
+"""The key of this library in the metadata of a graph; its value is JSON."""
 FORM = "qffs exact 1"
 
 
 @dataclass(frozen=True)
 class Firing:
-    """How a tool runs NIR's integrate-and-fire node.
+    """The way in which a tool runs NIR's integrate-and-fire node.
 
-    ``at``: fires at the threshold, not only above it; ``subtract``: takes the threshold off, and does not set the
-    potential to 0; ``several``: sends as many spikes at a step as the potential holds; ``floor``: keeps the potential
-    at minus the threshold or above.
+    at: whether a neuron fires at the threshold, not only above it. subtract: whether a spike subtracts the threshold
+    from the potential, instead of setting it to 0. several: whether a neuron sends several spikes at one step, as many
+    as the potential contains thresholds. floor: whether the potential never falls below minus the threshold.
     """
 
     at: bool = False
@@ -38,7 +38,7 @@ class Firing:
     floor: bool = False
 
     def __call__(self, potential: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes, and the potential after them.
+        """Return the spikes, and the potential after them.
 
         >>> Firing()(torch.tensor([1.0, 2.5]), torch.ones(2))
         (tensor([0., 1.]), tensor([1., 0.]))
@@ -48,15 +48,15 @@ class Firing:
         spikes = (potential >= threshold if self.at else potential > threshold).to(potential)
         if self.several:
             spikes = (potential / threshold).floor().clamp_min(0.0)
-        left = potential - spikes * threshold if self.subtract else torch.where(spikes > 0, 0.0, potential)
-        return spikes, torch.maximum(left, -threshold) if self.floor else left
+        remaining = potential - spikes * threshold if self.subtract else torch.where(spikes > 0, 0.0, potential)
+        return spikes, torch.maximum(remaining, -threshold) if self.floor else remaining
 
 
 class NirNetwork:
-    """A graph that runs step by step, from rest, in float64.
+    """A NIR graph that runs step by step, from rest, in float64.
 
-    In a time step every node takes in the sum of what its edges bring; what comes back to an integrator from itself was
-    sent a step before.
+    At each step, the input of a node is the sum over its edges. On edges that lead back to an integrator, this is the
+    value of the step before. Raises `InvalidArgument` on nodes of other types.
     """
 
     def __init__(self, graph: nir.NIRGraph, firing: Firing = Firing()) -> None:
@@ -75,17 +75,17 @@ class NirNetwork:
         self.weights = {name: _weights(node) for name, node in self.nodes.items()}
 
     def steps(self, inputs: Sequence[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """What every node sends at each step, for each step's inputs by name ``[B, ...]``."""
+        """Yield the values of all nodes at each step, for the inputs of each step by name ``[B, ...]``."""
         state: dict[str, Tensor] = {}
         before: dict[str, Tensor] = {}
-        for given in inputs:
-            if given.keys() != set(self.inputs):
-                raise InvalidArgument(f"this graph takes the inputs {', '.join(self.inputs)}, not {', '.join(given)}")
+        for values in inputs:
+            if values.keys() != set(self.inputs):
+                raise InvalidArgument(f"this graph takes the inputs {', '.join(self.inputs)}, not {', '.join(values)}")
             sent: dict[str, Tensor] = {}
             for name in self.order:
                 arriving = [sent[source] for source in self.into[name]]
                 arriving += [before[source] for source in self.back[name] if source in before]
-                sent[name] = given[name] if name in given else self._send(name, arriving, state)
+                sent[name] = values[name] if name in values else self._send(name, arriving, state)
             before = sent
             yield sent
 
@@ -113,16 +113,16 @@ class NirNetwork:
                 return x @ w["weight"].t() + w["bias"]
             case nir.Conv1d() | nir.Conv2d():
                 convolve: Any = F.conv1d if isinstance(node, nir.Conv1d) else F.conv2d
-                given = [
+                geometry = [
                     tuple(map(int, each.flatten().tolist())) for each in (w["stride"], w["padding"], w["dilation"])
                 ]
-                result: Tensor = convolve(x, w["weight"], w["bias"], *given)
+                result: Tensor = convolve(x, w["weight"], w["bias"], *geometry)
                 return result
         raise InvalidArgument(f"{name} is a {type(node).__name__}, which is not run here")
 
 
 def _weights(node: nir.NIRNode) -> dict[str, Tensor]:
-    """The numbers of a node, as tensors."""
+    """Return the fields of a node that are numbers, as tensors."""
     fields = ("r", "v_threshold", "threshold", "scale", "weight", "bias", "stride", "padding", "dilation")
     return {
         field: torch.as_tensor(getattr(node, field), dtype=torch.float64) for field in fields if hasattr(node, field)
@@ -130,57 +130,60 @@ def _weights(node: nir.NIRNode) -> dict[str, Tensor]:
 
 
 def _reached(after: dict[str, set[str]], start: str) -> set[str]:
-    found: set[str] = set()
+    nodes: set[str] = set()
     waiting = [start]
     while waiting:
-        for name in after[waiting.pop()] - found:
-            found.add(name)
+        for name in after[waiting.pop()] - nodes:
+            nodes.add(name)
             waiting.append(name)
-    return found
+    return nodes
 
 
 class ExactNirNetwork:
-    """A network that `qffs.export.nir_exact` wrote: called as a `SpikingNetwork` is, it sends the same spikes."""
+    """A network that `qffs.export.nir_exact` wrote, with the same spikes; it is called like a `SpikingNetwork`."""
 
     def __init__(self, graph: nir.NIRGraph) -> None:
         try:
-            known = json.loads(graph.metadata[KEY])
-            if known["form"] != FORM:
-                raise KeyError(known["form"])
-            self.schedule = Schedule(tuple(known["charge"]))
-            self.charges, self.populations = known["charges"], known["populations"]
-            self.inputs, self.outputs = known["inputs"], known["outputs"]
-            named = {*self.inputs, *self.outputs, *self.charges, *chain(*self.populations.values())}
-            if not named <= set(graph.nodes):
-                raise KeyError(*(named - set(graph.nodes)))
+            description = json.loads(graph.metadata[KEY])
+            if description["form"] != FORM:
+                raise KeyError(description["form"])
+            self.schedule = Schedule(tuple(description["charge"]))
+            self.charges, self.populations = description["charges"], description["populations"]
+            self.inputs, self.outputs = description["inputs"], description["outputs"]
+            names = {*self.inputs, *self.outputs, *self.charges, *chain(*self.populations.values())}
+            if not names <= set(graph.nodes):
+                raise KeyError(*(names - set(graph.nodes)))
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError("this graph of NIR was not written by qffs.export.nir_exact") from error
         self.network = NirNetwork(graph)
 
     def __call__(self, *inputs: Tensor, steps: int) -> Any:
-        """What is read out after each step, accumulated, ``[T, B, ...]``; a tuple where there are several outputs."""
+        """Return the read-out after each step, ``[T, B, ...]``; a tuple if there are several outputs.
+
+        inputs: ``[B, ...]`` each. steps: T, at least D. Raises `InvalidArgument` if they do not fit the network.
+        """
         readout, _ = self.run(*inputs, steps=steps)
         return readout
 
     def run(self, *inputs: Tensor, steps: int) -> tuple[Any, dict[str, Tensor]]:
-        """The read-out, and by layer of neurons the spikes ``[T, B, ...]`` in {-1, 0, 1}."""
+        """Return the read-out as `__call__` does, and by layer of neurons the spikes ``[T, B, ...]`` in {-1, 0, 1}."""
         if len(inputs) != len(self.inputs):
             raise InvalidArgument(f"the network takes {len(self.inputs)} inputs, not {len(inputs)}")
         for name, x in zip(self.inputs, inputs, strict=True):
-            wanted = [len(inputs[0]), *map(int, self.network.nodes[name].input_type["input"])]
-            if list(x.shape) != wanted:
-                raise InvalidArgument(f"{name} must be {wanted}, not {list(x.shape)}")
+            expected = [len(inputs[0]), *map(int, self.network.nodes[name].input_type["input"])]
+            if list(x.shape) != expected:
+                raise InvalidArgument(f"{name} must be {expected}, not {list(x.shape)}")
         one = torch.ones((len(inputs[0]),), dtype=torch.float64)
-        given = []
+        charged = []
         for weight in self.schedule.over(steps):
-            here = {name: weight * x.double() for name, x in zip(self.inputs, inputs, strict=True)}
+            at_step = {name: weight * x.double() for name, x in zip(self.inputs, inputs, strict=True)}
             for name in self.charges:
                 shape = tuple(self.network.nodes[name].input_type["input"])
-                here[name] = (weight * one).view(-1, *(1,) * len(shape)).expand(-1, *map(int, shape))
-            given.append(here)
+                at_step[name] = (weight * one).view(-1, *(1,) * len(shape)).expand(-1, *map(int, shape))
+            charged.append(at_step)
         read: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
         spikes: dict[str, list[Tensor]] = {path: [] for path in self.populations}
-        for sent in self.network.steps(given):
+        for sent in self.network.steps(charged):
             for name, values in read.items():
                 values.append(sent[name])
             for path, (positive, negative) in self.populations.items():
@@ -193,8 +196,8 @@ class ExactNirNetwork:
 
 
 def read(path: str | Path) -> nir.NIRGraph:
-    """A graph from a file; raises `CheckpointError` where there is none."""
+    """Return the graph in a file; raise `CheckpointError` if the file cannot be read as NIR."""
     try:
-        return nir.read(path, type_check=False)  # whose types of kernels that are not square are wrong
+        return nir.read(path, type_check=False)  # NIR computes wrong types for kernels that are not square
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as NIR: {error}") from error

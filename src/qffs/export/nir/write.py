@@ -1,4 +1,4 @@
-"""A graph of NIR: the network itself, composed of what NIR has, or its approximation that other tools run."""
+"""Networks in files of NIR: exactly, or as an approximation that other tools run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
-from qffs.export.target import Network, Target, Written, close, steps_of, tried
+from qffs.export.target import Network, Target, Written, close, inputs_to_try, steps_of
 from qffs.files import write
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from qffs.export.nir.run import ExactNirNetwork
 
 SHOWN = 16
-"""How many random inputs are tried where none are given."""
+"""The default number of random inputs for a comparison."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How a tool reads an integrate-and-fire node: the ``r`` it asks for, and the fields of `nir_network.Firing`.
+    """The way in which a tool reads an integrate-and-fire node.
 
-    ``by_unit``: whether it keeps a threshold for each unit; ``without_reset``: whether the file must not name one;
-    ``note``: what is to be done once it has read the file, before it does what was measured.
+    r: the value of ``r`` that the tool expects. at, subtract, several, floor: see `qffs.export.nir.run.Firing`.
+    by_unit: whether the tool supports one threshold for each unit. without_reset: whether the file must not contain
+    ``v_reset``. note: the changes that a user must make after the tool has read the file, to get the measured results.
     """
 
     r: float = 1.0
@@ -55,7 +56,10 @@ PROFILES = {
     "norse": Profile(note=f"set Flatten's start_dim to 1, and {BRANCHES}"),
     "sinabs": Profile(at=True, subtract=True, several=True, floor=True, without_reset=True, note=BRANCHES),
 }
-"""By name: NIR's own equations, and the tools as tried (SpikingJelly 2.0, snnTorch 1.0, Norse 1.1, Sinabs 2.0.3)."""
+"""The profiles by name: NIR's own equations, and tools in the tested versions.
+
+SpikingJelly 2.0, snnTorch 1.0, Norse 1.1, Sinabs 2.0.3.
+"""
 
 TRUTH = (
     "An approximation, not this network: unsigned spikes, no cap, no potential before the first step, input and biases "
@@ -71,17 +75,29 @@ def nir(
     inputs: Tensor | Sequence[Tensor] = (),
     labels: Tensor | None = None,
 ) -> Written:
-    """Write an approximation of a spiking network that other tools can read: convolutions, matrices, plain neurons.
+    """Write an approximation of a spiking network in NIR that other tools can read: convolutions, matrices, IF nodes.
 
-    Each layer becomes `IF` nodes with threshold n θ; what a neuron sends on average is the activation, cut off at its
-    highest level. That loses something, and how much is measured, on ``inputs`` (by default 16 random ones) and at
-    1, 2, 4, ... ``steps`` (32), as the tool of the ``profile`` runs such nodes: one of `PROFILES`. The metadata of the
-    graph say so under "qffs", in JSON: by step, the share of inputs classified as the network itself does, with
-    ``labels`` the accuracy of both, and the root mean square of the difference of outputs over that of the outputs.
+    network: a network that `qffs.to_spiking` returned.
+    path: the file to write.
+    steps: the number of steps of the measurement, by default 32.
+    profile: the tool that will read the file: "nir" (NIR's own equations), "spikingjelly", "snntorch", "norse" or
+        "sinabs"; see `qffs.export.nir.write.PROFILES`.
+    inputs: the inputs of the measurement, one tensor ``[B, ...]`` for each input of the network; by default 16 random
+        images.
+    labels: the classes of these inputs, int64 ``[B]``, to measure the accuracy too.
 
-    Returned: what was written, with what it loses at the last step in the note. Raises `NotConvertible`, naming each
-    operator that is neither a convolution of one or two dimensions nor a matrix, and `InvalidArgument` where there is
-    no such profile, or the tool keeps one threshold a layer and the network has one a channel.
+    Each layer of neurons becomes `IF` nodes with threshold n θ. The mean over time of what a neuron sends is its
+    activation, up to the highest level. This is not exact. The loss is measured after 1, 2, 4, ... and ``steps`` steps,
+    with `IF` nodes that fire as in the tool. The metadata of the graph contain the loss under "qffs", in JSON: after
+    each of these steps, the share of inputs that are classified as by the network itself; with ``labels``, the accuracy
+    of both; and the root mean square of the difference of the outputs, divided by that of the outputs.
+
+    Returns a `Written`, with the loss after the last step in its ``note``.
+
+    Raises `NotConvertible` with the name of each operator that is neither a convolution in one or two dimensions nor a
+    matrix, or if the tool supports one threshold per layer and the network has one per channel; `InvalidArgument` if
+    ``network`` is not a spiking network, if there is no such profile, if the steps, inputs or labels do not fit, or if
+    NIR is not installed; `QffsError` if the file cannot be written.
     """
     kind = NIR.check(network)
     assert isinstance(network, SpikingNetwork)
@@ -91,35 +107,35 @@ def nir(
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InvalidArgument(f"the number of steps must be a whole number of at least 1, not {steps!r}")
     if not chosen.by_unit and any(bool(neuron.threshold.dim()) for _, neuron in network.neurons()):
-        raise NotConvertible(f"{profile} keeps one threshold a layer, and this network has one a channel")
+        raise NotConvertible(f"{profile} keeps one threshold per layer, and this network has one per channel")
     from qffs.export.nir.approximate import Rates
     from qffs.export.nir.run import Firing, NirNetwork
 
-    given = tried(network, inputs, SHOWN)
-    if labels is not None and labels.shape != given[0].shape[:1]:
-        raise InvalidArgument(f"there must be a label an input, {len(given[0])}, not {list(labels.shape)}")
-    made = Rates(network, chosen.r)
-    nodes, edges = made.build()
-    for node in nodes.values():  # tools compute in float32, and some read no other numbers
+    values = inputs_to_try(network, inputs, SHOWN)
+    if labels is not None and labels.shape != values[0].shape[:1]:
+        raise InvalidArgument(f"there must be one label per input, {len(values[0])}, not {list(labels.shape)}")
+    rates = Rates(network, chosen.r)
+    nodes, edges = rates.build()
+    for node in nodes.values():  # tools compute in float32, and some cannot read other types
         for name in ("weight", "bias", "r", "v_threshold", "v_reset"):
             if hasattr(node, name):
                 setattr(node, name, getattr(node, name).astype("float32"))
-    graph, own = _graph(nodes, edges, {}), _Own(network, made.inputs, given, labels)
+    graph, original = _graph(nodes, edges, {}), _Original(network, rates.inputs, values, labels)
     firing = Firing(chosen.at, chosen.subtract, chosen.several, chosen.floor)
-    measured = {"measured": own.beside(NirNetwork(graph, firing), made.outputs, steps)}
+    measured = {"measured": original.compare(NirNetwork(graph, firing), rates.outputs, steps)}
     if not chosen.subtract:
-        measured["measured if thresholds were subtracted"] = own.beside(
-            NirNetwork(graph, replace(firing, subtract=True)), made.outputs, steps
+        measured["measured if thresholds were subtracted"] = original.compare(
+            NirNetwork(graph, replace(firing, subtract=True)), rates.outputs, steps
         )
-    known: dict[str, Any] = {
+    description: dict[str, Any] = {
         "form": "approximation", "truth": TRUTH, "profile": profile, **asdict(chosen), "read-out": "mean over steps",
-        "outputs": made.outputs, "inputs": len(given[0]), "network itself": own.said(), **measured,
+        "outputs": rates.outputs, "inputs": len(values[0]), "network itself": original.summary(), **measured,
     }  # fmt: skip
-    _write(Path(path), nodes, edges, known, chosen.without_reset)
+    _write(Path(path), nodes, edges, description, chosen.without_reset)
     last = measured["measured"][-1]
     same = f"{last['agreement']:.1%} are classified as by the network itself, and " if "agreement" in last else ""
     note = (
-        f"An approximation: of {len(given[0])} inputs {same}outputs differ by {last['error']:.1%} (root mean square)."
+        f"An approximation: of {len(values[0])} inputs {same}outputs differ by {last['error']:.1%} (root mean square)."
     )
     return Written(Path(path), kind, steps, note=note)
 
@@ -127,16 +143,25 @@ def nir(
 def nir_exact(
     network: Network, path: str | Path, steps: int | None = None, inputs: Tensor | Sequence[Tensor] = ()
 ) -> Written:
-    """Write a spiking network in NIR with nothing lost: each neuron composed of 2 I, 6 Threshold and 5 Scale nodes.
+    """Write a spiking network in NIR exactly: each neuron is composed of 2 I, 6 Threshold and 5 Scale nodes.
 
-    `read_nir` reads it again and runs it, spike for spike as the network; no other tool runs recurrent graphs of such
-    nodes yet. Max pooling is composed of such neurons too. The graph's metadata hold under "qffs", in JSON, the charge
-    of the inputs by step, and which nodes send the spikes of which layer.
+    network: a network that `qffs.to_spiking` returned.
+    path: the file to write.
+    steps: T, the time steps of the comparison; by default 8, or 2 D if that is larger.
+    inputs: the inputs of the comparison, one tensor ``[B, ...]`` for each input of the network; by default 16 random
+        images.
 
-    Returned: what was written, after it was read again and run beside the network for T ``steps`` (8, at least 2 D) of
-    ``inputs`` (by default 16 random ones), with the largest difference of an output. Raises `NotConvertible`, naming
-    each operator that is neither a convolution of one or two dimensions nor a matrix, and `Mismatch` where a spike
-    would differ from the network's in float64.
+    `read_nir` reads the file and runs it with the same spikes as the network. No other tool runs recurrent graphs of
+    these nodes yet. Max pooling is composed of such neurons too. The metadata of the graph contain under "qffs", in
+    JSON, the charge of the inputs at each step, and the nodes that send the spikes of each layer.
+
+    Returns a `Written`. Before, the file is read again and run beside the network in float64: all spikes are equal, and
+    ``deviation`` is the largest difference of an output.
+
+    Raises `NotConvertible` with the name of each operator that is neither a convolution in one or two dimensions nor a
+    matrix; `Mismatch` if a spike or an output would differ from the network; `InvalidArgument` if ``network`` is not a
+    spiking network, if the steps or inputs do not fit, or if NIR is not installed; `QffsError` if the file cannot be
+    written.
     """
     kind, length = NIR_EXACT.check(network), steps_of(network, steps)
     assert isinstance(network, SpikingNetwork)
@@ -144,30 +169,35 @@ def nir_exact(
     from qffs.export.nir.exact import Exact
     from qffs.export.nir.run import FORM, ExactNirNetwork, read
 
-    made = Exact(network)
-    nodes, edges = made.build()
-    known = {"form": FORM, "charge": made.charge, "inputs": made.inputs, "outputs": made.outputs,
-             "charges": made.charges, "populations": made.populations}  # fmt: skip
-    given, wide, spikes = tried(network, inputs, SHOWN), copy.deepcopy(network).cpu().double(), {}
-    readout, _ = wide.run(*given, steps=length, observer=lambda layer, sent, _: spikes.update({layer: sent}))
+    exact = Exact(network)
+    nodes, edges = exact.build()
+    description = {"form": FORM, "charge": exact.charge, "inputs": exact.inputs, "outputs": exact.outputs,
+                   "charges": exact.charges, "populations": exact.populations}  # fmt: skip
+    values, wide, spikes = inputs_to_try(network, inputs, SHOWN), copy.deepcopy(network).cpu().double(), {}
+    readout, _ = wide.run(*values, steps=length, observer=lambda layer, sent, _: spikes.update({layer: sent}))
     deviation = 0.0
 
-    def compared(fresh: Path) -> None:
+    def compare(fresh: Path) -> None:
         nonlocal deviation
-        found, sent = ExactNirNetwork(read(fresh)).run(*given, steps=length)
-        wrong = [layer for layer, own in spikes.items() if not torch.equal(own, sent[layer])]
-        if wrong:
-            raise Mismatch(f"in NIR, {wrong[0]} would send other spikes than in the network")
-        deviation = close(tensors(found), tensors(readout), "in NIR")
+        outputs, sent = ExactNirNetwork(read(fresh)).run(*values, steps=length)
+        different = [layer for layer, expected in spikes.items() if not torch.equal(expected, sent[layer])]
+        if different:
+            raise Mismatch(f"in NIR, {different[0]} would send other spikes than in the network")
+        deviation = close(tensors(outputs), tensors(readout), "in NIR")
 
-    _write(Path(path), nodes, edges, known, check=compared)
+    _write(Path(path), nodes, edges, description, check=compare)
     return Written(Path(path), kind, length, deviation)
 
 
 def read_nir(path: str | Path) -> ExactNirNetwork:
-    """A network that `nir_exact` wrote, to be called as ``network(x, steps=8)``; nothing of the file is run.
+    """Return the network in a file that `nir_exact` wrote; no code from the file is run.
 
-    Raises `CheckpointError` where the file holds none: an approximation is none.
+    path: the file. Returns a network that is called as ``network(x, steps=8)``: it takes ``[B, ...]`` and returns the
+    read-out after each step, ``[T, B, ...]``, in float64. ``network.run(x, steps=8)`` returns the read-out and the
+    spikes of each layer, ``[T, B, ...]``.
+
+    Raises `CheckpointError` if the file cannot be read or was not written by `nir_exact`, as the approximations of
+    `nir`, and `InvalidArgument` if NIR is not installed.
     """
     NIR_EXACT.installed()
     from qffs.export.nir.run import ExactNirNetwork, read
@@ -175,28 +205,28 @@ def read_nir(path: str | Path) -> ExactNirNetwork:
     return ExactNirNetwork(read(path))
 
 
-def _graph(nodes: dict[str, Any], edges: list[tuple[str, str]], known: dict[str, Any]) -> Any:
+def _graph(nodes: dict[str, Any], edges: list[tuple[str, str]], description: dict[str, Any]) -> Any:
     from nir import NIRGraph
 
     from qffs.export.nir.run import KEY
 
-    # Its types are checked where NIR 1.0.8 works them out rightly: of square kernels.
+    # NIR 1.0.8 computes correct types only for square kernels: the check of types is off for others.
     square = all(len(set(node.weight.shape[2:])) <= 1 for node in nodes.values() if type(node).__name__ == "Conv2d")
-    return NIRGraph(nodes, edges, metadata={KEY: json.dumps(known)}, type_check=square)
+    return NIRGraph(nodes, edges, metadata={KEY: json.dumps(description)}, type_check=square)
 
 
 def _write(
-    path: Path, nodes: dict[str, Any], edges: list[tuple[str, str]], known: dict[str, Any],
+    path: Path, nodes: dict[str, Any], edges: list[tuple[str, str]], description: dict[str, Any],
     without_reset: bool = False, check: Any = None,
 ) -> None:  # fmt: skip
     import h5py
     import nir as library
 
-    graph = _graph(nodes, edges, known)
+    graph = _graph(nodes, edges, description)
 
-    def written(fresh: Path) -> None:
+    def write_graph(fresh: Path) -> None:
         library.write(fresh, graph)
-        if without_reset:  # older versions of NIR, which Sinabs 3 asks for, know none
+        if without_reset:  # the older versions of NIR that Sinabs 3 needs do not have this field
             with h5py.File(fresh, "a") as file:
                 for node in file["node/nodes"].values():
                     if "v_reset" in node:
@@ -204,11 +234,11 @@ def _write(
         if check is not None:
             check(fresh)
 
-    write(path, written)
+    write(path, write_graph)
 
 
-class _Own:
-    """What the network itself reads out of some inputs, beside what an approximation does."""
+class _Original:
+    """The outputs of the network itself for some inputs, for comparison with an approximation."""
 
     def __init__(
         self, network: SpikingNetwork, names: Sequence[str], inputs: Sequence[Tensor], labels: Tensor | None
@@ -220,37 +250,37 @@ class _Own:
         self.classes = self.outputs[0].argmax(1) if self.outputs[0].dim() == 2 else None
         self.labels = None if labels is None or self.classes is None else labels.cpu()
 
-    def said(self) -> dict[str, float]:
-        """After how many steps it was read, and its accuracy where labels are known."""
-        known: dict[str, float] = {"steps": self.steps}
+    def summary(self) -> dict[str, float]:
+        """Return the number of steps of the network itself, and its accuracy if there are labels."""
+        result: dict[str, float] = {"steps": self.steps}
         if self.classes is None or self.labels is None:
-            return known
-        return known | {"accuracy": _share(self.classes, self.labels)}
+            return result
+        return result | {"accuracy": _share(self.classes, self.labels)}
 
-    def beside(self, ran: Any, outputs: Sequence[str], steps: int) -> list[dict[str, float]]:
-        """What an approximation gives at 1, 2, 4, ... steps and the last."""
+    def compare(self, approximation: Any, outputs: Sequence[str], steps: int) -> list[dict[str, float]]:
+        """Return error, agreement and accuracy of an approximation after 1, 2, 4, ... steps and after the last."""
         total = [torch.zeros_like(each) for each in self.outputs]
         rows = []
-        for step, sent in enumerate(ran.steps([self.inputs] * steps), 1):
+        for step, sent in enumerate(approximation.steps([self.inputs] * steps), 1):
             total = [sum_ + sent[name] for sum_, name in zip(total, outputs, strict=True)]
             if step & (step - 1) == 0 or step == steps:
                 rows.append({"steps": step, **self._row([each / step for each in total])})
         return rows
 
-    def _row(self, found: Sequence[Tensor]) -> dict[str, float]:
-        difference = sum(float((a - b).square().sum()) for a, b in zip(found, self.outputs, strict=True))
+    def _row(self, outputs: Sequence[Tensor]) -> dict[str, float]:
+        difference = sum(float((a - b).square().sum()) for a, b in zip(outputs, self.outputs, strict=True))
         size = sum(float(each.square().sum()) for each in self.outputs)
         row = {"error": (difference / size) ** 0.5 if size else float(difference > 0)}
         if self.classes is not None:
-            row["agreement"] = _share(found[0].argmax(1), self.classes)
+            row["agreement"] = _share(outputs[0].argmax(1), self.classes)
         if self.labels is not None:
-            row["accuracy"] = _share(found[0].argmax(1), self.labels)
+            row["accuracy"] = _share(outputs[0].argmax(1), self.labels)
         return row
 
 
-def _share(found: Tensor, wanted: Tensor) -> float:
-    """How many of these are equal."""
-    return float(torch.eq(found, wanted).double().mean())
+def _share(predicted: Tensor, expected: Tensor) -> float:
+    """Return the share of equal elements."""
+    return float(torch.eq(predicted, expected).double().mean())
 
 
 NIR = Target(

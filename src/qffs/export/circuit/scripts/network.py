@@ -1,7 +1,7 @@
-"""A spiking network read from network.npz, its spikes beside those it should send, and the command line of run.py.
+"""A spiking network in network.npz, a comparison of its spikes with the stored ones, and the command line of run.py.
 
-python run.py                         # the examples kept in network.npz, and whether all spikes are as they should be
-python run.py images.npy --steps 12   # other inputs [B, ...], one file an input
+python run.py                         # simulate the examples in network.npz and compare all spikes with the stored ones
+python run.py images.npy --steps 12   # simulate other inputs [B, ...], with one file per input
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 Spikes = dict[str, np.ndarray]
-"""By population, ``[T, B, N]``: spikes in {-1, 0, 1}, of an output what it has added up so far."""
+"""By population, ``[T, B, N]``: spikes in {-1, 0, 1}; for an output, its potential."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """Signed integrate-and-fire neurons, ``[N]`` each; an output only adds up what arrives (threshold infinite).
+    """A population of N signed integrate-and-fire neurons; an output has an infinite threshold and only adds up.
 
     ::
 
@@ -42,7 +42,7 @@ class Population:
 
     @property
     def fires(self) -> bool:
-        """Whether it is no output."""
+        """True for a layer of neurons, False for an output."""
         return bool(np.isfinite(self.threshold).all())
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Synapses:
-    """A spike of the source's unit ``pre[k]`` adds ``weight[k]`` to the potential of the target's unit ``post[k]``."""
+    """The synapses between two populations: a spike of unit ``pre[k]`` adds ``weight[k]`` at unit ``post[k]``."""
 
     source: str
     target: str
@@ -62,7 +62,11 @@ class Synapses:
 
 @dataclass(frozen=True)
 class Network:
-    """All populations in the order of computation; ``inward`` are the synapses from the inputs, which carry values."""
+    """A network: the populations in the order of computation, and the synapses between them.
+
+    inputs: the shapes of the inputs by name. inward: the synapses from the inputs, which carry values instead of
+    spikes. charge: the weights of the current at the first steps.
+    """
 
     inputs: dict[str, tuple[int, ...]]
     populations: tuple[Population, ...]
@@ -72,24 +76,24 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """How many steps later the last population begins, with a delay of one step from each to the next."""
+        """The delay of the last population in steps, if a spike needs one step from a population to the next."""
         return max(each.depth for each in self.populations)
 
     def currents(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """By population, ``[B, N]``: the current of the inputs and the biases, to be charged by the schedule."""
-        found = {each.name: np.tile(each.bias, (len(inputs[0]), 1)) for each in self.populations}
+        """Return the current from inputs and biases by population, ``[B, N]``, which the schedule charges."""
+        currents = {each.name: np.tile(each.bias, (len(inputs[0]), 1)) for each in self.populations}
         for each in self.inward:
             values = inputs[list(self.inputs).index(each.source)]
             values = values.reshape(len(values), -1)
-            for current, value in zip(found[each.target], values, strict=True):
+            for current, value in zip(currents[each.target], values, strict=True):
                 np.add.at(current, each.post, value[each.pre] * each.weight)
-        return found
+        return currents
 
 
 def read(path: Path) -> tuple[Network, list[np.ndarray], Spikes]:
-    """The network of a file, the examples kept with it, and what it should send for them."""
+    """Return the network in a file, the examples in the file, and the spikes that the network must send for them."""
     with np.load(path, allow_pickle=False) as file:
-        known = json.loads(str(file["structure"]))
+        structure = json.loads(str(file["structure"]))
 
         def arrays(name: str, *fields: str) -> dict[str, np.ndarray]:
             return {field: file[f"{name}/{field}"] for field in fields}
@@ -99,19 +103,19 @@ def read(path: Path) -> tuple[Network, list[np.ndarray], Spikes]:
                 each["name"], tuple(each["shape"]), each["depth"], float(each["highest"]), each["negative"],
                 **arrays(f"population {number}", "threshold", "initial", "bias"),
             )
-            for number, each in enumerate(known["populations"])
+            for number, each in enumerate(structure["populations"])
         )  # fmt: skip
         synapses = [
             Synapses(each["source"], each["target"], **arrays(f"synapses {number}", "pre", "post", "weight"))
-            for number, each in enumerate(known["synapses"])
+            for number, each in enumerate(structure["synapses"])
         ]
-        inputs = {name: tuple(shape) for name, shape in known["inputs"].items()}
+        inputs = {name: tuple(shape) for name, shape in structure["inputs"].items()}
         network = Network(
             inputs,
             populations,
             tuple(each for each in synapses if each.source not in inputs),
             tuple(each for each in synapses if each.source in inputs),
-            tuple(known["charge"]),
+            tuple(structure["charge"]),
         )
         examples = [file[f"input {number}/examples"] for number in range(len(inputs))]
         expected = {each.name: file[f"population {number}/expected"] for number, each in enumerate(populations)}
@@ -119,7 +123,7 @@ def read(path: Path) -> tuple[Network, list[np.ndarray], Spikes]:
 
 
 def write(path: Path, spikes: Spikes) -> None:
-    """An .npz file, of any names."""
+    """Write an .npz file with arrays of any names."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in spikes.items():
             with archive.open(f"{name}.npy", "w") as stream:
@@ -127,24 +131,24 @@ def write(path: Path, spikes: Spikes) -> None:
 
 
 def main(simulate: Callable[[Network, dict[str, np.ndarray], int], Spikes]) -> int:
-    """The command line."""
+    """Run the command line, and return the exit status: 1 if spikes differ from the stored ones, else 0."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description="Runs the network of network.npz.")
     parser.add_argument("inputs", nargs="*", type=Path, help=".npy files [B, ...]; without them, the examples")
     parser.add_argument("--steps", type=int, help="time steps T; by default those of the examples")
     parser.add_argument("-o", "--output", type=Path, help="an .npz file for all spikes [T, B, N] by population")
-    given = parser.parse_args()
+    options = parser.parse_args()
     network, examples, expected = read(here / "network.npz")
     length = len(next(iter(expected.values())))
-    steps = length if given.steps is None else given.steps
-    if given.inputs and len(given.inputs) != len(network.inputs):
+    steps = length if options.steps is None else options.steps
+    if options.inputs and len(options.inputs) != len(network.inputs):
         parser.error(f"the network takes {len(network.inputs)} inputs: {', '.join(network.inputs)}")
     if steps < len(network.charge):
         parser.error(f"a run needs at least the {len(network.charge)} steps in which the input is charged")
-    if given.output and not given.output.absolute().parent.is_dir():
-        parser.error(f"there is no folder {given.output.absolute().parent} to write to")
+    if options.output and not options.output.absolute().parent.is_dir():
+        parser.error(f"there is no folder {options.output.absolute().parent} to write to")
     try:
-        inputs = [np.asarray(np.load(path, allow_pickle=False)) for path in given.inputs] or examples
+        inputs = [np.asarray(np.load(path, allow_pickle=False)) for path in options.inputs] or examples
     except (OSError, ValueError) as error:
         parser.error(str(error))
     for (name, shape), value in zip(network.inputs.items(), inputs, strict=True):
@@ -157,20 +161,20 @@ def main(simulate: Callable[[Network, dict[str, np.ndarray], int], Spikes]) -> i
         if not np.isfinite(value).all():
             parser.error(f"{name} holds NaN or infinity")
     start = time.perf_counter()
-    found = simulate(network, network.currents(inputs), steps)
+    spikes = simulate(network, network.currents(inputs), steps)
     seconds = time.perf_counter() - start
     neurons = [each for each in network.populations if each.fires]
     outputs = [each for each in network.populations if not each.fires]
-    events = int(sum(np.abs(found[each.name]).sum() for each in neurons))
+    events = int(sum(np.abs(spikes[each.name]).sum() for each in neurons))
     print(f"{len(inputs[0])} inputs, {steps} steps, {events:,} spikes, {seconds:.1f} s")
     if outputs and len(outputs[0].shape) == 1:
-        print("largest output:", *found[outputs[0].name][-1].argmax(-1))
-    if given.output:
-        write(given.output, found)
-    if given.inputs or steps > length:
+        print("largest output:", *spikes[outputs[0].name][-1].argmax(-1))
+    if options.output:
+        write(options.output, spikes)
+    if options.inputs or steps > length:
         return 0
-    other = [each.name for each in neurons if not np.array_equal(found[each.name], expected[each.name][:steps])]
-    apart = max((np.abs(found[each.name] - expected[each.name][:steps]).max() for each in outputs), default=0.0)
-    print(f"spikes differ in {', '.join(other)}" if other else "all spikes are those of qffs,", end=" ")
-    print(f"outputs within {apart:.1e}")
-    return 1 if other else 0
+    different = [each.name for each in neurons if not np.array_equal(spikes[each.name], expected[each.name][:steps])]
+    deviation = max((np.abs(spikes[each.name] - expected[each.name][:steps]).max() for each in outputs), default=0.0)
+    print(f"spikes differ in {', '.join(different)}" if different else "all spikes are those of qffs,", end=" ")
+    print(f"outputs within {deviation:.1e}")
+    return 1 if different else 0

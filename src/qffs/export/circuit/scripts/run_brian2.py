@@ -1,8 +1,8 @@
-"""Simulates the network of network.npz with Brian 2: python run.py --help.
+"""A simulation of the network in network.npz with Brian 2: python run.py --help.
 
-One group of neurons a population, of which positive and negative spikes are two events, and two pathways a synapse. A
-spike takes one time step from each population to the next, so population d begins d steps after the input; apart from
-that, every spike is sent at its step. The inputs are shown one after the other in one run.
+A population is a group of neurons whose positive and negative spikes are two events, and a synapse has two pathways. A
+spike needs one time step from a population to the next, so a population at depth d begins d steps after the input.
+Apart from this delay, every spike is sent at its step. The inputs are presented one after the other in one run.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 try:
     import brian2
     from brian2 import EventMonitor, Network, NeuronGroup, StateMonitor, Synapses, TimedArray, ms
-except (ImportError, AttributeError) as error:  # Brian 2.9 asks NumPy for what 2.4 has no more
+except (ImportError, AttributeError) as error:  # Brian 2.9 uses names that NumPy 2.4 has removed
     sys.exit(f"run.py needs Brian 2: pip install brian2 'numpy<2.4' ({error})")
 
 STEP = 1 * ms
 
 
 def simulate(network: stored.Network, currents: dict[str, np.ndarray], steps: int) -> stored.Spikes:
-    """What every population sends in the steps of each input; its own first step is number 0."""
+    """Return the spikes of each population at the steps of each input; step 0 is the first step of the population."""
     brian2.prefs.codegen.target = "numpy"
     count, period = len(next(iter(currents.values()))), steps + network.depth
     groups = {each.name: group(each, network, currents[each.name], steps) for each in network.populations}
@@ -41,18 +41,18 @@ def simulate(network: stored.Network, currents: dict[str, np.ndarray], steps: in
                 whole[np.rint(monitor.t / STEP).astype(int), monitor.i] = sign
         else:
             whole = np.asarray(potentials[each.name].u).T
-        own = whole.reshape(count, period, len(each))[:, each.depth : each.depth + steps]
-        sent[each.name] = own.swapaxes(0, 1)
+        active = whole.reshape(count, period, len(each))[:, each.depth : each.depth + steps]
+        sent[each.name] = active.swapaxes(0, 1)
     return sent
 
 
 def group(each: stored.Population, network: stored.Network, current: np.ndarray, steps: int) -> NeuronGroup:
-    """The neurons of a population."""
+    """Return the neurons of a population."""
     period = steps + network.depth
     charge, awake = np.zeros(period), np.zeros(period)
     charge[each.depth : each.depth + len(network.charge)] = network.charge
     awake[each.depth : each.depth + steps] = 1
-    made = NeuronGroup(
+    neurons = NeuronGroup(
         len(each),
         """u : 1
         arrived : 1
@@ -70,18 +70,18 @@ def group(each: stored.Population, network: stored.Network, current: np.ndarray,
         },
         dt=STEP,
     )
-    made.threshold, made.initial = np.minimum(each.threshold, 1e300), each.initial
-    made.run_regularly("u = initial; arrived = 0; sent = 0", dt=period * STEP, when="start", order=0)
-    made.run_regularly("u += charge(t) * current(t, i) + arrived; arrived = 0", dt=STEP, when="start", order=1)
-    made.run_on_event("positive", "u -= threshold; sent += 1", when="resets")
-    made.run_on_event("negative", "u += threshold; sent -= 1", when="resets")
-    return made
+    neurons.threshold, neurons.initial = np.minimum(each.threshold, 1e300), each.initial
+    neurons.run_regularly("u = initial; arrived = 0; sent = 0", dt=period * STEP, when="start", order=0)
+    neurons.run_regularly("u += charge(t) * current(t, i) + arrived; arrived = 0", dt=STEP, when="start", order=1)
+    neurons.run_on_event("positive", "u -= threshold; sent += 1", when="resets")
+    neurons.run_on_event("negative", "u += threshold; sent -= 1", when="resets")
+    return neurons
 
 
 def synapses(each: stored.Synapses, groups: dict[str, NeuronGroup], network: stored.Network) -> Synapses:
-    """The synapses from one population to another: a negative spike takes back what a positive one brought."""
+    """Return the synapses from one population to another; a negative spike does the opposite of a positive one."""
     depths = {population.name: population.depth for population in network.populations}
-    made = Synapses(
+    connections = Synapses(
         groups[each.source],
         groups[each.target],
         "weight : 1 (constant)",
@@ -90,9 +90,9 @@ def synapses(each: stored.Synapses, groups: dict[str, NeuronGroup], network: sto
         delay=dict.fromkeys(("positive", "negative"), (depths[each.target] - depths[each.source] - 1) * STEP),
         dt=STEP,
     )
-    made.connect(i=each.pre, j=each.post)
-    made.weight = each.weight
-    return made
+    connections.connect(i=each.pre, j=each.post)
+    connections.weight = each.weight
+    return connections
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Simulates the network of network.npz with PyNN, on Brian 2: python run.py --help.
+"""A simulation of the network in network.npz with PyNN, on Brian 2: python run.py --help.
 
-A PyNN neuron sends spikes of one kind, and the weights of a projection have one sign. So each population is a pair of
-twins that go through the same potentials and counts, of which one sends the positive spikes and one the negative ones;
-and the synapses between two populations are eight projections, from each twin to each twin, excitatory and inhibitory.
-A spike takes two time steps from each population to the next, one of them the least delay that PyNN has, so that
-population d begins 2 d steps after the input; apart from that, every spike is sent at its step. The inputs are shown
-one after the other in one run.
+A PyNN neuron sends one kind of spikes, and the weights of a projection have one sign. So each population is a pair of
+twins with the same potentials and counts: one twin sends the positive spikes, the other twin the negative spikes. The
+synapses between two populations are eight projections: from each twin to each twin, excitatory and inhibitory. A spike
+needs two time steps from a population to the next, one of which is the smallest delay in PyNN. So a population at depth
+d begins 2 d steps after the input. Apart from this delay, every spike is sent at its step. The inputs are presented one
+after the other in one run.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ try:
     import pyNN.brian2 as sim
     from brian2 import NeuronGroup, TimedArray, ms, mV
     from pyNN.models import BaseCellType
-except (ImportError, AttributeError) as error:  # Brian 2.9 asks NumPy for what 2.4 has no more
+except (ImportError, AttributeError) as error:  # Brian 2.9 uses names that NumPy 2.4 has removed
     sys.exit(f"run.py needs PyNN and Brian 2: pip install pynn brian2 'numpy<2.4' ({error})")
 
 STEP_MS = 1.0
 HOP = 2
-"""Steps from a population to the next: the delay, and one until the potential takes in what has arrived."""
+"""The steps from a population to the next: the delay, and one step until the arriving spikes change the potential."""
 
 POSITIVE, NEGATIVE = "u >= threshold and sent < highest", "u < 0*volt and sent > 0 and negative > 0"
 RISE, FALL = "u -= threshold; sent += 1", "u += threshold; sent -= 1"
 
 
 class SignedIF(BaseCellType):
-    """Signed integrate-and-fire neurons, one twin of them: `Positive` or `Negative` says whose spikes it sends."""
+    """One twin of a population of signed integrate-and-fire neurons; see `Positive` and `Negative`."""
 
     default_parameters = {"threshold": 1.0, "initial": 0.0, "highest": 1.0, "negative": 1.0}
     default_initial_values: dict[str, float] = {}
@@ -50,40 +50,40 @@ class SignedIF(BaseCellType):
         initial : volt (constant)
         highest : 1 (constant)
         negative : 1 (constant)"""
-    own: tuple[str, str]
-    other: tuple[str, str]
+    rule: tuple[str, str]
+    twin_rule: tuple[str, str]
 
     @classmethod
     def brian2_model(cls, size: int, equations: str, **parameters: Any) -> NeuronGroup:
-        """Brian 2's neurons, which see the other twin's spikes as an event of their own."""
-        made = NeuronGroup(
+        """Return Brian 2's neurons, which compute the spikes of the other twin as an additional event."""
+        neurons = NeuronGroup(
             size,
             equations,
-            threshold=f"awake(t) > 0 and {cls.own[0]}",
-            reset=cls.own[1],
-            events={"other": f"awake(t) > 0 and {cls.other[0]}"},
+            threshold=f"awake(t) > 0 and {cls.rule[0]}",
+            reset=cls.rule[1],
+            events={"other": f"awake(t) > 0 and {cls.twin_rule[0]}"},
             clock=sim.simulator.state.network.clock,
         )
-        made.run_on_event("other", cls.other[1], when="resets")
-        made.threshold, made.initial = (parameters[name] * mV for name in ("threshold", "initial"))
-        made.highest, made.negative = parameters["highest"], parameters["negative"]
-        return made
+        neurons.run_on_event("other", cls.twin_rule[1], when="resets")
+        neurons.threshold, neurons.initial = (parameters[name] * mV for name in ("threshold", "initial"))
+        neurons.highest, neurons.negative = parameters["highest"], parameters["negative"]
+        return neurons
 
 
 class Positive(SignedIF):
     """The twin that sends the positive spikes."""
 
-    own, other = (POSITIVE, RISE), (NEGATIVE, FALL)
+    rule, twin_rule = (POSITIVE, RISE), (NEGATIVE, FALL)
 
 
 class Negative(SignedIF):
     """The twin that sends the negative spikes."""
 
-    own, other = (NEGATIVE, FALL), (POSITIVE, RISE)
+    rule, twin_rule = (NEGATIVE, FALL), (POSITIVE, RISE)
 
 
 def simulate(network: stored.Network, currents: dict[str, np.ndarray], steps: int) -> stored.Spikes:
-    """What every population sends in the steps of each input; its own first step is number 0."""
+    """Return the spikes of each population at the steps of each input; step 0 is the first step of the population."""
     brian2.prefs.codegen.target = "numpy"
     sim.setup(timestep=STEP_MS)
     count, period = len(next(iter(currents.values()))), steps + HOP * network.depth
@@ -103,7 +103,7 @@ def simulate(network: stored.Network, currents: dict[str, np.ndarray], steps: in
                     whole[np.rint(train.rescale("ms").magnitude / STEP_MS).astype(int), unit] = sign
         else:
             (signal,) = twins[each.name][0].get_data("u").segments[-1].analogsignals
-            whole = np.asarray(signal.magnitude)[1:]  # before them, the potential at the beginning
+            whole = np.asarray(signal.magnitude)[1:]  # without the first row, the potential before the run
         first = HOP * each.depth
         sent[each.name] = whole.reshape(count, period, len(each))[:, first : first + steps].swapaxes(0, 1)
     sim.end()
@@ -113,7 +113,7 @@ def simulate(network: stored.Network, currents: dict[str, np.ndarray], steps: in
 def populations(
     each: stored.Population, network: stored.Network, current: np.ndarray, steps: int
 ) -> list[sim.Population]:
-    """The twins of a population; of an output, one."""
+    """Return the twins of a population; only one for an output."""
     first, period = HOP * each.depth, steps + HOP * network.depth
     charge, awake = np.zeros(period), np.zeros(period)
     charge[first : first + len(network.charge)] = network.charge
@@ -123,22 +123,22 @@ def populations(
         "awake": TimedArray(np.tile(awake, len(current)), dt=STEP_MS * ms),
         "current": TimedArray(current * mV, dt=period * STEP_MS * ms),
     }
-    made = []
+    pair = []
     for cell in (Positive, Negative)[: 1 + each.fires]:
         highest, threshold = min(each.highest, 1e9), np.minimum(each.threshold, 1e300)
         model = cell(threshold=threshold, initial=each.initial, highest=highest, negative=float(each.negative))
         twin = sim.Population(len(each), model, label=f"{each.name} {cell.__name__}")
-        twin.initial_values["u"] = np.zeros(len(each))  # which PyNN puts before what it records
+        twin.initial_values["u"] = np.zeros(len(each))  # PyNN puts this value before the recorded values
         twin.brian2_group.namespace.update(arrays)
-        again, step = "u = initial; arrived = 0*volt; sent = 0", "u += charge(t) * current(t, i) + arrived"
-        twin.brian2_group.run_regularly(again, dt=period * STEP_MS * ms, when="start", order=1)
+        reset, step = "u = initial; arrived = 0*volt; sent = 0", "u += charge(t) * current(t, i) + arrived"
+        twin.brian2_group.run_regularly(reset, dt=period * STEP_MS * ms, when="start", order=1)
         twin.brian2_group.run_regularly(f"{step}; arrived = 0*volt", when="start", order=2)
-        made.append(twin)
-    return made
+        pair.append(twin)
+    return pair
 
 
 def project(each: stored.Synapses, twins: dict[str, list[sim.Population]], network: stored.Network) -> None:
-    """The synapses from one population to another: a negative spike takes back what a positive one brought."""
+    """Add the synapses from one population to another; a negative spike has the opposite effect of a positive one."""
     depths = {population.name: population.depth for population in network.populations}
     delay = (HOP * (depths[each.target] - depths[each.source]) - 1) * STEP_MS
     for sign, source in zip((1, -1), twins[each.source], strict=True):
