@@ -299,7 +299,7 @@ def test_a_network_that_begins_otherwise_is_not_taken_for_a_plain_one(tmp_path: 
         for taken in (lambda s: qffs.save(s, tmp_path / "snn"), copy.deepcopy, export.snntorch, export.spikingjelly):
             with pytest.raises(
                 CheckpointError,
-                match=r"a network that starts by \w+ cannot be (saved: its start is not part of its graph|saved or copied)",
+                match=r"a network that starts by \w+ cannot be saved(: its start is not part of | or copied)",
             ):
                 taken(snn)
     assert list(tmp_path.iterdir()) == []
