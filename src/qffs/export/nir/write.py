@@ -56,10 +56,7 @@ PROFILES = {
     "norse": Profile(note=f"set Flatten's start_dim to 1, and {BRANCHES}"),
     "sinabs": Profile(at=True, subtract=True, several=True, floor=True, without_reset=True, note=BRANCHES),
 }
-"""The profiles by name: NIR's own equations, and tools in the tested versions.
-
-SpikingJelly 2.0, snnTorch 1.0, Norse 1.1, Sinabs 2.0.3.
-"""
+"""The profiles by name, for the tested versions: SpikingJelly 2.0, snnTorch 1.0, Norse 1.1 and Sinabs 2.0.3."""
 
 TRUTH = (
     "An approximation, not this network: unsigned spikes, no cap, no potential before the first step, input and biases "
@@ -82,8 +79,7 @@ def nir(
     steps: the number of steps of the measurement, by default 32.
     profile: the tool that will read the file: "nir" (NIR's own equations), "spikingjelly", "snntorch", "norse" or
         "sinabs"; see `qffs.export.nir.write.PROFILES`.
-    inputs: the inputs of the measurement, one tensor ``[B, ...]`` for each input of the network; by default 16 random
-        images.
+    inputs: the inputs of the measurement, ``[B, ...]`` for each input of the network; by default 16 random images.
     labels: the classes of these inputs, int64 ``[B]``, to measure the accuracy too.
 
     Each layer of neurons becomes `IF` nodes with threshold n θ. The mean over time of what a neuron sends is its
@@ -93,7 +89,6 @@ def nir(
     of both; and the root mean square of the difference of the outputs, divided by that of the outputs.
 
     Returns a `Written`, with the loss after the last step in its ``note``.
-
     Raises `NotConvertible` with the name of each operator that is neither a convolution in one or two dimensions nor a
     matrix, or if the tool supports one threshold per layer and the network has one per channel; `InvalidArgument` if
     ``network`` is not a spiking network, if there is no such profile, if the steps, inputs or labels do not fit, or if
@@ -101,13 +96,8 @@ def nir(
     """
     kind = NIR.check(network)
     assert isinstance(network, SpikingNetwork)
-    if profile not in PROFILES:
-        raise InvalidArgument(f"there is no profile {profile!r} of NIR; there are {', '.join(PROFILES)}")
-    chosen, steps = PROFILES[profile], 32 if steps is None else steps
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InvalidArgument(f"the number of steps must be a whole number of at least 1, not {steps!r}")
-    if not chosen.by_unit and any(bool(neuron.threshold.dim()) for _, neuron in network.neurons()):
-        raise NotConvertible(f"{profile} keeps one threshold per layer, and this network has one per channel")
+    steps = 32 if steps is None else steps
+    chosen = _profile(network, profile, steps)
     from qffs.export.nir.approximate import Rates
     from qffs.export.nir.run import Firing, NirNetwork
 
@@ -116,10 +106,7 @@ def nir(
         raise InvalidArgument(f"there must be one label per input, {len(values[0])}, not {list(labels.shape)}")
     rates = Rates(network, chosen.r)
     nodes, edges = rates.build()
-    for node in nodes.values():  # tools compute in float32, and some cannot read other types
-        for name in ("weight", "bias", "r", "v_threshold", "v_reset"):
-            if hasattr(node, name):
-                setattr(node, name, getattr(node, name).astype("float32"))
+    _to_float32(nodes)
     graph, original = _graph(nodes, edges, {}), _Original(network, rates.inputs, values, labels)
     firing = Firing(chosen.at, chosen.subtract, chosen.several, chosen.floor)
     measured = {"measured": original.compare(NirNetwork(graph, firing), rates.outputs, steps)}
@@ -132,12 +119,32 @@ def nir(
         "outputs": rates.outputs, "inputs": len(values[0]), "network itself": original.summary(), **measured,
     }  # fmt: skip
     _write(Path(path), nodes, edges, description, chosen.without_reset)
-    last = measured["measured"][-1]
+    return Written(Path(path), kind, steps, note=_note(len(values[0]), measured["measured"][-1]))
+
+
+def _profile(network: SpikingNetwork, name: str, steps: int) -> Profile:
+    """Return the profile with a name; raise an error if it does not exist or does not fit the network or the steps."""
+    if name not in PROFILES:
+        raise InvalidArgument(f"there is no profile {name!r} of NIR; there are {', '.join(PROFILES)}")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise InvalidArgument(f"the number of steps must be a whole number of at least 1, not {steps!r}")
+    if not PROFILES[name].by_unit and any(bool(neuron.threshold.dim()) for _, neuron in network.neurons()):
+        raise NotConvertible(f"{name} keeps one threshold per layer, and this network has one per channel")
+    return PROFILES[name]
+
+
+def _to_float32(nodes: dict[str, Any]) -> None:
+    """Convert the numbers of all nodes, because tools compute in float32, and some cannot read other types."""
+    for node in nodes.values():
+        for name in ("weight", "bias", "r", "v_threshold", "v_reset"):
+            if hasattr(node, name):
+                setattr(node, name, getattr(node, name).astype("float32"))
+
+
+def _note(count: int, last: dict[str, float]) -> str:
+    """Return one sentence about the loss of an approximation on ``count`` inputs after the last step."""
     same = f"{last['agreement']:.1%} are classified as by the network itself, and " if "agreement" in last else ""
-    note = (
-        f"An approximation: of {len(values[0])} inputs {same}outputs differ by {last['error']:.1%} (root mean square)."
-    )
-    return Written(Path(path), kind, steps, note=note)
+    return f"An approximation: of {count} inputs {same}outputs differ by {last['error']:.1%} (root mean square)."
 
 
 def nir_exact(
@@ -148,8 +155,7 @@ def nir_exact(
     network: a network that `qffs.to_spiking` returned.
     path: the file to write.
     steps: T, the time steps of the comparison; by default 8, or 2 D if that is larger.
-    inputs: the inputs of the comparison, one tensor ``[B, ...]`` for each input of the network; by default 16 random
-        images.
+    inputs: the inputs of the comparison, ``[B, ...]`` for each input of the network; by default 16 random images.
 
     `read_nir` reads the file and runs it with the same spikes as the network. No other tool runs recurrent graphs of
     these nodes yet. Max pooling is composed of such neurons too. The metadata of the graph contain under "qffs", in
