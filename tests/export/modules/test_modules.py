@@ -324,7 +324,7 @@ def test_other_inputs_begin_with_a_reset_and_another_type_goes_on(make: Callable
     network = make(snn.float())
     network(x.float())
     for count in (1, 3):
-        with pytest.raises(InvalidArgument, match=r"on inputs of another shape before .*: reset it first"):
+        with pytest.raises(InvalidArgument, match=r"received inputs of another shape before .*: reset it first"):
             network(x[:count].float())
     network = make(snn)
     first = network(x.float())
