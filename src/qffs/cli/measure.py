@@ -59,7 +59,7 @@ def noise(
     device: Where = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Count the neurons with each kind of noise per layer and step, and how much each remedy improves accuracy.
+    """Count the neurons with each kind of noise per layer and step, and measure accuracy without each remedy.
 
     Example: `qffs noise runs/demo/snn --steps 8`
     """

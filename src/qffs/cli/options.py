@@ -22,10 +22,13 @@ class Device(StrEnum):
 Data = Annotated[
     str,
     typer.Option(
-        help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder, such as CIFAR's original files."
+        help="digits, cifar10:PATH, images:PATH, or just the PATH of a zip or folder; also of cifar-10-batches-py."
     ),
 ]
-NETWORK = "digits_net, cifar_resnet18, torchvision:NAME, timm:NAME, package.module:function, or a float checkpoint."
+NETWORK = (
+    "digits_net, cifar_resnet18, torchvision:NAME, timm:NAME, package.module:function, "
+    "or the folder of a float checkpoint."
+)
 Size = Annotated[
     int | None,
     typer.Option(
