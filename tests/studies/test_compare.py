@@ -221,7 +221,7 @@ def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatc
     monkeypatch.setattr(compare_seed, "fit", diverging)
     results = run_compare(RECIPE, tmp_path, ["ts", "cos"], [1, 2], progress=False)
     assert [row["method"] for row in results["methods"]] == ["cos"]
-    assert "COS reads nothing out at these latencies." in results["notes"]
+    assert "COS has no read-out at these latencies." in results["notes"]
     assert results["notes"][-1] == "TS is left out: the loss became nan."
     assert (tmp_path / "compare.svg").exists()
 
@@ -234,8 +234,8 @@ def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, mon
     results = run_compare(largest, tmp_path, [], [4], progress=False)
     assert [row["method"] for row in results["methods"]] == ["qffs"]
     assert results["left_out"][0]["method"] == "sew"
-    assert results["notes"][-1].startswith("SEW is left out: direct training takes networks that are linear but for")
-    with pytest.raises(NotConvertible, match="direct training takes networks that are linear but for their ReLUs"):
+    assert results["notes"][-1].startswith("SEW is left out: direct training needs a network that is linear except for")
+    with pytest.raises(NotConvertible, match="direct training needs a network that is linear except for its ReLUs"):
         run_compare(largest, tmp_path / "named", ["sew"], [4], progress=False)
     monkeypatch.setattr("qffs.studies.methods.method.find_spec", lambda _: None)
     results = run_compare(RECIPE.model_copy(update={"test_images": 20}), tmp_path, [], [4], progress=False)

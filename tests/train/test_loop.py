@@ -92,7 +92,7 @@ def test_a_network_without_a_weight_to_train_takes_no_epochs() -> None:
     model = network().requires_grad_(False)
     assert fit(model, pictures(), normalize, sgd(0, 0.1), QUIET) == []
     with pytest.raises(
-        InvalidArgument, match=r"^training: no weight of the network is to be trained: set its epochs to 0"
+        InvalidArgument, match=r"^training: no parameter of the network requires a gradient: set its epochs to 0"
     ):
         fit(model, pictures(), normalize, sgd(1, 0.1), QUIET)
 

@@ -90,9 +90,9 @@ def _results(checkpoint: Path, network: Network) -> Results | None:
         results = json.loads((checkpoint.absolute().parent / "results.json").read_text(encoding="utf-8"))
         figures = [results["full_precision"]["accuracy"], results["qann"]["accuracy"]]
         figures += [figure for row in results["snn"] for figure in (row["accuracy"], row["steps"])]
-        whole = all(isinstance(each, int | float) for each in (*figures, results["images"])) and "data" in results
+        complete = all(isinstance(each, int | float) for each in (*figures, results["images"])) and "data" in results
         schedule = results["charge_schedule"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     same = not isinstance(network, SpikingNetwork) or list(network.schedule.weights) == schedule
-    return results if whole and same and checkpoint.name == kind_of(network) else None  # a run names its folders so
+    return results if complete and same and checkpoint.name == kind_of(network) else None  # a run names its folders so

@@ -31,7 +31,7 @@ def findings(results: Results) -> Findings:
     level = Series("full precision", [], [100 * results["full_precision"]["accuracy"]], "level")
     time = "time steps T, those before a read-out included"
     notes = [f"{each['title']}: {each['notes']}." for each in results["methods"] if each["notes"]]
-    notes += [f"{each['title']} reads nothing out at these latencies." for each in results["methods"]
+    notes += [f"{each['title']} has no read-out at these latencies." for each in results["methods"]
               if not each["by_latency"]]  # fmt: skip
     panels = [
         Panel("accuracy by latency", time, PERCENT, [*_against(results, "latency"), level], log=True),

@@ -123,7 +123,9 @@ class _Loop:
     ) -> None:
         check_seed(setting.seed)
         if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise InvalidArgument(f"{setting.label}: no weight of the network is to be trained: set its epochs to 0")
+            raise InvalidArgument(
+                f"{setting.label}: no parameter of the network requires a gradient: set its epochs to 0"
+            )
         if min(training.batch_size, len(images)) < distributed.world():
             raise InvalidArgument(
                 f"a batch of {min(training.batch_size, len(images))} cannot be shared by {distributed.world()} "

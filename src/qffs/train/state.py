@@ -100,7 +100,7 @@ class Interruption:
 
     @contextmanager
     def watching(self) -> Iterator[Interruption]:
-        """Handle the signals until the block ends; does nothing outside the main thread, where Python forbids it."""
+        """Handle the signals until the block ends; outside the main thread Python forbids that, and nothing changes."""
         try:
             before = {each: signal.signal(each, self._handle) for each in self.SIGNALS}
         except ValueError:

@@ -116,7 +116,7 @@ def _check_linear(network: fx.GraphModule) -> None:
     for node in network.graph.nodes:
         if site(node).kind is Kind.DIFFERENCED:
             raise NotConvertible(
-                "direct training takes networks that are linear but for their ReLUs, with average pooling: "
+                "direct training needs a network that is linear except for its ReLUs, with average pooling: "
                 f"this one has {node.name} ({label(node, network)})"
             )
 
