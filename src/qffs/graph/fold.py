@@ -67,10 +67,7 @@ def _fold_batch_norms(network: fx.GraphModule) -> None:
 
 
 def _shape_anywhere(network: fx.GraphModule) -> None:
-    """Make shape operators work for any memory layout and batch size.
-
-    ``view`` becomes ``reshape``, and ``squeeze`` names its dimensions, so that it keeps a batch of one image.
-    """
+    """Replace ``view`` by ``reshape``, for any memory layout, and let ``squeeze`` keep a batch of one image."""
     for node in network.graph.nodes:
         if site(node).kind is not Kind.LINEAR:
             continue
