@@ -41,9 +41,9 @@ class Setting:
     """The setting of a training beside its section of the recipe; ``label`` names it in bars, messages and seeds.
 
     ``teacher``: the network whose logits are distilled. ``fused``: train through compiled kernels. ``state``: the file
-    to which the run's state is written regularly. ``interruption``: the signals that may stop the training.
-    ``extra_state``: returns further entries of the state. ``penalty``: returns a term that is added to the loss at each
-    step. ``resume_hint``: the words before the path of the state in the message of `Stopped`.
+    of the run's state. ``interruption``: the signals that may stop the training. ``extra_state``: returns more entries
+    of the state. ``penalty``: returns a term of the loss. ``resume_hint``: the words before the state's path in the
+    message of `Stopped`.
     """
 
     label: str = "training"
@@ -77,14 +77,12 @@ def fit(
     """Train ``network`` in place on its device, leave it in eval mode, and return the results of each epoch.
 
     normalize: the function from uint8 images ``[B, C, H, W]`` to the network's input. after_epoch: called after each
-    epoch, for example to save a checkpoint, while the network has its averaged weights if there are any; it returns the
-    accuracy on held-out images, or None. resume: a state that a run with the same arguments wrote; training continues
-    from it and ends with the same weights. The same seed, machine and number of threads give the same weights, bit for
-    bit.
+    epoch, with averaged weights in the network if there are any, for example to save a checkpoint; returns the accuracy
+    on held-out images, or None. resume: a state of a run with the same arguments, from which training continues to the
+    same weights. The same seed, machine and number of threads give the same weights, bit for bit.
 
-    Raises `Diverged` as soon as a loss is NaN or infinite, before the weights are changed; and if a weight became NaN
-    or infinite in an epoch, before ``after_epoch`` is called, so that the last checkpoint is good. Raises `Stopped`
-    between two steps, when the state is saved.
+    Raises `Diverged` for NaN or infinity in a loss, before the weights change, or in a weight after an epoch, before
+    ``after_epoch``, so that the last checkpoint is good; and `Stopped` between two steps, when the state is saved.
     """
     if not training.epochs:
         network.eval()
@@ -141,8 +139,7 @@ class _Loop:
         self.history: list[Epoch] = []
         self.step = 0  # within the epoch
         self.sums = [0.0, 0.0]  # of losses and of correctly classified images in this epoch so far
-        # The last batch is left out if it has fewer images than there are processes, or one image, for which a batch
-        # norm has no variance.
+        # The last batch is left out if it has fewer images than there are processes, or one, which has no variance.
         groups = math.ceil(len(images) / training.batch_size)
         last = len(images) % training.batch_size
         self.steps = groups - (groups > 1 and 0 < last < max(2, distributed.world()))
@@ -251,7 +248,7 @@ class _Loop:
         if stop:
             signal = received or Signals.SIGTERM  # another process got it
             position = f"{self.setting.label}, epoch {number}, step {self.step} of {self.steps}"
-            raise Stopped(signal, f"stopped by {signal.name} at {position}{self._state_path(setting.resume_hint)}")
+            raise Stopped(signal, f"stopped by {signal.name} at {position}{self._note(setting.resume_hint)}")
 
     def _save(self, number: int) -> None:
         """Write the state, unless a weight is NaN or infinite: training has to be able to continue from it."""
@@ -269,28 +266,21 @@ class _Loop:
         finally:
             if self.average is not None:
                 self.average.exchange()
-        measured = f"loss {epoch.loss:.4f}, {100 * epoch.accuracy:.2f} %"
-        measured += "" if held_out is None else f", held out {100 * held_out:.2f} %"
-        bar.say(f"{self.setting.label}, epoch {number}: {measured}")
+        more = "" if held_out is None else f", held out {100 * held_out:.2f} %"
+        bar.say(f"{self.setting.label}, epoch {number}: loss {epoch.loss:.4f}, {100 * epoch.accuracy:.2f} %{more}")
         return Epoch(number, epoch.loss, epoch.accuracy, held_out)
 
     def _check_finite(self, number: int) -> None:
-        """Raise `Diverged` if a tensor became NaN or infinite.
-
-        A finite loss may have an infinite gradient, or variance of a batch, which only the next loss would show.
-        """
+        """Raise `Diverged` for NaN or infinity in a tensor: a finite loss may have an infinite gradient or variance."""
         for name, tensor in self.network.state_dict().items():
             if name in self.finite and not bool(torch.isfinite(tensor).all()):
                 raise Diverged(self._diverged(f"{name} became NaN or infinite", number))
 
     def _diverged(self, event: str, number: int) -> str:
-        advice = "lower the learning rate, or look for broken images or labels"
-        return (
-            f"{event} in epoch {number} of {self.setting.label}: {advice}{self._state_path('the state before is in')}"
-        )
+        advice = f"lower the learning rate, or look for broken images or labels{self._note('the state before is in')}"
+        return f"{event} in epoch {number} of {self.setting.label}: {advice}"
 
-    def _state_path(self, words: str) -> str:
-        """Return the end of a message that names the path of the state; empty if there is no state."""
+    def _note(self, words: str) -> str:
         state = self.setting.state
         return f"; {words} {state.path}" if state is not None and state.path.exists() else ""
 
