@@ -117,7 +117,7 @@ def show_noise(results: Results, console: Console) -> None:
         table.add_row(title, *map(_count, by_step))
     console.print(table)
     table = Table(title="layers")
-    for heading in ("layer", "neurons", "occasional, most", "all noises, most", "settles at, mean", "settles at, last"):
+    for heading in ("layer", "neurons", "occasional, max", "all noises, max", "settles at, mean", "settles at, last"):
         table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
     for layer in results["noise"]:
         occasional = [over + under for over, under in zip(layer["over_fired"], layer["under_fired"], strict=True)]
@@ -174,14 +174,18 @@ def show_energy(results: Results, console: Console) -> None:
 def verdict(energy: dict[str, float]) -> str:
     """Return a sentence that names the networks that take more energy than the SNN, and those that do not.
 
-    >>> verdict({"full precision": 4.0, "QANN": 2.0, "QANN, zeros skipped": 0.5, "SNN": 1.0})
-    'The SNN takes less than full precision (0.25) and QANN (0.50), but not less than QANN, zeros skipped (2.00).'
+    The number after each name is the energy of the SNN divided by that of the network.
+
+    >>> verdict({"full precision": 4.0, "QANN": 2.0, "SNN": 1.0})
+    'The SNN takes less energy than full precision (0.25) and QANN (0.50).'
+    >>> verdict({"full precision": 4.0, "QANN, zeros skipped": 0.5, "SNN": 1.0})
+    'The SNN takes less energy than full precision (0.25), but not less than QANN, zeros skipped (2.00).'
     """
     ratios = {name: energy["SNN"] / value for name, value in energy.items() if name != "SNN" and value}
     less = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1)
     more = " and ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio >= 1)
-    clauses = [f"less than {less}"] if less else []
-    clauses += [f"but not less than {more}" if less else f"not less than {more}"] if more else []
+    clauses = [f"less energy than {less}"] if less else []
+    clauses += [f"but not less than {more}" if less else f"not less energy than {more}"] if more else []
     return f"The SNN takes {', '.join(clauses)}." if clauses else "No operation takes energy."
 
 
