@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
+from qffs.graph.rebuild import rebuild
 from qffs.graph.rules import ADDRESSES, MODULES, OURS, SPACES
 from qffs.graph.rules import FUNCTIONS as FUNCTION_NAMES
-from qffs.graph.serialize import describe, rebuild
+from qffs.graph.serialize import describe
 from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import trace
 from qffs.method import FiringRule

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
 from qffs.files import beside, write_folder
-from qffs.graph.serialize import describe, rebuild
+from qffs.graph.rebuild import rebuild
+from qffs.graph.serialize import describe
 from qffs.graph.site import Kind, site
 from qffs.method import Schedule
 from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse

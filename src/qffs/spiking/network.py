@@ -14,7 +14,8 @@ from qffs.errors import CheckpointError, InvalidArgument
 from qffs.functional.neuron import NeuronState
 from qffs.graph.classify import classify, write_sites
 from qffs.graph.nested import Nested, joined
-from qffs.graph.serialize import Description, describe, rebuild
+from qffs.graph.rebuild import rebuild
+from qffs.graph.serialize import Description, describe
 from qffs.graph.site import Kind, site
 from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
