@@ -44,7 +44,7 @@ def _threads() -> int:
 
 
 def train_all(recipes: Mapping[Path, Recipe], *, jobs: int | None = None, progress: bool = True) -> None:
-    """`train` each recipe in its folder, or continue the run there; a run that has ended is not repeated.
+    """Train each recipe in its folder, or continue the run there; a run that has ended is not repeated.
 
     ``jobs``: how many runs at once, by default `at_once`; each has its own process, which uses an equal share of this
     process's threads. With 1 they are trained in this process, one after the other. The same recipe with the same
