@@ -86,7 +86,7 @@ def reporting(what: str) -> Iterator[None]:
 
 def _place(error: BaseException) -> str:
     """Return file and line of the innermost frame that is not in this package, in torch, or in the import system."""
-    names = ("find", "function", "libraries", "messages", "vision")
+    names = ("arguments", "find", "function", "libraries", "source")
     ours = {str(Path(__file__).with_name(f"{name}.py")) for name in names}
     frames = [
         frame
