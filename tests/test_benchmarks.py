@@ -39,7 +39,7 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), "cuda"])
+@pytest.mark.parametrize("device", [pytest.param(each, marks=pytest.mark.slow) for each in ("cpu", "cuda")])
 def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path: Path, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         refused = run("simulate.py", qann, "--data", "digits", "--device", device)

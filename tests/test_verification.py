@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 import qffs
 from helpers.networks import NETWORKS
+from helpers.slow import slow_but
 from qffs.errors import NotConvertible
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
@@ -18,6 +19,9 @@ from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
+SOME = ("lenet", "functional", "se_resnet", "frames", "textcnn", "mlp", "two_inputs", "many_outputs", "pointnet", "vit")
+some_quickly = pytest.mark.parametrize("name", slow_but(NETWORKS, *SOME))
+"""Every network, few of them in the quick tests: for what takes seconds for each."""
 
 
 @cache

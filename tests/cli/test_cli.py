@@ -257,6 +257,7 @@ finally: assert "torch" not in sys.modules, "torch was imported" """
         assert qffs.__version__ in done.stdout or "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "qffs", "demo", "bits=9"], capture_output=True, text=True, timeout=120, check=False

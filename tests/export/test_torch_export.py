@@ -125,6 +125,7 @@ every_kind = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_kind
 def test_any_batch_gives_what_the_network_gives(
     kind: str, spiking: bool, exported: Callable[[str, bool], Exported]
@@ -141,6 +142,7 @@ def test_any_batch_gives_what_the_network_gives(
         assert torch.allclose(run_onnx(graph, x), wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_network_stays_as_it_was(kind: str, spiking: bool, exported: Callable[[str, bool], Exported]) -> None:
     before, after = exported(kind, spiking)[-2:]
@@ -211,6 +213,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spiking", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_an_archive_needs_no_qffs(spiking: bool, exported: Callable[[str, bool], Exported], tmp_path: Path) -> None:
     network, steps, archive, *_ = exported("2 bits", spiking)
@@ -233,6 +236,7 @@ def test_steps_are_eight_or_twice_the_charge_steps(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["snn.pt2"]
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -268,6 +272,7 @@ def test_what_is_read_again_must_be_the_network(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["qann.pt2"]
 
 
+@pytest.mark.slow
 def test_an_infinite_output_is_no_difference(tmp_path: Path) -> None:
     class Masked(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:

@@ -159,6 +159,7 @@ def test_what_is_not_covered_is_the_references(monkeypatch: pytest.MonkeyPatch) 
 # Compiled
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled(dtype: torch.dtype) -> None:

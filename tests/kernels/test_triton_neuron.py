@@ -111,6 +111,7 @@ def test_no_images(module: ModuleType, device: torch.device) -> None:
     assert (found.shape, moved.shape) == ((7, 0, 3, 4), (7, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "two_inputs"])
 def test_networks_run_through_it(
     name: str, module: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_for_every_target(run: Path, tmp_path: Path) -> None:
     for name, target in TARGETS.items():
         for kind in ("snn", "qann"):

@@ -60,6 +60,7 @@ def test_runs_at_once_are_those_alone_with_as_many_threads(tmp_path: Path, monke
     assert {json.loads(path.read_text())["threads"] for path in tmp_path.glob("*/*/run.json")} == {1}
 
 
+@pytest.mark.slow
 def test_runs_that_have_ended_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parallel.train_all({tmp_path: Recipe.of(SAID)}, progress=False)
     monkeypatch.setattr("qffs.runs.train.fit", lambda *_, **__: pytest.fail("trained again"))

@@ -13,7 +13,7 @@ from qffs.graph.nested import tensors
 from qffs.spiking import stream as streams
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.stream import Moment, margins
-from test_verification import every_network, spiking
+from test_verification import some_quickly, spiking
 
 STEPS = 10
 
@@ -40,7 +40,7 @@ def x() -> Tensor:
     return torch.randn(40, 2, 8, 8).double()
 
 
-@every_network
+@some_quickly
 def test_steps_read_out_what_the_network_does(name: str) -> None:
     inputs, snn = NETWORKS[name].inputs(), spiking(name)
     expected = snn(*inputs, steps=STEPS, backend="reference")

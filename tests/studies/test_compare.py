@@ -99,6 +99,7 @@ def test_the_same_seed_gives_the_same(compared: Any, tmp_path: Path) -> None:
     assert again["full_precision"] == results["full_precision"]
 
 
+@pytest.mark.slow
 def test_several_seeds_have_means_and_spreads(compared: Any, tmp_path: Path) -> None:
     results, _ = compared
     both = run_compare(RECIPE, tmp_path, ["qffs"], [1, 4, 8, 16], seeds=2, progress=False)
@@ -184,6 +185,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(measured) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -210,6 +212,7 @@ def test_what_there_is_of_another_network_or_is_damaged_is_made_anew(
     assert without_seconds(changed["methods"][0]) != without_seconds(first["methods"][0])
 
 
+@pytest.mark.slow
 def test_what_diverges_or_has_no_read_out_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit
 
@@ -253,6 +256,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_on_the_command_line(command_line: Callable[..., Any], tmp_path: Path) -> None:
     said = command_line("methods", "--json")

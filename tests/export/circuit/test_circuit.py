@@ -29,7 +29,7 @@ from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
 from qffs.graph.site import Kind, site
 from qffs.spiking.network import SpikingNetwork
-from test_verification import every_network, run
+from test_verification import run, some_quickly
 from test_verification import spiking as converted
 
 STEPS = 9
@@ -42,7 +42,7 @@ NONLINEAR = {
 """What multiplies or divides signals, or pools what are no single spikes."""
 
 
-@every_network
+@some_quickly
 def test_ordinary_networks_send_the_same_spikes(name: str) -> None:
     snn, inputs = converted(name), NETWORKS[name].inputs()
     if name in NONLINEAR:
@@ -111,6 +111,7 @@ TARGETS = {"brian2": export.brian2, "pynn": export.pynn}
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "make"),
     [
@@ -144,6 +145,7 @@ def test_a_simulator_sends_the_same_spikes_for_digits(
     assert any(bool((sent < 0).any()) for sent in spikes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("rule", "schedule"),
@@ -173,6 +175,7 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
+@pytest.mark.slow
 def test_spikes_that_differ_are_told(small: Path) -> None:
     with np.load(small / "network.npz") as file:
         arrays = dict(file)
@@ -183,6 +186,7 @@ def test_spikes_that_differ_are_told(small: Path) -> None:
     assert "spikes differ in 1 outputs within" in said
 
 
+@pytest.mark.slow
 def test_other_inputs_are_simulated(small: Path) -> None:
     np.save(small / "x.npy", np.random.default_rng(0).normal(size=(3, 5)))
     code, said, _ = script(small, "x.npy", "--steps", "12")
@@ -306,6 +310,7 @@ class Named(nn.Module):
         return self.end(self.file(y).flatten(1)), y.mean((2, 3))
 
 
+@pytest.mark.slow
 def test_things_may_be_called_alike(tmp_path: Path) -> None:
     torch.manual_seed(3)
     given = torch.randn(6, 2, 4, 4, dtype=torch.float64), torch.randn(6, 2, 3, 3, dtype=torch.float64)

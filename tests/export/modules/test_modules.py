@@ -25,7 +25,7 @@ from qffs.export.modules.stepping import Fire
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork
 from spiking.test_backends import WithConstant
-from test_verification import every_network, run
+from test_verification import run, some_quickly
 from test_verification import spiking as converted
 
 STEPS = 9
@@ -171,7 +171,7 @@ def test_the_network_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
-@every_network
+@some_quickly
 def test_ordinary_networks_send_the_same_spikes(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> None:
     snn, inputs = converted(name), NETWORKS[name].inputs()
     network = make(snn)
@@ -193,7 +193,7 @@ def test_without_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("make", [export.spikingjelly, export.snntorch])
-@every_network
+@some_quickly
 def test_ordinary_networks_are_saved_and_copied(name: str, make: Callable[[SpikingNetwork], nn.Module]) -> None:
     network, inputs, stream = make(converted(name)), NETWORKS[name].inputs(), io.BytesIO()
     torch.save(network, stream)

@@ -27,7 +27,7 @@ from qffs.export.nir.write import PROFILES
 from qffs.graph.nested import tensors
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
-from test_verification import every_network, quantized, run
+from test_verification import quantized, run, some_quickly
 from test_verification import spiking as converted
 
 STEPS = 9
@@ -43,7 +43,7 @@ APPROXIMATE = {
 }  # fmt: skip
 
 
-@every_network
+@some_quickly
 def test_ordinary_networks_send_the_same_spikes(name: str, tmp_path: Path) -> None:
     snn, inputs, path = converted(name), NETWORKS[name].inputs(), tmp_path / "network.nir"
     if name not in EXACT:
@@ -154,7 +154,7 @@ def test_an_approximation_never_passes_for_exact(tmp_path: Path) -> None:
         export.read_nir(tmp_path / "b.nir")
 
 
-@every_network
+@some_quickly
 def test_ordinary_networks_are_approximated_or_refused(name: str, tmp_path: Path) -> None:
     snn, inputs, path = converted(name), NETWORKS[name].inputs(), tmp_path / "network.nir"
     if name not in APPROXIMATE:

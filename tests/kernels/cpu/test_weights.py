@@ -97,6 +97,7 @@ def cut(layer: nn.Conv2d) -> nn.Conv2d:
     return rounded
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_levels_are_those_of_both_digits_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "OPTIONS", [option for option in compiler.OPTIONS if not option.startswith("-march")])

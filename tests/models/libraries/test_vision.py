@@ -51,6 +51,7 @@ def ask(folder: Path, name: str, packages: Mapping[str, str]) -> tuple[str, str]
     return done.stdout.strip(), (done.stderr.strip().splitlines() or [""])[-1]
 
 
+@pytest.mark.slow
 def test_the_missing_schemas_are_defined_and_what_was_half_imported_is_imported_again(tmp_path: Path) -> None:
     package = {"torchvision/__init__.py": NEEDS_SCHEMAS, "torchvision/state.py": "imports = 0"}
     assert ask(tmp_path, "torchvision", package) == ("torchvision 1 True", "")
@@ -58,10 +59,12 @@ def test_the_missing_schemas_are_defined_and_what_was_half_imported_is_imported_
     assert ask(tmp_path, "timm", package) == ("timm 1 True", "")
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_works_is_left_alone(tmp_path: Path) -> None:
     assert ask(tmp_path, "torchvision", {"torchvision/__init__.py": "imports = 7"}) == ("torchvision 7 False", "")
 
 
+@pytest.mark.slow
 def test_what_the_schemas_do_not_cure_is_reported(tmp_path: Path) -> None:
     still = "operator torchvision::nms does not exist"
     said, error = ask(tmp_path, "torchvision", {"torchvision/__init__.py": f"raise RuntimeError({still!r})"})

@@ -173,6 +173,7 @@ def test_the_command_line_prepares_without_torch(user: dict[str, str], policy: s
     assert json.loads(done.stdout.splitlines()[-1]) == [policy, False]
 
 
+@pytest.mark.slow
 def test_the_library_changes_neither_environment_nor_threads() -> None:
     environment = {name: text for name, text in os.environ.items() if name not in SETTINGS}
     subprocess.run([sys.executable, "-c", LIBRARY], env=environment, check=True)

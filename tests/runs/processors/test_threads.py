@@ -87,6 +87,7 @@ def test_which_networks_are_small() -> None:
         assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_a_small_network_gives_the_same_whatever_the_threads(tmp_path: Path) -> None:
     short = {"epochs": 1, "learning_rate": 0.03, "batch_size": 64}
     recipe = Recipe.of({"full_precision": short, "quantized": short, "steps": 4, "device": "cpu", "test_images": 50})

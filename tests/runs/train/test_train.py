@@ -147,6 +147,7 @@ def save_but_the_quantized(network: Any, folder: Path, about: Any) -> None:
     save(network, folder, about)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_although_its_files_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = inputs.load_data("digits")
     run, said = tmp_path / "run", {"quantized": ROUND | {"epochs": 2}, "seed": 1}
@@ -209,6 +210,7 @@ def test_damaged_results_are_one_sentence(content: str, tmp_path: Path) -> None:
         train(tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_fewer_images_are_verified_where_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(tmp_path / "usual")["verified"]["images"] == 32
     monkeypatch.setattr(batches, "BATCH_PIXELS", 5 * SAID["steps"] * 8 * 8)

@@ -83,6 +83,7 @@ def percent(row: dict[str, Any]) -> Any:
     return pytest.approx(100 * row["accuracy"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "networks"),
     [
@@ -118,6 +119,7 @@ def test_figure_9_is_the_three_of_them(folder: Path) -> None:
     assert found["rows"] == [row for one in each for row in one["rows"]]
 
 
+@pytest.mark.slow
 def test_figure_3_is_without_negative_spikes(folder: Path, few: Any) -> None:
     found = made("fig3", folder)
     for bits, row in zip(BITS, found["rows"], strict=True):
@@ -244,6 +246,7 @@ def test_networks_are_trained_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         made("fig5", folder, RECIPE.model_copy(update={"seed": 1}))
 
 
+@pytest.mark.slow
 def test_files_are_pictures_and_data(folder: Path) -> None:
     found = made("fig7", folder)
     assert json.loads((folder / "fig7.json").read_text()) == found
@@ -292,6 +295,7 @@ def test_a_tenth_of_a_point_is_within_a_tenth(ends: float, step: int | None, mon
     assert Trained(Path(), RECIPE, {"qann": {"accuracy": 0.441}}).settled() == step
 
 
+@pytest.mark.slow
 def test_what_the_networks_took_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made("fig5", folder)
     monkeypatch.setattr("qffs.runs.train.fit", lambda *_, **__: pytest.fail("trained again"))

@@ -40,6 +40,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 TOLERANCE = 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", two_processes.NORMS)
 def test_batch_norm_is_that_of_the_whole_batch(name: str, pair: Any, alone: Any) -> None:
     expected = alone[name]
@@ -52,6 +53,7 @@ def test_batch_norm_is_that_of_the_whole_batch(name: str, pair: Any, alone: Any)
     assert all(torch.equal(*found) for found in zip(*(each[name]["same"] for each in pair), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", two_processes.NORMS)
 def test_a_batch_norm_is_afterwards_what_it_was(name: str, pair: Any) -> None:
     module, _ = two_processes.NORMS[name]
@@ -60,6 +62,7 @@ def test_a_batch_norm_is_afterwards_what_it_was(name: str, pair: Any) -> None:
         assert not found[name]["changed"]
 
 
+@pytest.mark.slow
 def test_a_step_of_training_has_the_gradients_of_one_process(pair: Any, alone: Any) -> None:
     assert len(alone["stepped"]) == 12 + 6  # of parameters, two step sizes among them, and buffers
     for found in pair:
@@ -67,6 +70,7 @@ def test_a_step_of_training_has_the_gradients_of_one_process(pair: Any, alone: A
             close(each, expected, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_step_of_training_in_bfloat16_has_nearly_those_of_one_process(pair: Any, alone: Any) -> None:
     # bfloat16 has 8 bits; a sum in another order may round a unit to the other level, of one in some hundred.
     for found in pair:
@@ -74,6 +78,7 @@ def test_a_step_of_training_in_bfloat16_has_nearly_those_of_one_process(pair: An
             close(each, expected, 0.02)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_step_size_is_scaled_by_the_activations_of_one_image(pair: Any, alone: Any) -> None:
     x, s, n = two_processes.drawn(6, 2, 5), 2.0, 3
     v = x / s
@@ -84,6 +89,7 @@ def test_the_gradient_of_a_step_size_is_scaled_by_the_activations_of_one_image(p
             close(each, by_hand, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_measurement_is_that_of_one_process(pair: Any, alone: Any) -> None:
     for found in pair:
         assert found["measured"] == alone["measured"]
@@ -95,6 +101,7 @@ def test_a_measurement_is_that_of_one_process(pair: Any, alone: Any) -> None:
     assert costs.activity == many.activity
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_weights_of_one_process(pair: Any, alone: Any) -> None:
     for found in pair:
         assert list(found["trained"]) == list(alone["trained"])
@@ -104,6 +111,7 @@ def test_training_ends_with_the_weights_of_one_process(pair: Any, alone: Any) ->
     assert all(torch.equal(value, pair[1]["trained"][name]) for name, value in pair[0]["trained"].items())
 
 
+@pytest.mark.slow
 def test_messages(pair: Any) -> None:
     zero, one = (found["messages"] for found in pair)
     assert (zero.pop("share"), one.pop("share")) == ([0, 2, 4], [1, 3])
