@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +28,13 @@ def command_line(
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["qffs", *map(str, arguments)])
         code: object = 0
+        handler = signal.getsignal(signal.SIGTERM)  # which training replaces for good
         try:
             cli.main()
         except SystemExit as stop:
             code = stop.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, handler)
         return Said(code, *capsys.readouterr())
 
     return run

@@ -174,6 +174,7 @@ def test_compiled(dtype: torch.dtype) -> None:
             assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_compiled_by_channel() -> None:
     x, upstream = tensors((65, 6, 8, 9), 3, torch.float32, seed=0)

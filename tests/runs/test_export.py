@@ -103,6 +103,7 @@ def test_the_command_line_names_every_target() -> None:
     assert re.findall(r"\w+", PROFILED.replace(" or ", ", ")) == list(PROFILES)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(command_line: Callable[..., Any], run: Path, tmp_path: Path) -> None:
     given = ("export", run / "snn", "--to", "onnx", "-o", "a.onnx", "--steps")
     said = command_line(*given, 6)

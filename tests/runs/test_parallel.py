@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from processes.failing import failing
 from qffs.errors import InvalidArgument, Stopped
 from qffs.recipes import read
 from qffs.recipes.recipe import Recipe
@@ -160,10 +161,6 @@ def test_nothing_trains_on_where_the_program_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
     assert same == 20, running
-
-
-def failing(told: Any, *_: Any) -> None:
-    raise SystemExit(3)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("name", slow_but(names(), "digits", "cifar10_vgg16"))
+@pytest.mark.parametrize("name", slow_but(names(), "digits"))
 def test_a_recipe_runs(name: str, pictures: Path, tmp_path: Path) -> None:
     if name.startswith("imagenet") and importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
