@@ -9,8 +9,7 @@ Images that do not fit in memory stay in their files, and `batches` reads them a
 """
 
 from qffs.data.dataset import Dataset, Images, hold_out
-from qffs.data.load import load
+from qffs.data.load import in_memory, load
 from qffs.data.loader import batches
-from qffs.data.photographs import in_memory
 
 __all__ = ["Dataset", "Images", "batches", "hold_out", "in_memory", "load"]

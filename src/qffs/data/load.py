@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from qffs.data.cifar import find_batches, read_batches
+from torch import Tensor
+
 from qffs.data.dataset import Dataset
 from qffs.data.digits import read_digits
-from qffs.data.photographs import in_memory, read_photographs
 from qffs.errors import DataError, InvalidArgument
 
+NEVER_RESIZED = "a size fits only image files given as images:PATH or PATH: {} is never resized"
 _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that exists"
 
 
@@ -37,11 +38,16 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise InvalidArgument(f"the image size must be a whole number of at least 1, not {size!r}")
     kind, path = _parse(spec)
-    batches = None if kind == "digits" else find_batches(path)
-    if size is not None and (kind != "images" or batches is not None):
-        raise InvalidArgument(f"a size fits only image files given as images:PATH or PATH: {spec} is never resized")
     if kind == "digits":
+        if size is not None:
+            raise InvalidArgument(NEVER_RESIZED.format(spec))
         return read_digits()
+    from qffs.data.cifar import find_batches, read_batches
+    from qffs.data.photographs import read_photographs
+
+    batches = find_batches(path)
+    if size is not None and (kind != "images" or batches is not None):
+        raise InvalidArgument(NEVER_RESIZED.format(spec))
     cifar10 = kind == "cifar10"
     whole = path.resolve()
     name = "CIFAR-10" if cifar10 else whole.stem if whole.is_file() else whole.name
@@ -49,6 +55,19 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
         return read_batches(batches, name, cifar10=cifar10)
     data = read_photographs(path, name, size=size, cifar10=cifar10, progress=progress)
     return in_memory(data, in_memory_gib, progress=progress)
+
+
+def in_memory(data: Dataset, gib: float = 8.0, *, progress: bool = True) -> Dataset:
+    """Return the dataset with its image files decoded if all images together take at most ``gib`` GiB of memory.
+
+    If they take more, or are in memory already, return ``data`` unchanged. progress: show a progress bar on stderr.
+    Raises `DataError` if a file is broken, with its name, or if the memory is too small.
+    """
+    if isinstance(data.train.images, Tensor) and isinstance(data.test.images, Tensor):
+        return data
+    from qffs.data.photographs import decoded
+
+    return decoded(data, gib, progress=progress)
 
 
 def _parse(spec: str) -> tuple[str, Path]:

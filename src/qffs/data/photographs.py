@@ -125,12 +125,8 @@ def _photographs(archive: Archive, names: list[list[str]], size: int | None, cif
     return [Photographs(archive.files(part), height, width, size, advice, threads) for part in names]
 
 
-def in_memory(data: Dataset, gib: float = 8.0, *, progress: bool = True) -> Dataset:
-    """Return the dataset with its image files decoded if all images together take at most ``gib`` GiB of memory.
-
-    If they take more, return ``data`` unchanged. progress: show a progress bar on stderr. Raises `DataError` if a file
-    is broken, with its name, or if the memory is too small.
-    """
+def decoded(data: Dataset, gib: float, *, progress: bool) -> Dataset:
+    """Return the dataset with its image files decoded; see `qffs.data.in_memory`."""
     parts = [part.images for part in (data.train, data.test)]
     files = [images for images in parts if isinstance(images, Photographs)]
     if not files or sum(images.shape.numel() for images in parts) > gib * GIB:
@@ -138,11 +134,11 @@ def in_memory(data: Dataset, gib: float = 8.0, *, progress: bool = True) -> Data
     count = sum(len(images.files) for images in files)
     try:
         with track("decoding", count, "images", show=progress) as bar:
-            decoded = [images.decoded(bar.advance, images.threads) for images in files]
+            pixels = [images.decoded(bar.advance, images.threads) for images in files]
     except MemoryError as error:
         actual = f"{count} images of {files[0].width} x {files[0].height} pixels in {data.name}"
         raise DataError(f"{actual} do not fit in memory: give a smaller size") from error
-    train, test = (Images(*pair) for pair in zip(decoded, (data.train.labels, data.test.labels), strict=True))
+    train, test = (Images(*pair) for pair in zip(pixels, (data.train.labels, data.test.labels), strict=True))
     return dataclasses.replace(data, train=train, test=test)
 
 
