@@ -25,7 +25,7 @@ from qffs.export import torch_export
 from qffs.export.target import Network, Written
 from qffs.nn.quantizer import Quantizer
 
-STEPS = 4
+STEPS = 3  # the charge steps; runs that are longer are those of `small`
 
 
 def images(count: int, seed: int = 1) -> Tensor:
@@ -157,7 +157,7 @@ def test_predictions_on_the_digits_are_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     qann = qffs.calibrate(qffs.quantize(models.DigitsNet().eval(), 2, example=x[:2]), [x[:128]])
     snn = qffs.to_spiking(qann)
-    for network, steps in ((qann, None), (snn, 4)):
+    for network, steps in ((qann, None), (snn, 3)):
         export.onnx(network, tmp_path / "network.onnx", steps)
         export.pt2(network, tmp_path / "network.pt2", steps)
         wanted = expected(network, x, steps)
