@@ -1,7 +1,7 @@
 """A queue of layers of neurons, which are computed together when the levels of one of them are read.
 
-The work of Python and PyTorch between two layers costs ten times as much where the layer before has just filled all
-caches with its weights. So layers are only noted down at first, and then computed one right after the other.
+The work of Python and PyTorch between two layers takes longer where the layer before has just filled all caches
+with its weights. So layers are only noted down at first, and then computed one right after the other.
 A small call computes with one thread: several would wait for each other longer than they compute.
 """
 
