@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PICTURES, PAGE = ROOT / "results" / "compare", ROOT / "docs" / "compare", ROOT / "docs" / "compare.md"
 
@@ -155,18 +157,6 @@ def methods() -> str:
 
     rows = [[each.name, each.source, each.activation.name, each.says, each.notes] for each in METHODS.values()]
     return table(["method", "source", "trained with", "description", "differences here"], rows) + "\n"
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    """Return rows as a Markdown table, with numbers aligned to the right."""
-    marks = ["---" if isinstance(cell, str) else "---:" for cell in rows[0]]
-    lines = [head, marks, *([shown(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def shown(cell: object) -> str:
-    """Return the text of a cell: floats with two decimals, None as an empty text."""
-    return "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell)
 
 
 if __name__ == "__main__":

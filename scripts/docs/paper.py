@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PICTURES = ROOT / "results" / "paper", ROOT / "docs" / "paper"
 ORDER = ("table3", "table4", "fig1", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
@@ -97,18 +99,6 @@ def section(item: dict[str, Any]) -> str:
     trained = f"; its networks took {duration} to train and measure" if seconds else ""
     parts.append(f"`{run['command']}`  \n{where}{trained}.\n")
     return "\n".join(parts)
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    """Return rows as a Markdown table, with numbers aligned to the right."""
-    marks = ["---" if isinstance(cell, str) else "---:" for cell in rows[0]]
-    lines = [head, marks, *([shown(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def shown(cell: object) -> str:
-    """Return the text of a cell: floats with two decimals, None as an empty text."""
-    return "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell)
 
 
 if __name__ == "__main__":

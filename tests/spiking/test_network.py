@@ -357,6 +357,8 @@ def test_inputs_that_do_not_fit() -> None:
     for inputs in ((), (x, x), (None,)):
         with pytest.raises(InvalidArgument, match="takes 1 tensors"):
             snn(*inputs, steps=8, backend="reference")
+    with pytest.raises(InvalidArgument, match="by name, as in steps=8"):
+        snn(x, 8)  # type: ignore[arg-type]
 
 
 class Frames(nn.Module):

@@ -23,7 +23,8 @@ def check_inputs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     placeholders = graph.graph.find_nodes(op="placeholder")
     if len(inputs) != len(placeholders) or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
         raise InvalidArgument(
-            f"the network takes {len(placeholders)} tensors with a batch in dimension 0, one for each input"
+            f"the network takes {len(placeholders)} tensors with a batch in dimension 0, one for each input; options "
+            "are passed by name, as in steps=8"
         )
     if len({len(x) for x in inputs}) != 1:
         raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
