@@ -1,6 +1,7 @@
 """Settings of all tests, those in docstrings included."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 from qffs.runs.processors import openmp_defaults, processors
 
 os.environ.update(openmp_defaults())  # OpenMP reads it when torch is imported
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    # PyTorch keeps compiled kernels without saying for which instructions, and would run those of other ones.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{capability}")
 
 import torch
 

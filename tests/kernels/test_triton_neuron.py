@@ -120,7 +120,7 @@ def test_networks_run_through_it(
     called: list[Any] = []
     counted = SimpleNamespace(fire=lambda neurons: called.append(neurons) or module.fire(neurons))
     monkeypatch.setattr(kernel, "in_triton", lambda *_: counted)
-    found = accumulated(snn.graph, inputs, snn.schedule.over(8), compiled=False)
+    found = accumulated(snn.operations, inputs, snn.schedule.over(8), compiled=False)
     torch.testing.assert_close(found, snn(*inputs, steps=8, backend="reference"), rtol=1e-9, atol=1e-9)
     assert len(called) == len(list(snn.neurons()))
 

@@ -131,20 +131,20 @@ def test_what_cannot_be_done_is_refused(snn: SpikingNetwork, x: Tensor, monkeypa
     ):
         snn(x, steps=256, backend=COMPILED)
     uncovered = "vit"
-    assert not backends.covers(spiking(uncovered).graph)
+    assert not spiking(uncovered).operations.by_layer
     with pytest.raises(InvalidArgument, match="the compiled back end cannot run this: the network turns or cuts"):
         spiking(uncovered)(*NETWORKS[uncovered].inputs(), steps=STEPS, backend=COMPILED)
     monkeypatch.setattr(compiler, "available", lambda *_: False)
-    assert backends.choose(None, snn.graph, STEPS, snn.empty_like) == PYTORCH
+    assert backends.choose(None, snn.operations, STEPS, snn.empty_like) == PYTORCH
     with pytest.raises(InvalidArgument, match="the compiled back end needs a CPU with a C compiler"):
         snn(x, steps=STEPS, backend=COMPILED)
 
 
 def test_the_fastest_is_chosen(snn: SpikingNetwork) -> None:
     fastest = COMPILED if compiler.available(torch.float32, torch.device("cpu")) else PYTORCH
-    assert backends.choose(None, snn.graph, STEPS, snn.empty_like) == fastest
-    assert backends.choose(None, snn.graph, STEPS, snn.empty_like.to(torch.bfloat16)) == PYTORCH
-    assert backends.choose(None, snn.graph, 256, snn.empty_like) == PYTORCH
+    assert backends.choose(None, snn.operations, STEPS, snn.empty_like) == fastest
+    assert backends.choose(None, snn.operations, STEPS, snn.empty_like.to(torch.bfloat16)) == PYTORCH
+    assert backends.choose(None, snn.operations, 256, snn.empty_like) == PYTORCH
 
 
 class Dense(nn.Module):

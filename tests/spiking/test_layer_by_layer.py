@@ -13,7 +13,7 @@ from qffs.functional.sparse_steps import SparseSteps
 from qffs.graph.nested import tensors
 from qffs.kernels.cpu import compiler
 from qffs.spiking import layer_by_layer
-from qffs.spiking.backends import COMPILED, PYTORCH, compiles, covers
+from qffs.spiking.backends import COMPILED, PYTORCH, compiles
 from qffs.spiking.layer_by_layer import accumulated
 from test_verification import every_network, spiking
 
@@ -25,7 +25,7 @@ def test_spikes_and_readouts_are_those_of_the_reference(name: str) -> None:
     found: dict[str, Tensor] = {}
     snn, inputs = spiking(name), NETWORKS[name].inputs()
     expected, _ = snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
-    for backend in (None, PYTORCH) if covers(snn.graph) else (None,):
+    for backend in (None, PYTORCH) if snn.operations.by_layer else (None,):
         counts: dict[str, Tensor] = {}
         readout = snn(*inputs, steps=STEPS, backend=backend, counter=counts.__setitem__)
         torch.testing.assert_close(tensors(readout), tensors(expected), rtol=1e-9, atol=1e-9)
@@ -38,12 +38,12 @@ def test_spikes_and_readouts_are_those_of_the_reference(name: str) -> None:
 @every_network
 def test_levels_are_those_of_the_reference(name: str) -> None:
     snn, inputs = spiking(name), NETWORKS[name].inputs()
-    if not covers(snn.graph):
+    if not snn.operations.by_layer:
         pytest.skip("the reference runs")
     found: dict[str, Tensor] = {}
     seen: dict[str, SparseSteps] = {}
     snn.run(*inputs, steps=STEPS, observer=lambda path, spikes, _: found.update({path: spikes}))
-    accumulated(snn.graph, inputs, snn.schedule.over(STEPS), seen.__setitem__)
+    accumulated(snn.operations, inputs, snn.schedule.over(STEPS), seen.__setitem__)
     for path, spikes in found.items():
         assert torch.equal(seen[path].values[seen[path].index].double(), spikes.cumsum(0).double()), path
 
@@ -126,7 +126,7 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(20, 4).double()
     snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
-    assert covers(snn.graph)
+    assert snn.operations.by_layer
     expected = snn(x, steps=STEPS, backend="reference")
     assert bool((expected != 0).any())
     torch.testing.assert_close(snn(x, steps=STEPS), expected)
@@ -148,7 +148,7 @@ def test_what_a_hook_keeps_stays_as_it_was() -> None:
 
 
 def test_networks_that_turn_or_cut_images_are_left_to_the_reference_and_long_runs_to_pytorch() -> None:
-    left = {name for name in NETWORKS if not covers(spiking(name).graph)}
+    left = {name for name in NETWORKS if not spiking(name).operations.by_layer}
     assert left == {"vit", "windows", "shifted_windows", "frames", "time_first"}
     assert compiles(spiking("resnet18").graph, 255)
     assert not compiles(spiking("resnet18").graph, 256)

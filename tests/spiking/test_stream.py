@@ -12,6 +12,7 @@ from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.nested import tensors
 from qffs.spiking import stream as streams
 from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.operations import Operations
 from qffs.spiking.stream import Moment, margins
 from test_verification import some_quickly, spiking
 
@@ -137,9 +138,9 @@ def test_images_that_have_stopped_are_not_computed(
     ran: list[int] = []
     advance = streams.advance
 
-    def counted(network: torch.fx.GraphModule, state: streams.State, charge: tuple[float, ...]) -> object:
+    def counted(operations: Operations, state: streams.State, charge: tuple[float, ...]) -> object:
         ran.append(len(state.inputs[0]))
-        return advance(network, state, charge)
+        return advance(operations, state, charge)
 
     monkeypatch.setattr(streams, "advance", counted)
     readout = snn(x, steps=STEPS, backend="reference")
@@ -154,9 +155,9 @@ def test_images_that_have_stopped_are_not_computed(
 
 
 def test_networks_whose_signals_turn_the_images_stop_too() -> None:
-    found = [name for name in NETWORKS if any(d != (0, 1) for d in turned(spiking(name)))]
+    turned = [name for name in NETWORKS if not spiking(name).operations.images_first]
     tried = 0
-    for name in found:
+    for name in turned:
         snn, inputs = spiking(name), NETWORKS[name].inputs()
         readout = snn(*inputs, steps=STEPS, backend="reference")
         if isinstance(readout, Tensor) and readout.dim() == 3 and readout.shape[-1] > 1:
@@ -167,10 +168,6 @@ def test_networks_whose_signals_turn_the_images_stop_too() -> None:
             torch.testing.assert_close(stopped.readout, outputs, rtol=1e-9, atol=1e-9)
             tried += 1
     assert tried
-
-
-def turned(snn: SpikingNetwork) -> list[tuple[int, int]]:
-    return [index for node in snn.graph.graph.nodes for index in streams.axes(node)]
 
 
 def test_what_does_not_fit_is_refused(snn: SpikingNetwork, x: Tensor) -> None:

@@ -15,6 +15,7 @@ from qffs.export.target import Network, Target, Written, apart, examples, steps_
 from qffs.files import write
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.operations import operations
 from qffs.spiking.step_by_step import State, accumulate, advance
 
 
@@ -68,11 +69,12 @@ class Unrolled(nn.Module):
     def __init__(self, network: SpikingNetwork, steps: int) -> None:
         super().__init__()
         self.network = copy.deepcopy(network.graph)
+        self.operations = operations(self.network)
         self.charge = network.schedule.over(steps)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return the accumulated read-out after each step, ``[T, B, ...]``."""
-        increments, _ = advance(self.network, State(inputs), self.charge)
+        increments, _ = advance(self.operations, State(inputs), self.charge)
         return accumulate(increments)
 
 

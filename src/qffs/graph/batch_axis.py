@@ -7,7 +7,6 @@ step, then all images of the second step, and so on.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
@@ -41,31 +40,6 @@ def axes(node: fx.Node) -> list[tuple[int, int]]:
 def holds_several(node: fx.Node) -> bool:
     """Return whether the value of a signal holds several tensors."""
     return axes(node) != [site(node).batch]
-
-
-def shape(tensor: Tensor, node: fx.Node, count: int) -> tuple[int, ...]:
-    """Return the shape of a tensor with ``count`` rows in the dimension where this node holds the images."""
-    return tuple(count if d == dimension(node) else size for d, size in enumerate(tensor.shape))
-
-
-def whole(tensor: Tensor, node: fx.Node, images: int) -> Tensor:
-    """Return a value for ``images`` images: as it is, or repeated where it has one row or the rows of fewer images.
-
-    Raises `RuntimeError` where the rows of the whole batch are not a multiple of the rows of ``tensor``.
-    """
-    count, have = images * rows(node), tensor.shape[dimension(node)]
-    if have == count:
-        return tensor
-    if have == 1:
-        return tensor.expand(shape(tensor, node, count))
-    if not have or count % have:
-        raise RuntimeError(f"a batch of {images} does not fit {tuple(tensor.shape)} at {node.name}")
-    return tensor.repeat([count // have if d == dimension(node) else 1 for d in range(tensor.dim())])
-
-
-def every_step(tensor: Tensor, node: fx.Node, images: int, steps: int) -> Tensor:
-    """Return a value that is the same at every step, once for each of ``steps`` steps, joined along the batch axis."""
-    return torch.cat([whole(tensor, node, images)] * steps, dimension(node))
 
 
 def unfold_steps(tensor: Tensor, d: int, steps: int, images_first: bool = False) -> Tensor:

@@ -20,6 +20,7 @@ from qffs.measurement.fan_out import Work, fan_out, work
 from qffs.nn.neuron import Neuron
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.operands import shape
 from qffs.spiking.step_by_step import Reference, State
 from qffs.spiking.walk import walk
 from qffs.train import distributed
@@ -79,7 +80,7 @@ class _Counts:
     """Sums over the images of this process, and the units and synapses of the network, counted before the run."""
 
     def __init__(self, snn: SpikingNetwork, steps: int, image: Tensor) -> None:
-        self.network, self.steps = snn.graph, steps
+        self.operations, self.network, self.steps = snn.operations, snn.graph, steps
         nodes = list(snn.graph.graph.nodes)
         self.single = _single(nodes, snn.graph)
         self.uncounted = [n for n in nodes if _is_uncounted(n, snn.graph)]
@@ -87,8 +88,8 @@ class _Counts:
         self.units: dict[str, Units] = {}
         # Two images of noise: the values of a constant part that differ between them depend on the input.
         noise = torch.randn(2, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
-        walked = Reference(snn.graph, snn.initial_state(noise), (1.0,))
-        walk(snn.graph, (noise,), walked, before=_Survey(self, walked).look)
+        walked = Reference(snn.operations, snn.initial_state(noise), (1.0,))
+        walk(snn.operations, (noise,), walked, before=_Survey(self, walked).look)
         zeros = torch.zeros(steps, dtype=torch.float64, device=image.device)
         self.events = {node: zeros.clone() for node in self.reads}
         self.ends = {node: zeros.new_zeros(2) for node in self.reads}  # active, set bits
@@ -152,7 +153,7 @@ class _Survey:
         value = constant if increments is None else increments
         d, rows = of_images.dimension(read), of_images.rows(read)
         others = {n: self.walked.values[n].constant for n in node.all_input_nodes if not site(n).signal}
-        like = value.new_zeros(()).expand(of_images.shape(value, read, rows))
+        like = value.new_zeros(()).expand(shape(value, self.walked.operations.of[read], rows))
         counts = fan_out(node, read, self.walked.network, others, like).movedim(d, 0)
         depends = torch.zeros_like(counts, dtype=torch.bool)
         if constant is not None and constant.shape[d] == 2 * rows:
@@ -166,11 +167,11 @@ class _Counter:
 
     def __init__(self, counts: _Counts, state: State, charge: tuple[float, ...]) -> None:
         self.counts = counts
-        self.walked = Reference(counts.network, state, charge, self._see)
+        self.walked = Reference(counts.operations, state, charge, self._see)
 
     def count(self) -> None:
         """Simulate the batch and add its events and spikes to the counts."""
-        walk(self.walked.network, self.walked.state.inputs, self.walked, before=self._look)
+        walk(self.walked.operations, self.walked.state.inputs, self.walked, before=self._look)
 
     def _see(self, path: str, spikes: Tensor, _: NeuronState) -> None:
         for number, sign in enumerate((1, -1)):

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps
-from qffs.graph import batch_axis
 from qffs.graph.nested import joined
-from qffs.graph.site import site
 from qffs.kernels.cpu import compiler, max_pool
 from qffs.kernels.cpu.neuron import LONGEST
 from qffs.nn.neuron import Neuron
+from qffs.spiking.operations import Operations
 from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 
 COMPILED, PYTORCH, REFERENCE = "compiled", "pytorch", "reference"
@@ -53,37 +51,19 @@ AT_A_TIME, NUMBERS = 64, 2**21
 """The most images that run at a time, and the most numbers that they hold: memory does not grow with further images."""
 
 
-def covers(network: fx.GraphModule) -> bool:
-    """Return whether every signal has its images in dimension 0, one row per image.
-
-    Where a value holds several signals, as that of a split does, they must be taken out of it one by one.
-    """
-    nodes = (node for node in network.graph.nodes if site(node).signal and node.op != "output")
-    return all(
-        set(batch_axis.axes(node)) == {(0, 1)}
-        and (not batch_axis.holds_several(node) or all(map(_takes_one, node.users)))
-        for node in nodes
-    )
-
-
-def compiles(network: fx.GraphModule, steps: int) -> bool:
+def compiles(network: nn.Module, steps: int) -> bool:
     """Return whether the levels of every layer fit into a byte and change by one at most, as the C code needs."""
     return steps <= LONGEST and not any(m.rule.multi_spike for m in network.modules() if isinstance(m, Neuron))
 
 
-def _takes_one(node: fx.Node) -> bool:
-    """Return whether a node takes one value out of several."""
-    return node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[1], int)
-
-
-def choose(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) -> str:
+def choose(name: str | None, operations: Operations, steps: int, like: Tensor) -> str:
     """Return the back end of this name, or the fastest one, for a network whose weights are like a tensor.
 
     Raises `InvalidArgument` where there is none of this name, or it cannot run the network.
     """
     if name is not None and name not in BACKENDS:
         raise InvalidArgument(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
-    if name == REFERENCE or not covers(network):
+    if name == REFERENCE or not operations.by_layer:
         if name not in {None, REFERENCE}:
             raise InvalidArgument(
                 f"the {name} back end cannot run this: the network turns or cuts the images of a batch"
@@ -92,7 +72,7 @@ def choose(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) 
     compiled = name != PYTORCH and compiler.available(like.dtype, like.device)
     if name == COMPILED and not compiled:
         raise InvalidArgument("the compiled back end needs a CPU with a C compiler, and float32 or float64")
-    if not compiles(network, steps):
+    if not compiles(operations.network, steps):
         if name == COMPILED:
             raise InvalidArgument(
                 f"the compiled back end runs at most {LONGEST} steps, and neurons that send one spike at a step"
@@ -103,7 +83,7 @@ def choose(name: str | None, network: fx.GraphModule, steps: int, like: Tensor) 
 
 def run(
     backend: str,
-    network: fx.GraphModule,
+    operations: Operations,
     inputs: Sequence[Tensor],
     charge: Sequence[float],
     counter: Counter | None,
@@ -117,18 +97,18 @@ def run(
     if backend == REFERENCE:  # images need not be in the first dimension
         count = max(1, len(inputs[0]))
     groups = zip(*(_laid_out(backend, x).split(count) for x in inputs), strict=True)
-    return joined([_some(backend, network, begin(group), charge, counter) for group in groups], 1)
+    return joined([_some(backend, operations, begin(group), charge, counter) for group in groups], 1)
 
 
-def _some(backend: str, network: fx.GraphModule, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
+def _some(backend: str, operations: Operations, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
     compiled = backend == COMPILED
     if backend != REFERENCE:
         from qffs.spiking.layer_by_layer import accumulated  # imported when it is chosen
 
         observer = None if counter is None else partial(_count_levels, counter, compiled)
-        return accumulated(network, state.inputs, charge, observer, compiled, state.neurons)
+        return accumulated(operations, state.inputs, charge, observer, compiled, state.neurons)
     spikes = None if counter is None else partial(count_spikes, counter)
-    increments, _ = advance(network, state, charge, spikes)
+    increments, _ = advance(operations, state, charge, spikes)
     return accumulate(increments)
 
 

@@ -6,31 +6,29 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from qffs.errors import Diverged, InvalidArgument, QffsError
-from qffs.graph import batch_axis
-from qffs.graph.site import tensor_shape
+from qffs.spiking.operations import Operations
 
 T = TypeVar("T")
 
 
-def check_inputs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+def check_inputs(operations: Operations, inputs: tuple[Tensor, ...]) -> None:
     """Raise unless there is one tensor for each input of a network, all with the same batch in dimension 0.
 
     Raises `InvalidArgument`, and `Diverged` where a tensor holds NaN or infinity.
     """
-    placeholders = graph.graph.find_nodes(op="placeholder")
-    if len(inputs) != len(placeholders) or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
+    count = len(operations.inputs)
+    if len(inputs) != count or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
         raise InvalidArgument(
-            f"the network takes {len(placeholders)} tensors with a batch in dimension 0, one for each input; options "
+            f"the network takes {count} tensors with a batch in dimension 0, one for each input; options "
             "are passed by name, as in steps=8"
         )
     if len({len(x) for x in inputs}) != 1:
         raise InvalidArgument(f"all inputs must have the same batch, not {[len(x) for x in inputs]}")
-    cut = next((n.name for n in graph.graph.nodes if any(rows != 1 for _, rows in batch_axis.axes(n))), None)
-    for x, node in zip(inputs, placeholders, strict=True):
-        size = tensor_shape(node)[1:]
+    cut = operations.cuts_at
+    for x, size in zip(inputs, operations.inputs, strict=True):
         if cut is not None and tuple(x.shape[1:]) != size:
             raise InvalidArgument(
                 f"this network cuts each image into rows of the batch (at {cut}), as many as images of {size} have, "

@@ -21,22 +21,16 @@ from qffs.functional import max_pool as reference_pool
 from qffs.functional.difference import last_finite
 from qffs.functional.neuron import NeuronState
 from qffs.functional.sparse_steps import SparseSteps, align
-from qffs.graph import batch_axis
-from qffs.graph.call import choosing, option, signals
 from qffs.graph.nested import Nested, nested, tensors
-from qffs.graph.site import Kind, site, tensor_shape
+from qffs.graph.site import Kind
 from qffs.kernels import neuron as kernel
 from qffs.kernels.cpu import max_pool
 from qffs.kernels.cpu.queue import Pending, Queue
 from qffs.kernels.layer import Neurons, Projection, Signal, computed
 from qffs.nn.neuron import Neuron
-from qffs.spiking.constants import constant_of
-from qffs.spiking.operands import INCREMENTS, Operands, call, wide
+from qffs.spiking.operands import INCREMENTS, Operands, call, whole, wide
+from qffs.spiking.operations import Operations
 from qffs.spiking.walk import Edge, walk
-
-MOVES = frozenset(("chunk", "flatten", "getitem", "narrow", "pad", "permute", "reshape", "select", "squeeze"))
-MOVES |= {"transpose", "unflatten"}
-"""Linear operators that only move their input; `pad` puts zeros in, another value is a sum of its own by now."""
 
 Arriving: TypeAlias = Any
 """Sums over time: a `Signal`, a list of signals to be added up, or signals in the nesting of a value."""
@@ -47,7 +41,7 @@ Observer = Callable[[str, SparseSteps], None]
 
 @torch.no_grad()
 def accumulated(
-    network: fx.GraphModule,
+    operations: Operations,
     inputs: tuple[Tensor, ...],
     charge: Sequence[float],
     observer: Observer | None = None,
@@ -60,7 +54,7 @@ def accumulated(
     be used; start: by the path of a layer, the state before the first step of neurons that have sent nothing yet, where
     they are not at rest.
     """
-    return walk(network, inputs, Accumulated(network, inputs, charge, observer, compiled, start))
+    return walk(operations, inputs, Accumulated(operations, inputs, charge, observer, compiled, start))
 
 
 class Accumulated:
@@ -68,14 +62,15 @@ class Accumulated:
 
     def __init__(
         self,
-        network: fx.GraphModule,
+        operations: Operations,
         inputs: tuple[Tensor, ...],
         charge: Sequence[float],
         observer: Observer | None = None,
         compiled: bool = True,
         start: Mapping[str, NeuronState] | None = None,
     ) -> None:
-        self.network, self.charge, self.start = network, tuple(charge), start or {}
+        self.operations, self.of, self.network = operations, operations.of, operations.network
+        self.charge, self.start = tuple(charge), start or {}
         self.observer, self.compiled = observer, compiled
         self.steps, self.images = len(self.charge), len(inputs[0])
         self.charged = tuple(itertools.accumulate(self.charge))
@@ -87,17 +82,17 @@ class Accumulated:
 
         def read(node: fx.Node) -> Edge[Nested]:
             constant, increments = self.values[node]
-            return Edge(constant, gathered.get(node) if site(node).signal else increments)
+            return Edge(constant, gathered.get(node) if self.of[node].signal else increments)
 
         rows = len(next(iter(gathered.values()), ())) if rows is None else rows
-        return Operands(self.network, read, self.images, self.steps, rows)
+        return Operands(self.operations, read, self.images, self.steps, rows)
 
     # --- the kinds of node ------------------------------------------------------------------------------------------
 
     def plain(self, node: fx.Node) -> Edge[Arriving]:
         """Return the value of what is no signal; a shape is that of all steps together, and is used for all of them."""
         rows = self.steps * self.images
-        arriving = {n: self.values[n].increments for n in node.all_input_nodes if site(n).signal}
+        arriving = {n: self.values[n].increments for n in self.of[node].sources}
         gathered = {
             n: signal.empty_like.new_zeros(1).expand(rows, *signal.empty_like.shape[1:])
             for n, signal in arriving.items()
@@ -107,41 +102,33 @@ class Accumulated:
 
     def linear(self, node: fx.Node) -> Edge[Arriving]:
         """Return what a linear operator makes of sums, or the parts that neurons add up in its place."""
-        read = list(dict.fromkeys(signals(node)))
-        if any(map(batch_axis.holds_several, read)):
+        operation = self.of[node]
+        read = operation.sources
+        if operation.takes_item:
             item = operator.itemgetter(node.args[1])
             return Edge(*(None if part is None else item(part) for part in self.values[read[0]]))
         present = {n: self.values[n].increments for n in read if self.values[n].increments is not None}
-        parts = self._parts(node, present) if present and _for_neurons_alone(node) else None
+        parts = self._parts(node, present) if present and operation.for_neurons_alone else None
         if parts is not None:
             shapes = {n: _listed(signal)[0].empty_like for n, signal in present.items()}
-            return Edge(constant_of(node, self._operands(shapes)), parts)
+            return Edge(self._operands(shapes).constant(node), parts)
         present = {n: computed(signal) for n, signal in present.items()}
-        if self._only_moves(node, present):
+        if operation.only_moves and present and all(map(_of_levels, present.values())):
             return self._moved(node, *present.values())
-        gathered, index = self._gather(present, dense=_shaped(node) or bool(choosing(node)))
+        gathered, index = self._gather(present, dense=operation.reads_shape or bool(operation.selects))
         operands = self._operands(gathered)
-        constant, value = constant_of(node, operands), operands.linear(node, INCREMENTS)
+        constant, value = operands.constant(node), operands.linear(node, INCREMENTS)
         return Edge(constant, None if value is None else _held(value, index))
-
-    def _only_moves(self, node: fx.Node, present: Mapping[fx.Node, SparseSteps]) -> bool:
-        """Return whether a node only moves levels and puts zeros between them."""
-        if site(node).operator not in MOVES or list(present) != node.all_input_nodes:
-            return False
-        with_zeros = option(node, 2, "mode", "constant") == "constant" and not option(node, 3, "value")
-        if site(node).operator == "pad" and not with_zeros:
-            return False
-        return all(map(_of_levels, present.values()))
 
     def _moved(self, node: fx.Node, signal: SparseSteps) -> Edge[Arriving]:
         used = signal.used()
         operands = self._operands({node.all_input_nodes[0]: used.values})
-        constant, moved = constant_of(node, operands), operands.linear(node, INCREMENTS)
+        constant, moved = operands.constant(node), operands.linear(node, INCREMENTS)
         return Edge(constant, _held(moved, used.index, used.scale))
 
     def _parts(self, node: fx.Node, present: dict[fx.Node, Any]) -> list[Signal] | None:
         """Return the parts that neurons add up in the place of a node: operands of a sum, the source of synapses."""
-        if site(node).kind is Kind.SUM:
+        if self.of[node].kind is Kind.SUM:
             return [part for rows in present.values() for part in _listed(rows)]
         if len(present) > 1 or node.op != "call_module" or not self.compiled:
             return None
@@ -163,11 +150,11 @@ class Accumulated:
         path = str(node.target)
         neuron = self.network.get_submodule(path)
         assert isinstance(neuron, Neuron)
-        (read,) = signals(node)
+        (read,) = self.of[node].reads
         constant, arriving = self.values[read]
         inputs = [] if arriving is None else _listed(arriving)
         if constant is not None and not (inputs and len(constant) == 1):
-            constant = batch_axis.whole(constant, read, self.images)
+            constant = whole(constant, self.of[read], self.images)
         if path in self.start:
             like = inputs[0].empty_like if inputs else constant
             inputs = [*inputs, self._above_rest(neuron, self.start[path], like)]
@@ -186,15 +173,15 @@ class Accumulated:
 
     def differenced(self, node: fx.Node) -> Edge[Arriving]:
         """Return ``g(X_t)``: the sums X_t are all that g needs."""
-        read = list(dict.fromkeys(signals(node)))
+        read = self.of[node].sources
         if all(self.values[n].increments is None for n in read):
-            constants = {n: batch_axis.whole(self.values[n].constant, n, self.images) for n in read}
+            constants = {n: whole(self.values[n].constant, self.of[n], self.images) for n in read}
             return Edge(call(self.network, node, lambda n: constants[n] if n in constants else self.values[n][0]), None)
         pooled = self._pooled(node, *read) if len(read) == 1 else None
         if pooled is not None:
             return Edge(None, pooled)
         arrived = [(n, rows) for n in read for rows in self._sums(n)]
-        if _shaped(node):
+        if self.of[node].reads_shape:
             arrived = [(n, SparseSteps.of(rows.dense(), self.steps)) for n, rows in arrived]
         values, index = align([rows for _, rows in arrived])
         totals: dict[fx.Node, Tensor] = {}
@@ -230,7 +217,7 @@ class Accumulated:
         constant, arriving = self.values[node]
         parts = [] if arriving is None else [computed(arriving)]
         if constant is not None:
-            parts.append(self._charged(batch_axis.whole(constant, node, self.images)))
+            parts.append(self._charged(whole(constant, self.of[node], self.images)))
         return parts
 
     def _charged(self, constant: Tensor) -> SparseSteps:
@@ -253,36 +240,16 @@ class Accumulated:
         return total[index]
 
 
-def _for_neurons_alone(node: fx.Node) -> bool:
-    """Return whether only a layer of neurons reads a node, at once or through sums that broadcast nothing."""
-    if site(node).kind is Kind.SUM and not _adds_plainly(node):
-        return False
-    if len(node.users) != 1:
-        return False
-    (user,) = node.users
-    return site(user).kind is Kind.SPIKING or (site(user).kind is Kind.SUM and _for_neurons_alone(user))
-
-
-def _adds_plainly(node: fx.Node) -> bool:
-    """Return whether a sum adds different signals of its own shape, and perhaps a constant."""
-    read = signals(node)
-    alike = all(tensor_shape(n)[1:] == tensor_shape(node)[1:] for n in read)
-    return site(node).operator == "add" and not node.kwargs and len(set(read)) == len(read) and alike
-
-
 def _of_levels(value: Any) -> bool:
     """Return whether a signal holds levels of one threshold."""
     rows = value.unfilled if isinstance(value, Pending) else value
     return isinstance(rows, SparseSteps) and rows.scale is not None and rows.scale.dim() == 0
 
 
-def _shaped(node: fx.Node) -> bool:
-    """Return whether a node reads a value that was computed for all steps together, such as a shape."""
-    return any(n.op != "get_attr" and not site(n).signal for n in node.all_input_nodes)
-
-
 def _held(value: Nested, index: Tensor, scale: Tensor | None = None) -> Any:
     """Return a tensor, or each tensor of a nested value, as `SparseSteps` of one index."""
+    if isinstance(value, Tensor):
+        return SparseSteps(value, index, scale)
     return nested(value, [SparseSteps(each, index, scale) for each in tensors(value)])
 
 

@@ -16,7 +16,7 @@ from qffs.graph.classify import classify, write_sites
 from qffs.graph.nested import Nested, joined
 from qffs.graph.rebuild import rebuild
 from qffs.graph.serialize import Description, describe
-from qffs.graph.site import Kind, site
+from qffs.graph.site import Kind
 from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import empty_like
@@ -24,6 +24,7 @@ from qffs.nn.neuron import Neuron
 from qffs.spiking import backends
 from qffs.spiking.backends import Counter
 from qffs.spiking.inputs import check_inputs, explain_failure, refuse_gradients
+from qffs.spiking.operations import operations
 from qffs.spiking.step_by_step import Observer, State, accumulate, advance
 from qffs.spiking.stream import Stream
 
@@ -67,6 +68,7 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         self.graph, self.schedule, self.start = graph, schedule, start
         write_sites(classify(graph))
+        self.operations = operations(graph)
         self._exact: tuple[Any, SpikingNetwork] | None = None  # in float64, of the state that it was made of
 
     def __reduce__(self) -> Any:
@@ -98,19 +100,19 @@ class SpikingNetwork(nn.Module):
         if steps is None:
             return self._until_settled(*inputs, precision=precision, backend=backend, counter=counter)
         charge = self.schedule.over(steps)
-        check_inputs(self.graph, inputs)
+        check_inputs(self.operations, inputs)
         refuse_gradients(self, inputs)
         network, cast = self._in_precision(precision, inputs)
-        chosen = backends.choose(backend, network.graph, steps, network.empty_like)
+        chosen = backends.choose(backend, network.operations, steps, network.empty_like)
 
         def begin(some: tuple[Tensor, ...]) -> State:
             return network._started(State(some), backends.in_first_step(counter, steps))
 
-        return explain_failure(inputs, lambda: backends.run(chosen, network.graph, cast, charge, counter, begin))
+        return explain_failure(inputs, lambda: backends.run(chosen, network.operations, cast, charge, counter, begin))
 
     def stream(self) -> Stream:
         """Return a `qffs.spiking.stream.Stream`: the network step by step, with a state that comes in and goes out."""
-        return Stream(self.graph, self.schedule, self.initial_state)
+        return Stream(self.operations, self.schedule, self.initial_state)
 
     @property
     def empty_like(self) -> Tensor:
@@ -143,7 +145,7 @@ class SpikingNetwork(nn.Module):
         parts = []
         for start in range(0, len(charge), chunk):
             part = charge[start : start + chunk]
-            increments, state = explain_failure(inputs, partial(advance, self.graph, state, part, observer))
+            increments, state = explain_failure(inputs, partial(advance, self.operations, state, part, observer))
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break
@@ -151,16 +153,17 @@ class SpikingNetwork(nn.Module):
 
     def initial_state(self, *inputs: Tensor) -> State:
         """Return the state before the first step; raises as `run` does where the inputs do not fit."""
-        check_inputs(self.graph, inputs)
+        check_inputs(self.operations, inputs)
         return self._started(State(inputs), None)
 
     def neurons(self) -> Iterator[tuple[str, Neuron]]:
         """Yield the layers of neurons with their paths, in the order of computation."""
-        for node in self.graph.graph.nodes:
-            if site(node).kind is Kind.SPIKING:
-                neuron = self.graph.get_submodule(node.target)
+        for node, operation in self.operations.of.items():
+            if operation.kind is Kind.SPIKING:
+                path = str(node.target)
+                neuron = self.graph.get_submodule(path)
                 assert isinstance(neuron, Neuron)
-                yield node.target, neuron
+                yield path, neuron
 
     def settled(self, state: State) -> bool:
         """Return whether no neuron would fire any more if no charge came."""

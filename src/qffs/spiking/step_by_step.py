@@ -19,11 +19,11 @@ from torch import Tensor, fx
 from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis
-from qffs.graph.call import signals
 from qffs.graph.nested import Nested, beside, nested
 from qffs.graph.site import Kind, site
 from qffs.nn.neuron import Neuron
-from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, call, wide
+from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, call, whole, wide
+from qffs.spiking.operations import Operations
 from qffs.spiking.walk import Edge, walk
 
 Observer = Callable[[str, Tensor, NeuronState], None]
@@ -76,15 +76,15 @@ class State:
 
 @torch.no_grad()
 def advance(
-    network: fx.GraphModule, state: State, charge: Sequence[float], observer: Observer | None = None
+    operations: Operations, state: State, charge: Sequence[float], observer: Observer | None = None
 ) -> tuple[Nested, State]:
-    """Advance every layer of a classified, folded network by ``len(charge)`` steps.
+    """Advance every layer of a network by ``len(charge)`` steps.
 
     charge: these steps' weights of the schedule. Returned: the increments read out, ``[T, B, ...]`` in the type sums
     are done in and in the network's own nesting, and the next state.
     """
-    reference = Reference(network, state, charge, observer)
-    return walk(network, state.inputs, reference), reference.next
+    reference = Reference(operations, state, charge, observer)
+    return walk(operations, state.inputs, reference), reference.next
 
 
 def accumulate(increments: Nested) -> Nested:
@@ -100,14 +100,15 @@ class Reference:
     """
 
     def __init__(
-        self, network: fx.GraphModule, state: State, charge: Sequence[float], observer: Observer | None = None
+        self, operations: Operations, state: State, charge: Sequence[float], observer: Observer | None = None
     ) -> None:
-        self.network, self.state, self.charge, self.observer = network, state, tuple(charge), observer
+        self.operations, self.network = operations, operations.network
+        self.state, self.charge, self.observer = state, tuple(charge), observer
         self.steps, self.images = len(self.charge), state.inputs[0].shape[0]  # not `len`: an export keeps it open
         self.next = State(state.inputs, dict(state.constants), begun=True)
         self.values: dict[fx.Node, Edge[Nested]] = {}
         self._operands = Operands(
-            network, self.values.__getitem__, self.images, self.steps, rows=self.steps * self.images
+            operations, self.values.__getitem__, self.images, self.steps, rows=self.steps * self.images
         )
 
     def plain(self, node: fx.Node) -> Edge[Nested]:
@@ -126,18 +127,19 @@ class Reference:
         path = str(node.target)
         neuron = self.network.get_submodule(path)
         assert isinstance(neuron, Neuron)
-        (read,) = signals(node)
+        (read,) = self.operations.of[node].reads
         state = self.state.neurons.get(path) or neuron.rest(self.zeros(read))
         spikes, after = neuron(state, *self.arrived(read), self.charge)
         self.next.neurons[path] = after
         if self.observer is not None:
             self.observer(path, spikes, after)
         sent: Tensor = spikes * neuron.threshold.to(spikes.dtype)
-        return Edge(None, batch_axis.fold_steps(sent.to(neuron.threshold.dtype), batch_axis.dimension(node)))
+        return Edge(None, batch_axis.fold_steps(sent.to(neuron.threshold.dtype), self.operations.of[node].dimension))
 
     def differenced(self, node: fx.Node) -> Edge[Nested]:
         """Return ``g(X_t) - g(X_{t-1})``; of constants alone g is a constant itself, computed once."""
-        read = list(dict.fromkeys(signals(node)))
+        of = self.operations.of
+        read = of[node].sources
         alone = all(self.values[n].increments is None for n in read)
         others = CONSTANT if alone else INCREMENTS
 
@@ -146,19 +148,19 @@ class Reference:
             return call(self.network, node, lambda n: of_read[n] if n in of_read else self.values[n][others])
 
         if alone:
-            constants = [batch_axis.whole(self.values[n].constant, n, self.images) for n in read]
+            constants = [whole(self.values[n].constant, of[n], self.images) for n in read]
             constant = self.state.constants.get(node.name) if self.state.begun else g(*constants)
             self._keep(node, constant)
             return Edge(constant, None)
         state = self.state.differenced.get(node.name) or DifferenceState(
-            tuple(wide(self.zeros(n)).movedim(batch_axis.dimension(n), 0) for n in read), None
+            tuple(wide(self.zeros(n)).movedim(of[n].dimension, 0) for n in read), None
         )
         value: Nested = None
 
         def images_first(*arguments: Tensor) -> tuple[Tensor, ...]:
             """The same g, from tensors and to tensors whose images are in dimension 0."""
             nonlocal value
-            value = g(*(x.movedim(0, batch_axis.dimension(n)) for n, x in zip(read, arguments, strict=True)))
+            value = g(*(x.movedim(0, of[n].dimension) for n, x in zip(read, arguments, strict=True)))
             return tuple(x.movedim(d, 0) for x, (d, _) in beside(value, site(node).batch))
 
         arrived = [self.arrived(n, images_first=True) for n in read]
@@ -184,9 +186,10 @@ class Reference:
         images_first: the images in dimension 0 of a step, wherever the network holds them.
         """
         constant, increments = self.values[node]
-        d = batch_axis.dimension(node)
+        operation = self.operations.of[node]
+        d = operation.dimension
         if constant is not None:
-            all_images = constant if constant.shape[d] == 1 else batch_axis.whole(constant, node, self.images)
+            all_images = constant if constant.shape[d] == 1 else whole(constant, operation, self.images)
             constant = all_images.movedim(d, 0) if images_first else all_images
         return constant, None if increments is None else batch_axis.unfold_steps(
             increments, d, self.steps, images_first
@@ -198,9 +201,10 @@ class Reference:
         if increments is not None:
             return torch.zeros_like(increments[0])
         assert constant is not None
-        return torch.zeros_like(batch_axis.whole(constant, node, self.images))
+        return torch.zeros_like(whole(constant, self.operations.of[node], self.images))
 
     def _keep(self, node: fx.Node, constant: Nested) -> None:
         """Remember the constant part of a signal that later chunks read again."""
-        if any(site(user).kind is not Kind.LINEAR or len(signals(user)) > 1 for user in node.users):
+        readers = [self.operations.of[user] for user in node.users]
+        if any(each.kind is not Kind.LINEAR or len(each.reads) > 1 for each in readers):
             self.next.constants[node.name] = constant

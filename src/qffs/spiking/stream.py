@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from qffs.errors import InvalidArgument
-from qffs.graph.batch_axis import axes
 from qffs.method import Schedule
 from qffs.spiking.inputs import explain_failure
+from qffs.spiking.operations import Operations
 from qffs.spiking.step_by_step import State, advance
 
 
@@ -53,8 +53,8 @@ class Stream:
     (4, torch.Size([2, 2]))
     """
 
-    def __init__(self, graph: fx.GraphModule, schedule: Schedule, initial_state: Callable[..., State]) -> None:
-        self.graph, self.schedule, self._initial_state = graph, schedule, initial_state
+    def __init__(self, operations: Operations, schedule: Schedule, initial_state: Callable[..., State]) -> None:
+        self.operations, self.schedule, self._initial_state = operations, schedule, initial_state
 
     def begin(self, *inputs: Tensor) -> Moment:
         """Return the moment before the first step. Raises as `SpikingNetwork.initial_state` does."""
@@ -77,7 +77,7 @@ class Stream:
             state = self._initial_state(*frames).after(state)
         weights = self.schedule.weights
         weight = weights[moment.steps] if moment.steps < len(weights) else 0.0
-        increments, after = explain_failure(state.inputs, lambda: advance(self.graph, state, (weight,)))
+        increments, after = explain_failure(state.inputs, lambda: advance(self.operations, state, (weight,)))
         if not isinstance(increments, Tensor):
             raise InvalidArgument("a stream needs a network with one output")
         readout = increments[0] if moment.readout is None else moment.readout + increments[0]
@@ -94,7 +94,6 @@ class Stream:
         check_margin(stop_when)
         self.schedule.over(longest)
         moment, images = self.begin(*inputs), len(inputs[0])
-        rows = all(axis == (0, 1) for node in self.graph.graph.nodes for axis in axes(node))
         going, readout = torch.arange(images, device=inputs[0].device), torch.empty(0)
         steps = torch.zeros_like(going)
         while moment.steps < longest:
@@ -111,7 +110,7 @@ class Stream:
             running = steps[going] == 0
             at = going[stops & running]
             readout[at], steps[at] = now[stops & running], moment.steps
-            if rows and bool(stops.any()):
+            if self.operations.images_first and bool(stops.any()):
                 going = going[~stops]
                 moment = Moment(moment.steps, now[~stops], moment.state.of(~stops))
             if bool((steps > 0).all()):

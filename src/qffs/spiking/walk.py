@@ -14,7 +14,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar, cast
 from torch import Tensor, fx
 
 from qffs.graph.nested import Nested
-from qffs.graph.site import Kind, site
+from qffs.graph.site import Kind
+from qffs.spiking.operations import Operations
 
 S = TypeVar("S")
 
@@ -24,9 +25,9 @@ class Edge(NamedTuple, Generic[S]):
 
     ``constant`` ``[B, ...]`` or ``[1, ...]``: what comes from the analog input and the biases without passing a neuron;
     at step t the schedule charges ``weights[t] * constant``. ``increments``: what neurons sent, in the form of the
-    policy. Where the network holds its images in another dimension than 0, or several rows per image
-    (``site(node).batch``), they stand there. On an edge that is no signal (a shape, a weight) both parts are the value
-    itself, as each part's tensors have it.
+    policy. Where the network holds its images in another dimension than 0, or several rows per image, they stand there
+    (``dimension`` and ``rows`` of the node's `qffs.spiking.operations.Operation`). On an edge that is no signal (a
+    shape, a weight) both parts are the value itself, as each part's tensors have it.
     """
 
     constant: Nested
@@ -58,17 +59,16 @@ Before = Callable[[fx.Node], object]
 """Called with each node before it is computed, while the values of all nodes that it reads are still there."""
 
 
-def walk(network: fx.GraphModule, inputs: Sequence[Tensor], policy: Policy[S], before: Before | None = None) -> Nested:
-    """Compute every node of a classified, folded network in its order, and return what is read out, as it is nested.
+def walk(operations: Operations, inputs: Sequence[Tensor], policy: Policy[S], before: Before | None = None) -> Nested:
+    """Compute every node of a network in its order, and return what is read out, as it is nested.
 
     inputs: one tensor ``[B, ...]`` for each input of the network. A value is let go of after its last reader.
     """
     values, following = policy.values, iter(inputs)
-    last_reader = {read: node for node in network.graph.nodes for read in node.all_input_nodes}
-    for node in network.graph.nodes:
+    for node, operation in operations.of.items():
         if before is not None:
             before(node)
-        match site(node).kind:
+        match operation.kind:
             case Kind.INPUT:
                 values[node] = Edge(next(following), cast(S, None))
             case Kind.PLAIN:
@@ -84,7 +84,6 @@ def walk(network: fx.GraphModule, inputs: Sequence[Tensor], policy: Policy[S], b
                 return result
             case kind:
                 raise AssertionError(f"{node} is {kind}, which no network to simulate holds")
-        for read in node.all_input_nodes:
-            if last_reader[read] is node:
-                del values[read]
+        for read in operation.last_of:
+            del values[read]
     raise AssertionError("a graph without an output")

@@ -193,7 +193,7 @@ def test_spikes_of_a_first_run_count() -> None:
     before: dict[str, Tensor] = {}
     METHODS["qcfs"].spiking(made, [x], STEPS_BEFORE)(x, steps=STEPS_BEFORE, counter=before.__setitem__)
     cos, own = METHODS["cos"].spiking(made, [x], 8), dict[str, Tensor]()
-    advance(cos.graph, cos.initial_state(x), cos.schedule.weights, lambda path, sent, _: own.update({path: sent}))
+    advance(cos.operations, cos.initial_state(x), cos.schedule.weights, lambda path, sent, _: own.update({path: sent}))
     for backend in BACKENDS:
         told: list[tuple[str, Tensor]] = []
         readout = cos(x, steps=8, backend=backend, counter=lambda *each, told=told: told.append(each))

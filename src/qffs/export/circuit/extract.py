@@ -30,6 +30,7 @@ from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.operations import operations
 
 UNITS = 100_000
 """The largest number of units: inputs, neurons, and poolings with all their levels."""
@@ -81,6 +82,7 @@ class _Probes:
 
     def __init__(self, snn: SpikingNetwork) -> None:
         self.network = copy.deepcopy(snn.graph).cpu().double()
+        self.operations = operations(self.network)
         named = names_of(self.network)
         nodes = {name: node for node, name in named.items() if isinstance(node, fx.Node)}
         self.inputs = {name: tuple(tensor_shape(node)[1:]) for name, node in nodes.items() if node.op == "placeholder"}
@@ -139,7 +141,7 @@ class _Probes:
 
     def _arrivals(self, inputs: dict[str, Tensor], sent: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         values = tuple(x.double() for x in inputs.values())
-        return UnitResponse(self.network, values, sent).arrivals()
+        return UnitResponse(self.operations, values, sent).arrivals()
 
     def _pool(self, name: str) -> None:
         """Record the windows of a pooling, after the synapses that lead to it; raise `NotConvertible` on unequal θ."""
@@ -152,7 +154,9 @@ class _Probes:
             θ[post.long()] = weight
         pairs = []
         for start, units in _single(len(θ)):
-            pooled = flat(UnitResponse(self.network, (units,), {}).applied(node, spread(units, read)), node, len(units))
+            pooled = flat(
+                UnitResponse(self.operations, (units,), {}).applied(node, spread(units, read)), node, len(units)
+            )
             inside, of = pooled.nonzero(as_tuple=True)
             pairs.append(torch.stack([inside + start, of]))
         inside, of = torch.cat(pairs, 1)

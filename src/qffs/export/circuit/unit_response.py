@@ -15,7 +15,8 @@ from qffs.graph.nested import Nested
 from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
-from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, Part, call
+from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, Part, call, whole
+from qffs.spiking.operations import Operations
 from qffs.spiking.walk import Edge, walk
 
 
@@ -91,20 +92,21 @@ def names_of(network: fx.GraphModule) -> dict[fx.Node | int, str]:
 class UnitResponse:
     """The policy of a walk in which neurons send prescribed values, and the values that arrive are recorded.
 
-    network: a spiking network in float64 on the CPU. inputs: ``[B, ...]`` each. sent: the values ``[B, N]`` that each
-    population sends, by name (`names_of`); then only increments are computed, without constants. With None, only the
-    constants are computed: what arrives from the inputs and the biases.
+    operations: of a spiking network in float64 on the CPU. inputs: ``[B, ...]`` each. sent: the values ``[B, N]`` that
+    each population sends, by name (`names_of`); then only increments are computed, without constants. With None, only
+    the constants are computed: what arrives from the inputs and the biases.
     """
 
-    def __init__(self, network: fx.GraphModule, inputs: tuple[Tensor, ...], sent: dict[str, Tensor] | None) -> None:
-        self.network, self.inputs, self.sent = network, inputs, sent or {}
+    def __init__(self, operations: Operations, inputs: tuple[Tensor, ...], sent: dict[str, Tensor] | None) -> None:
+        self.operations, self.network = operations, operations.network
+        self.inputs, self.sent = inputs, sent or {}
         self.part: Part = CONSTANT if sent is None else INCREMENTS
         self.images = len(inputs[0])
         self.arrived: dict[str, Tensor] = {}
         self.outputs = 0
         self.values: dict[fx.Node, Edge[Nested]] = {}
         read = self.values.__getitem__
-        self._operands = Operands(network, read, self.images, steps=1, rows=self.images, zeros=self._zeros)
+        self._operands = Operands(operations, read, self.images, steps=1, rows=self.images, zeros=self._zeros)
 
     @cached_property
     def names(self) -> dict[fx.Node | int, str]:
@@ -113,7 +115,7 @@ class UnitResponse:
 
     def arrivals(self) -> dict[str, Tensor]:
         """Return the values that arrive at each population, ``[B, N]``."""
-        walk(self.network, self.inputs, self)
+        walk(self.operations, self.inputs, self)
         return self.arrived
 
     def applied(self, node: fx.Node, value: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ class UnitResponse:
 
     def _arrives(self, name: str, node: fx.Node) -> None:
         value = self.values[node][self.part]
-        value = self._zeros(node, self.part) if value is None else batch_axis.whole(value, node, self.images)
+        value = self._zeros(node, self.part) if value is None else whole(value, self.operations.of[node], self.images)
         self.arrived[name] = flat(value, node, self.images)
 
     def _zeros(self, read: fx.Node, _: Part) -> Tensor:

@@ -99,7 +99,7 @@ class Exact(Graph):
         windows = windows_of(node, self.network)
         try:
             forms = linear_form(
-                lambda x: UnitResponse(self.network, (x,), {}).applied(node, x), into, windows, pools=True
+                lambda x: UnitResponse(self.operations, (x,), {}).applied(node, x), into, windows, pools=True
             )
         except NotConvertible:
             raise self.without_form(node, "no convolution has its windows") from None

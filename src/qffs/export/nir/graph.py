@@ -24,6 +24,7 @@ from qffs.graph.call import label, option, signals
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
+from qffs.spiking.operations import operations
 
 Bundle = dict[str, Tensor]
 """A signal as a sum of nodes of NIR: by name of the node, its factor, one for all units ``[]`` or one for each unit."""
@@ -37,6 +38,7 @@ class Graph:
 
     def __init__(self, snn: SpikingNetwork) -> None:
         self.network, self.charge = copy.deepcopy(snn.graph).cpu().double(), snn.schedule.weights
+        self.operations = operations(self.network)
         self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.bundles: dict[fx.Node, Bundle] = {}
@@ -55,7 +57,7 @@ class Graph:
             raise NotConvertible("these have no form in NIR:\n" + "\n".join(reasons))
         placeholders = self.network.graph.find_nodes(op="placeholder")
         resting = tuple(torch.zeros((1, *tensor_shape(node)[1:]), dtype=torch.float64) for node in placeholders)
-        self.constants = UnitResponse(self.network, resting, None).arrivals()
+        self.constants = UnitResponse(self.operations, resting, None).arrivals()
         for node in self.network.graph.nodes:
             self._visit(node)
         self._drop_unread()
@@ -117,7 +119,7 @@ class Graph:
             case Kind.DIFFERENCED:
                 (read,) = node.all_input_nodes
                 bundle, (θ, highest) = self.read(read), self.units[read]
-                self.units[node] = UnitResponse(self.network, (θ[None],), {}).applied(node, θ[None])[0], highest
+                self.units[node] = UnitResponse(self.operations, (θ[None],), {}).applied(node, θ[None])[0], highest
                 self.bundles[node] = self.pool(node, bundle)
             case Kind.LINEAR | Kind.SUM | Kind.JOIN:
                 self._linear(node)
@@ -147,7 +149,7 @@ class Graph:
                     self.read(path[0])
 
             def apply(x: Tensor, path: list[fx.Node] = path, start: fx.Node = start) -> Tensor:
-                result: Tensor = UnitResponse(self.network, (x,), {}).through(path, start, x)
+                result: Tensor = UnitResponse(self.operations, (x,), {}).through(path, start, x)
                 return result
 
             try:

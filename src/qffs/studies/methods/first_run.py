@@ -26,7 +26,7 @@ class FirstRun:
         self, network: SpikingNetwork, inputs: tuple[Tensor, ...], observer: Observer | None
     ) -> dict[str, NeuronState]:
         """Return the states at rest with potentials that are shifted as the first run decides."""
-        _, after = advance(self.first.graph, State(inputs), self.first.schedule.weights, observer)
+        _, after = advance(self.first.operations, State(inputs), self.first.schedule.weights, observer)
         θ = {path: neuron.threshold for path, neuron in self.first.neurons()}
         states = {}
         for path, neuron in network.neurons():

@@ -62,7 +62,7 @@ def spiking(network: fx.GraphModule, batches: Batches, steps: int) -> SpikingNet
 
 def _shifts(snn: SpikingNetwork, x: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return for each layer the potential that cancels its mean error; layers are run in order."""
-    walked = Reference(snn.graph, snn.initial_state(x), snn.schedule.weights)
+    walked = Reference(snn.operations, snn.initial_state(x), snn.schedule.weights)
     shifts: dict[str, Tensor] = {}
 
     def calibrate(node: fx.Node) -> None:
@@ -75,7 +75,7 @@ def _shifts(snn: SpikingNetwork, x: Tensor, targets: Mapping[str, Tensor]) -> di
         shifts[path] = _mean_error(targets[path], walked.next.neurons[path].sent * neuron.threshold)
         walked.state.neurons[path] = _shifted(neuron, shifts[path])
 
-    walk(snn.graph, (x,), walked, before=calibrate)
+    walk(snn.operations, (x,), walked, before=calibrate)
     return shifts
 
 

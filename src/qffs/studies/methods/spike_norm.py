@@ -29,14 +29,14 @@ def balanced(network: fx.GraphModule, batches: Batches, rule: FiringRule) -> dic
     snn = rates(network, dict.fromkeys(activations(network), 1.0), BALANCED_STEPS, rule)
     x = some(batches, BALANCED_STEPS)
     thresholds = {path: neuron.threshold for path, neuron in snn.neurons()}
-    walked = Reference(snn.graph, snn.initial_state(x), snn.schedule.weights)
+    walked = Reference(snn.operations, snn.initial_state(x), snn.schedule.weights)
 
     def balance(node: fx.Node) -> None:
         """Set the threshold of a layer before the layer is run."""
         if site(node).kind is Kind.SPIKING:
             thresholds[str(node.target)].fill_(max(1e-6, _largest(walked, *signals(node))))
 
-    walk(snn.graph, (x,), walked, before=balance)
+    walk(snn.operations, (x,), walked, before=balance)
     return {path: float(neuron.threshold) * BALANCED_STEPS for path, neuron in snn.neurons()}
 
 
