@@ -61,6 +61,20 @@ def test_simulation_is_compared_with_whatever_is_installed(qann: Path, tmp_path:
 
 
 @pytest.mark.slow
+def test_two_trees_take_turns(qann: Path, tmp_path: Path) -> None:
+    few = (qann, "--data", "digits", "--steps", 3, "--batch", 4, "--turns", 2)
+    done = run("trees.py", ROOT, *few, "--json", tmp_path / "trees.json")
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads((tmp_path / "trees.json").read_text())["comparisons"]
+    assert case["equal"] is True
+    assert {name: len(each) for name, each in case["seconds"].items()} == {"this tree": 2, "the other tree": 2}
+    low, high = case["ratio"]["quartiles"]
+    assert 0 < low <= case["ratio"]["median"] <= high
+    refused = run("trees.py", tmp_path, *few)
+    assert (refused.returncode, refused.stderr.rpartition(": ")[2]) == (2, f"there is no src/qffs in {tmp_path}\n")
+
+
+@pytest.mark.slow
 def test_memory_is_measured(qann: Path, tmp_path: Path) -> None:
     few = ("--data", "digits", "--steps", 3, "--batch", 4, "--memory")
     done = run("simulate.py", qann, *few, "--json", tmp_path / "memory.json")

@@ -22,7 +22,7 @@ from qffs.recipes.recipe import Training
 from qffs.train import distributed
 from qffs.train.loss import loss_of
 from qffs.train.optimize import Average, optimizer_of, rate
-from qffs.train.seeds import check_seed, seed_of
+from qffs.train.seeds import check_seed, seed_generators, seed_of
 from qffs.train.state import Interruption, RunState
 
 
@@ -206,11 +206,12 @@ class _Loop:
         """Train one step; return the sum of the losses and the number of correct images, over all processes."""
         setting, training = self.setting, self.training
         done = (number - 1) * self.steps + self.step
-        torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step))
+        seed_generators(seed_of(setting.seed, setting.label, number, self.step), self.device)
         if setting.augmentation is not None:
             x = setting.augmentation(x, count, part)
         if distributed.world() > 1:  # dropout should drop other units in each process
-            torch.manual_seed(seed_of(setting.seed, setting.label, number, self.step, distributed.rank()))
+            seed = seed_of(setting.seed, setting.label, number, self.step, distributed.rank())
+            seed_generators(seed, self.device)
         x = self.normalize(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+import torch
+
 from qffs.errors import InvalidArgument
 
 
@@ -24,3 +26,21 @@ def seed_of(*key: int | str) -> int:
     # The first runs spelled the stage so, and another text would give other random numbers, and other results.
     text = "/".join(map(str, key)).replace("quantize", "quantise").encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest()) >> 1
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Set the seed of torch's random number generators on the CPU and on a device, as `torch.manual_seed` does.
+
+    On the CPU this takes microseconds. `torch.manual_seed` takes a hundred times as long, because for every kind of
+    device that is not used it also keeps the stack of the call.
+
+    >>> seed_generators(0, torch.device("cpu"))
+    >>> first = torch.rand(3)
+    >>> _ = torch.manual_seed(0)
+    >>> torch.equal(torch.rand(3), first)
+    True
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
