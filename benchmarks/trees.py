@@ -130,7 +130,7 @@ def main() -> None:
                 case = measured(runners, arguments.turns)
             results.append({"network": qann, "images": batch, "steps": steps, **case})
             bar.advance(1, note=f"{qann}, T = {steps}")
-    table = Table(title=f"{arguments.turns} turns, {processor()}, {torch.get_num_threads()} threads")
+    table = Table(title=f"{arguments.turns} turns, {processor()}, torch {torch.__version__}")
     for heading in ("network", "images", "T", "ms", "over the other tree", "quartiles", "outputs"):
         table.add_column(heading)
     for each in results:

@@ -206,20 +206,19 @@ class _Loop:
         """Train one step; return the sum of the losses and the number of correct images, over all processes."""
         setting, training = self.setting, self.training
         done = (number - 1) * self.steps + self.step
-        seed_generators(seed_of(setting.seed, setting.label, number, self.step), self.device)
+        key = setting.seed, setting.label, number, self.step
+        seed_generators(seed_of(*key), self.device)
         if setting.augmentation is not None:
             x = setting.augmentation(x, count, part)
         if distributed.world() > 1:  # dropout should drop other units in each process
-            seed = seed_of(setting.seed, setting.label, number, self.step, distributed.rank())
-            seed_generators(seed, self.device)
+            seed_generators(seed_of(*key, distributed.rank()), self.device)
         x = self.normalize(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
             loss = loss_of(logits, labels, training, self._teacher_logits(x))
             loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
-        sums = distributed.total(torch.stack([loss.detach() * len(x), hits]).double())
-        losses, correct = sums.tolist()
+        losses, correct = distributed.total(torch.stack([loss.detach() * len(x), hits]).double()).tolist()
         if not math.isfinite(losses):
             raise Diverged(self._diverged(f"the loss became {losses / count}", number))
         for group in self.optimizer.param_groups:
