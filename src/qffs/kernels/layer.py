@@ -16,6 +16,7 @@ from qffs.functional.sparse_steps import SparseSteps
 from qffs.kernels.cpu import weights
 from qffs.kernels.cpu.queue import Pending
 from qffs.kernels.cpu.weights import Weights
+from qffs.kernels.fingerprint import Fingerprint
 from qffs.method import FiringRule
 
 DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4}
@@ -123,44 +124,6 @@ class Projection:
 def computed(signal: SparseSteps | Pending | Projection) -> SparseSteps:
     """Return a signal as tensors; compute it first where it is not computed yet."""
     return signal if isinstance(signal, SparseSteps) else signal.rows()
-
-
-@dataclass(frozen=True, eq=False)
-class Fingerprint:
-    """A tensor, its version (-1 where it has none) and its sum: equal fingerprints mean that the tensor did not change.
-
-    The sum tells changes that the version does not count, such as those through ``.data``.
-
-    >>> import torch
-    >>> x = torch.ones(3)
-    >>> before = Fingerprint.of(x)
-    >>> before == Fingerprint.of(x)
-    True
-    >>> x.data[1] = 5
-    >>> before == Fingerprint.of(x)
-    False
-    """
-
-    tensor: Tensor
-    version: int
-    total: float
-
-    @staticmethod
-    def of(tensor: Tensor) -> Fingerprint:
-        """Return the fingerprint of a tensor as it is now."""
-        version = -1 if tensor.is_inference() else tensor._version
-        # Detached, it keeps its memory where the parameter gets another, as by `nn.Module.to`.
-        return Fingerprint(tensor.detach(), version, float(tensor.detach().sum()))
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether both are of the same memory with the same values; never where the sum is NaN."""
-        return (
-            isinstance(other, Fingerprint)
-            and (self.tensor.data_ptr(), self.tensor.shape) == (other.tensor.data_ptr(), other.tensor.shape)
-            and (self.version, self.total) == (other.version, other.total)
-        )
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 Signal = SparseSteps | Pending | Projection

@@ -17,7 +17,7 @@ from qffs.graph.nested import Nested, joined
 from qffs.graph.rebuild import rebuild
 from qffs.graph.serialize import Description, describe
 from qffs.graph.site import Kind
-from qffs.kernels.layer import Fingerprint
+from qffs.kernels.fingerprint import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import empty_like
 from qffs.nn.neuron import Neuron
@@ -117,7 +117,8 @@ class SpikingNetwork(nn.Module):
     @property
     def empty_like(self) -> Tensor:
         """An empty tensor of the network's type, on its device."""
-        return empty_like(self)
+        threshold = next((neuron.threshold for _, neuron in self.neurons()), None)
+        return empty_like(self) if threshold is None else threshold.new_empty(0)
 
     def run(
         self,
