@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import qffs
 from helpers.networks import NETWORKS
 from helpers.slow import slow_but
-from qffs.errors import NotConvertible
+from qffs.errors import Mismatch, NotConvertible
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
 from qffs.nn.quantizer import Quantizer
@@ -52,7 +52,7 @@ def run(name: str, steps: int, chunk: int | None) -> tuple[Any, dict[str, Tensor
 def test_counts_are_levels(name: str) -> None:
     """Every layer's counts are the quantized network's levels, and the outputs are equal in float64."""
     inputs = NETWORKS[name].inputs()
-    compared = qffs.verify(quantized(name), spiking(name), *inputs)
+    compared = qffs.verify(quantized(name), spiking(name), *inputs, tie_tolerance=0)
     with torch.no_grad():
         expected = quantized(name)(*inputs)
     readout, spikes = run(name, compared.steps, None)
@@ -90,3 +90,54 @@ def test_strict(name: str) -> None:
     with pytest.raises(NotConvertible, match="sends values, not single spikes") as refusal:
         qffs.quantize(model, example=inputs, strict=True)
     assert "no rule" not in str(refusal.value)
+
+
+# Ties
+
+
+def _at_ties() -> tuple[fx.GraphModule, SpikingNetwork, Tensor]:
+    """A network in which the first layer of an image ends at ties, but for rounding."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 200, bias=False), nn.ReLU(), nn.Linear(200, 50), nn.ReLU(), nn.Linear(50, 3))
+    x = torch.randn(64, 6)
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x, offset=0.5), [x]).eval()
+    weight, step = qann.get_submodule("0").weight.detach(), qann.get_submodule("1").step_size.item()
+    weight *= ((torch.arange(200) % 3 + 0.5) * step / (weight @ x[0]))[:, None]
+    return qann, qffs.to_spiking(qann, 7), x
+
+
+def test_units_at_a_tie_are_counted_and_later_layers_follow_them() -> None:
+    qann, snn, x = _at_ties()
+    compared = qffs.verify(qann, snn, x)
+    assert compared.ties > 0
+    assert f"but for {compared.ties} at a tie, which rounding decides" in str(compared)
+    with pytest.raises(Mismatch, match=r"differs is 1: .* by 1 at most; to rule out rounding, compare qann\.double"):
+        qffs.verify(qann, snn, x, tie_tolerance=0)
+
+
+def test_a_real_difference_beside_ties_raises() -> None:
+    qann, snn, x = _at_ties()
+    snn.graph.get_submodule("3").threshold *= 1.1
+    with pytest.raises(Mismatch, match=r"differs is 3: .* on \d+ of 3200 units, by 1 at most"):
+        qffs.verify(qann, snn, x)
+    qann, snn, x = _at_ties()
+    snn.graph.get_submodule("4").weight.mul_(1.001)
+    with pytest.raises(Mismatch, match="the output differs by"):
+        qffs.verify(qann, snn, x)
+    qann, snn, x = _at_ties()
+    snn.graph.get_submodule("1").threshold *= 1.01
+    with pytest.raises(Mismatch, match="differs is 1"):
+        qffs.verify(qann, snn, x)
+
+
+def test_the_size_of_an_output_decides_what_is_rounding() -> None:
+    """In small units a difference of any absolute size may be a fault."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False)).double()
+    x = 1e-12 * torch.randn(20, 6, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    snn = qffs.to_spiking(qann)
+    assert qffs.verify(qann, snn, x, tie_tolerance=0).deviation < 1e-25
+    snn.graph.get_submodule("2").weight.mul_(1.001)
+    with pytest.raises(Mismatch, match="the output differs by"):
+        qffs.verify(qann, snn, x)

@@ -188,7 +188,7 @@ def compare(qann: fx.GraphModule, snn: SpikingNetwork, *inputs: Tensor) -> dict[
 
     Raises `Mismatch` if a count differs from its level, or step-wise and layer-wise simulation send different spikes.
     """
-    compared = qffs.verify(qann, snn, *inputs)
+    compared = qffs.verify(qann, snn, *inputs, tie_tolerance=0)
     largest = max(float(output.abs().max()) for output in tensors(qann(*inputs)))
     steps = 2 * snn.schedule.steps
     whole, parts = (_spikes(snn, inputs, steps, chunk) for chunk in (steps, 1))

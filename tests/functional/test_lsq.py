@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qffs.functional.lsq import SMALLEST_STEP_SIZE, along_channels, first_step_size, level, quantize, total
+from qffs.functional.lsq import along_channels, first_step_size, level, quantize, smallest_step_size, total
 
 steps = st.floats(1e-3, 1e3)
 values = st.floats(-1e4, 1e4)
@@ -84,7 +84,7 @@ def test_a_step_size_at_or_below_zero_stays_finite(s: float) -> None:
     x, step_size = torch.randn(2, 3, requires_grad=True), torch.tensor(s, requires_grad=True)
     result = quantize(x, step_size, 3)
     result.sum().backward()
-    assert result.max() <= 3 * SMALLEST_STEP_SIZE
+    assert result.max() <= 3 * smallest_step_size(torch.float32)
     assert step_size.grad is not None
     assert torch.isfinite(step_size.grad)
 
@@ -150,7 +150,7 @@ def test_types_by_channel(dtype: torch.dtype) -> None:
 def test_one_channel_at_or_below_zero_leaves_the_others_alone() -> None:
     x, s = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0.5, -1.0, 0.0], dtype=torch.float64)
     result = quantize(x, s, 3)
-    assert result[:, 1:].max() <= 3 * SMALLEST_STEP_SIZE
+    assert result[:, 1:].max() <= 3 * smallest_step_size(torch.float64)
     assert torch.equal(result[:, :1], quantize(x[:, :1], s[0], 3))
 
 

@@ -30,7 +30,7 @@ def test_exact(name: str) -> None:
             nn.init.normal_(module.running_mean, std=0.2)
     x = torch.rand(2, *((1, 8, 8) if name == "digits_net" else (3, 32, 32)), dtype=torch.float64)
     qann = qffs.calibrate(qffs.quantize(model, example=x), [x]).eval()
-    compared = qffs.verify(qann, qffs.to_spiking(qann), x)
+    compared = qffs.verify(qann, qffs.to_spiking(qann), x, tie_tolerance=0)
     assert len(compared.layers) == SPIKING[name]
 
 

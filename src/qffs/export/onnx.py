@@ -14,7 +14,7 @@ from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
 from qffs.export.torch_export import plain, program
 from qffs.files import write
-from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE
+from qffs.functional.lsq import NEAREST, smallest_step_size
 from qffs.nn.inspect import empty_like
 from qffs.nn.quantizer import Quantizer
 
@@ -35,7 +35,7 @@ class QuantizeClipDequantize(nn.Module):
         super().__init__()
         if quantizer.highest > HIGHEST:
             raise NotConvertible(f"onnx takes levels up to {HIGHEST}, not {quantizer.highest}")
-        scale = quantizer.step_size.detach().clamp_min(SMALLEST_STEP_SIZE)
+        scale = quantizer.step_size.detach().clamp_min(smallest_step_size(quantizer.step_size.dtype))
         self.channels, self.offset = quantizer.channels, quantizer.offset
         self.scale: Tensor
         self.register_buffer("scale", scale)

@@ -18,9 +18,6 @@ from torch import Tensor
 NEAREST = 0.5
 """The offset that makes ``floor(x / s + offset)`` round to the nearest level."""
 
-SMALLEST_STEP_SIZE = 1e-8
-"""The value that is used for a step size that training has pushed to zero or below."""
-
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type for sums and comparisons: float32 for 16-bit floats, else ``dtype`` itself.
@@ -29,6 +26,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     (torch.float32, torch.float64)
     """
     return torch.promote_types(dtype, torch.float32)
+
+
+def smallest_step_size(dtype: torch.dtype) -> float:
+    """Return the least step size in a type, ``2^32`` times the smallest normal number of the type for sums.
+
+    It is used in the place of a step size that training has pushed below it. It is far below the activations of a
+    network in any units, and products of a step size and a gradient above it still have all their digits.
+
+    >>> f"{smallest_step_size(torch.float32):.1e}, {smallest_step_size(torch.float64):.1e}"
+    '5.0e-29, 9.6e-299'
+    """
+    return torch.finfo(accumulation_dtype(dtype)).tiny * 2.0**32
 
 
 def along_channels(step_size: Tensor, shape: Sequence[int]) -> Tensor:
@@ -53,18 +62,29 @@ def total(x: Tensor, step_size: Tensor, dtype: torch.dtype) -> Tensor:
     return x.sum(shared, dtype=dtype)
 
 
+def position(x: Tensor, step_size: Tensor, offset: float = NEAREST) -> Tensor:
+    """Return the position of each activation between the levels, ``x / s + offset``: a whole number is a tie.
+
+    x: any shape; step_size: a scalar tensor, or ``[C]`` along dimension 1 of x. The result has the shape of x and the
+    type `accumulation_dtype` of x.
+
+    >>> position(torch.tensor([0.24, 0.25, 9.0]), torch.tensor(0.5))
+    tensor([ 0.9800,  1.0000, 18.5000])
+    """
+    wide = accumulation_dtype(x.dtype)
+    scaled = x.to(wide) / along_channels(step_size, x.shape).to(wide).clamp_min(smallest_step_size(wide))
+    return scaled.add_(offset)
+
+
 def level(x: Tensor, step_size: Tensor, highest: int, offset: float = NEAREST) -> Tensor:
     """Return the level of each activation, ``clip(floor(x / s + offset), 0, n)``, as whole numbers in a float tensor.
 
-    x: any shape; step_size: a scalar tensor, or ``[C]`` along dimension 1 of x; highest: n. The result has
-    the shape of x and the type `accumulation_dtype` of x.
+    x and step_size: as in `position`, and the result is like its result; highest: n.
 
     >>> level(torch.tensor([-1.0, 0.24, 0.25, 0.75, 9.0]), torch.tensor(0.5), 3)
     tensor([0., 0., 1., 2., 3.])
     """
-    wide = accumulation_dtype(x.dtype)
-    scaled = x.to(wide) / along_channels(step_size, x.shape).to(wide).clamp_min(SMALLEST_STEP_SIZE)
-    return scaled.add_(offset).floor_().clamp_(0, highest)
+    return position(x, step_size, offset).floor_().clamp_(0, highest)
 
 
 def inside(x: Tensor, step: Tensor, highest: int) -> Tensor:
@@ -92,7 +112,8 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step_size: Tensor, highest: int, offset: float) -> Tensor:
-        step = along_channels(step_size, x.shape).to(accumulation_dtype(x.dtype)).clamp_min(SMALLEST_STEP_SIZE)
+        wide = accumulation_dtype(x.dtype)
+        step = along_channels(step_size, x.shape).to(wide).clamp_min(smallest_step_size(wide))
         result = level(x, step, highest, offset).mul_(step).to(x.dtype)
         ctx.save_for_backward(x, step, result)
         ctx.highest, ctx.dtype = highest, step_size.dtype

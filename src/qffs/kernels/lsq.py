@@ -30,13 +30,15 @@ STEPS = {torch.float32: 252, torch.bfloat16: 12}
 The next two codes stand for activations below the range and above it: 252 + 2 fits into a byte, 12 + 2 into half of it.
 """
 
+SMALLEST = lsq.smallest_step_size(torch.float32)
+
 ROUNDED_DIVISION = "eager_numerics.division_rounding"
 """PyTorch's option for a division that is rounded as in eager mode. Without it, Triton's may miss a tie by an ulp."""
 
 
 def _forward(x: Tensor, step_size: Tensor, highest: int, offset: float, steps: int) -> tuple[Tensor, Tensor]:
     """Return the quantized activations, and their codes as bytes."""
-    step = lsq.along_channels(step_size, x.shape).float().clamp_min(lsq.SMALLEST_STEP_SIZE)
+    step = lsq.along_channels(step_size, x.shape).float().clamp_min(SMALLEST)
     level = lsq.level(x, step_size, highest, offset)
     residual = level - x.float() / step
     code = ((residual - (offset - 1)) * steps).round().clamp(0, steps)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qffs.functional import neuron as fire
-from qffs.functional.lsq import NEAREST, SMALLEST_STEP_SIZE, accumulation_dtype, along_channels
+from qffs.functional.lsq import NEAREST, accumulation_dtype, along_channels, smallest_step_size
 from qffs.method import FiringRule, Levels
 from qffs.nn.quantizer import Quantizer
 
@@ -41,7 +41,7 @@ class Neuron(nn.Module):
         rule = replace(rule, precharge=quantizer.offset if rule.precharge is None else rule.precharge)
         neuron = cls(quantizer.highest, rule)
         step_size = along_channels(quantizer.step_size.detach(), activations)
-        neuron.threshold = step_size.clone().clamp_min(SMALLEST_STEP_SIZE)
+        neuron.threshold = step_size.clone().clamp_min(smallest_step_size(step_size.dtype))
         return neuron
 
     @property

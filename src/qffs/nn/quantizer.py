@@ -61,7 +61,8 @@ class Quantizer(nn.Module):
     def set_step_size(self, step_size: float | Tensor) -> None:
         """Set s, finite and above 0: one number for all channels, or a tensor with one number per channel.
 
-        Raises `Diverged` on other numbers, `InvalidArgument` where the tensor is not of the shape of ``step_size``.
+        Raises `Diverged` on other numbers, and on numbers so small that the type of ``step_size`` does not hold them;
+        `InvalidArgument` where the tensor is not of the shape of ``step_size``.
         """
         values = torch.as_tensor(step_size, dtype=torch.float64, device="cpu")
         if values.shape not in {torch.Size(), self.step_size.shape}:
@@ -70,6 +71,13 @@ class Quantizer(nn.Module):
         wrong = values[~(values.isfinite() & (values > 0))]
         if wrong.numel():
             raise Diverged(f"a step size must be a finite number above 0, not {wrong[0].item()}")
+        least = lsq.smallest_step_size(self.step_size.dtype)
+        small = values[values.to(self.step_size.dtype) < least]
+        if small.numel():
+            raise Diverged(
+                f"a step size of {small[0].item():.3g} is too small for {self.step_size.dtype}, which takes "
+                f"{max(least, torch.finfo(self.step_size.dtype).tiny):.1g} and more: scale the network's input up"
+            )
         self.step_size.copy_(values)
 
     @torch.no_grad()
