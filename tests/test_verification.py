@@ -15,6 +15,7 @@ from helpers.slow import slow_but
 from qffs.errors import Mismatch, NotConvertible
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
+from qffs.models import libraries
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 
@@ -141,3 +142,14 @@ def test_the_size_of_an_output_decides_what_is_rounding() -> None:
     snn.graph.get_submodule("2").weight.mul_(1.001)
     with pytest.raises(Mismatch, match="the output differs by"):
         qffs.verify(qann, snn, x)
+
+
+@pytest.mark.slow
+def test_an_untrained_network_in_float32_has_at_most_a_few_ties() -> None:
+    """Of three million units, rounding decides one otherwise."""
+    torch.manual_seed(1)
+    model, x = libraries.vision("torchvision.models").resnet18().eval(), torch.randn(16, 3, 64, 64)
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    compared = qffs.verify(qann, qffs.to_spiking(qann), x)
+    assert sum(units for _, units in compared.layers) > 3_000_000
+    assert compared.ties <= 5
