@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -14,12 +13,19 @@ from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NothingToQuant
 from qffs.functional import lsq
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
-from qffs.graph.classify import classify, write_sites
 from qffs.graph.fold import fold
-from qffs.graph.replace import activations, output_quantizers, place_quantizers, swap_neurons
+from qffs.graph.replace import (
+    activations,
+    classify_again,
+    output_quantizers,
+    place_quantizers,
+    refuse_lost,
+    swap_neurons,
+)
 from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
+from qffs.nn.copies import copied, make_weights_plain
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.inspect import evaluating, quantizers
 from qffs.nn.quantizer import Quantizer
@@ -132,10 +138,12 @@ def to_spiking(
     of the hidden layers, as in the paper; rule: the firing rule, by default `FiringRule()`, with which the network is
     exact.
 
-    Returns a `SpikingNetwork` in eval mode. Batch norm is folded into the weights of the copy; ``qann`` is not changed.
+    Returns a `SpikingNetwork` in eval mode. Batch norm is folded into the weights of the copy, and weights that are
+    computed from others (parametrized or pruned) are the values that they have now; ``qann`` is not changed.
 
-    Raises `NotCalibrated` where a step size is not set; `Diverged` where a weight is NaN or infinite; `InvalidArgument`
-    where `quantize` did not make ``qann``, or the charge steps or the rule are impossible.
+    Raises `NotCalibrated` where a step size is not set; `Diverged` where a weight is NaN or infinite, or a step size is
+    not above 0; `NotConvertible` where a layer was replaced by what has no spiking counterpart; `InvalidArgument` where
+    `quantize` did not make ``qann``, or the charge steps or the rule are impossible.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)
@@ -148,6 +156,27 @@ def to_spiking(
         raise InvalidArgument("to_spiking takes the network that qffs.quantize returned")
     if rule is not None and not isinstance(rule, FiringRule):
         raise InvalidArgument(f"the firing rule must be a qffs.FiringRule, not {rule!r}")
+    _refuse_unfinished(qann)
+    schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
+    network = copied(qann).eval().requires_grad_(False)
+    make_weights_plain(network)
+    classify_again(network)
+    planning.plan(network).check()
+    fold(network)
+    swap_neurons(network, rule or FiringRule())
+    network.recompile()
+    return SpikingNetwork(network, schedule)
+
+
+def _refuse_converted(model: nn.Module) -> None:
+    if isinstance(model, SpikingNetwork):
+        raise InvalidArgument("this is a spiking network already")
+    if isinstance(model, nn.Module) and quantizers(model):
+        raise InvalidArgument("this network is quantized already")
+
+
+def _refuse_unfinished(qann: fx.GraphModule) -> None:
+    """Raise unless every step size is set and above 0, every weight is finite, and every record is there."""
     unset = [path for path, quantizer in quantizers(qann).items() if not quantizer.ready]
     if unset:
         raise NotCalibrated(
@@ -160,25 +189,18 @@ def to_spiking(
         raise Diverged(
             f"the weights hold NaN or infinity, first in {broken[0]}: train again, or load the last good ones"
         )
+    silent = [(path, s) for path, q in quantizers(qann).items() if (s := float(q.step_size.detach().min())) <= 0]
+    if silent:
+        raise Diverged(
+            f"the step size at {silent[0][0]} is {silent[0][1]:g}, where it must be above 0: run "
+            "qffs.calibrate(qann, batches) again, or train with a lower learning rate"
+        )
     if not all(map(has_site, qann.graph.nodes)):
         raise InvalidArgument(
             "this quantized network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
             "or load its state dict into a new qffs.quantize(...)"
         )
-    schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
-    network = copy.deepcopy(qann).eval().requires_grad_(False)
-    write_sites(classify(network))
-    fold(network)
-    swap_neurons(network, rule or FiringRule())
-    network.recompile()
-    return SpikingNetwork(network, schedule)
-
-
-def _refuse_converted(model: nn.Module) -> None:
-    if isinstance(model, SpikingNetwork):
-        raise InvalidArgument("this is a spiking network already")
-    if isinstance(model, nn.Module) and quantizers(model):
-        raise InvalidArgument("this network is quantized already")
+    refuse_lost(qann)
 
 
 def _hidden_levels(qann: fx.GraphModule) -> int:

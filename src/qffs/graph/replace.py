@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
+from qffs.errors import InvalidArgument
 from qffs.graph import batch_axis
 from qffs.graph.call import label, signals
-from qffs.graph.paths import free_path
-from qffs.graph.rules import name_of
+from qffs.graph.classify import classify, write_sites
+from qffs.graph.paths import free_path, has
+from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 from qffs.method import FiringRule, Levels
 from qffs.nn.full_precision import FullPrecision
@@ -84,6 +86,27 @@ def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer
         for node in end.all_input_nodes
         if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), kind)
     }
+
+
+def refuse_lost(network: fx.GraphModule) -> None:
+    """Raise `InvalidArgument` where a graph reads a module or a tensor that is no longer there."""
+    for node in network.graph.nodes:
+        if node.op in {"call_module", "get_attr"} and not has(network, str(node.target)):
+            raise InvalidArgument(f"this quantized network no longer has {node.target}, which its graph reads")
+
+
+def classify_again(network: fx.GraphModule) -> None:
+    """Write the records of a QANN, in which modules may have been replaced since `quantize`.
+
+    The record of a ReLU that was put there, and of a module that is no single operator, refuses it.
+    """
+    write_sites(classify(network))
+    for node in network.graph.find_nodes(op="call_module"):
+        module = network.get_submodule(str(node.target))
+        is_relu = site(node).kind is Kind.SPIKING and not isinstance(module, Quantizer)
+        if is_relu or type(module) not in MODULES:
+            why = "it was put there after qffs.quantize, which makes quantizers of ReLUs: put it into the model, and "
+            note(node, kind=Kind.REFUSED, why=why + "quantize that")
 
 
 def swap_neurons(network: fx.GraphModule, rule: FiringRule) -> None:

@@ -12,7 +12,6 @@ from qffs.errors import InvalidArgument
 from qffs.graph.site import site
 from qffs.models import MODELS, build
 from qffs.models.arguments import Arguments, check
-from qffs.models.function import of_function
 from qffs.models.libraries import LIBRARIES
 from qffs.models.source import Shape, Source, example, nearest, reporting, shape_of, show
 from qffs.models.weights import load_weights, read_weights
@@ -51,6 +50,8 @@ def _named(name: str, arguments: Arguments) -> Source:
     if colon and library in LIBRARIES:
         return LIBRARIES[library](rest, arguments)
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        from qffs.models.function import of_function  # imported here because few networks need it
+
         return Source(of_function(library, rest, arguments))
     raise InvalidArgument(f"there is no model {name!r}; there are {FORMS}{nearest(name, MODELS)}{_elsewhere(name)}")
 

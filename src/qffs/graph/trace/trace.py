@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import traceback
 from pathlib import Path
@@ -16,6 +15,7 @@ from qffs.graph.paths import has
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import normalize
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
+from qffs.nn.copies import copied
 from qffs.nn.inspect import evaluating
 
 Example = Tensor | tuple[Tensor, ...]
@@ -40,7 +40,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     refuse_inputs(inputs)
     _refuse_hooks(model)
     _refuse_spiking(model)
-    model = copy.deepcopy(model)
+    model = copied(model)
     training = {path: module.training for path, module in model.named_modules()}
     with evaluating(model), torch.no_grad():
         traced = fx.GraphModule(model, _symbolic(model, inputs))
