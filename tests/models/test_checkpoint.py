@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import qffs
 from helpers.problems import calibrated, images, network
@@ -78,6 +79,18 @@ def test_a_loaded_quantized_network_converts_and_trains_like_the_saved_one(tmp_p
     gradients = {name: parameter.grad for name, parameter in qann.named_parameters()}
     for name, parameter in loaded.named_parameters():
         assert torch.equal(parameter.grad, gradients[name])
+
+
+@pytest.mark.parametrize(
+    "change", [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), parametrizations.weight_norm]
+)
+def test_weights_that_are_computed_are_saved_as_they_are_now(change: Callable[..., Any], tmp_path: Path) -> None:
+    x = images()
+    qann: Any = calibrated(network(), x)
+    change(qann.shortcut)
+    saved = load(save(qann, tmp_path / "qann")).network
+    assert torch.equal(saved(x), qann(x))
+    assert "weight" not in dict(qann.shortcut.named_parameters())
 
 
 def test_the_folder_holds_the_two_files_and_the_format(tmp_path: Path) -> None:

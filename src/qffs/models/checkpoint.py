@@ -24,6 +24,7 @@ from qffs.graph.serialize import describe
 from qffs.graph.site import Kind, site
 from qffs.method import Schedule
 from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
+from qffs.nn.copies import with_plain_weights
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
@@ -55,7 +56,8 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
         is complete; a folder with other files is not changed.
     about: notes to save with the network, any values that JSON can represent; `load` returns them.
 
-    Writes ``model.safetensors`` with the weights and ``config.json`` with the graph, the charge schedule of a spiking
+    Weights that are computed from others (parametrized or pruned) are written as the values that they have now. Writes
+    ``model.safetensors`` with the weights and ``config.json`` with the graph, the charge schedule of a spiking
     network, and the notes. Modules that the graph of the network never calls are not written.
 
     Raises `CheckpointError` if ``network`` is something else, if the folder cannot be written or contains other files,
@@ -64,7 +66,7 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     if not isinstance(network, SpikingNetwork | fx.GraphModule):
         raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
     check_folder(folder)
-    graph = network.graph if isinstance(network, SpikingNetwork) else network
+    graph = with_plain_weights(network.graph if isinstance(network, SpikingNetwork) else network)
     description = describe(graph)
     tensors = _needed(graph.state_dict(), description)
     config = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
@@ -79,6 +80,23 @@ HOOKS: dict[type, tuple[str, Callable[[nn.Module, str], nn.Module]]] = {
 """The hooks of torch that compute a weight before each call: where each has its name, and how to replace it."""
 
 
+def with_plain_weights(network: Network) -> Network:
+    """Return a network, or, where it computes weights from others, a copy in eval mode with their values now."""
+    if not any(parametrize.is_parametrized(module) or list(_hooks(module)) for module in network.modules()):
+        return network
+    network = copied(network).eval()
+    make_weights_plain(network)
+    return network
+
+
+def _hooks(module: nn.Module) -> Iterator[Callable[[], Any]]:
+    """Yield for each hook of a module that computes a weight the function that replaces it."""
+    for hook in list(module._forward_pre_hooks.values()):
+        for kind, (name, remove) in HOOKS.items():
+            if isinstance(hook, kind):
+                yield partial(remove, module, getattr(hook, name))
+
+
 @torch.no_grad()
 def make_weights_plain(network: nn.Module) -> None:
     """Replace every weight that is computed from others by its value now, in place.
@@ -91,10 +109,8 @@ def make_weights_plain(network: nn.Module) -> None:
     Linear(in_features=2, out_features=1, bias=True)
     """
     for module in list(network.modules()):
-        for hook in list(module._forward_pre_hooks.values()):
-            for kind, (name, remove) in HOOKS.items():
-                if isinstance(hook, kind):
-                    remove(module, getattr(hook, name))
+        for replace in _hooks(module):
+            replace()
         if parametrize.is_parametrized(module):
             assert isinstance(module.parametrizations, nn.ModuleDict)
             weights = {name: getattr(module, name).clone() for name in module.parametrizations}
