@@ -7,7 +7,6 @@ into the source of the module that it builds.
 from __future__ import annotations
 
 import keyword
-import re
 from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal
@@ -17,13 +16,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qffs.errors import CheckpointError
+from qffs.graph.paths import is_writable
 from qffs.graph.rules import ADDRESSES, METHODS, MODULES
 from qffs.graph.serialize import DTYPES, MEMORY_FORMATS, Description, check_attribute, module_name, option_names
 from qffs.graph.site import Kind, note
 from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
-
-_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 ROWS = {"tuple": [0, 1]}
 """The batch axis that older files leave out: images in dimension 0, one row per image."""
@@ -51,13 +49,13 @@ def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Graph
 def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     root = fx.GraphModule(nn.Module(), fx.Graph())
     for path, options in description["modules"].items():
-        if not root.add_submodule(_checked(path, _PATH), _module(options)):
+        if not root.add_submodule(_path(path), _module(options)):
             raise CheckpointError(f"the checkpoint holds an impossible name, {path!r}")
     graph, built = fx.Graph(), dict[str, fx.Node]()
     for entry in description["nodes"]:
         if entry["op"] == "get_attr":
             is_parameter = entry["target"] in description.get("parameters", ())
-            _add_constant(root, _checked(entry["target"], _PATH), tensors, is_parameter)
+            _add_constant(root, _path(entry["target"]), tensors, is_parameter)
         elif entry["op"] == "call_module":
             _named(description["modules"], entry["target"], "module")
         node = graph.create_node(
@@ -108,7 +106,7 @@ def _target(entry: Description) -> Any:
         case "call_method":
             return _named({name: name for name in METHODS}, entry["target"], "method")
         case "call_module" | "get_attr":
-            return _checked(entry["target"], _PATH)
+            return _path(entry["target"])
         case "placeholder" | "output":
             return _identifier(entry["target"])
         case other:
@@ -121,8 +119,8 @@ def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
     return table[name]
 
 
-def _checked(text: str, pattern: re.Pattern[str]) -> str:
-    if not isinstance(text, str) or not pattern.fullmatch(text):
+def _path(text: str) -> str:
+    if not isinstance(text, str) or not is_writable(text):
         raise CheckpointError(f"the checkpoint holds an impossible name, {text!r}")
     return text
 

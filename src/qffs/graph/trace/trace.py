@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
 from qffs.graph.classify import classify, refusal, write_sites
-from qffs.graph.paths import has
+from qffs.graph.paths import has, refuse_names
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import normalize
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
@@ -43,7 +43,9 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     model = copied(model)
     training = {path: module.training for path, module in model.named_modules()}
     with evaluating(model), torch.no_grad():
-        traced = fx.GraphModule(model, _symbolic(model, inputs))
+        graph = _symbolic(model, inputs)
+        refuse_names(model, graph)
+        traced = fx.GraphModule(model, graph)
         _keep_unused(traced, model)
         normalize(traced, model)
         traced.graph.lint()
@@ -144,7 +146,9 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
     for node in list(graph.find_nodes(op="placeholder"))[count:]:
         _erase(graph, node)  # an input with a default: the default is in the graph now
     alone = fx.Graph()  # a graph without its tracer: unpickling a graph would trace it again
+    network = alone.placeholder("self")  # so that no node is called self, which is the network in the source
     alone.output(alone.graph_copy(graph, {}))
+    alone.erase_node(network)
     return alone
 
 
