@@ -251,7 +251,7 @@ FUNCTIONS = (
 PATHS = (
     *("graph", "code", "forward", "__class__", "_modules", "_tracer_cls", "meta", "training", "class", "T_destination"),
     *("recompile", "state_dict", "__dict__", "__getattr__", "add_module", "graph.x", "forward.x", "__class__.x"),
-    *("0.weight", "0.forward", "1.2.__class__", "a..b", ".a", "a.", "", "a b", CODE),
+    *("0.weight", "0.forward", "1.2.__class__", "a..b", ".a", "a.", "", 'a"b', "a\\b", CODE),
 )
 
 DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
