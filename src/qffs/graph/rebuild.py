@@ -145,7 +145,7 @@ def _add_constant(root: nn.Module, path: str, tensors: Mapping[str, Tensor], is_
         return
     value = torch.empty_like(tensors[path], device="meta")
     if is_parameter:
-        home.register_parameter(name, nn.Parameter(value))
+        home.register_parameter(name, nn.Parameter(value, value.is_floating_point()))
     else:
         home.register_buffer(name, value)
 

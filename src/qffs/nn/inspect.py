@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from qffs.errors import InvalidArgument
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
@@ -51,3 +52,49 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def quantizers(network: nn.Module) -> dict[str, Quantizer]:
     """Return the quantizers of a network by their paths, in the order of its modules."""
     return {path: module for path, module in network.named_modules() if isinstance(module, Quantizer)}
+
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+"""The floating types in which networks are converted."""
+
+
+def refuse_types(network: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Raise `InvalidArgument` unless all tensors hold their values in a form that can be read, all weights in one type.
+
+    inputs: examples of the network's inputs.
+
+    >>> refuse_types(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), [])
+    Traceback (most recent call last):
+    qffs.errors.InvalidArgument: the weights have several types (0.weight float32, 1.weight float64): give them one, \
+as model.float() does
+    """
+    weights = [(name, x) for name, x in network.named_parameters() if not nn.parameter.is_lazy(x)]
+    for name, x in [*weights, *network.named_buffers(), *(("the example", x) for x in inputs)]:
+        form = _unreadable(x)
+        if form is not None:
+            raise InvalidArgument(f"{name} {form}")
+    types: dict[torch.dtype, str] = {}
+    for name, x in weights:
+        if x.dim() and x.is_floating_point():
+            types.setdefault(x.dtype, f"{name} {_name(x)}")
+    if len(types) > 1:
+        listed = ", ".join(types.values())
+        raise InvalidArgument(f"the weights have several types ({listed}): give them one, as model.float() does")
+
+
+def _unreadable(x: Tensor) -> str | None:
+    """Return in words why a tensor cannot be read as a tensor of numbers; None where it can."""
+    if x.is_nested or x.layout is not torch.strided:
+        form = "nested" if x.is_nested else _name(x.layout)
+        return f"is a {form} tensor, which has no rule here: use a dense one (x.to_dense())"
+    if x.is_quantized:
+        return "is quantized already: pass the network in full precision"
+    if x.is_meta:
+        return "is on the meta device and has no values: load the weights, or make the network on a real device"
+    if x.is_floating_point() and x.dtype not in FLOATS:
+        return f"is of type {_name(x)}, which has no rule here: use float32, float64 or bfloat16"
+    return None
+
+
+def _name(x: Tensor | torch.layout) -> str:
+    return str(x.dtype if isinstance(x, Tensor) else x).removeprefix("torch.").removeprefix("_")

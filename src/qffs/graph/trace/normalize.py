@@ -66,6 +66,10 @@ def _replace_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:
         norm = model.get_submodule(path)
         if name_of(node) != "batch_norm" or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
+        if not path:  # the model itself: there is no place for the batch norm of torch
+            why = "in training it would not learn its statistics: give qffs a model that contains it (nn.Sequential)"
+            note(node, problem=None if type(norm) in MODULES else why)
+            continue
         kind = next(kind for kind in type(norm).__mro__ if kind in MODULES)
         plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         plain._parameters, plain._buffers = norm._parameters, norm._buffers

@@ -16,7 +16,7 @@ from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import normalize
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
 from qffs.nn.copies import copied
-from qffs.nn.inspect import evaluating
+from qffs.nn.inspect import evaluating, refuse_types
 
 Example = Tensor | tuple[Tensor, ...]
 
@@ -37,6 +37,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     _refuse_wrapped(model)
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise InvalidArgument("example must be a tensor, or a tuple of tensors, one for each input of the network")
+    refuse_types(model, inputs)
     refuse_inputs(inputs)
     _refuse_hooks(model)
     _refuse_spiking(model)
@@ -67,8 +68,6 @@ def _refuse_wrapped(model: nn.Module) -> None:
         raise InvalidArgument("the model is compiled: pass the network that was given to torch.compile")
     if type(model).__module__.startswith("torch.jit"):
         raise NotTraceable("a TorchScript module cannot be read: pass the network from which it was made")
-    if any(tensor.dtype == torch.float16 for tensor in model.state_dict().values()):
-        raise InvalidArgument("float16 has no rule here: use float32, float64 or bfloat16")
 
 
 def _refuse_hooks(model: nn.Module) -> None:
