@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 import qffs
 from helpers.command_line import Said
 from helpers.problems import instead_of_data
-from qffs import models
+from qffs import cli, models
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.data import Images
 from qffs.data import load as load_data
@@ -465,7 +466,7 @@ CASES: dict[str, tuple[str, str]] = {
     "data": ("demo data=nothing", "'nothing' names no data"),
     "missing data": ("demo data=images:nothing", "nothing does not exist"),
     "broken image": ("demo data=images:{bad}/broken.zip", "train/cat/1.png in {bad}/broken.zip is broken"),
-    "empty class": ("demo data=images:{bad}/empty", "dog in {bad}/empty holds no .jpg, .jpeg or .png image"),
+    "empty class": ("demo data=images:{bad}/empty", "dog in {bad}/empty holds no image: no file ends in .jpg, "),
     "color": ("demo data=images:{bad}/color", "does not run on an example of shape (1, 3, 8, 8)"),
     "missing weights": ("demo weights=none", "there is no weight file none"),
     "half a file": ("demo weights={bad}/half.safetensors", "is no complete safetensors file"),
@@ -565,3 +566,19 @@ def test_an_interruption_is_exit_code_130(run: Callable[..., Said], monkeypatch:
     said = run("convert", "a", "-o", "b")
     assert said.code == 130
     assert "Traceback" not in said.err
+
+
+def test_a_warning_is_one_sentence_and_printed_once(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*_: object, **__: object) -> None:
+        for path in (cli.__file__, cli.__file__, "/elsewhere.py"):
+            warnings.warn_explicit("2 files are left out", UserWarning, path, 1)
+        raise qffs.errors.QffsError("stopped")
+
+    monkeypatch.setattr("qffs.runs.convert.convert", warn)
+    monkeypatch.setattr(cli, "_notices", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        said = run("convert", "a", "-o", "b")
+    assert said.err.splitlines() == [
+        "qffs: 2 files are left out", "/elsewhere.py:1: UserWarning: 2 files are left out", "qffs: stopped",
+    ]  # fmt: skip

@@ -22,6 +22,7 @@ from helpers import places
 from helpers.pictures import BLUE, GREEN, RED, make_folder, make_zip, picture, two_classes
 from qffs.data import Dataset, Images, hold_out, load, photographs
 from qffs.data.archive import open_archive
+from qffs.data.decode import FORMATS
 from qffs.errors import DataError, InvalidArgument
 
 SHARED = places.SHARED / "data" / "cifar10.zip"
@@ -217,7 +218,13 @@ def test_other_files_and_hidden_files_are_passed_over(make: Callable[..., Path])
     extra = ("__MACOSX/train/cat/._01.png", ".git/x", "train/.DS_Store", "train/cat/.hidden.png", "train/.x/y.png")
     more = ("README.md", "val", "train/cat/notes.txt", "train/labels.csv")
     files = two_classes() | dict.fromkeys(extra + more, b"no image")
-    assert len(load(f"images:{make(files)}", progress=False).train) == 5
+    path = make(files)
+    with pytest.warns(UserWarning, match="left out: ") as warned:
+        assert len(load(f"images:{path}", progress=False).train) == 5
+    assert [str(each.message) for each in warned] == [
+        f"2 files of {path} are left out: train/cat/notes.txt (no image by its name), "
+        "train/labels.csv (no image by its name)"
+    ]
 
 
 def test_folders_below_a_class_belong_to_it(make: Callable[..., Path]) -> None:
@@ -389,12 +396,12 @@ def test_no_images_at_all(make: Callable[..., Path], files: tuple[str, ...]) -> 
     assert f"train in {path} holds no images" in refusal(path)
 
 
-@pytest.mark.parametrize("entry", ["train/cow/", "train/cow/x.bmp", "top/train/cow/"])
+@pytest.mark.parametrize("entry", ["train/cow/", "train/cow/x.tga", "top/train/cow/"])
 def test_an_empty_class_folder(make: Callable[..., Path], entry: str) -> None:
     prefix = "top/" if entry.startswith("top/") else ""
     files = {prefix + name: data for name, data in two_classes().items()}
     path = make(files | {entry: b"", f"{prefix}test/cow/1.png": picture()})
-    assert f"class folder {prefix}train/cow in {path} holds no .jpg, .jpeg or .png image" in refusal(path)
+    assert f"class folder {prefix}train/cow in {path} holds no image: no file ends in .jpg, " in refusal(path)
 
 
 def test_an_image_outside_of_a_class(make: Callable[..., Path]) -> None:
@@ -413,7 +420,7 @@ def test_classes_that_differ(make: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(
     "data",
-    [b"", b"not an image", picture(kind="JPEG")[:-200], picture()[:-30], picture(kind="GIF", mode="P", color=0)],
+    [b"", b"not an image", picture(kind="JPEG")[:-200], picture()[:-30], picture(kind="TGA")],
 )
 def test_a_broken_image_is_named(
     make: Callable[..., Path], data: bytes, large: bool, monkeypatch: pytest.MonkeyPatch
@@ -421,7 +428,10 @@ def test_a_broken_image_is_named(
     if large:
         monkeypatch.setattr(photographs, "_THREADS_FROM_PIXELS", 1)
     path = make(two_classes() | {"train/cat/02.JPG": data, "train/dog/b.png": b""})
-    assert refusal(path) == f"train/cat/02.JPG in {path} is broken, or is not a JPEG or PNG image"
+    assert (
+        refusal(path)
+        == f"train/cat/02.JPG in {path} is broken, or is no image of a known format ({', '.join(FORMATS)})"
+    )
 
 
 def test_sixteen_bits_are_refused_for_they_would_be_clipped(make: Callable[..., Path]) -> None:
@@ -597,6 +607,14 @@ def test_an_empty_folder_of_batches_is_not_taken_for_photographs(tmp_path: Path)
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     assert refusal(folder) == f"{folder / 'batches.meta'} is missing"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_among_the_batches_is_named(tmp_path: Path) -> None:
+    folder = make_batches(tmp_path / "b")
+    (folder / "data_batch_2").unlink()
+    os.mkfifo(folder / "data_batch_2")
+    assert refusal(folder) == f"{folder / 'data_batch_2'} is no regular file"
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", as_python3(batch(2))[:-2000], b"\x80\x02K\x01"])

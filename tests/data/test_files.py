@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +19,9 @@ from torch import Tensor
 from helpers import places
 from helpers.pictures import BLUE, GREEN, RED, make_folder, make_zip, picture, two_classes
 from qffs.data import Dataset, Images, batches, hold_out, load
+from qffs.data import files as files_of_data
+from qffs.data.decode import FORMATS
+from qffs.data.files import Files, encoded
 from qffs.errors import DataError, InvalidArgument
 
 SHARED = places.SHARED / "data" / "imagenette-160.zip"
@@ -133,7 +138,7 @@ def test_a_broken_image_is_named_when_it_is_read(make: Callable[..., Path], work
     data = in_files(path)
     assert data.train.read(torch.tensor([0, 2, 3, 4])).shape == (4, 3, 8, 8)
     said = refusal(lambda: list(batches(data.train, [torch.tensor([0]), torch.tensor([2, 1])], workers)))
-    assert said == f"train/cat/02.JPG in {path} is broken, or is not a JPEG or PNG image"
+    assert said == f"train/cat/02.JPG in {path} is broken, or is no image of a known format ({', '.join(FORMATS)})"
 
 
 @pytest.mark.parametrize("make", [make_folder, make_zip])
@@ -189,6 +194,81 @@ def test_a_damaged_zip_is_said_when_the_file_is_read(way: int, tmp_path: Path) -
     path.write_bytes(data)
     images = in_files(path).test
     assert refusal(lambda: all_of(images)) == f"test/dog/z.png in {path} cannot be unpacked: the zip file is damaged"
+
+
+@pytest.mark.parametrize("way", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_that_says_a_wrong_size_is_unpacked_no_further(way: int, tmp_path: Path) -> None:
+    path = tmp_path / "pets.zip"
+    content = picture() + bytes(2**24)
+    with zipfile.ZipFile(path, "w", way) as archive:
+        archive.writestr("large.png", content)
+        (entry,) = archive.infolist()
+    place = [entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC, 1000]
+    lying = Files(path, encoded(["large.png"]), np.array([place]))
+    tracemalloc.start()
+    said = refusal(lambda: lying.read(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said == f"large.png in {path} cannot be unpacked: the zip file is damaged"
+    assert peak < 2**21 or way == zipfile.ZIP_STORED
+
+
+def test_a_large_file_of_a_folder_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "pets", two_classes())
+    with (path / "train" / "dog" / "b.png").open("r+b") as stream:
+        stream.truncate(3 * 2**30)
+    data = in_files(path)
+    assert data.train.read(torch.tensor([0])).shape == (1, 3, 8, 8)
+    assert refusal(lambda: all_of(data.train)) == (
+        f"train/dog/b.png in {path} has 3,072 MiB, but a file of at most 128 MiB is read: "
+        "remove it, or save the image in a smaller size"
+    )
+
+
+# The digest
+
+
+def digest(path: Path) -> str:
+    return in_files(path).train.digest()
+
+
+def test_the_digest_is_that_of_the_files_wherever_they_lie(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "pets", two_classes())
+    zipped = make_zip(tmp_path / "packed", {f"top/{name}": data for name, data in two_classes().items()})
+    assert digest(folder) == digest(zipped) == digest(folder.rename(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("train/dog/b.png", picture((4, 0, 0))),  # with the same name and size
+        ("train/dog/b.png", two_classes()["train/dog/b.png"] + b"1"),
+        ("train/dog/c.png", two_classes()["train/dog/b.png"]),
+        ("train/cat/b.png", two_classes()["train/dog/b.png"]),
+    ],
+)
+@pytest.mark.parametrize("make", [make_folder, make_zip])
+def test_the_digest_is_another_one_for_other_files(
+    make: Callable[..., Path], name: str, data: bytes, tmp_path: Path
+) -> None:
+    others = {key: value for key, value in two_classes().items() if key != "train/dog/b.png"}
+    assert digest(make(tmp_path / "a", two_classes())) != digest(make(tmp_path / "b", others | {name: data}))
+
+
+def test_of_many_files_the_digest_reads_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_of_data, "SAMPLES", 3)
+    read: list[int] = []
+    monkeypatch.setattr(Files, "read", lambda _, number: read.append(number) or b"")
+    (tmp_path / "x").touch()
+    Files(tmp_path, encoded(["x"] * 9), None).digest()
+    assert read == [0, 4, 8]
+
+
+def test_a_file_that_vanishes_is_named_by_the_digest(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "pets", two_classes())
+    data = in_files(path).train
+    (path / "train" / "dog" / "b.png").unlink()
+    assert refusal(data.digest) == f"train/dog/b.png in {path} cannot be read: No such file or directory"
 
 
 # Photographs as cameras and ImageNet have them

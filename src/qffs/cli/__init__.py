@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from signal import Signals
 from typing import Annotated
 
@@ -66,8 +68,21 @@ for each in COMMANDS:
 app.add_typer(recipes.app, name="recipes")
 
 
+def _notice(message: Warning | str, category: type[Warning], path: str, line: int, *_: object) -> None:
+    """Print a warning on standard error, as one sentence if it is of this library; only process 0 does, and once."""
+    ours = Path(path).is_relative_to(Path(__file__).parents[1])
+    text = f"qffs: {message}\n" if ours else warnings.formatwarning(message, category, path, line)
+    if first() and text not in _notices:
+        _notices.add(text)
+        typer.echo(text, err=True, nl=False)
+
+
+_notices: set[str] = set()
+
+
 def main() -> None:
     """Run the command line; a `QffsError` becomes one sentence on standard error and exit code 2."""
+    warnings.showwarning = _notice
     os.environ.update(openmp_defaults())  # OpenMP reads them when a subcommand imports torch
     code = _exit_code()
     if os.environ.get("WORLD_SIZE", "1") != "1":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from qffs.data.files import UNPACK, Files, encoded
+from qffs.data.files import UNPACK, Files, check_size, encoded
 from qffs.errors import DataError
 
 PARTS = ("train", "test", "val")
@@ -20,26 +22,44 @@ _INSIDE = ("ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")
 """The folders around the parts in ImageNet's own archive, relative to each of the folders above the parts."""
 
 
+UNPACKED, RATIO = 2**30, 100
+"""The size in bytes up to which every zip is read, and how many times its own size a larger one may unpack to.
+
+Photographs are compressed already, so that a zip does not make them smaller."""
+
+LINK, NOWHERE, NO_FILE = "a link to a folder that is read already", "a link to nothing", "no regular file"
+"""The reasons to leave a name out."""
+
+
+_NEITHER = "{} is neither a folder nor a zip file (unpack other archives first and give the folder)"
+
+
 @dataclass(frozen=True)
 class Archive:
     """The files in the train, test and val folders of a zip or folder.
 
     path: the zip or folder. prefix: the folders around the parts, such as ``"cats/"``, or empty. names: the files, and
     the folders with a ``/`` at the end, relative to the prefix, with forward slashes, without hidden ones. entries: all
-    entries of a zip by their whole name; None for a folder.
+    entries of a zip by their whole name; None for a folder. left_out: names that are no files, or are links to a folder
+    that is read under another name, each with this reason.
     """
 
     path: Path
     prefix: str
     names: tuple[str, ...]
     entries: Mapping[str, zipfile.ZipInfo] | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def label(self, name: str) -> str:
         """Return the name of a file for messages, with the zip or folder that contains it."""
         return f"{self.prefix}{name} in {self.path}"
 
     def files(self, names: Sequence[str]) -> Files:
-        """Return the files with these names, in this order; raise `DataError` on an unknown compression method."""
+        """Return the files with these names, in this order.
+
+        Raises `DataError` if a zip has packed one with an unknown method, or if files of a zip are too large: one of
+        them, or all together.
+        """
         whole = [self.prefix + name for name in names]
         if self.entries is None:
             return Files(self.path, encoded(whole), None)
@@ -47,8 +67,19 @@ class Archive:
         for name, entry in zip(names, entries, strict=True):
             if entry.compress_type not in UNPACK:
                 raise DataError(f"{self.label(name)} is packed in an unusual way: unpack the zip and give the folder")
-        places = [(e.header_offset, e.compress_size, e.compress_type, e.CRC) for e in entries]
-        return Files(self.path, encoded(whole), np.array(places, np.int64).reshape(-1, 4))
+            check_size(self.label(name), max(entry.file_size, entry.compress_size))
+        self._check_total(sum(entry.file_size for entry in entries))
+        places = [(e.header_offset, e.compress_size, e.compress_type, e.CRC, e.file_size) for e in entries]
+        return Files(self.path, encoded(whole), np.array(places, np.int64).reshape(-1, 5))
+
+    def _check_total(self, size: int) -> None:
+        """Raise `DataError` if the files of a zip have together ``size`` bytes, and are no images for this reason."""
+        limit = max(UNPACKED, RATIO * self.path.stat().st_size)
+        if size > limit:
+            raise DataError(
+                f"{self.path} unpacks to {size / 2**30:,.1f} GiB, but at most {limit / 2**30:,.1f} GiB are read from "
+                f"it ({UNPACKED // 2**30} GiB, or {RATIO} times its size): unpack it and give the folder"
+            )
 
     def beside(self, name: str) -> bytes | None:
         """Return the content of a file beside the parts or in one of the three folders above; None if it is absent."""
@@ -69,6 +100,8 @@ def open_archive(path: Path) -> Archive:
     """
     if path.is_dir():
         return _folder(path)
+    if not path.is_file():  # opening a pipe would wait forever
+        raise DataError(_NEITHER.format(path))
     try:
         with zipfile.ZipFile(path) as opened:
             return _zip(path, opened)
@@ -88,7 +121,16 @@ def _zip(path: Path, opened: zipfile.ZipFile) -> Archive:
     names = [name for name in entries if _visible(name)]
     tops = {name.split("/")[0] for name in names if "/" in name}
     prefix = _prefix(tops, lambda folder: any(name.startswith(folder) for name in names))
-    return Archive(path, prefix, tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix)), entries)
+    inside = [name for name in names if name.startswith(prefix)]
+    files = tuple(name.removeprefix(prefix) for name in inside if not _special(entries[name]))
+    left_out = {name.removeprefix(prefix): NO_FILE for name in inside if _special(entries[name])}
+    return Archive(path, prefix, files, entries, left_out)
+
+
+def _special(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry of a zip is a link or a device; zips from Windows do not say it."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    return kind not in {0, stat.S_IFREG, stat.S_IFDIR}
 
 
 def _folder(path: Path) -> Archive:
@@ -96,25 +138,43 @@ def _folder(path: Path) -> Archive:
     try:
         tops = {child.name for child in path.iterdir() if _visible(child.name) and child.is_dir()}
         prefix = _prefix(tops, lambda folder: (path / folder).is_dir())
-        names = [name for part in PARTS for name in _walk(path / prefix, part)]
+        names = {name: reason for part in PARTS for name, reason in _walk(path / prefix, part)}
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be listed: {error.strerror}") from error
-    return Archive(path, prefix, tuple(names), None)
+    files = tuple(name for name, reason in names.items() if reason is None)
+    return Archive(path, prefix, files, None, {name: reason for name, reason in names.items() if reason is not None})
 
 
-def _walk(root: Path, part: str) -> Iterator[str]:
-    """Yield all names under one part of a folder, if the part exists; raise OSError if a folder cannot be listed."""
+def _walk(root: Path, part: str) -> Iterator[tuple[str, str | None]]:
+    """Yield all names under one part of a folder, if the part exists, each with the reason to leave it out, or None.
 
-    def refuse(error: OSError) -> None:
-        raise error
+    A link to a folder is followed after all other folders, and only to a folder that has not been read: so each folder
+    is read once, and links that lead back up come to an end. Raises OSError if a folder cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, links = deque([part] if (root / part).is_dir() else []), deque[str]()
+    while folders or links:
+        folder = (folders or links).popleft()
+        status = os.stat(root / folder)
+        if (status.st_dev, status.st_ino) in seen:
+            yield folder, LINK
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield f"{folder}/", None
+        with os.scandir(root / folder) as entries:
+            for entry in filter(lambda entry: _visible(entry.name), entries):
+                name, link = f"{folder}/{entry.name}", entry.is_symlink()
+                if os.path.isdir(entry) if link else entry.is_dir():  # the second asks the system nothing
+                    (links if link else folders).append(name)
+                else:
+                    yield name, _reason(entry, link)
 
-    if not (root / part).is_dir():
-        return
-    for where, folders, files in os.walk(root / part, onerror=refuse, followlinks=True):
-        folders[:] = filter(_visible, folders)
-        folder = Path(where).relative_to(root).as_posix() + "/"
-        yield folder
-        yield from (folder + name for name in files if _visible(name))
+
+def _reason(entry: os.DirEntry[str], link: bool) -> str | None:
+    """Return the reason to leave an entry of a folder out that is no folder; None for a file."""
+    if os.path.isfile(entry) if link else entry.is_file():
+        return None
+    return NO_FILE if os.path.exists(entry) else NOWHERE
 
 
 def _visible(name: str) -> bool:
@@ -141,4 +201,4 @@ def _not_a_zip(path: Path) -> str:
         starts_as_zip = False
     if starts_as_zip:
         return f"{path} begins as a zip file but its end is missing or damaged: copy or download it again"
-    return f"{path} is neither a folder nor a zip file (unpack other archives first and give the folder)"
+    return _NEITHER.format(path)

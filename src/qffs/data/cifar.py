@@ -79,6 +79,8 @@ def _read_batch(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np
 
 def _unpickle(path: Path) -> dict[Any, Any]:
     """Return the dictionary in a pickle file; raise `DataError` if there is none or the file is refused."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait forever
+        raise DataError(f"{path} is no regular file")
     try:
         with path.open("rb") as stream:
             content = _Unpickler(stream, encoding="bytes").load()

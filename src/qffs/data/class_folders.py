@@ -8,21 +8,31 @@ from dataclasses import dataclass
 from qffs.data.archive import Archive
 from qffs.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif",
+)  # fmt: skip
+"""The ends of the names of images, in lower case; the content decides the format."""
 SOLUTION = "LOC_val_solution.csv"
 """Kaggle's list of the classes in ImageNet's val: a heading, then one line per image, ``name,class and a box, ...``."""
 
-_LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val; also .jpeg and .png)"
+_LAYOUT = f"train/<class>/*.jpg and test/<class>/*.jpg (or val; also {', '.join(SUFFIXES[1:])})"
+
+NO_IMAGE = "no image by its name"
+"""The reason to leave a file out that has none of the `SUFFIXES`."""
 
 Classes = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The image files of each class in the training part and in the test part; classes and files are sorted by name."""
+    """The image files of each class in the training part and in the test part; classes and files are sorted by name.
+
+    left_out: the other names in these parts, each with the reason why it is left out.
+    """
 
     train: Classes
     test: Classes
+    left_out: dict[str, str]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -36,21 +46,27 @@ def read_layout(archive: Archive) -> Layout:
     Raises `DataError` if a part or a class has no images, if an image has no class, or if the classes of the two parts
     differ.
     """
-    train, test = _classes(archive, "train"), _classes(archive, "test", "val")
+    left_out: dict[str, str] = {}
+    train, test = _classes(archive, left_out, "train"), _classes(archive, left_out, "test", "val")
     if train.keys() != test.keys():
         only = [f"{part} has no {cls}" for part, cls in _differences(train.keys(), test.keys())]
         raise DataError(f"the classes of train and test differ in {archive.path}: {', '.join(only)}")
-    return Layout(train, test)
+    return Layout(train, test, left_out)
 
 
-def _classes(archive: Archive, *parts: str) -> Classes:
-    """Return the image files of each class in the first of ``parts`` that exists and is sorted by class."""
+def _classes(archive: Archive, left_out: dict[str, str], *parts: str) -> Classes:
+    """Return the image files of each class in the first of ``parts`` that exists and is sorted by class.
+
+    Adds the other names of this part to ``left_out``, each with the reason.
+    """
     existing = [part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)]
     if not existing:
         raise DataError(f"{archive.path} has no {' or '.join(parts)} folder: expected {_LAYOUT}")
     # ImageNet's own archive has a test part without labels, in addition to its val.
     part = next((part for part in existing if _sorted_by_class(archive, part)), existing[-1])
     names = [name for name in archive.names if name.startswith(f"{part}/")]
+    left_out |= {name: why for name, why in archive.left_out.items() if name.startswith(f"{part}/")}
+    left_out |= {name: NO_IMAGE for name in names if not _is_image(name) and not name.endswith("/")}
     if part == "val" and not _sorted_by_class(archive, part):
         classes = _solved(archive, [name for name in names if _is_image(name)])
     else:
@@ -59,7 +75,8 @@ def _classes(archive: Archive, *parts: str) -> Classes:
         raise DataError(f"{archive.label(part)} holds no images: expected {_LAYOUT}")
     for cls, files in sorted(classes.items()):
         if not files:
-            raise DataError(f"the class folder {archive.label(f'{part}/{cls}')} holds no .jpg, .jpeg or .png image")
+            ends = ", ".join(SUFFIXES)
+            raise DataError(f"the class folder {archive.label(f'{part}/{cls}')} holds no image: no file ends in {ends}")
     return {cls: sorted(classes[cls]) for cls in sorted(classes)}
 
 

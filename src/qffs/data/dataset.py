@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class Pixels(Protocol):
 
     def select(self, numbers: Tensor) -> Pixels:
         """Return the images with these indices, in this order, without reading them."""
+
+    def digest(self) -> str:
+        """Return a hash that is another one for other images."""
 
 
 # Without eq=False, comparing two of these would compare tensors element by element and fail.
@@ -66,6 +70,15 @@ class Images:
         """Return the images and labels with these indices, in this order; images in files are not read."""
         images = self.images[numbers] if isinstance(self.images, Tensor) else self.images.select(numbers)
         return Images(images, self.labels[numbers])
+
+    def digest(self) -> str:
+        """Return a hash of the images and labels: of files their names, their sizes and some contents, as `Files` does.
+
+        Decode images only afterward: other versions of a decoder give other values for the same file.
+        """
+        pixels = self.images
+        images = hashlib.sha256(pixels.numpy()).hexdigest() if isinstance(pixels, Tensor) else pixels.digest()
+        return hashlib.sha256(f"{images} {self.labels.tolist()}".encode()).hexdigest()
 
     def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
         """Return images and labels with these indices, for a ``torch.utils.data.DataLoader``; see `read`."""

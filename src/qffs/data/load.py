@@ -21,9 +21,11 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
     spec: one of these forms.
         ``digits``: the handwritten digits that are shipped with the library, 8 x 8 and gray.
         ``images:PATH``, or only PATH if it exists: a zip or folder with ``train/<class>/*.jpg`` and
-        ``test/<class>/*.jpg`` (or ``val``; also ``.jpeg`` and ``.png``). These folders may be inside one common folder,
-        or inside ImageNet's own ``ILSVRC/Data/CLS-LOC``, where ``val`` may be flat if Kaggle's ``LOC_val_solution.csv``
-        exists. PATH may also be the folder with the CIFAR-10 pickles (``cifar-10-batches-py``) or its parent.
+        ``test/<class>/*.jpg`` (or ``val``). The images are JPEG, PNG, WebP, BMP, TIFF, PPM or PGM files, or the first
+        frames of GIF files; they are turned upright as their EXIF data say. A warning names other files there. These
+        folders may be inside one common folder, or inside ImageNet's own ``ILSVRC/Data/CLS-LOC``, where ``val`` may be
+        flat if Kaggle's ``LOC_val_solution.csv`` exists. PATH may also be the folder with the CIFAR-10 pickles
+        (``cifar-10-batches-py``) or its parent.
         ``cifar10:PATH``: as ``images:PATH``, with exactly 10 classes of 32 x 32 pixels.
     size: resize the shorter side of each image to this number of pixels and cut out the center square; only for image
         files of ``images:PATH`` or PATH.
@@ -31,7 +33,9 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
         image is decoded on access. 0 leaves all images in their files.
     progress: show progress bars on stderr.
 
-    Raises `DataError` if the images cannot be read or used, and `InvalidArgument` on an invalid size or limit.
+    Raises `DataError` if the images cannot be read or used, such as a file of more than 128 MiB, an image of more than
+    134 million pixels, or a zip that unpacks to more than 1 GiB and more than 100 times its size; and `InvalidArgument`
+    on an invalid size or limit.
     """
     if not in_memory_gib >= 0:
         raise InvalidArgument(f"the images held in memory must be limited to 0 GiB or more, not {in_memory_gib!r}")

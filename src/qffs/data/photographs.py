@@ -1,25 +1,23 @@
-"""JPEG and PNG images of a zip or folder, in memory if they fit, else in their files."""
+"""Image files of a zip or folder, in memory if they fit, else in their files."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from qffs.data.archive import Archive, open_archive
 from qffs.data.class_folders import Classes, read_layout
 from qffs.data.dataset import Dataset, Images
+from qffs.data.decode import decode, patient
 from qffs.data.files import Files
 from qffs.errors import DataError
 from qffs.progress import track, wait
@@ -27,6 +25,12 @@ from qffs.progress import track, wait
 # The usual statistics of ImageNet photographs, which most trained networks expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+LOSSY = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WebP", ".gif": "GIF"}
+"""The formats that change an image, by the end of the name."""
+
+SHOWN = 5
+"""The number of files that are named where files are left out."""
 
 GIB = 2**30
 """The number of bytes in one GiB."""
@@ -62,6 +66,10 @@ class Photographs:
         files = self.files.select(numbers if isinstance(numbers, slice) else numbers.numpy())
         return dataclasses.replace(self, files=files)
 
+    def digest(self) -> str:
+        """Return the hash of `Files.digest`."""
+        return self.files.digest()
+
     def __getitem__(self, numbers: Tensor | slice) -> Tensor:
         """Return the images with these indices, uint8 [B, 3, height, width]; raise `DataError` if one is broken."""
         return self.select(numbers).decoded()
@@ -92,7 +100,8 @@ def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, 
     """Return the photographs of a zip or folder, as RGB, sorted by class and then by file name.
 
     size: resize the shorter side to this length and cut out the center square; None does not resize. cifar10: require
-    10 classes of 32 x 32 pixels. Only the first image is decoded. Raises `DataError` if the images cannot be used.
+    10 classes of 32 x 32 pixels. Only the first image is decoded. One warning names the files that are left out. Raises
+    `DataError` if the images cannot be used.
     """
     with wait(f"listing the images of {path}", show=progress):
         archive = open_archive(path)
@@ -102,11 +111,22 @@ def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, 
             raise DataError(f"{actual}, but CIFAR-10 has 10: for other images use images:PATH")
         names = [[file for files in part.values() for file in files] for part in (layout.train, layout.test)]
         images = _photographs(archive, names, size, cifar10)
+    if layout.left_out:
+        warnings.warn(_notice(path, layout.left_out), stacklevel=2)
     # JPEG reduces the accuracy on CIFAR-10, so the name of the dataset in a result must mention it.
-    lossy = cifar10 and any(not file.lower().endswith(".png") for part in names for file in part)
-    name = f"{name} (JPEG)" if lossy else name
+    ends = {Path(file).suffix.lower() for part in names for file in part} if cifar10 else set()
+    lossy = sorted({LOSSY[end] for end in ends & LOSSY.keys()})
+    name = f"{name} ({', '.join(lossy)})" if lossy else name
     train, test = (Images(*pair) for pair in zip(images, map(_labels, (layout.train, layout.test)), strict=True))
     return Dataset(name, layout.classes, train, test, mean=MEAN, std=STD, peak=255.0)
+
+
+def _notice(path: Path, left_out: Mapping[str, str]) -> str:
+    """Return the sentence about files that are left out: their number, and the first `SHOWN` with the reason."""
+    shown = [f"{name} ({why})" for name, why in sorted(left_out.items())[:SHOWN]]
+    more = [f"{len(left_out) - SHOWN:,} more"] if len(left_out) > SHOWN else []
+    count = "1 file of {} is" if len(left_out) == 1 else f"{len(left_out):,} files of {{}} are"
+    return f"{count.format(path)} left out: {', '.join(shown + more)}"
 
 
 def _photographs(archive: Archive, names: list[list[str]], size: int | None, cifar10: bool) -> list[Photographs]:
@@ -146,45 +166,3 @@ def _labels(part: Classes) -> Tensor:
     """Return the label of each image of a part: the index of its class, int64 [N]."""
     counts = torch.tensor([len(files) for files in part.values()])
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
-
-
-def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
-    """Return one image as RGB, uint8 [H, W, 3], with its shorter side resized to ``size`` and the center cut out.
-
-    size: None does not resize. The content decides the format, not the name (ImageNet has a PNG with the suffix .JPEG).
-    Raises `DataError`, with the label, if the image is broken or has more than 8 bits per value.
-    """
-    try:
-        # Only these two formats: without the list, Pillow would use other decoders too, even Ghostscript.
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-            deep = image.mode.startswith(("I", "F"))
-            # Pillow warns if the transparency of a palette is dropped in one step.
-            palette = image.mode == "P" and "transparency" in image.info
-            rgb = (image.convert("RGBA") if palette else image).convert("RGB")
-    # Pillow's decoders raise many kinds of errors for a broken file, including SyntaxError and struct.error.
-    except Exception as error:
-        raise DataError(f"{label} is broken, or is not a JPEG or PNG image") from error
-    if deep:
-        # Pillow clips every value above 255 to white.
-        raise DataError(f"{label} has more than 8 bits per pixel value: save it with 8 bits")
-    return np.asarray(rgb if size is None else _square(rgb, size))
-
-
-@contextmanager
-def patient() -> Iterator[None]:
-    """Ignore Pillow's warnings about unreadable EXIF tags, which some photographs of ImageNet have.
-
-    Use it around a loop and not around each image, because all threads share the filters of warnings.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
-        yield
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """Return the center square of the image after its shorter side is resized to ``size``."""
-    short = min(image.size)
-    width, height = (max(size, int(side * size / short)) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ class RunInputs:
     """The inputs of a run: a network as a graph on its device, data, and the function from images to its input.
 
     ``qann``: the quantized network with the weights before training; `quantized` gives it the present weights.
+    ``undecoded``: the data with its image files before they are decoded.
     """
 
     device: torch.device
@@ -85,6 +88,28 @@ class RunInputs:
     parts: Parts
     normalize: Normalize
     augmentation: Augmentation
+    undecoded: Dataset
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The hashes by which data are known: ``data``, see `fingerprint`, and ``images``, see `Images.digest`."""
+        images = self.undecoded.train.digest() + self.undecoded.test.digest()
+        return {"data": fingerprint(self.data), "images": images}
+
+    def check_same(self, saved: Mapping[str, Any], data: str, folder: Path) -> None:
+        """Raise `InvalidArgument` if the saved ``fingerprints`` of a run are those of other images or labels.
+
+        data, folder: the names of the data and of the run's folder in messages. Warn if the run is from an earlier
+        version, whose fingerprint says nothing about images.
+        """
+        if any(saved.get(key, value) != value for key, value in self.fingerprints.items()):
+            raise InvalidArgument(f"{folder} holds a run on other images or labels than {data}")
+        if not self.fingerprints.keys() <= saved.keys():
+            warnings.warn(
+                f"{folder} holds a run of an earlier version, which did not save which images it was on: "
+                f"check yourself that they are those of {data}",
+                stacklevel=2,
+            )
 
     def quantized(self) -> fx.GraphModule:
         """Return the quantized network with the present weights of the network; its step sizes do not change."""
@@ -139,6 +164,7 @@ def run_inputs(
         parts=parts if decoded is data else parts_of(recipe, decoded, seed),
         normalize=normalize,
         augmentation=augmentation,
+        undecoded=data,
     )
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx
 
 from qffs.convert import to_spiking
-from qffs.errors import InvalidArgument
 from qffs.files import Results, to_json, write, write_text
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
@@ -24,7 +23,7 @@ from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw_accuracy
 from qffs.report.results import by_layer, by_step
 from qffs.runs.folder import CHECKPOINTS, Stage, check_outputs, finished
-from qffs.runs.inputs import RunInputs, about, calibrate_on, device_of, fingerprint, run_inputs, usual_augmentation
+from qffs.runs.inputs import RunInputs, about, calibrate_on, device_of, run_inputs, usual_augmentation
 from qffs.runs.provenance import provenance
 from qffs.spiking.network import SpikingNetwork
 from qffs.train import distributed
@@ -73,8 +72,7 @@ class Run:
     def _stages(self, resume: bool) -> Results:
         saved = self.state.read() if resume and self.state is not None else None
         if saved is not None:
-            if saved["data"] != fingerprint(self.inputs.data):
-                raise InvalidArgument(f"{self.folder} holds a run on other images or labels than {self.recipe.data}")
+            self.inputs.check_same(saved, self.recipe.data, self.folder)
             self.histories, self.seconds = saved["histories"], saved["seconds"]
         self._write_recipe()
         self._stage("full precision", self.inputs.network, saved)
@@ -150,7 +148,7 @@ class Run:
 
     def _extra_state(self) -> dict[str, Any]:
         """Return the values beside the state of the training that a run needs to continue."""
-        return {"histories": self.histories, "seconds": self.elapsed_s, "data": fingerprint(self.inputs.data)}
+        return {"histories": self.histories, "seconds": self.elapsed_s, **self.inputs.fingerprints}
 
     @property
     def elapsed_s(self) -> float:

@@ -22,7 +22,7 @@ from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
 from qffs.measurement.cost import cost
 from qffs.recipes.recipe import Recipe, Training
-from qffs.runs.inputs import about, device_of, fingerprint, run_inputs
+from qffs.runs.inputs import about, device_of, run_inputs
 from qffs.runs.provenance import commit
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.compare_cache import RowCache
@@ -71,7 +71,7 @@ class SeedComparison:
         }
         cache_key = {
             "recipe": base.model_dump(mode="json"),
-            "data": fingerprint(self.inputs.data),
+            **self.inputs.fingerprints,
             "commit": commit(),
             "versions": self.about["versions"],
             "network": _fingerprint(self.inputs.network),

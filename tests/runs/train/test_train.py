@@ -27,6 +27,7 @@ from qffs.recipes.recipe import Recipe
 from qffs.runs import inputs
 from qffs.runs.provenance import command, commit
 from qffs.runs.train import train as run_train
+from qffs.train.state import RunState
 
 ROUND = {"epochs": 1, "learning_rate": 0.03, "batch_size": 32}
 SAID: dict[str, Any] = {"full_precision": ROUND, "quantized": ROUND, "steps": 4, "device": "cpu"}
@@ -145,6 +146,26 @@ def save_but_the_quantized(network: Any, folder: Path, about: Any) -> None:
     if folder.name == "qann":
         raise QffsError("stopped")
     save(network, folder, about)
+
+
+def test_a_run_goes_on_only_with_its_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = inputs.load_data("digits")
+    with monkeypatch.context() as within:
+        within.setattr("qffs.runs.train.save", save_but_the_quantized)
+        with pytest.raises(QffsError, match="stopped"):
+            train(tmp_path)
+    exchanged = dataclasses.replace(digits.train, images=digits.train.images.flip(3))  # with the same labels
+    with monkeypatch.context() as within:
+        instead_of_data(within, lambda *_, **__: dataclasses.replace(digits, train=exchanged))
+        with pytest.raises(InvalidArgument, match=r"holds a run on other images or labels than digits$"):
+            train(tmp_path, resume=True)
+    state = RunState(tmp_path)
+    saved = state.read()
+    assert saved is not None
+    del saved["images"]  # as an earlier version wrote it
+    state.write(saved)
+    with pytest.warns(UserWarning, match=r"of an earlier version, .*: check yourself that they are those of digits$"):
+        train(tmp_path, resume=True)
 
 
 @pytest.mark.slow
