@@ -26,6 +26,7 @@ from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
+from qffs.nn.finite import check_finite
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.inspect import evaluating, quantizers
 from qffs.nn.quantizer import Quantizer
@@ -91,7 +92,7 @@ def quantize(
 
     Raises `InvalidArgument` on impossible bits, patterns or examples; `NotTraceable` where the model cannot be read as
     a graph; `NotConvertible`, which lists every operator without a spiking counterpart; `NothingToQuantize` where no
-    ReLU is to be quantized.
+    ReLU is to be quantized; `Diverged` where a weight is NaN or infinite.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)
@@ -106,18 +107,23 @@ def quantize(
     _refuse_converted(model)
     traced = trace(model, example)
     planning.plan(traced).check(strict)
+    check_finite(traced)
     hidden = resolve(patterns, activations(traced))
     if output_levels is None and not any(hidden.values()):
         raise NothingToQuantize('nothing would be quantized: every activation is to stay "full"')
     place_quantizers(traced, hidden, output_levels, offset, per_channel)
     traced.recompile()
-    inputs = example if isinstance(example, tuple) else (example,)  # their type, where a network has no weights
+    _as_others(traced, model, example if isinstance(example, tuple) else (example,))
+    return traced
+
+
+def _as_others(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Give the new modules the device, type and mode of the others; those of inputs, where a network has no weights."""
     reference = next((x for x in (*model.parameters(), *inputs) if x.is_floating_point()), None)
     if reference is not None:
         for module in traced.modules():
             if isinstance(module, Quantizer | FullPrecision):
                 module.to(device=reference.device, dtype=reference.dtype).train(traced.training)
-    return traced
 
 
 def _output_levels(output: int | str | Levels) -> Levels | None:
@@ -164,6 +170,7 @@ def to_spiking(
     planning.plan(network).check()
     fold(network)
     swap_neurons(network, rule or FiringRule())
+    check_finite(network)  # the product of a weight and a factor of batch norm can be infinite
     network.recompile()
     return SpikingNetwork(network, schedule)
 
@@ -177,17 +184,12 @@ def _refuse_converted(model: nn.Module) -> None:
 
 def _refuse_unfinished(qann: fx.GraphModule) -> None:
     """Raise unless every step size is set and above 0, every weight is finite, and every record is there."""
+    check_finite(qann)
     unset = [path for path, quantizer in quantizers(qann).items() if not quantizer.ready]
     if unset:
         raise NotCalibrated(
             f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
             "train the network, or load trained weights first"
-        )
-    broken = [name for name, weight in qann.named_parameters() if not bool(torch.isfinite(weight).all())]
-    broken += [name for name, buffer in qann.named_buffers() if bool(torch.isnan(buffer).any())]  # a mask may be -inf
-    if broken:
-        raise Diverged(
-            f"the weights hold NaN or infinity, first in {broken[0]}: train again, or load the last good ones"
         )
     silent = [(path, s) for path, q in quantizers(qann).items() if (s := float(q.step_size.detach().min())) <= 0]
     if silent:

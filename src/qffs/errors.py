@@ -119,7 +119,8 @@ class CheckpointError(QffsError):
 class Diverged(QffsError, ArithmeticError):
     """NaN or infinity in the loss, in the weights or in the data; also an `ArithmeticError`.
 
-    `qffs.calibrate`, `qffs.to_spiking` and training raise it. Check the data, or continue from the last good weights.
+    `qffs.quantize`, `qffs.calibrate`, `qffs.to_spiking`, exports and training raise it. Check the data, or continue
+    from the last good weights.
     """
 
 

@@ -337,6 +337,31 @@ def test_weights_that_are_not_finite() -> None:
         qffs.to_spiking(qann)
 
 
+@pytest.mark.parametrize("name", ["stem.weight", "norms.0.running_var"])
+def test_a_network_with_a_weight_that_is_not_finite_is_not_quantized(name: str) -> None:
+    broken = network()
+    broken.state_dict()[name].view(-1)[0] = torch.inf
+    with pytest.raises(Diverged, match=f"first in {name}"):
+        qffs.quantize(broken, example=images())
+
+
+def test_an_infinite_step_size_is_named() -> None:
+    qann = calibrated(network(), images())
+    path = next(path for path, module in qann.named_modules() if isinstance(module, Quantizer))
+    qann.get_submodule(path).step_size.data.fill_(torch.inf)
+    with pytest.raises(Diverged, match=f"first in {path}.step_size"):
+        qffs.to_spiking(qann)
+
+
+def test_a_weight_that_folding_makes_infinite_is_named() -> None:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    qann = calibrated(layers, torch.rand(4, 2))
+    qann.get_submodule("0").weight.data.fill_(1e30)
+    qann.get_submodule("1").weight.data.fill_(1e30)
+    with pytest.raises(Diverged, match=r"first in 0\.weight"):
+        qffs.to_spiking(qann)
+
+
 def test_inputs_of_another_type_or_shape() -> None:
     x = images()
     qann = calibrated(network(), x)

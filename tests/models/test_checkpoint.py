@@ -140,6 +140,37 @@ def test_what_the_graph_never_calls_is_not_written(kind: str, tmp_path: Path) ->
     assert torch.equal(again(x, **given), network(x, **given))
 
 
+@pytest.mark.parametrize("kind", ["float", "qann", "snn"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_neither_loaded_nor_saved(kind: str, value: float, tmp_path: Path) -> None:
+    x = images()
+    saved: Any = trace(network(), x) if kind == "float" else calibrated(network(), x)
+    saved = qffs.to_spiking(saved) if kind == "snn" else saved
+    folder = save(saved, tmp_path / "net")
+    tensors = read_weights(folder)
+    name = next(name for name in tensors if name.endswith("head.weight"))
+    save_file({**tensors, name: torch.full_like(tensors[name], value)}, folder / WEIGHTS)
+    assert refusal(lambda: load(folder)) == f"{folder} holds NaN or infinity in {name}"
+    next(tensor for key, tensor in saved.state_dict().items() if key.endswith("head.weight"))[0] = value
+    assert refusal(lambda: save(saved, tmp_path / "other")).endswith(f"holds NaN or infinity in {name}")
+
+
+def test_an_infinite_mask_is_saved_and_loaded(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.softmax(nn.functional.relu(self.first(x)) + self.mask, -1)
+
+    x = torch.rand(4, 3)
+    snn = qffs.to_spiking(calibrated(Masked(), x))
+    loaded = load(save(snn, tmp_path / "net")).network
+    assert torch.equal(loaded(x, steps=6), snn(x, steps=6))
+
+
 # All or nothing
 
 

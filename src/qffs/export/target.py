@@ -16,6 +16,7 @@ from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.graph.nested import tensors
 from qffs.graph.site import has_site, site, tensor_shape
 from qffs.models.checkpoint import kind_of
+from qffs.nn.finite import check_finite
 from qffs.nn.inspect import empty_like
 from qffs.spiking.network import SpikingNetwork
 
@@ -58,7 +59,10 @@ class Target:
     folder: bool = False
 
     def check(self, network: nn.Module) -> str:
-        """Return the kind of a network; raise `InvalidArgument` if the target cannot take it, or lacks a library."""
+        """Return the kind of a network; raise `InvalidArgument` if the target cannot take it, or lacks a library.
+
+        Raises `Diverged` if a weight is NaN or infinite.
+        """
         if not isinstance(network, SpikingNetwork | fx.GraphModule):
             raise InvalidArgument(
                 f"{self.name} takes what qffs.quantize or qffs.to_spiking returned, not a {type(network).__name__}"
@@ -66,6 +70,7 @@ class Target:
         kind = kind_of(network)
         if kind not in self.kinds:
             raise InvalidArgument(f"{self.name} takes a network of kind {' or '.join(self.kinds)}, not {kind}")
+        check_finite(network)
         self.installed()
         return kind
 

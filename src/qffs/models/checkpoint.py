@@ -23,7 +23,7 @@ from qffs.graph.rebuild import rebuild
 from qffs.graph.serialize import describe
 from qffs.graph.site import Kind, site
 from qffs.method import Schedule
-from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse
+from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse, refuse_broken
 from qffs.nn.copies import with_plain_weights
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -61,7 +61,8 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     network, and the notes. Modules that the graph of the network never calls are not written.
 
     Raises `CheckpointError` if ``network`` is something else, if the folder cannot be written or contains other files,
-    if JSON cannot represent the notes, or if the network contains a module or operator that cannot be saved.
+    if JSON cannot represent the notes, or if the network contains a module or operator that cannot be saved, or NaN or
+    infinity in a weight.
     """
     if not isinstance(network, SpikingNetwork | fx.GraphModule):
         raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
@@ -170,8 +171,8 @@ def load(folder: str | Path) -> Checkpoint:
     Returns a `Checkpoint`: ``kind``, ``network`` in eval mode on the CPU, and ``about``, the notes. The network
     computes the same as the network that was saved.
 
-    Raises `CheckpointError` if the folder does not exist or cannot be read, if a file is missing or damaged, or if it
-    has the format of another version of qffs.
+    Raises `CheckpointError` if the folder does not exist or cannot be read, if a file is missing or damaged, if a
+    weight is NaN or infinite, or if it has the format of another version of qffs.
     """
     folder = path_of(folder)
     try:
@@ -198,13 +199,14 @@ def load_kind(kind: str, folder: str | Path, advice: str) -> Checkpoint:
 def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
     """Return the network of a configuration with its weights.
 
-    Raises `CheckpointError`, with ``source`` as the name of the files, if the weights do not fit, or if the network is
-    not of the kind in the configuration.
+    Raises `CheckpointError`, with ``source`` as the name of the files, if the weights do not fit or hold NaN or
+    infinity, or if the network is not of the kind in the configuration.
     """
     graph = rebuild(config["network"], tensors)
     expected = graph.state_dict()
     refuse(misfits(expected, tensors), source)
     graph.load_state_dict(dict(tensors), assign=True)
+    refuse_broken(graph, None, source)
     kinds = {type(module) for module in graph.modules()}
     if config["kind"] != "snn":
         if kind_of(graph) != config["kind"] or Neuron in kinds:

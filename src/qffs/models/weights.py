@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qffs.errors import CheckpointError
+from qffs.nn.finite import broken
 
 WEIGHTS = "model.safetensors"
 
@@ -103,14 +104,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str)
     }
     tensors = {**tensors, **counters}
     refuse(misfits(expected, tensors), source)
-    trained = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-
-    def sound(name: str, tensor: Tensor) -> Tensor:  # a buffer may be a mask that contains -inf
-        return torch.isfinite(tensor) if name in trained else ~torch.isnan(tensor)
-
-    broken = [name for name, tensor in tensors.items() if not bool(sound(name, tensor).all())]
-    if broken:
-        raise CheckpointError(f"{source} holds NaN or infinity in {', '.join(broken[:3])}")
+    refuse_broken(network, tensors, source)
     network.load_state_dict(tensors)
 
 
@@ -144,3 +138,13 @@ def refuse(problems: list[str], source: str) -> None:
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"the weights of {source} do not fit the network: {'; '.join(problems[:3])}{more}")
+
+
+def refuse_broken(network: nn.Module, tensors: Mapping[str, Tensor] | None, source: str) -> None:
+    """Raise `CheckpointError` if tensors that are to replace those of a network, or its own, hold NaN or infinity.
+
+    The message has the names of the first three; see `qffs.nn.finite.broken`.
+    """
+    names = broken(network, tensors)
+    if names:
+        raise CheckpointError(f"{source} holds NaN or infinity in {', '.join(names[:3])}")
