@@ -13,7 +13,8 @@ from qffs.export.circuit.folder import BRIAN2, PYNN, brian2, pynn
 from qffs.export.hub import HUB, hub, pull, push
 from qffs.export.modules.snntorch import SNNTORCH, snntorch
 from qffs.export.modules.spikingjelly import SPIKINGJELLY, spikingjelly
-from qffs.export.nir.write import NIR, NIR_EXACT, nir, nir_exact, read_nir
+from qffs.export.nir.read import read_nir
+from qffs.export.nir.write import NIR, NIR_EXACT, nir, nir_exact
 from qffs.export.onnx import ONNX, onnx
 from qffs.export.target import Target
 from qffs.export.torch_export import PT2, pt2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import graphlib
 import json
 from collections.abc import Iterator, Sequence
@@ -11,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import nir
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qffs.errors import CheckpointError, InvalidArgument
+from qffs.export.nir.stored import Stored
 from qffs.method import Schedule
 
 KEY = "qffs"
 """The key of this library in the metadata of a graph; its value is JSON."""
 FORM = "qffs exact 1"
+LEAST_BYTES = 2**26
+"""The memory that the values of one node may need for an image, however small the file is."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class NirNetwork:
     """A NIR graph that runs step by step, from rest, in float64.
 
     At each step, the input of a node is the sum over its edges. On edges that lead back to an integrator, this is the
-    value of the step before. Raises `InvalidArgument` on nodes of other types.
+    value of the step before. Raises `InvalidArgument` on nodes of other types, and
+    on a circle of nodes without an integrator.
     """
 
     def __init__(self, graph: nir.NIRGraph, firing: Firing = Firing()) -> None:
@@ -69,10 +75,14 @@ class NirNetwork:
         self.back: dict[str, list[str]] = {name: [] for name in self.nodes}
         for source, target in self.edges:
             (self.back if source in reached.get(target, ()) else self.into)[target].append(source)
-        self.order = tuple(graphlib.TopologicalSorter(self.into).static_order())
+        try:
+            self.order = tuple(graphlib.TopologicalSorter(self.into).static_order())
+        except graphlib.CycleError as error:
+            raise InvalidArgument(f"the nodes {', '.join(error.args[1])} form a circle without an integrator") from None
         self.inputs = [name for name, node in self.nodes.items() if isinstance(node, nir.Input)]
         self.outputs = [name for name in graph.nodes if isinstance(graph.nodes[name], nir.Output)]
         self.weights = {name: _weights(node) for name, node in self.nodes.items()}
+        self.geometry = {name: _geometry(node) for name, node in self.nodes.items()}
 
     def steps(self, inputs: Sequence[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """Yield the values of all nodes at each step, for the inputs of each step by name ``[B, ...]``."""
@@ -88,6 +98,31 @@ class NirNetwork:
                 sent[name] = values[name] if name in values else self._send(name, arriving, state)
             before = sent
             yield sent
+
+    def check_shapes(self, inputs: Sequence[str], given: Sequence[str], most_bytes: int) -> None:
+        """Compute the shapes of two steps, and raise `CheckpointError` where they do not fit.
+
+        inputs: all inputs; given: those whose values come from the user. Nothing is computed and no memory is used: a
+        damaged graph could ask for any amount of it, also by sums of unequal shapes. No other value of an image may
+        need more than ``most_bytes``. Raises nearly any error where a graph is damaged in another way.
+        """
+        for name, fields in self.weights.items():
+            broken = [field for field, value in fields.items() if not bool(value.isfinite().all())]
+            if broken:
+                raise CheckpointError(f"{name} holds NaN or infinity in {broken[0]}")
+        shapes = copy.copy(self)
+        shapes.weights = {
+            name: {field: value.to("meta") for field, value in fields.items()} for name, fields in self.weights.items()
+        }
+        values = {name: torch.empty((1, *shape_of(self.nodes[name])), device="meta").double() for name in inputs}
+        _, second = shapes.steps([values] * 2)  # at the first step, nothing has come back yet
+        for name, value in second.items():
+            arriving = {second[source].shape for source in self.into[name] + self.back[name]}
+            keeps = isinstance(self.nodes[name], nir.I | nir.Threshold | nir.Scale | nir.Output)
+            if len(arriving) > 1 or (keeps and arriving != {value.shape}):
+                raise CheckpointError(f"{name} receives or holds another shape than the nodes beside it")
+            if name not in given and value.nbytes > max(most_bytes, LEAST_BYTES):
+                raise CheckpointError(f"{name} would need {value.nbytes:,} bytes of memory for each image")
 
     def _send(self, name: str, arriving: list[Tensor], state: dict[str, Tensor]) -> Tensor:
         node, w = self.nodes[name], self.weights[name]
@@ -113,20 +148,28 @@ class NirNetwork:
                 return x @ w["weight"].t() + w["bias"]
             case nir.Conv1d() | nir.Conv2d():
                 convolve: Any = F.conv1d if isinstance(node, nir.Conv1d) else F.conv2d
-                geometry = [
-                    tuple(map(int, each.flatten().tolist())) for each in (w["stride"], w["padding"], w["dilation"])
-                ]
-                result: Tensor = convolve(x, w["weight"], w["bias"], *geometry)
+                result: Tensor = convolve(x, w["weight"], w["bias"], *self.geometry[name])
                 return result
         raise InvalidArgument(f"{name} is a {type(node).__name__}, which is not run here")
 
 
 def _weights(node: nir.NIRNode) -> dict[str, Tensor]:
-    """Return the fields of a node that are numbers, as tensors."""
-    fields = ("r", "v_threshold", "threshold", "scale", "weight", "bias", "stride", "padding", "dilation")
+    """Return the fields of a node that are multiplied, added or compared, as tensors."""
+    fields = ("r", "v_threshold", "threshold", "scale", "weight", "bias")
     return {
         field: torch.as_tensor(getattr(node, field), dtype=torch.float64) for field in fields if hasattr(node, field)
     }
+
+
+def _geometry(node: nir.NIRNode) -> list[tuple[int, ...]]:
+    """Return stride, padding and dilation of a convolution."""
+    fields = ("stride", "padding", "dilation") if isinstance(node, nir.Conv1d | nir.Conv2d) else ()
+    return [tuple(map(int, np.atleast_1d(getattr(node, field)).tolist())) for field in fields]
+
+
+def shape_of(node: nir.NIRNode) -> tuple[int, ...]:
+    """Return the shape of an input, without the batch."""
+    return tuple(map(int, node.input_type["input"]))
 
 
 def _reached(after: dict[str, set[str]], start: str) -> set[str]:
@@ -140,22 +183,33 @@ def _reached(after: dict[str, set[str]], start: str) -> set[str]:
 
 
 class ExactNirNetwork:
-    """A network that `qffs.export.nir_exact` wrote, with the same spikes; it is called like a `SpikingNetwork`."""
+    """A network that `qffs.export.nir_exact` wrote, with the same spikes; it is called like a `SpikingNetwork`.
 
-    def __init__(self, graph: nir.NIRGraph) -> None:
+    source: the name of the file in messages. Raises `CheckpointError` if `nir_exact` did not write the graph, or if it
+    is damaged: its shapes are computed once, for two steps.
+    """
+
+    def __init__(self, stored: Stored, source: str | Path) -> None:
+        graph = stored.graph
         try:
             description = json.loads(graph.metadata[KEY])
             if description["form"] != FORM:
                 raise KeyError(description["form"])
-            self.schedule = Schedule(tuple(description["charge"]))
+            self.schedule = Schedule.of(description["charge"])
             self.charges, self.populations = description["charges"], description["populations"]
             self.inputs, self.outputs = description["inputs"], description["outputs"]
-            names = {*self.inputs, *self.outputs, *self.charges, *chain(*self.populations.values())}
+            pairs = [(positive, negative) for positive, negative in self.populations.values()]
+            names = {*self.inputs, *self.outputs, *self.charges, *chain(*pairs)}
             if not names <= set(graph.nodes):
                 raise KeyError(*(names - set(graph.nodes)))
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError("this graph of NIR was not written by qffs.export.nir_exact") from error
-        self.network = NirNetwork(graph)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{source}: this graph of NIR was not written by qffs.export.nir_exact") from error
+        try:
+            self.network = NirNetwork(graph)
+            self.network.check_shapes([*self.inputs, *self.charges], self.inputs, stored.most_bytes)
+        except Exception as error:  # a damaged graph can fail in nearly any way
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(f"the graph in {source} is damaged: {reason}") from error
 
     def __call__(self, *inputs: Tensor, steps: int) -> Any:
         """Return the read-out after each step, ``[T, B, ...]``; a tuple if there are several outputs.
@@ -170,7 +224,7 @@ class ExactNirNetwork:
         if len(inputs) != len(self.inputs):
             raise InvalidArgument(f"the network takes {len(self.inputs)} inputs, not {len(inputs)}")
         for name, x in zip(self.inputs, inputs, strict=True):
-            expected = [len(inputs[0]), *map(int, self.network.nodes[name].input_type["input"])]
+            expected = [len(inputs[0]), *shape_of(self.network.nodes[name])]
             if list(x.shape) != expected:
                 raise InvalidArgument(f"{name} must be {expected}, not {list(x.shape)}")
         one = torch.ones((len(inputs[0]),), dtype=torch.float64)
@@ -178,8 +232,8 @@ class ExactNirNetwork:
         for weight in self.schedule.over(steps):
             at_step = {name: weight * x.double() for name, x in zip(self.inputs, inputs, strict=True)}
             for name in self.charges:
-                shape = tuple(self.network.nodes[name].input_type["input"])
-                at_step[name] = (weight * one).view(-1, *(1,) * len(shape)).expand(-1, *map(int, shape))
+                shape = shape_of(self.network.nodes[name])
+                at_step[name] = (weight * one).view(-1, *(1,) * len(shape)).expand(-1, *shape)
             charged.append(at_step)
         read: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
         spikes: dict[str, list[Tensor]] = {path: [] for path in self.populations}
@@ -193,11 +247,3 @@ class ExactNirNetwork:
             accumulated[0] if len(accumulated) == 1 else accumulated,
             {path: torch.stack(each) for path, each in spikes.items()},
         )
-
-
-def read(path: str | Path) -> nir.NIRGraph:
-    """Return the graph in a file; raise `CheckpointError` if the file cannot be read as NIR."""
-    try:
-        return nir.read(path, type_check=False)  # NIR computes wrong types for kernels that are not square
-    except (OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as NIR: {error}") from error

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from qffs.export.target import Network, Target, Written, close, inputs_to_try, s
 from qffs.files import write
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork
-
-if TYPE_CHECKING:
-    from qffs.export.nir.run import ExactNirNetwork
 
 SHOWN = 16
 """The default number of random inputs for a comparison."""
@@ -173,7 +170,8 @@ def nir_exact(
     assert isinstance(network, SpikingNetwork)
     assert length is not None
     from qffs.export.nir.exact import Exact
-    from qffs.export.nir.run import FORM, ExactNirNetwork, read
+    from qffs.export.nir.run import FORM, ExactNirNetwork
+    from qffs.export.nir.stored import read
 
     exact = Exact(network)
     nodes, edges = exact.build()
@@ -185,7 +183,7 @@ def nir_exact(
 
     def compare(fresh: Path) -> None:
         nonlocal deviation
-        outputs, sent = ExactNirNetwork(read(fresh)).run(*values, steps=length)
+        outputs, sent = ExactNirNetwork(read(fresh), path).run(*values, steps=length)
         different = [layer for layer, expected in spikes.items() if not torch.equal(expected, sent[layer])]
         if different:
             raise Mismatch(f"in NIR, {different[0]} would send other spikes than in the network")
@@ -193,22 +191,6 @@ def nir_exact(
 
     _write(Path(path), nodes, edges, description, check=compare)
     return Written(Path(path), kind, length, deviation)
-
-
-def read_nir(path: str | Path) -> ExactNirNetwork:
-    """Return the network in a file that `nir_exact` wrote; no code from the file is run.
-
-    path: the file. Returns a network that is called as ``network(x, steps=8)``: it takes ``[B, ...]`` and returns the
-    read-out after each step, ``[T, B, ...]``, in float64. ``network.run(x, steps=8)`` returns the read-out and the
-    spikes of each layer, ``[T, B, ...]``.
-
-    Raises `CheckpointError` if the file cannot be read or was not written by `nir_exact`, as the approximations of
-    `nir`, and `InvalidArgument` if NIR is not installed.
-    """
-    NIR_EXACT.installed()
-    from qffs.export.nir.run import ExactNirNetwork, read
-
-    return ExactNirNetwork(read(path))
 
 
 def _graph(nodes: dict[str, Any], edges: list[tuple[str, str]], description: dict[str, Any]) -> Any:
