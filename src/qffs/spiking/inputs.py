@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qffs.errors import Diverged, InvalidArgument, QffsError
+from qffs.nn.inspect import empty_like
 from qffs.spiking.operations import Operations
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ def refuse_gradients(network: torch.nn.Module, inputs: tuple[Tensor, ...]) -> No
         )
 
 
-def explain_failure(inputs: tuple[Tensor, ...], simulate: Callable[[], T]) -> T:
+def explain_failure(operations: Operations, inputs: tuple[Tensor, ...], simulate: Callable[[], T]) -> T:
     """Return what a simulation returns; raise `InvalidArgument`, in one sentence, where these inputs do not fit."""
     try:
         return simulate()
@@ -55,7 +56,10 @@ def explain_failure(inputs: tuple[Tensor, ...], simulate: Callable[[], T]) -> T:
         if isinstance(error, (QffsError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise
         shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
-        raise InvalidArgument(f"the network does not run on inputs of {shapes}: {error}") from error
+        own = f"{', '.join(map(str, operations.inputs))} {empty_like(operations.network).dtype}"
+        raise InvalidArgument(
+            f"the network does not run on inputs of {shapes}; it was made for images of {own}: {error}"
+        ) from error
 
 
 def _finite(x: Tensor) -> bool:

@@ -108,7 +108,9 @@ class SpikingNetwork(nn.Module):
         def begin(some: tuple[Tensor, ...]) -> State:
             return network._started(State(some), backends.in_first_step(counter, steps))
 
-        return explain_failure(inputs, lambda: backends.run(chosen, network.operations, cast, charge, counter, begin))
+        return explain_failure(
+            self.operations, inputs, lambda: backends.run(chosen, network.operations, cast, charge, counter, begin)
+        )
 
     def stream(self) -> Stream:
         """Return a `qffs.spiking.stream.Stream`: the network step by step, with a state that comes in and goes out."""
@@ -146,7 +148,9 @@ class SpikingNetwork(nn.Module):
         parts = []
         for start in range(0, len(charge), chunk):
             part = charge[start : start + chunk]
-            increments, state = explain_failure(inputs, partial(advance, self.operations, state, part, observer))
+            increments, state = explain_failure(
+                self.operations, inputs, partial(advance, self.operations, state, part, observer)
+            )
             parts.append(increments)
             if steps is None and start + chunk >= self.schedule.steps and self.settled(state):
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,9 @@ class Stream:
             state = self._initial_state(*frames).after(state)
         weights = self.schedule.weights
         weight = weights[moment.steps] if moment.steps < len(weights) else 0.0
-        increments, after = explain_failure(state.inputs, lambda: advance(self.operations, state, (weight,)))
+        increments, after = explain_failure(
+            self.operations, state.inputs, partial(advance, self.operations, state, (weight,))
+        )
         if not isinstance(increments, Tensor):
             raise InvalidArgument("a stream needs a network with one output")
         readout = increments[0] if moment.readout is None else moment.readout + increments[0]
