@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from torch import Tensor, fx, nn
 from qffs.errors import InvalidArgument, Mismatch, NotCalibrated, NotConvertible
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
 from qffs.files import write
+from qffs.graph.replace import plain_copy
+from qffs.nn.copies import with_plain_weights
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.operations import operations
@@ -68,7 +69,7 @@ class Unrolled(nn.Module):
 
     def __init__(self, network: SpikingNetwork, steps: int) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network.graph)
+        self.network = plain_copy(network.graph)
         self.operations = operations(self.network)
         self.charge = network.schedule.over(steps)
 
@@ -86,7 +87,7 @@ def plain(network: Network, steps: int | None) -> nn.Module:
     if isinstance(network, SpikingNetwork):
         assert steps is not None
         return Unrolled(network, steps).eval()
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = plain_copy(with_plain_weights(network)).eval().requires_grad_(False)
     if not all(module.ready for module in network.modules() if isinstance(module, Quantizer)):
         raise NotCalibrated("this network's step sizes are not set: calibrate or train it first")
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import fx, nn
@@ -41,6 +42,33 @@ def _flat(nested: Any) -> list[Any]:
 
     visit(nested)
     return leaves
+
+
+def assembles(node: fx.Node) -> bool:
+    """Return whether a node puts values together to one of a class of the network's own (`qffs.graph.nested.form`)."""
+    kind = node.target if node.op == "call_function" and isinstance(node.target, type) else None
+    return kind is not None and (issubclass(kind, (tuple, dict)) or dataclasses.is_dataclass(kind))
+
+
+def plain_form(node: fx.Node) -> Any:
+    """Return what a node puts together (`assembles`) as a plain tuple or dictionary."""
+    of_pairs = isinstance(node.target, type) and issubclass(node.target, dict) and node.args
+    return node.kwargs or (node.args[0] if of_pairs else node.args)
+
+
+def replace_argument(reader: fx.Node, old: fx.Node, new: Any) -> None:
+    """Let a node read ``new`` instead of ``old``: a node, a literal, or nodes in tuples and dictionaries."""
+    reader.args, reader.kwargs = fx.node.map_arg((reader.args, reader.kwargs), lambda n: new if n is old else n)
+
+
+def outputs(network: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes whose values a network returns, each once and in order."""
+    (end,) = network.graph.find_nodes(op="output")
+    read = [end]
+    while assembling := [node for node in read if node is end or assembles(node)]:
+        at = read.index(assembling[0])
+        read[at : at + 1] = assembling[0].all_input_nodes
+    return list(dict.fromkeys(read))
 
 
 def choosing(node: fx.Node) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import fx, nn
 
-from qffs.graph.call import arguments, label, option, selectors
+from qffs.graph.call import arguments, assembles, label, option, selectors
 from qffs.graph.rules import (
     ANALOG,
     CLIPPED,
@@ -82,9 +82,9 @@ def _decide(node: fx.Node, root: nn.Module, sites: Sites) -> Rule:
     """Return the rule of a node whose arguments have been classified."""
     if node.op == "placeholder":
         return Rule(Kind.INPUT, "analog, charged by the schedule")
-    if node.op == "output":
-        return _decide_output(node, sites)
     read, problem = _signals(node, sites), site(node).problem
+    if node.op == "output" or (assembles(node) and all(user.op == "output" or assembles(user) for user in node.users)):
+        return Rule(Kind.REFUSED, problem) if problem else _decide_output(node, sites)
     if not read:
         return Rule(Kind.REFUSED, problem) if problem else PLAIN
     if node.op == "call_module":
@@ -196,8 +196,10 @@ def _decide_batch_norm(node: fx.Node, read: list[fx.Node]) -> tuple[Rule, str | 
 
 
 def _decide_output(node: fx.Node, sites: Sites) -> Rule:
-    leaves = [leaf for leaf in arguments(node) if leaf is not None]
-    for leaf in leaves or [None]:
+    leaves = [leaf for leaf in arguments(node) if leaf is not None] or [None]
+    for leaf in leaves:
+        if isinstance(leaf, fx.Node) and assembles(leaf):
+            continue  # which is refused itself, if at all
         if not isinstance(leaf, fx.Node) or not sites[leaf].signal or sites[leaf].shape is None:
             return Rule(Kind.REFUSED, f"the network returns {leaf}, which is no tensor computed from the input")
         if (sites[leaf].batch or (0, 1))[0] != 0:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.call import option
+from qffs.graph.call import option, replace_argument
 from qffs.graph.paths import free_path
 from qffs.graph.rules import name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
@@ -262,18 +262,13 @@ def _compute_constants(network: fx.GraphModule) -> None:
         with network.graph.inserting_before(node):
             constant = _buffer(network, f"{node.name}_constant", value) if isinstance(value, Tensor) else value
         for reader in readers:
-            _replace_argument(reader, node, constant)
+            replace_argument(reader, node, constant)
     for node in reversed(values):
         if not node.users:
             network.graph.erase_node(node)
     for node in list(network.graph.nodes):
         if site(node).kind in {Kind.SUM, Kind.JOIN}:
             _name_numbers(network, node)
-
-
-def _replace_argument(reader: fx.Node, old: fx.Node, new: Any) -> None:
-    """Let a node read ``new``, a node or a literal, instead of ``old``."""
-    reader.args, reader.kwargs = fx.node.map_arg((reader.args, reader.kwargs), lambda n: new if n is old else n)
 
 
 def _name_numbers(network: fx.GraphModule, node: fx.Node) -> None:

@@ -1,15 +1,39 @@
-"""Nested values, as networks return them: tuples, lists and dictionaries of tensors and other values."""
+"""Nested values, as networks return them: tuples, lists, dictionaries and dataclasses of tensors and other values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+from torch.fx.immutable_collections import immutable_dict
 
 Nested: TypeAlias = Any
-"""A tensor, or tuples, lists and dictionaries of tensors; they may hold numbers, sizes and types too."""
+"""A tensor, or tuples, lists, dictionaries and dataclasses of tensors; they may hold numbers, sizes and types too."""
+
+Form: TypeAlias = tuple[type, tuple[Any, ...], dict[str, Any]]
+"""A class, and the arguments from which it builds a value."""
+
+
+def form(value: Any) -> Form | None:
+    """Return how a value of a class of the network's own is built: a named tuple, a dataclass or a kind of dictionary.
+
+    Return None for all other values, plain tuples and dictionaries too.
+
+    >>> from collections import namedtuple, OrderedDict
+    >>> form(namedtuple("Pair", "a b")(1, 2))[1:], form(OrderedDict(a=1))
+    (((1, 2), {}), (<class 'collections.OrderedDict'>, ({'a': 1},), {}))
+    """
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        return kind, (), {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return kind, tuple(value), {}
+    if isinstance(value, dict) and kind not in {dict, immutable_dict}:
+        return kind, (dict(value),), {}
+    return None
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -28,6 +52,9 @@ def beside(value: Any, other: Any) -> list[tuple[Tensor, Any]]:
     """
     if isinstance(value, Tensor):
         return [(value, other)]
+    built = form(value)
+    if built is not None:
+        return beside(built[1:], (form(other) or built)[1:])
     if isinstance(value, dict):
         return [pair for key in value for pair in beside(value[key], other[key])]
     if isinstance(value, (tuple, list)):
@@ -38,7 +65,22 @@ def beside(value: Any, other: Any) -> list[tuple[Tensor, Any]]:
 def nested(value: Any, leaves: Iterable[Any]) -> Any:
     """Return ``value`` with its tensors replaced by ``leaves``, in order."""
     following = iter(leaves)
-    return fx.node.map_aggregate(value, lambda leaf: next(following) if isinstance(leaf, Tensor) else leaf)
+    return mapped(value, lambda _: next(following))
+
+
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return ``value`` with ``change`` applied to its tensors, in order."""
+    if isinstance(value, Tensor):
+        return change(value)
+    built = form(value)
+    if built is not None:
+        kind, args, kwargs = built
+        return kind(*mapped(args, change), **mapped(kwargs, change))
+    if isinstance(value, dict):
+        return {key: mapped(each, change) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return (tuple if isinstance(value, tuple) else list)(mapped(each, change) for each in value)
+    return value
 
 
 def joined(parts: Sequence[Any], d: int) -> Any:

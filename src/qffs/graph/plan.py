@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from qffs.errors import NotConvertible, NothingToQuantize
-from qffs.graph.call import label
+from qffs.graph.call import assembles, label
 from qffs.graph.paths import owner
 from qffs.graph.site import Kind, site
 from qffs.graph.trace.tracer import described
@@ -100,7 +100,8 @@ class Plan:
 
 def plan(network: fx.GraphModule) -> Plan:
     """Return the plan of a traced network, from the records of its nodes."""
-    return Plan(tuple(_row(node, network) for node in network.graph.nodes))
+    silent = [node for node in network.graph.nodes if assembles(node) and site(node).kind is not Kind.REFUSED]
+    return Plan(tuple(_row(node, network) for node in network.graph.nodes if node not in silent))
 
 
 def _row(node: fx.Node, network: fx.GraphModule) -> Row:

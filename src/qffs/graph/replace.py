@@ -8,12 +8,13 @@ from torch import fx, nn
 
 from qffs.errors import InvalidArgument
 from qffs.graph import batch_axis
-from qffs.graph.call import label, signals
+from qffs.graph.call import assembles, label, outputs, plain_form, replace_argument, signals
 from qffs.graph.classify import classify, write_sites
 from qffs.graph.paths import free_path, has
 from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 from qffs.method import FiringRule, Levels
+from qffs.nn.copies import copied
 from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
@@ -38,9 +39,8 @@ def place_quantizers(
     offset: of every quantizer. per_channel: one step size for each channel, dimension 1 of the activations; where that
     dimension holds the batch, or the tokens of linear layers, there is one step size for all.
     """
-    (end,) = traced.graph.find_nodes(op="output")
-    outputs = end.all_input_nodes if output else []
-    of_path = {**hidden, **{str(node.target): output for node in outputs if site(node).kind is Kind.SPIKING}}
+    ends = outputs(traced) if output else []
+    of_path = {**hidden, **{str(node.target): output for node in ends if site(node).kind is Kind.SPIKING}}
 
     def quantizer(node: fx.Node, levels: Levels, clip: float | None = None) -> Quantizer:
         shape, batch = tensor_shape(node), batch_axis.dimension(node)
@@ -52,14 +52,16 @@ def place_quantizers(
             path = str(node.target)
             levels, clip = of_path[path], getattr(traced.get_submodule(path), "max_val", None)
             traced.set_submodule(path, quantizer(node, levels, clip) if levels else FullPrecision(clip))
-    for node in outputs:
+    for node in ends:
         if output and site(node).kind is not Kind.SPIKING:
             path = free_path(traced, "output_quantizer")
             traced.add_submodule(path, quantizer(node, output))
             with traced.graph.inserting_after(node):
                 quantized = traced.graph.call_module(path, (node,))
             note(quantized, shape=site(node).shape, batch=site(node).batch)
-            end.replace_input_with(node, quantized)
+            for user in list(node.users):
+                if user.op == "output" or assembles(user):
+                    user.replace_input_with(node, quantized)
 
 
 def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
@@ -80,10 +82,9 @@ def _of_tokens(node: fx.Node, traced: fx.GraphModule) -> bool:
 
 def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer) -> set[str]:
     """Return the paths of the quantizers (or modules of another ``kind``) whose results the network returns."""
-    (end,) = network.graph.find_nodes(op="output")
     return {
         str(node.target)
-        for node in end.all_input_nodes
+        for node in outputs(network)
         if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), kind)
     }
 
@@ -107,6 +108,18 @@ def classify_again(network: fx.GraphModule) -> None:
         if is_relu or type(module) not in MODULES:
             why = "it was put there after qffs.quantize, which makes quantizers of ReLUs: put it into the model, and "
             note(node, kind=Kind.REFUSED, why=why + "quantize that")
+
+
+def plain_copy(network: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy of a network that returns plain tuples and dictionaries, as other tools take them."""
+    network = copied(network)
+    for node in list(network.graph.nodes):
+        if assembles(node):
+            for user in list(node.users):
+                replace_argument(user, node, plain_form(node))
+            network.graph.erase_node(node)
+    network.recompile()
+    return network
 
 
 def swap_neurons(network: fx.GraphModule, rule: FiringRule) -> None:

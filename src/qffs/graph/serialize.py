@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from qffs.errors import CheckpointError
+from qffs.graph.call import assembles, plain_form
 from qffs.graph.rules import ADDRESSES, METHODS, MODULES, SHAPES, TURNED, address
 from qffs.graph.site import Kind, site
 from qffs.nn.neuron import Neuron
@@ -44,7 +45,7 @@ def describe(network: fx.GraphModule) -> Description:
     return {
         "modules": {path: {"type": _type_name(module), **_options(module)} for path, module in called.items()},
         "parameters": [path for path in constants if path in parameters],  # other constants are buffers
-        "nodes": [_node(node) for node in network.graph.nodes],
+        "nodes": [_node(node) for node in network.graph.nodes if not assembles(node)],
     }
 
 
@@ -143,6 +144,8 @@ def check_attribute(node: fx.Node) -> None:
 
 def _encode(value: Any) -> Any:
     match value:
+        case fx.Node() if assembles(value):  # a file cannot name its class: it is read as a plain tuple or dictionary
+            return _encode(plain_form(value))
         case fx.Node():
             return {"node": value.name}
         case tuple():

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from qffs.errors import CheckpointError, InvalidArgument
 from qffs.functional.neuron import NeuronState
 from qffs.graph.classify import classify, write_sites
-from qffs.graph.nested import Nested, joined
+from qffs.graph.nested import Nested, joined, mapped
 from qffs.graph.rebuild import rebuild
 from qffs.graph.serialize import Description, describe
 from qffs.graph.site import Kind
@@ -71,9 +71,18 @@ class SpikingNetwork(nn.Module):
         self.operations = operations(graph)
         self._exact: tuple[Any, SpikingNetwork] | None = None  # in float64, of the state that it was made of
 
-    def __reduce__(self) -> Any:
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpikingNetwork:
+        """Return a copy, which returns its outputs in the same classes; a file cannot hold classes."""
+        self._refuse_start()
+        memo[id(self)] = result = SpikingNetwork(copy.deepcopy(self.graph, memo), self.schedule)
+        return result
+
+    def _refuse_start(self) -> None:
         if self.start is not None:
             raise CheckpointError(f"a network that starts by {type(self.start).__name__} cannot be saved or copied")
+
+    def __reduce__(self) -> Any:
+        self._refuse_start()
         # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
         return _restore, (describe(self.graph), self.graph.state_dict(), self.schedule)
 
@@ -191,7 +200,7 @@ class SpikingNetwork(nn.Module):
             steps = min(2 * steps, max(LONGEST, self.schedule.steps))
         if counter is not None:
             return self(*inputs, steps=last, counter=counter, **options)
-        return fx.node.map_aggregate(readout, lambda leaf: leaf[:last] if isinstance(leaf, Tensor) else leaf)
+        return mapped(readout, lambda leaf: leaf[:last])
 
     def _in_precision(self, precision: str, inputs: tuple[Tensor, ...]) -> tuple[SpikingNetwork, tuple[Tensor, ...]]:
         """The network and its inputs, in the type that sums are to be done in."""

@@ -87,7 +87,7 @@ def operations(network: fx.GraphModule) -> Operations:
         inputs,
         cuts_at,
         images_first=all(axis == (0, 1) for node in nodes for axis in batch_axis.axes(node)),
-        by_layer=all(_by_layer(node) for node in nodes if site(node).signal and node.op != "output"),
+        by_layer=all(_by_layer(node) for node in nodes if site(node).signal and site(node).kind is not Kind.OUTPUT),
     )
 
 

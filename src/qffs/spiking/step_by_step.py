@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from qffs.functional.difference import DifferenceState, difference
 from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis
-from qffs.graph.nested import Nested, beside, nested
+from qffs.graph.nested import Nested, beside, mapped, nested
 from qffs.graph.site import Kind, site
 from qffs.nn.neuron import Neuron
 from qffs.spiking.operands import CONSTANT, INCREMENTS, Operands, call, whole, wide
@@ -89,7 +89,7 @@ def advance(
 
 def accumulate(increments: Nested) -> Nested:
     """Return increments ``[T, ...]``, in any nesting, added up to each step."""
-    return fx.node.map_aggregate(increments, lambda leaf: leaf.cumsum(0) if isinstance(leaf, Tensor) else leaf)
+    return mapped(increments, lambda leaf: leaf.cumsum(0))
 
 
 class Reference:

@@ -65,6 +65,10 @@ def walk(operations: Operations, inputs: Sequence[Tensor], policy: Policy[S], be
     inputs: one tensor ``[B, ...]`` for each input of the network. A value is let go of after its last reader.
     """
     values, following = policy.values, iter(inputs)
+
+    def result(node: fx.Node) -> Nested:
+        return values[node].constant if operations.of[node].kind is Kind.OUTPUT else policy.read_out(node)
+
     for node, operation in operations.of.items():
         if before is not None:
             before(node)
@@ -80,8 +84,10 @@ def walk(operations: Operations, inputs: Sequence[Tensor], policy: Policy[S], be
             case Kind.DIFFERENCED:
                 values[node] = policy.differenced(node)
             case Kind.OUTPUT:
-                result: Nested = fx.node.map_arg(node.args[0], policy.read_out)
-                return result
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), result)
+                if node.op == "output":
+                    return args[0]
+                values[node] = Edge(node.target(*args, **kwargs), cast(S, None))  # type: ignore[operator]
             case kind:
                 raise AssertionError(f"{node} is {kind}, which no network to simulate holds")
         for read in operation.last_of:

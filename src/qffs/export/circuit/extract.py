@@ -14,7 +14,6 @@ all levels, is the largest count of the window.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from qffs.errors import NotConvertible
 from qffs.export.circuit.circuit import Circuit, Population, Synapses
 from qffs.export.circuit.unit_response import UnitResponse, flat, names_of, pools, refusal, refusals, shape_of, spread
 from qffs.graph import batch_axis
+from qffs.graph.replace import plain_copy
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.progress import track
@@ -81,7 +81,7 @@ class _Probes:
     """The runs of a network on single units of its ``sources``: inputs, layers of neurons and poolings, by name."""
 
     def __init__(self, snn: SpikingNetwork) -> None:
-        self.network = copy.deepcopy(snn.graph).cpu().double()
+        self.network = plain_copy(snn.graph).cpu().double()
         self.operations = operations(self.network)
         named = names_of(self.network)
         nodes = {name: node for node, name in named.items() if isinstance(node, fx.Node)}

@@ -21,6 +21,7 @@ from qffs.export.target import Target, Written, close, inputs_to_try, steps_of
 from qffs.files import write_folder
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
+from qffs.graph.replace import plain_copy
 from qffs.graph.site import Kind, site
 from qffs.spiking.network import SpikingNetwork
 
@@ -71,7 +72,7 @@ def write(
 
 def _compare(snn: SpikingNetwork, examples: Sequence[Tensor], sent: dict[str, Tensor], steps: int) -> None:
     """Raise `Mismatch` if a layer of neurons sends other spikes than its population, or if an output differs."""
-    names = names_of(snn.graph)
+    names = names_of(plain_copy(snn.graph))
     layers = {str(n.target): n for n in names if isinstance(n, fx.Node) and site(n).kind is Kind.SPIKING}
 
     def observer(path: str, spikes: Tensor, _: Any) -> None:

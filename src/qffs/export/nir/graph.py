@@ -5,7 +5,6 @@ Two subclasses write the neurons: `qffs.export.nir.exact.Exact` and `qffs.export
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import chain, count
 from operator import attrgetter
@@ -21,6 +20,7 @@ from qffs.export.circuit.unit_response import UnitResponse, names_of, refusal, r
 from qffs.export.nir.linear_form import Convolution, Flatten, Form, Matrix, Window, linear_form
 from qffs.graph import batch_axis
 from qffs.graph.call import label, option, signals
+from qffs.graph.replace import plain_copy
 from qffs.graph.site import Kind, site, tensor_shape
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
@@ -37,7 +37,7 @@ class Graph:
     """The walk over a network that builds ``nodes`` and ``edges`` of NIR; subclasses define how neurons are written."""
 
     def __init__(self, snn: SpikingNetwork) -> None:
-        self.network, self.charge = copy.deepcopy(snn.graph).cpu().double(), snn.schedule.weights
+        self.network, self.charge = plain_copy(snn.graph).cpu().double(), snn.schedule.weights
         self.operations = operations(self.network)
         self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []

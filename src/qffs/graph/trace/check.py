@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotTraceable
+from qffs.graph.call import assembles
 from qffs.graph.nested import nested, tensors
 from qffs.graph.operators import at_least
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, name_of, rule_of
@@ -63,7 +64,7 @@ class _Joined(_Alone):
         changed = any(site(user).problem and site(user).in_place for user in n.users)
         if changed or site(n).problem or any(read in self.wrong for read in n.all_input_nodes):
             self.wrong.add(n)
-        if n.op == "output" or n not in self.dependent or n in self.wrong:
+        if n.op == "output" or assembles(n) or n not in self.dependent or n in self.wrong:
             return value
         return self._compare(n, value)
 

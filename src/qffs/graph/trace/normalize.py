@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qffs.graph.call import arguments, option
+from qffs.graph.call import arguments, assembles, option
 from qffs.graph.operators import at_least, expect, write, write_
 from qffs.graph.paths import free_path, owner
 from qffs.graph.rules import MODULES, name_of
@@ -123,6 +123,8 @@ def _without_in_place(node: fx.Node) -> bool:
 
 def _positional(node: fx.Node) -> None:
     """Give the first operands of a call by position, where all other passes expect them."""
+    if assembles(node):
+        return
     operands, named = list(node.args), dict(node.kwargs)
     names = WHERE[node.op] if name_of(node) == "where" else ("input", "other")
     for position, name in enumerate(names):

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qffs.graph.nested import form
 from qffs.graph.operators import write_
+from qffs.graph.site import note
 
 
 class Recorder(fx.Tracer):
@@ -24,6 +26,28 @@ class Recorder(fx.Tracer):
     def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
         """Record ``x[index] = value``."""
         raise NotImplementedError
+
+    def create_arg(self, a: Any) -> Any:
+        """Return an argument as a graph holds it: for a value of a class of its own, the call of it."""
+        built = form(a)
+        if built is None:
+            try:
+                return super().create_arg(a)
+            except NotImplementedError:
+                why = f"its code returns or passes on a {type(a).__name__}, which a graph cannot hold"
+                raise NotImplementedError(f"{why}: use a tuple or a dict") from None
+        kind, args, kwargs = built
+        problem = None
+        try:
+            kind(*args, **kwargs)  # as the code has just done
+        except Exception as error:
+            if not kwargs:
+                return super().create_arg(dict(a))  # a kind of dictionary that is built in another way
+            why = f"a {kind.__name__} cannot be put together from its fields ({error}): return a tuple or a dict"
+            kind, problem = dict, why
+        node = self.create_node("call_function", kind, self.create_arg(args), self.create_arg(kwargs))
+        note(node, problem=problem)
+        return node
 
 
 class StandIn(fx.Proxy):
