@@ -27,9 +27,8 @@ from qffs.graph.trace.trace import Example, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
 from qffs.nn.finite import check_finite
-from qffs.nn.full_precision import FullPrecision
 from qffs.nn.inspect import evaluating, quantizers
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import FullPrecision, Quantizer
 from qffs.spiking.network import SpikingNetwork
 
 OFFSET = NEAREST + 1e-4

@@ -17,8 +17,7 @@ from helpers.problems import calibrated, images, losses_of_training, network
 from qffs.errors import CheckpointError, InvalidArgument, NotConvertible, NothingToQuantize
 from qffs.method import Levels
 from qffs.models.checkpoint import load, save
-from qffs.nn.full_precision import FullPrecision
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import FullPrecision, Quantizer
 
 PATHS = ("relu", "relu_2", "relu_3", "relu_4")  # of `network`
 MIXED = {"relu": "full", "relu_[23]": 3, "*": 1}

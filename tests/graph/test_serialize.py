@@ -19,9 +19,8 @@ from qffs.graph.serialize import describe
 from qffs.graph.site import Kind, site
 from qffs.graph.trace.trace import trace
 from qffs.method import FiringRule
-from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import FullPrecision, Quantizer
 
 
 class Calls(nn.Module):

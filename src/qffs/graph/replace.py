@@ -15,9 +15,8 @@ from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import Kind, note, site, tensor_shape
 from qffs.method import FiringRule, Levels
 from qffs.nn.copies import copied
-from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import FullPrecision, Quantizer
 
 
 def activations(traced: fx.GraphModule) -> list[str]:

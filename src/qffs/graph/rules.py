@@ -28,9 +28,8 @@ from torch import Tensor, fx, nn
 from qffs.errors import InvalidArgument
 from qffs.graph import operators
 from qffs.graph.site import Kind
-from qffs.nn.full_precision import FullPrecision
 from qffs.nn.neuron import Neuron
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import FullPrecision, Quantizer
 
 
 @dataclass(frozen=True)

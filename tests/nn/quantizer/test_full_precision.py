@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from qffs.nn.full_precision import FullPrecision
+from qffs.nn.quantizer import FullPrecision
 
 
 @pytest.mark.parametrize(("clip", "original"), [(None, nn.ReLU()), (6.0, nn.ReLU6()), (0.5, nn.Hardtanh(0, 0.5))])
