@@ -30,7 +30,7 @@ ROWS = {"tuple": [0, 1]}
 def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     """Return the network of a description, without values: its parameters and buffers are on the meta device.
 
-    So it takes no memory, whatever the description says; ``load_state_dict(tensors, assign=True)`` fills it.
+    So it takes no memory, whatever the description says; `fill` gives it its tensors.
     tensors: the state dict, for the shapes of the constants. Raises `CheckpointError` where the description is
     malformed or names anything that is not in the table of rules.
     """
@@ -44,6 +44,15 @@ def rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Graph
         raise CheckpointError(
             f"the checkpoint's description of the network is damaged: {type(error).__name__}: {reason}"
         ) from error
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network of `rebuild` its tensors, those that its state dict leaves out too."""
+    saved = network.state_dict().keys()
+    for path in [path for path, _ in network.named_buffers() if path not in saved]:
+        parent, _, name = path.rpartition(".")
+        network.get_submodule(parent)._buffers[name] = tensors[path]
+    network.load_state_dict({path: tensors[path] for path in saved}, assign=True)
 
 
 def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -71,7 +80,13 @@ def _rebuild(description: Description, tensors: Mapping[str, Tensor]) -> fx.Grap
         built[entry["name"]] = node
     if [entry["op"] for entry in description["nodes"]].index("output") != len(built) - 1:
         raise CheckpointError("the checkpoint's network repeats a name or continues after its output")
-    return fx.GraphModule(root, graph)
+    network = fx.GraphModule(root, graph)
+    hidden = description.get("hidden", ())  # older files have none
+    for path, buffer in list(network.named_buffers()):
+        if path in hidden:
+            parent, _, name = path.rpartition(".")
+            network.get_submodule(parent).register_buffer(name, buffer, persistent=False)
+    return network
 
 
 def _module(options: Description) -> nn.Module:

@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
 from qffs.graph.call import assembles, plain_form
@@ -41,12 +41,18 @@ def describe(network: fx.GraphModule) -> Description:
     called = {str(node.target): network.get_submodule(node.target) for node in network.graph.nodes
               if node.op == "call_module"}  # fmt: skip
     constants = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "get_attr")
-    parameters = dict(network.named_parameters(remove_duplicate=False))
+    parameters, saved = dict(network.named_parameters(remove_duplicate=False)), network.state_dict().keys()
     return {
         "modules": {path: {"type": _type_name(module), **_options(module)} for path, module in called.items()},
         "parameters": [path for path in constants if path in parameters],  # other constants are buffers
+        "hidden": [path for path in constants if path not in saved],  # buffers that the state dict leaves out
         "nodes": [_node(node) for node in network.graph.nodes if not assembles(node)],
     }
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of a network, and the buffers that it leaves out."""
+    return {**dict(network.named_buffers(remove_duplicate=False)), **network.state_dict()}
 
 
 def _type_name(module: nn.Module) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
 from qffs.files import beside, write_folder
-from qffs.graph.rebuild import rebuild
-from qffs.graph.serialize import describe
+from qffs.graph.rebuild import fill, rebuild
+from qffs.graph.serialize import describe, tensors_of
 from qffs.graph.site import Kind, site
 from qffs.method import Schedule
 from qffs.models.weights import WEIGHTS, misfits, path_of, read_safetensors, refuse, refuse_broken
@@ -69,7 +69,7 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     check_folder(folder)
     graph = with_plain_weights(network.graph if isinstance(network, SpikingNetwork) else network)
     description = describe(graph)
-    tensors = _needed(graph.state_dict(), description)
+    tensors = _needed(tensors_of(graph), description)
     config = {
         "format": FORMAT,
         "qffs": __version__,
@@ -203,9 +203,8 @@ def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str
     infinity, or if the network is not of the kind in the configuration.
     """
     graph = rebuild(config["network"], tensors)
-    expected = graph.state_dict()
-    refuse(misfits(expected, tensors), source)
-    graph.load_state_dict(dict(tensors), assign=True)
+    refuse(misfits(tensors_of(graph), tensors), source)
+    fill(graph, tensors)
     refuse_broken(graph, None, source)
     kinds = {type(module) for module in graph.modules()}
     if config["kind"] != "snn":

@@ -14,8 +14,8 @@ from qffs.errors import CheckpointError, InvalidArgument
 from qffs.functional.neuron import NeuronState
 from qffs.graph.classify import classify, write_sites
 from qffs.graph.nested import Nested, joined, mapped
-from qffs.graph.rebuild import rebuild
-from qffs.graph.serialize import Description, describe
+from qffs.graph.rebuild import fill, rebuild
+from qffs.graph.serialize import Description, describe, tensors_of
 from qffs.graph.site import Kind
 from qffs.kernels.fingerprint import Fingerprint
 from qffs.method import Schedule
@@ -84,7 +84,7 @@ class SpikingNetwork(nn.Module):
     def __reduce__(self) -> Any:
         self._refuse_start()
         # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
-        return _restore, (describe(self.graph), self.graph.state_dict(), self.schedule)
+        return _restore, (describe(self.graph), tensors_of(self.graph), self.schedule)
 
     def forward(
         self,
@@ -221,7 +221,7 @@ class SpikingNetwork(nn.Module):
 
 def _restore(description: Description, tensors: dict[str, Tensor], schedule: Schedule) -> SpikingNetwork:
     graph = rebuild(description, tensors)
-    graph.load_state_dict({name: tensors[name] for name in graph.state_dict()}, assign=True)  # what it calls
+    fill(graph, tensors)
     return SpikingNetwork(graph.eval().requires_grad_(False), schedule)
 
 

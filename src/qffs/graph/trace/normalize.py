@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qffs.graph.call import arguments, assembles, option
 from qffs.graph.operators import at_least, expect, write, write_
-from qffs.graph.paths import free_path, owner
+from qffs.graph.paths import free_path, has, owner
 from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import note, site
 
@@ -53,6 +53,28 @@ def normalize(traced: fx.GraphModule, model: nn.Module) -> None:
     _replace_activations(traced)
     _replace_casts(traced.graph)
     _erase_unused(traced.graph)
+
+
+def hide_constants(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Leave the tensors that the state dict of the model does not hold out of that of its graph, in place.
+
+    They are tensors that its code makes, attributes, and buffers that are not persistent. They become buffers that are
+    not persistent; those of the model itself move to a module, because a copy of a graph saves all its own buffers.
+    """
+    saved, place = model.state_dict().keys(), free_path(traced, "constants")
+    read = [node for node in traced.graph.find_nodes(op="get_attr") if node.target not in saved]
+    for target in dict.fromkeys(str(node.target) for node in read):
+        parent, _, name = target.rpartition(".")
+        home = traced.get_submodule(parent)
+        value = getattr(home, name)
+        delattr(home, name)
+        if not parent and not has(traced, place):
+            traced.add_submodule(place, nn.Module())
+        traced.get_submodule(parent or place).register_buffer(name, value, persistent=False)
+        for node in read:
+            if node.target == target and not parent:
+                node.target = f"{place}.{name}"
+    traced.recompile()
 
 
 def _replace_batch_norms(traced: fx.GraphModule, model: nn.Module) -> None:

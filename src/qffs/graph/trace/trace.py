@@ -13,7 +13,7 @@ from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
 from qffs.graph.classify import classify, refusal, write_sites
 from qffs.graph.paths import has, refuse_names
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
-from qffs.graph.trace.normalize import normalize
+from qffs.graph.trace.normalize import hide_constants, normalize
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
 from qffs.nn.copies import copied
 from qffs.nn.inspect import evaluating, refuse_types
@@ -54,6 +54,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
         traced.eval()
         check(traced, model, inputs)
         write_sites(classify(traced))
+        hide_constants(traced, model)
     for path, module in traced.named_modules():
         module.training = training.get(path, model.training)
     return traced
@@ -160,13 +161,14 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
 
 def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:
     """Add the modules and tensors that the graph never reads, so that every key of the state dict stays."""
+    saved = model.state_dict().keys()
     for path, module in model.named_modules(remove_duplicate=False):
         if path and not has(traced, path):
             traced.add_submodule(path, module)
     for path, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         parent, _, name = path.rpartition(".")
         home = traced.get_submodule(parent)
-        if not hasattr(home, name):
+        if path in saved and not hasattr(home, name):
             home.register_parameter(name, tensor) if isinstance(tensor, nn.Parameter) else home.register_buffer(
                 name, tensor
             )
