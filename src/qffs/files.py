@@ -1,20 +1,28 @@
-"""Files and folders that are written whole or not at all, and results as plain data.
+"""Files and folders that are written whole or not at all, by one process at a time; and results as plain data.
 
 A new file or folder is written under a hidden name beside its path, and then renamed. So a reader at any moment, and
-also after a crash, sees the old one or the new one, never a part of it.
+also after a crash, sees the old one or the new one, never a part of it. The hidden name is another one each time, so
+that two processes can write to the same path, and no file of the user is in the way.
 """
 
 from __future__ import annotations
 
+import glob
 import json
+import mmap
 import os
+import platform
+import re
+import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qffs.errors import CheckpointError, QffsError
+from qffs.errors import CheckpointError, InvalidArgument, QffsError
 
 Results = dict[str, Any]
 """The measurements of a run as plain data: numbers, strings, lists and dictionaries."""
@@ -33,11 +41,15 @@ def write_text(path: Path, text: str) -> Path:
 def write(path: Path, write_to: Callable[[Path], object]) -> Path:
     """Let ``write_to`` write a file beside ``path``, rename it to ``path``, and return ``path``.
 
-    Raises `QffsError` where the file cannot be written; an earlier file at ``path`` then stays.
+    Raises `QffsError` where the file cannot be written; an earlier file at ``path`` then stays. Only a file is
+    replaced, never a device such as /dev/null.
     """
-    fresh = path.with_name(f".{path.name}.new{path.suffix}")
+    if path.exists() and not path.is_file():
+        raise InvalidArgument(f"{path} is no regular file, and cannot be replaced by one: name another output")
+    fresh = temporary(path, f"new{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.touch(exist_ok=False)
         write_to(fresh)
         with fresh.open("r+b") as stream:
             os.fsync(stream.fileno())
@@ -56,16 +68,16 @@ def write_folder(folder: Path, fill: Callable[[Path], object], what: str = "the 
     what: the first words of the error message. Raises `CheckpointError` where the folder cannot be written; an earlier
     folder then stays.
     """
-    fresh, old = beside(folder, "new"), beside(folder, "old")
+    fresh, old = temporary(folder, "new"), temporary(folder, "old")
     new_parents = [parent for parent in folder.parents if not parent.exists()]
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        fill(fresh)
-        for path in fresh.iterdir():
-            with path.open("r+b") as stream:
-                os.fsync(stream.fileno())
-        _swap(fresh, folder, old)
+        with _locked(fresh):
+            fill(fresh)
+            for path in fresh.iterdir():
+                with path.open("r+b") as stream:
+                    os.fsync(stream.fileno())
+            _swap(fresh, folder, old)
     except OSError as error:
         raise CheckpointError(f"{what} could not be written to {folder}: {error}") from error
     finally:
@@ -73,13 +85,18 @@ def write_folder(folder: Path, fill: Callable[[Path], object], what: str = "the 
         for parent in new_parents:
             with suppress(OSError):  # after a success they are not empty
                 parent.rmdir()
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        for each in _left_behind(folder, "old"):
+            shutil.rmtree(each, ignore_errors=True)
+        for each in _left_behind(folder, "new"):
+            with _locked(each) as dead:
+                if dead:
+                    shutil.rmtree(each, ignore_errors=True)
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:
     """Rename ``folder`` to ``old``, and ``fresh`` to ``folder``; where that fails, rename ``old`` back."""
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)  # where the machine stops here, `qffs.load` reads the old checkpoint
     try:
         fresh.rename(folder)
@@ -89,6 +106,188 @@ def _swap(fresh: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def beside(folder: Path, suffix: str) -> Path:
-    """Return the hidden path beside a folder for its new or old version: suffix "new" or "old"."""
-    return folder.with_name(f".{folder.name}.{suffix}")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<version>new|old)(\..*)?")
+"""The hidden names of files and folders that are being written, and of folders that are being replaced."""
+
+
+def temporary(path: Path, version: str) -> Path:
+    """Return a hidden path beside a path, for its new or old version, that nothing else has; see `TEMPORARY`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{version}")
+
+
+def _left_behind(folder: Path, version: str) -> list[Path]:
+    """Return the new or old versions of a folder that are beside it, the newest last; see `TEMPORARY`."""
+    paths = folder.parent.glob(f".{glob.escape(folder.name)}.*.{version}")
+    return sorted(filter(lambda path: TEMPORARY.fullmatch(path.name), paths), key=lambda path: path.stat().st_mtime)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder, so that other processes know that one works on it; yield False where it cannot be locked."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        yield False
+        return
+    try:
+        locked = lock(handle)
+    except BlockingIOError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(handle)
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder until this process closes it or ends, and return whether the system can do so.
+
+    Raises BlockingIOError if another process, or another handle of this one, has locked it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):  # Windows, and some network file systems
+        return False
+    return True
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder; if the machine stopped while it was being replaced, the old version of it."""
+    olds = [] if folder.exists() else _left_behind(folder, "old")
+    return olds[-1] if olds else folder
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what processes left behind in a folder when they were killed; no process may be writing there."""
+    for path in folder.iterdir():
+        match = TEMPORARY.fullmatch(path.name)
+        if match is None:
+            continue
+        if match["version"] == "old" and not (folder / match["name"]).exists():
+            path.rename(folder / match["name"])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it exists: it is renamed first, so that no part of it is seen."""
+    old = temporary(folder, "old")
+    with suppress(FileNotFoundError):
+        folder.rename(old)
+        shutil.rmtree(old)
+
+
+def check_replaceable(path: Path, what: str, begins: bytes, *contains: bytes) -> None:
+    """Raise `InvalidArgument` if there is a file that is not empty and is not of a kind that may be replaced.
+
+    what: the kind, for the message. begins, contains: the first bytes of its files, and other bytes in each of them.
+    """
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            same = content[: len(begins)] == begins and all(content.find(each) >= 0 for each in contains)
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise InvalidArgument(f"{path} exists and is not {what}: it is not replaced; name another output, or remove it")
+
+
+def check_set(path: Path, name: str, *keys: bytes) -> None:
+    """Raise `InvalidArgument` if a JSON file and its figures beside it, in PNG and SVG, are not those of a command.
+
+    name: the command. keys: keys in each of its JSON files, by which they are recognized.
+    """
+    check_replaceable(path, f"a file of {name}", b"{", *(b'"' + key + b'"' for key in keys))
+    for figure in (path.with_suffix(end) for end in (".png", ".svg")):
+        if figure.exists() and not path.exists():
+            raise InvalidArgument(f"{figure} exists and is not a file of {name}: name another --output, or remove it")
+
+
+LOCK = ".qffs.lock"
+"""The name of the file that is locked in a folder which a process has reserved."""
+
+
+@contextmanager
+def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[None]:
+    """Keep a folder for this process until the block ends, or until the process ends in any way.
+
+    command: the command of this process, for the message in another one. The lock is on a file in the folder; beside:
+    on one next to it, for a folder that is replaced as a whole. Raises `InvalidArgument` with the name of the process
+    that has the folder, and `QffsError` if the folder cannot be written. Where the system cannot lock files, a warning
+    says so, and nothing is locked.
+    """
+    home = folder.resolve().parent if beside else folder
+    path = home / (f".{folder.resolve().name}{LOCK}" if beside else LOCK)
+    new = [each for each in (home, *home.parents) if not each.exists()]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle, locked = _lock_file(path, folder, command)
+    except OSError as error:
+        raise QffsError(f"{folder} cannot be written: {error.strerror or error}") from error
+    _handles.add(handle)
+    try:
+        if locked and not beside:
+            remove_temporary(folder)
+        yield
+    finally:
+        _handles.discard(handle)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # while it is locked, so that no other process has locked it
+        os.close(handle)
+        for each in new:
+            with suppress(OSError):  # only an empty folder is removed
+                each.rmdir()
+
+
+def _lock_file(path: Path, folder: Path, command: str) -> tuple[int, bool]:
+    """Return the handle of a lock file that holds the name of this process, and whether the system can lock it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        locked = lock(handle)
+    except BlockingIOError:
+        holder = os.read(handle, 1000).decode("utf-8", "replace") or "another process"
+        os.close(handle)
+        message = f"{folder} is in use by {holder}: wait until it has ended, or name another --output"
+        raise InvalidArgument(message) from None
+    if locked and not _is_at(path, handle):  # the process before has removed the file after it was opened here
+        os.close(handle)
+        return _lock_file(path, folder, command)
+    if not locked:
+        warnings.warn(f"{folder} cannot be locked: make sure that no other process writes there", stacklevel=1)
+    os.ftruncate(handle, 0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.write(
+        handle,
+        f"process {os.getpid()} on {platform.node()} since {since} ({command})".encode("utf-8", "replace")[:1000],
+    )
+    return handle, locked
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Return whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+_handles: set[int] = set()
+"""The handles of this process's locks."""
+
+
+def _close_handles() -> None:
+    """Close the handles that a new process has inherited: a worker must not keep a lock when its run is killed."""
+    for handle in _handles:
+        os.close(handle)
+    _handles.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_handles)

@@ -242,7 +242,7 @@ def test_a_signal_just_after_a_renaming_loses_nothing(
     assert torch.equal(weight(folder), expected.get_parameter("0.weight"))
 
 
-OPERATIONS = 11  # of replacing a checkpoint: a folder, two files, both to disk, two renames, and four removals
+OPERATIONS = 9  # of replacing a checkpoint: a folder, two files, both to disk, two renames, and two removals
 
 
 @pytest.mark.parametrize("step", range(OPERATIONS))

@@ -139,4 +139,5 @@ ONNX = Target(
     frozenset({"steps"}),
     "onnx",
     ("onnx", "onnxscript"),
+    marks=(b"\x08", b"qffs"),
 )

@@ -46,7 +46,8 @@ class Target:
     name: the name in ``qffs export``. gives: one line about the result, for the help. kinds: the kinds of networks that
     it takes, see `qffs.models.checkpoint.kind_of`. write: the function; it takes the network, the path, and the keyword
     arguments in ``takes``. modules: the modules that it imports. extra: the extra of the package that installs them.
-    folder: whether it writes a folder.
+    folder: whether it writes a folder. marks: for a file, its first bytes, and others that it contains: by them
+    ``qffs export`` recognizes a file that it may replace.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Target:
     extra: str = ""
     modules: tuple[str, ...] = ()
     folder: bool = False
+    marks: tuple[bytes, ...] = (b"",)
 
     def check(self, network: nn.Module) -> str:
         """Return the kind of a network; raise `InvalidArgument` if the target cannot take it, or lacks a library.

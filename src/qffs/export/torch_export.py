@@ -60,7 +60,12 @@ def pt2(
 
 
 PT2 = Target(
-    "pt2", "an archive of torch.export, which PyTorch loads without qffs", ("snn", "qann"), pt2, frozenset({"steps"})
+    "pt2",
+    "an archive of torch.export, which PyTorch loads without qffs",
+    ("snn", "qann"),
+    pt2,
+    frozenset({"steps"}),
+    marks=(b"PK", b"archive_format", b"qffs"),
 )
 
 

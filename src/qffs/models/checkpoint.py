@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
-from qffs.files import beside, write_folder
+from qffs.files import existing, write_folder
 from qffs.graph.rebuild import fill, rebuild
 from qffs.graph.serialize import describe, tensors_of
 from qffs.graph.site import Kind, site
@@ -176,8 +176,7 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = path_of(folder)
     try:
-        old = beside(folder.resolve(), "old")
-        source = old if not folder.exists() and old.exists() else folder
+        source = folder if folder.exists() else existing(folder.resolve())
         config, tensors = _read_config(source), read_safetensors(source / WEIGHTS)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from qffs.convert import plan as plan_of
 from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
-from qffs.files import Results
+from qffs.files import Results, reserved
 from qffs.graph.plan import Plan
 from qffs.measurement.accuracy import accuracy
 from qffs.models import find
-from qffs.models.checkpoint import check_folder, load_kind, save
+from qffs.models.checkpoint import load_kind, save
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
+from qffs.runs.folder import check_checkpoint
 from qffs.runs.inputs import about, calibrate_on, device_of, run_inputs, seeded_device
+from qffs.runs.provenance import command
 from qffs.train.loop import Setting, fit
 
 
@@ -36,9 +39,15 @@ def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     """Quantize, calibrate and fine-tune a network, and write its checkpoint to ``folder``.
 
     Returns the description of the run, the ``loss`` of each epoch and the ``training_accuracy``. The epochs in full
-    precision are left out.
+    precision are left out. Raises `InvalidArgument` if ``folder`` has an input of the run, holds another kind of
+    network, belongs to a run, or is in use by another process.
     """
-    check_folder(folder)
+    check_checkpoint(folder, "qann", recipe.model, recipe.weights)
+    with reserved(folder, command(sys.argv), beside=True):
+        return _quantize(recipe, folder, progress)
+
+
+def _quantize(recipe: Recipe, folder: Path, progress: bool) -> Results:
     inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
     images, normalize, qann = inputs.data.train, inputs.normalize, inputs.qann
     notes = about(recipe, inputs.data, inputs.device)
@@ -73,7 +82,7 @@ def convert(
     """Convert the quantized network of a checkpoint to a spiking network and write it to ``folder``.
 
     Returns the description of the checkpoint, the ``charge_schedule`` and the ``highest_level`` of each layer. Raises
-    `InvalidArgument` if ``folder`` is the checkpoint or lies in it.
+    `InvalidArgument` if ``folder`` is the checkpoint or lies in it, holds another kind of network, or belongs to a run.
     """
     torch_device = seeded_device(device, seed)
     if folder.resolve() == checkpoint.resolve():
@@ -82,7 +91,7 @@ def convert(
         raise InvalidArgument(
             f"{folder} lies inside the checkpoint {checkpoint}, which must not change: name another folder"
         )
-    check_folder(folder)
+    check_checkpoint(folder, "snn", str(checkpoint))
     loaded = load_kind("qann", checkpoint, "convert takes a quantized one")
     snn = to_spiking(loaded.network.to(torch_device), charge_steps)
     save(snn, folder, loaded.about)

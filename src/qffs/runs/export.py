@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from qffs.errors import InvalidArgument
 from qffs.export import TARGETS
 from qffs.export.target import Network, Target
-from qffs.files import Results
+from qffs.files import Results, check_replaceable
 from qffs.models.checkpoint import kind_of, load
 from qffs.progress import wait
 from qffs.runs.measure import Trial
@@ -73,6 +73,10 @@ def _check_output(target: Target, output: Path, checkpoint: Path) -> None:
         raise InvalidArgument(f"{target.name} writes {kind}, but {output} is not {kind}: name another output")
     if output.resolve() == checkpoint.resolve():
         raise InvalidArgument(f"{output} is the checkpoint itself: name another output")
+    if checkpoint.resolve() in output.resolve().parents:
+        raise InvalidArgument(f"{output} lies inside the checkpoint {checkpoint}: name another output")
+    if not target.folder:
+        check_replaceable(output, f"a file of qffs export --to {target.name}", *target.marks)
 
 
 def _labeled_inputs(trial: Trial) -> dict[str, Tensor]:

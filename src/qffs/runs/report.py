@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
-from qffs.files import Results, to_json, write_text
+from qffs.files import Results, check_replaceable, reserved, to_json, write_text
 from qffs.measurement.energy import Energy
 from qffs.recipes import read
 from qffs.report.page import PageContents, check, page
 from qffs.runs.convert import plan
+from qffs.runs.folder import REPORTED, read_results
 from qffs.runs.measure import Trial, energy, noise
+from qffs.runs.provenance import command
 
 IMAGES = 256
 """The default number of test images on which noises and cost are counted: the simulation step by step is slow."""
@@ -34,17 +37,17 @@ def report(
     that folder; images: how many test images, by default `IMAGES`, or all if there are fewer; data: the data, if they
     are no longer where the recipe says. ``noise.json`` and ``energy.json`` are also written to the run's folder.
 
-    Raises `InvalidArgument` if ``output`` is a folder, `CheckpointError` if ``run`` holds no results of a run, and
-    `DataError` if the images cannot be read.
+    Raises `InvalidArgument` if ``output`` is a folder or a file that is no report, `CheckpointError` if ``run`` holds
+    no results of a run, and `DataError` if the images cannot be read.
     """
     check()
     output = run / "report.html" if output is None else output
-    if output.is_dir():
-        raise InvalidArgument(f"{output} is a folder, where the page is to be written: name a file")
     results = _read(run / "results.json")
     if not isinstance(results, dict) or "snn" not in results:
         raise CheckpointError(f"{run} holds no results of a run: qffs train and qffs demo write them")
     recipe = read(str(run / "recipe.yaml"))
+    read_results(run / "results.json", recipe)
+    _check_outputs(run, output)
     trial = Trial(
         run / "snn",
         data=data or recipe.data,
@@ -55,13 +58,30 @@ def report(
         seed=recipe.seed,
         progress=progress,
     )
+    with reserved(run, command(sys.argv)):
+        return _write(run, output, trial, results)
+
+
+def _check_outputs(run: Path, output: Path) -> None:
+    """Raise `InvalidArgument` if the report would replace something else than an earlier one."""
+    if output.is_dir():
+        raise InvalidArgument(f"{output} is a folder, where the page is to be written: name a file")
+    for name in REPORTED:
+        path = output if name == "report.html" else run / name
+        check_replaceable(path, "a file of qffs report", *REPORTED[name])
+        if path is not output and path.resolve() == output.resolve():
+            raise InvalidArgument(f"{output} is where the report writes its measurements: name another file")
+
+
+def _write(run: Path, output: Path, trial: Trial, results: Results) -> Path:
+    """Measure a trial, write the measurements to the folder of a run, and the page to ``output``."""
     try:
         measured = {"noise": noise(trial), "energy": energy(trial, Energy())}
     except DataError as error:
         raise DataError(f"{error}; --data says where the images are") from error
     for name, part in measured.items():
         write_text(run / f"{name}.json", to_json(part))
-    planned, _ = plan(str(run / "float"), progress=progress)
+    planned, _ = plan(str(run / "float"), progress=trial.progress)
     contents = PageContents(
         results=results,
         provenance=_read(run / "run.json") or {},
@@ -80,7 +100,7 @@ def _commands(run: Path, trial: Trial) -> list[str]:
     measuring = [str(run / "snn"), *images, "--steps", str(trial.steps)]
     measuring += ["--size", str(trial.size)] if trial.size is not None else []
     commands = (["noise", *measuring], ["energy", *measuring], ["report", str(run), *images])
-    return [shlex.join(["qffs", *command]) for command in commands]
+    return [shlex.join(["qffs", *each]) for each in commands]
 
 
 def _read(path: Path) -> Results | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.convert import to_spiking
-from qffs.files import Results, to_json, write, write_text
+from qffs.files import Results, reserved, to_json, write, write_text
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
 from qffs.method import Schedule
@@ -22,9 +24,9 @@ from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw_accuracy
 from qffs.report.results import by_layer, by_step
-from qffs.runs.folder import CHECKPOINTS, Stage, check_outputs, finished
+from qffs.runs.folder import CHECKPOINTS, Stage, check_demo, check_outputs, clear, finished
 from qffs.runs.inputs import RunInputs, about, calibrate_on, device_of, run_inputs, usual_augmentation
-from qffs.runs.provenance import provenance
+from qffs.runs.provenance import command, provenance
 from qffs.spiking.network import SpikingNetwork
 from qffs.train import distributed
 from qffs.train.loop import Epoch, Setting, fit
@@ -74,6 +76,8 @@ class Run:
         if saved is not None:
             self.inputs.check_same(saved, self.recipe.data, self.folder)
             self.histories, self.seconds = saved["histories"], saved["seconds"]
+        elif not distributed.rank():
+            clear(self.folder)
         self._write_recipe()
         self._stage("full precision", self.inputs.network, saved)
         qann = self.inputs.quantized()
@@ -86,7 +90,8 @@ class Run:
         results = self._measured(qann, snn) | {"charge_choices": choices}
         if not distributed.rank():
             write(self.folder / "accuracy.png", lambda path: draw_accuracy(results, path))
-            write_text(self.folder / "run.json", to_json(provenance(self.inputs.device, self.elapsed_s)))
+            origin = provenance(self.inputs.device, self.elapsed_s) | {"resumable": self.state is not None}
+            write_text(self.folder / "run.json", to_json(origin))
             write_text(self.folder / "results.json", to_json(results))
         if self.state is not None:
             self.state.remove()
@@ -209,17 +214,20 @@ def _verify_exactly(qann: fx.GraphModule, schedule: Schedule, x: Tensor) -> Comp
 
 
 def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
-    """Run a recipe as `train` does and return its results; an earlier run in the folder is replaced.
+    """Run a recipe as `train` does and return its results; an earlier demo in the folder is replaced.
 
-    Without an augmentation in the recipe, training images are shifted, and color images also mirrored.
+    Without an augmentation in the recipe, training images are shifted, and color images also mirrored. The files of an
+    earlier demo are removed before the first file is written, so that two runs are never mixed.
     """
-    check_outputs(folder)
-    inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
-    if not recipe.augmentation:
-        recipe = recipe.model_copy(update={"augmentation": usual_augmentation(inputs.data)})
-    with Interruption().watching() as interruption:
-        run = Run(recipe, folder, inputs, interruption=interruption, progress=progress)
-        return run.results()
+    check_outputs(folder, recipe)
+    with reserved(folder, command(sys.argv)):
+        check_demo(folder)
+        inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
+        if not recipe.augmentation:
+            recipe = recipe.model_copy(update={"augmentation": usual_augmentation(inputs.data)})
+        with Interruption().watching() as interruption:
+            run = Run(recipe, folder, inputs, interruption=interruption, progress=progress)
+            return run.results()
 
 
 def train(
@@ -240,14 +248,15 @@ def train(
     same recipe on the same machine writes the same results.json, bit for bit. If ``torchrun`` started several
     processes, each returns the results, and the first one writes the files.
 
-    Raises `InvalidArgument` if the folder holds a run and ``resume`` is false, or if it holds the run of another
-    recipe; `Stopped` after SIGTERM or SIGINT, when the state is saved.
+    Raises `InvalidArgument` if the folder holds a run and ``resume`` is false, if it holds the run of another recipe or
+    files that no run wrote, or if another process uses it; `Stopped` after SIGTERM or SIGINT, when the state is saved.
     """
+    check_outputs(folder, recipe)
     with (
         Interruption("; continue with --resume").watching() as interruption,
         distributed.processes(device_of(recipe.device)) as device,
+        nullcontext() if distributed.rank() else reserved(folder, command(sys.argv)),
     ):
-        check_outputs(folder)
         results = finished(recipe, folder, resume)
         if results is not None:
             return results

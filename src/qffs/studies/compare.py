@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from qffs.errors import Diverged, InvalidArgument
-from qffs.files import Results, to_json, write, write_text
+from qffs.files import Results, check_set, reserved, to_json, write, write_text
 from qffs.method import MAX_STEPS
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
 from qffs.runs.inputs import device_of
-from qffs.runs.provenance import provenance
+from qffs.runs.provenance import command, provenance
 from qffs.studies.compare_cache import seconds_of
 from qffs.studies.compare_findings import findings, title
 from qffs.studies.compare_seed import SeedComparison, left_out
@@ -51,6 +52,22 @@ def compare(
     """
     compared, latencies = _methods(methods), _latencies(steps)
     _check(recipe, folder, seeds)
+    check_set(folder / "compare.json", "qffs compare", b"methods", b"latencies")
+    with reserved(folder, command(sys.argv)):
+        return _compare(recipe, folder, methods, compared, latencies, seeds=seeds, progress=progress)
+
+
+def _compare(
+    recipe: Recipe,
+    folder: Path,
+    named: Sequence[str],
+    compared: Sequence[Method],
+    latencies: list[int],
+    *,
+    seeds: int,
+    progress: bool,
+) -> Results:
+    """Compare methods as `compare` does, with checked arguments; named: the names that the user gave."""
     recipe = recipe.model_copy(update={"held_out": 0.0, "candidates": [], "choose_at": None})
     start, interruption = time.monotonic(), Interruption("; the same command continues")
     results: Results = {}
@@ -63,7 +80,7 @@ def compare(
                 recipe, seed, folder, latencies=latencies, interruption=interruption, progress=progress
             )
             if not results:
-                excluded = comparison.unusable(compared, named=bool(methods))
+                excluded = comparison.unusable(compared, named=bool(named))
                 results = comparison.about | {"full_precision": {"by_seed": []}}
                 threads.enter_context(comparison.inputs.threads(recipe.full_precision, recipe.quantized))
             results["full_precision"]["by_seed"].append(comparison.trained())
@@ -91,6 +108,8 @@ def _rows(comparison: SeedComparison, methods: Sequence[Method], excluded: list[
 def _write(results: Results, folder: Path) -> Results:
     """Write the results and their panels to the folder, and return the table and the panels as plain data."""
     measured = findings(results)
+    for suffix in ("png", "svg"):  # figures are never beside the results of another comparison
+        (folder / f"compare.{suffix}").unlink(missing_ok=True)
     write_text(folder / "compare.json", to_json(results))
     for suffix in ("png", "svg"):
         write(folder / f"compare.{suffix}", lambda path: draw(measured, title(results), path))

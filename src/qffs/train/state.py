@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -40,9 +41,9 @@ class RunState:
         self._written_s = time.monotonic()
         if distributed.rank():
             return
-        fresh = self.path.with_name(f".{FILE}.new")
+        fresh = self.path.with_name(f".{FILE}.{secrets.token_hex(8)}.new")  # as `qffs.files.temporary`
         try:
-            with fresh.open("wb") as stream:
+            with fresh.open("xb") as stream:
                 torch.save(dict(state), stream)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -18,7 +18,7 @@ from qffs.export.circuit.circuit import Circuit, simulate
 from qffs.export.circuit.extract import circuit
 from qffs.export.circuit.unit_response import names_of
 from qffs.export.target import Target, Written, close, inputs_to_try, steps_of
-from qffs.files import write_folder
+from qffs.files import check_replaceable, write_folder
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
 from qffs.graph.replace import plain_copy
@@ -53,6 +53,7 @@ def write(
             raise InvalidArgument(
                 f"{folder} holds {min(others, default=SCRIPT)}, which is not a file of an export: name another folder"
             )
+        check_replaceable(folder / NETWORK, "a file of an export", b"PK", b"structure.npy")
     length = steps_of(snn, steps)
     assert length is not None
     examples = inputs_to_try(snn, inputs, SHOWN)

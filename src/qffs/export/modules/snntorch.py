@@ -37,4 +37,5 @@ SNNTORCH = Target(
     saving(snntorch),
     extra="snntorch",
     modules=("snntorch",),
+    marks=(b"PK", b"snntorch", b"qffs"),
 )

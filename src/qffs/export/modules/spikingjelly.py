@@ -41,4 +41,5 @@ SPIKINGJELLY = Target(
     saving(spikingjelly),
     extra="spikingjelly",
     modules=("spikingjelly",),
+    marks=(b"PK", b"spikingjelly", b"qffs"),
 )

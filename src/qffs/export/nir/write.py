@@ -273,9 +273,9 @@ def _share(predicted: Tensor, expected: Tensor) -> float:
 
 NIR = Target(
     "nir", "a graph of NIR with plain neurons that other tools read: an approximation, its loss measured", ("snn",),
-    nir, frozenset({"steps", "profile", "inputs", "labels"}), "nir", ("nir",),
+    nir, frozenset({"steps", "profile", "inputs", "labels"}), "nir", ("nir",), marks=(b"\x89HDF", b"qffs"),
 )  # fmt: skip
 NIR_EXACT = Target(
     "nir-exact", "a graph of NIR with the same spikes, which qffs.export.read_nir runs", ("snn",),
-    nir_exact, frozenset({"steps", "inputs"}), "nir", ("nir",),
+    nir_exact, frozenset({"steps", "inputs"}), "nir", ("nir",), marks=(b"\x89HDF", b"qffs"),
 )  # fmt: skip

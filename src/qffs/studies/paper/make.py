@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from qffs.errors import InvalidArgument
-from qffs.files import Results, to_json, write, write_text
+from qffs.files import Results, check_set, reserved, to_json, write, write_text
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
 from qffs.runs.inputs import device_of
-from qffs.runs.provenance import provenance
+from qffs.runs.provenance import command, provenance
 from qffs.studies.paper.items import ITEMS
 from qffs.studies.paper.shelf import Shelf
 
@@ -26,6 +27,12 @@ def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, pr
     """
     if name not in ITEMS:
         raise InvalidArgument(f"there is no {name!r} to make; there are {', '.join(ITEMS)}")
+    check_set(folder / f"{name}.json", "qffs paper", b"item", b"paper")
+    with reserved(folder, command(sys.argv)):
+        return _make(name, recipe, folder, jobs=jobs, progress=progress)
+
+
+def _make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None, progress: bool) -> Results:
     item, start = ITEMS[name], time.monotonic()
     shelf = Shelf(recipe, folder / "networks", jobs=jobs, progress=progress)
     findings = item.find(shelf)
@@ -33,6 +40,8 @@ def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, pr
     results |= {"recipe": recipe.model_dump(mode="json"), **dataclasses.asdict(findings)}
     results["run"] = provenance(device_of(recipe.device), time.monotonic() - start)
     results["run"]["training_seconds"] = round(shelf.training_seconds, 1)
+    for suffix in ("png", "svg"):  # a figure is never beside other results
+        (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     write_text(folder / f"{name}.json", to_json(results))
     if findings.panels:
         for suffix in ("png", "svg"):
