@@ -19,8 +19,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 
@@ -60,6 +61,16 @@ def write(path: Path, write_to: Callable[[Path], object]) -> Path:
         with suppress(OSError):
             fresh.unlink()
     return path
+
+
+def put(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Let ``save`` write to memory, and then write the file ``path``.
+
+    Libraries in C must not write to a disk themselves: where it is full, some of them end the process.
+    """
+    stream = BytesIO()
+    save(stream)
+    path.write_bytes(stream.getbuffer())
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object], what: str = "the checkpoint") -> None:

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import qffs
+from helpers.full_disk import full_from
 from helpers.problems import calibrated
-from qffs.errors import Diverged
+from qffs.errors import Diverged, QffsError
 from qffs.export import TARGETS
+from qffs.export.target import Target
+
+
+def network_for(target: Target) -> Any:
+    torch.manual_seed(0)
+    qann = calibrated(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(2, 3))
+    return qann if "qann" in target.kinds else qffs.to_spiking(qann)
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_no_target_takes_a_weight_that_is_nan(name: str, tmp_path: Path) -> None:
-    target, x = TARGETS[name], torch.rand(2, 3)
-    qann = calibrated(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), x)
-    network = qann if "qann" in target.kinds else qffs.to_spiking(qann)
+    network = network_for(TARGETS[name])
     next(tensor for key, tensor in network.state_dict().items() if key.endswith("2.weight"))[0, 0] = math.nan
     with pytest.raises(Diverged, match=r"first in (graph\.)?2\.weight"):
-        target.write(network, tmp_path / "file.pt2")
+        TARGETS[name].write(network, tmp_path / "file.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_full_disk_is_one_sentence_that_names_the_path(name: str, tmp_path: Path) -> None:
+    network, path = network_for(TARGETS[name]), tmp_path / "folder" / "file.pt2"
+    with full_from(500), pytest.raises(QffsError, match=re.escape(str(path))):
+        TARGETS[name].write(network, path)
+    assert [each for each in tmp_path.rglob("*") if each.is_file() or each.name.startswith(".")] == []

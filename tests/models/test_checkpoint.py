@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import qffs
+from helpers.full_disk import full_from
 from helpers.problems import calibrated, images, network
 from qffs.errors import CheckpointError
 from qffs.graph.trace.trace import trace
@@ -172,6 +173,14 @@ def test_an_infinite_mask_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 # All or nothing
+
+
+@pytest.mark.parametrize("size", [100, 1500])  # the configuration does not fit, and the weights do not
+def test_a_full_disk_is_one_sentence_that_names_the_folder(size: int, tmp_path: Path) -> None:
+    with full_from(size):
+        sentence = refusal(lambda: save(small(), tmp_path / "net"))
+    assert sentence.startswith(f"the checkpoint could not be written to {tmp_path / 'net'}: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Stop(BaseException):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.full_disk import full_from
 from qffs.errors import CheckpointError, Stopped
 from qffs.train.state import Interruption, RunState
 
@@ -54,6 +55,13 @@ def test_what_cannot_be_written_leaves_what_was(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     with pytest.raises(CheckpointError, match="could not be written: No such file or directory"):
         RunState(tmp_path / "none").write({})
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    with full_from(1000), pytest.raises(CheckpointError, match=f"written: File too large \\({state.path}\\)$"):
+        state.write({"weights": torch.arange(5000.0)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_state_is_one_sentence_and_runs_no_code(tmp_path: Path) -> None:

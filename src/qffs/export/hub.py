@@ -12,7 +12,7 @@ from typing import Any
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.export.target import Network, Target, Written
 from qffs.files import write_folder
-from qffs.models.checkpoint import CONFIG, Checkpoint, check_folder, kind_of, load, save
+from qffs.models.checkpoint import CONFIG, Checkpoint, check_folder, filler, kind_of, load
 from qffs.models.weights import WEIGHTS
 from qffs.spiking.network import SpikingNetwork
 
@@ -52,12 +52,10 @@ def hub(
     """
     kind, folder = HUB.check(network), Path(folder)
     _check(folder)
+    fill_checkpoint = filler(network, about, str(folder))
 
     def fill(fresh: Path) -> None:
-        save(network, fresh / "checkpoint", about)
-        for name in (CONFIG, WEIGHTS):
-            (fresh / "checkpoint" / name).rename(fresh / name)
-        (fresh / "checkpoint").rmdir()
+        fill_checkpoint(fresh)
         (fresh / CARD).write_text(card(network, about or {}, results), encoding="utf-8")
 
     write_folder(folder.resolve(), fill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, Mismatch, NotCalibrated, NotConvertible
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
-from qffs.files import write
+from qffs.files import put, write
 from qffs.graph.replace import plain_copy
 from qffs.nn.copies import with_plain_weights
 from qffs.nn.quantizer import Quantizer
@@ -48,8 +49,7 @@ def pt2(
     exported, inputs = program(module, examples(network, 2, example)), examples(network, 3, example)
 
     def save(fresh: Path) -> None:
-        with fresh.open("wb") as stream:  # with a path, PyTorch raises another error than OSError
-            torch.export.save(exported, stream)
+        put(fresh, partial(torch.export.save, exported))
         with torch.no_grad():
             deviation = apart(torch.export.load(fresh).module()(*inputs), module(*inputs))
         if deviation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,21 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     if JSON cannot represent the notes, or if the network contains a module or operator that cannot be saved, or NaN or
     infinity in a weight.
     """
+    fill = filler(network, about, str(folder))
+    check_folder(folder)
+    write_folder(Path(folder).resolve(), fill)
+    return Path(folder)
+
+
+def filler(
+    network: fx.GraphModule | SpikingNetwork, about: Mapping[str, Any] | None, source: str
+) -> Callable[[Path], None]:
+    """Return the function that writes both files of a checkpoint to an empty folder.
+
+    source: the name of the checkpoint in messages. Raises `CheckpointError` where the network cannot be saved.
+    """
     if not isinstance(network, SpikingNetwork | fx.GraphModule):
         raise CheckpointError(f"save takes what quantize or to_spiking returned, not a {type(network).__name__}")
-    check_folder(folder)
     graph = with_plain_weights(network.graph if isinstance(network, SpikingNetwork) else network)
     description = describe(graph)
     tensors = _needed(tensors_of(graph), description)
@@ -81,9 +93,16 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
         text = json.dumps(config | {"about": dict(about or {})}, indent=1)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"JSON cannot represent the notes in about: {error}") from error
-    _assemble(json.loads(text), tensors, str(folder))  # a network that cannot be loaded is not written
-    _replace(Path(folder).resolve(), text, tensors)
-    return Path(folder)
+    _assemble(json.loads(text), tensors, source)  # a network that cannot be loaded is not written
+
+    def fill(fresh: Path) -> None:
+        (fresh / CONFIG).write_text(text, encoding="utf-8")
+        try:
+            save_file(tensors, fresh / WEIGHTS)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    return fill
 
 
 def _needed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -132,19 +151,6 @@ def _replaceable(folder: Path, others: frozenset[str] = frozenset()) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "qffs" in config
-
-
-def _replace(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
-    """Write both files to a temporary folder, then move it to the place of the folder."""
-
-    def fill(fresh: Path) -> None:
-        (fresh / CONFIG).write_text(text, encoding="utf-8")
-        try:
-            save_file(tensors, fresh / WEIGHTS)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-
-    write_folder(folder, fill)
 
 
 def kind_of(network: nn.Module) -> str:

@@ -49,8 +49,8 @@ class RunState:
                 os.fsync(stream.fileno())
             os.replace(fresh, self.path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            earlier = f"; the last one, in {self.path}, is complete" if self.path.exists() else ""
-            raise CheckpointError(f"the state of the run could not be written: {_reason(error)}{earlier}") from error
+            place = f"; the last one, in {self.path}, is complete" if self.path.exists() else f" ({self.path})"
+            raise CheckpointError(f"the state of the run could not be written: {_reason(error)}{place}") from error
         finally:
             with suppress(OSError):
                 fresh.unlink()

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Written
-from qffs.files import write
+from qffs.files import put, write
 from qffs.functional import neuron as fire
 from qffs.graph.call import arguments, choosing, label, option, signals
 from qffs.graph.paths import free_path
@@ -183,15 +183,10 @@ def saving(make: Callable[[SpikingNetwork], nn.Module]) -> Callable[[Network, Pa
     def save(network: Network, path: Path) -> Written:
         assert isinstance(network, SpikingNetwork)
         module = make(network)
-        write(path, partial(_save, module))
+        write(path, partial(put, save=partial(torch.save, module)))
         return Written(path, "snn")
 
     return save
-
-
-def _save(module: nn.Module, path: Path) -> None:
-    with path.open("wb") as stream:  # with a path, PyTorch raises another error than OSError
-        torch.save(module, stream)
 
 
 def stepping(snn: SpikingNetwork, hold: Callable[[Part], nn.Module]) -> fx.GraphModule:

@@ -7,14 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.export.target import Network, Target, Written, close, inputs_to_try, steps_of
-from qffs.files import write
+from qffs.files import put, write
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork
 
@@ -212,13 +212,16 @@ def _write(
 
     graph = _graph(nodes, edges, description)
 
-    def write_graph(fresh: Path) -> None:
-        library.write(fresh, graph)
+    def save(stream: BinaryIO) -> None:
+        library.write(stream, graph)
         if without_reset:  # the older versions of NIR that Sinabs 3 needs do not have this field
-            with h5py.File(fresh, "a") as file:
+            with h5py.File(stream, "a") as file:
                 for node in file["node/nodes"].values():
                     if "v_reset" in node:
                         del node["v_reset"]
+
+    def write_graph(fresh: Path) -> None:
+        put(fresh, save)
         if check is not None:
             check(fresh)
 
