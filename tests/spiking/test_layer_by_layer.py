@@ -177,7 +177,9 @@ def test_an_image_that_has_settled_is_not_computed_again(monkeypatch: pytest.Mon
 def test_bad_inputs_are_refused_alike() -> None:
     snn = spiking("resnet18")
     (x,) = NETWORKS["resnet18"].inputs()
-    with pytest.raises(InvalidArgument, match=r"does not run on inputs of .*; it was made for images of \(3, \d+, \d+\) torch"):
+    with pytest.raises(
+        InvalidArgument, match=r"does not run on inputs of .*; it was made for images of \(3, \d+, \d+\) torch"
+    ):
         snn(x[:, :1], steps=STEPS)
     with pytest.raises(InvalidArgument, match="at least as many steps"):
         snn(x, steps=1)
