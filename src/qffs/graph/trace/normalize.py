@@ -16,6 +16,7 @@ from qffs.graph.operators import at_least, expect, write, write_
 from qffs.graph.paths import free_path, has, owner
 from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import note, site
+from qffs.graph.trace.relu import Spellings
 
 IN_PLACE: dict[Any, Any] = {
     write_: write,
@@ -32,7 +33,6 @@ IN_PLACE: dict[Any, Any] = {
 FILLS: dict[Any, Any] = {"zero_": torch.zeros_like, "fill_": torch.full_like}
 """In-place methods whose plain form has another name."""
 
-RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 DROPOUTS: dict[str | None, type[nn.Module]] = {
     "dropout": nn.Dropout,
     "dropout1d": nn.Dropout1d,
@@ -41,7 +41,6 @@ DROPOUTS: dict[str | None, type[nn.Module]] = {
     "alpha_dropout": nn.AlphaDropout,
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
 }
-CLAMP_CALLS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
 WHERE = {"call_function": ("condition", "input", "other"), "call_method": ("input", "condition", "other")}
 """The names of the operands of ``where`` in its two forms, in order."""
 
@@ -50,7 +49,7 @@ def normalize(traced: fx.GraphModule, model: nn.Module) -> None:
     """Bring every call into the form that the table of rules has, in place; ``model``: the traced model."""
     _replace_batch_norms(traced, model)
     _make_plain(traced)
-    _replace_activations(traced)
+    _replace_activations(traced, Spellings(traced, model.state_dict().keys()))
     _replace_casts(traced.graph)
     _erase_unused(traced.graph)
 
@@ -166,50 +165,25 @@ def _erase_unused(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _relu(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
-    """Return a new module for a call of a ReLU, clipped from above or not; None for any other call."""
-    if node.op == "call_module":
-        module = traced.get_submodule(str(node.target))
-        if isinstance(module, nn.Hardtanh) and module.min_val == 0:
-            return nn.Hardtanh(0.0, module.max_val)
-        threshold = type(module) is nn.Threshold and (module.threshold, module.value) == (0, 0)
-        return nn.ReLU() if type(module) is nn.ReLU or threshold else None
-    if node.op not in {"call_function", "call_method"}:
-        return None
-    if node.target in RELU_CALLS:
-        return nn.ReLU()
-    if node.target is F.relu6:
-        return nn.Hardtanh(0.0, 6.0)
-    name = name_of(node)
-    if name not in CLAMP_CALLS:
-        return None
-    low = option(node, 1, "min", option(node, 1, "min_val", option(node, 1, "threshold")))
-    high = None if name == "clamp_min" else option(node, 2, "max", option(node, 2, "max_val", option(node, 2, "value")))
-    if not isinstance(low, (int, float)) or low != 0:
-        return None
-    if high is None or (name == "threshold" and high == 0):
-        return nn.ReLU()
-    is_clipped = isinstance(high, (int, float)) and high > 0 and name != "threshold"
-    return nn.Hardtanh(0.0, float(high)) if is_clipped else None
-
-
-def _replace_activations(traced: fx.GraphModule) -> None:
+def _replace_activations(traced: fx.GraphModule, spellings: Spellings) -> None:
     """Replace every call of a ReLU or of functional dropout by a call of a new module, one module for each call."""
     seen: set[str] = set()
     for node in list(traced.graph.nodes):
         prefix = f"{owner(node)}." if owner(node) else ""
-        relu = _relu(node, traced)
+        if name_of(node) == "masked_fill":
+            x, mask, value = (option(node, position, name) for position, name in enumerate(("input", "mask", "value")))
+            node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
+        relu, x = spellings.relu(node) or (None, None)
         if relu is not None and node.op == "call_module" and node.target not in seen:
             traced.set_submodule(str(node.target), relu)  # a new module, never in place: edges are read more than once
             seen.add(str(node.target))
         elif relu is not None:
-            _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu)
+            _call(traced, node, str(node.target) if node.op == "call_module" else prefix + "relu", relu, x)
         elif name_of(node) in DROPOUTS and not _drops(node):
             dropout = DROPOUTS[name_of(node)]
-            _call(traced, node, f"{prefix}{name_of(node)}", dropout(option(node, 1, "p", 0.5)))
-        elif name_of(node) == "masked_fill":
-            x, mask, value = (option(node, position, name) for position, name in enumerate(("input", "mask", "value")))
-            node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
+            _call(
+                traced, node, f"{prefix}{name_of(node)}", dropout(option(node, 1, "p", 0.5)), option(node, 0, "input")
+            )
 
 
 def _drops(node: fx.Node) -> bool:
@@ -236,9 +210,8 @@ def _cast(node: fx.Node, dtype: torch.dtype) -> None:
     node.op, node.target, node.args, node.kwargs = "call_function", at_least, (node.args[0], dtype), {}
 
 
-def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
-    """Add ``module`` at ``path`` or the next free path, and make ``node`` a call of it on its first argument."""
+def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, x: Any) -> None:
+    """Add ``module`` at ``path`` or the next free path, and make ``node`` a call of it on ``x``."""
     path = free_path(traced, path)
     traced.add_submodule(path, module)
-    node.op, node.target = "call_module", path
-    node.args, node.kwargs = (node.args[0] if node.args else node.kwargs["input"],), {}
+    node.op, node.target, node.args, node.kwargs = "call_module", path, (x,), {}
