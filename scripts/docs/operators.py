@@ -31,7 +31,8 @@ reads single spikes. The others send values, which `strict=True` refuses.
 - An operator that depends **on the input only**, before any neuron, is computed once and charged with the input. It can
   be anything in the table, and may round, compare and index.
 - **ReLU** in all its forms (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu()`, `clamp(min=0)`, `nn.Threshold(0, 0)`, in
-  place or not, one module called many times) is one quantizer per call. A ReLU clipped from above (`nn.ReLU6`,
+  place or not, one module called many times) is one quantizer per call. So are `maximum(x, 0)` with a constant 0,
+  `where(x > 0, x, 0)`, `x[x < 0] = 0`, `x * (x > 0)` and `(x + abs(x)) / 2`. A ReLU clipped from above (`nn.ReLU6`,
   `nn.Hardtanh(0, c)`, `clamp(0, c)`) is a quantizer whose highest level is at the clip before training.
 - **Batch norm** is folded into the layer before it, or else becomes a product and a sum. Without running statistics it
   depends on the other images, and is refused. This includes derived classes and `F.batch_norm`, which does not update
@@ -40,7 +41,11 @@ reads single spikes. The others send values, which `strict=True` refuses.
   write to constant positions. A comparison of spikes is refused.
 - **Max pooling** sends values if its input is not single spikes (after a convolution, or after a sum of layers).
 - **Padding** with a value other than zero is padding with zeros and a charged constant.
-- **Derived classes** of torch's modules, your own functions and parametrized weights are traced through.
+- **Derived classes** of torch's modules, your own functions and parametrized weights are traced through. Weights that
+  you parametrize or prune in the quantized network are read by `to_spiking` as they are then.
+- **Outputs** can be nested in tuples, lists, dictionaries, named tuples and dataclasses. Both networks return the same
+  class; a file holds plain tuples and dictionaries.
+- **Types**: all weights have one type, float32, float64 or bfloat16. Sparse, quantized and 8-bit weights are refused.
 - **The batch** can be in any dimension inside the network, also with several rows per image (windows of attention). An
   operator that mixes the images or changes their order is refused.
 - **In place**: a call that changes its argument becomes the form that returns a new tensor. A write by index

@@ -57,7 +57,8 @@ def _named(name: str, arguments: Arguments) -> Source:
 
 
 def _of_ours(name: str, arguments: Arguments) -> Source:
-    check(name, MODELS[name], arguments)
+    if arguments:
+        check(name, MODELS[name], arguments)
     with reporting(f"{name} cannot be built"):
         network: Any = build(name, **arguments)
     return Source(network, (network.image_shape,))

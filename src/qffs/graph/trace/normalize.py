@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import operator
 from typing import Any
 
@@ -16,7 +17,7 @@ from qffs.graph.operators import at_least, expect, write, write_
 from qffs.graph.paths import free_path, has, owner
 from qffs.graph.rules import MODULES, name_of
 from qffs.graph.site import note, site
-from qffs.graph.trace.relu import Spellings
+from qffs.graph.trace.relu import SPELLED, Spellings
 
 IN_PLACE: dict[Any, Any] = {
     write_: write,
@@ -33,6 +34,7 @@ IN_PLACE: dict[Any, Any] = {
 FILLS: dict[Any, Any] = {"zero_": torch.zeros_like, "fill_": torch.full_like}
 """In-place methods whose plain form has another name."""
 
+RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu", F.relu6)
 DROPOUTS: dict[str | None, type[nn.Module]] = {
     "dropout": nn.Dropout,
     "dropout1d": nn.Dropout1d,
@@ -165,6 +167,24 @@ def _erase_unused(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
+def _relu(node: fx.Node, traced: fx.GraphModule, spellings: Spellings) -> tuple[nn.Module, Any] | None:
+    """Return a new module for a node that computes a ReLU, clipped from above or not, and its input; else None."""
+    if node.op == "call_module":
+        module, x = traced.get_submodule(str(node.target)), option(node, 0, "input")
+    elif node.target in RELU_CALLS:
+        module, x = nn.Hardtanh(0.0, 6.0) if node.target is F.relu6 else nn.ReLU(), option(node, 0, "input")
+    elif name_of(node) in SPELLED:
+        module, x = spellings.relu(node) or (None, None)
+    else:
+        return None
+    if isinstance(module, nn.Hardtanh) and module.min_val == 0 and math.isfinite(module.max_val):
+        return nn.Hardtanh(0.0, module.max_val), x
+    endless = isinstance(module, nn.Hardtanh) and (module.min_val, module.max_val) == (0, math.inf)
+    threshold = type(module) is nn.Threshold and (module.threshold, module.value) == (0, 0)
+    leaky = type(module) is nn.LeakyReLU and module.negative_slope == 0
+    return (nn.ReLU(), x) if type(module) is nn.ReLU or endless or threshold or leaky else None
+
+
 def _replace_activations(traced: fx.GraphModule, spellings: Spellings) -> None:
     """Replace every call of a ReLU or of functional dropout by a call of a new module, one module for each call."""
     seen: set[str] = set()
@@ -173,7 +193,7 @@ def _replace_activations(traced: fx.GraphModule, spellings: Spellings) -> None:
         if name_of(node) == "masked_fill":
             x, mask, value = (option(node, position, name) for position, name in enumerate(("input", "mask", "value")))
             node.op, node.target, node.args, node.kwargs = "call_function", torch.where, (mask, value, x), {}
-        relu, x = spellings.relu(node) or (None, None)
+        relu, x = _relu(node, traced, spellings) or (None, None)
         if relu is not None and node.op == "call_module" and node.target not in seen:
             traced.set_submodule(str(node.target), relu)  # a new module, never in place: edges are read more than once
             seen.add(str(node.target))

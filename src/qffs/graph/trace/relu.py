@@ -1,21 +1,17 @@
-"""The spellings of a ReLU: calls, comparisons and sums that compute ``max(x, 0)``, clipped from above or not."""
+"""The spellings of a ReLU that do not call it: clamps, comparisons and sums that compute ``max(x, 0)``."""
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qffs.graph.call import option
 from qffs.graph.rules import QUOTIENTS, name_of
 
-RELU_CALLS: tuple[Any, ...] = (F.relu, torch.relu, "relu")
 CLAMPS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
 CASTS = ("float", "double", "bfloat16", "to", "type_as", "at_least")
 ABOVE, BELOW = ("gt", "ge"), ("lt", "le")
@@ -23,9 +19,13 @@ FULL = {"full": 1, "full_like": 1, "new_full": 2}
 """The functions that make a tensor of one number, with the position of the number."""
 
 
+SPELLED = frozenset(("leaky_relu", "where", "write", "mul", "multiply", "maximum", "max", *CLAMPS, *QUOTIENTS))
+"""The names of the operators that may compute a ReLU."""
+
+
 @dataclass(frozen=True)
 class Spellings:
-    """The question which nodes of a traced network compute a ReLU.
+    """The question which calls of a traced network compute a ReLU.
 
     network: the network; weights: the names of its tensors that training or loading may change.
     """
@@ -33,27 +33,18 @@ class Spellings:
     network: nn.Module
     weights: Collection[str]
 
-    def relu(self, node: fx.Node) -> tuple[nn.Module, fx.Node] | None:
-        """Return a new module that computes what a node computes, a ReLU, and its input; None for any other node."""
-        if node.op not in {"call_module", "call_function", "call_method"}:
-            return None
-        x = option(node, 0, "input")
-        if node.op == "call_module":
-            module = _of_module(self.network.get_submodule(str(node.target)))
-        else:
-            module = self._of_call(node, x)
-            x = x if module is not None else self._input(node)
-        return (module or nn.ReLU(), x) if isinstance(x, fx.Node) and (module or node.op != "call_module") else None
+    def relu(self, node: fx.Node) -> tuple[nn.Module, Any] | None:
+        """Return a module for a call that computes a ReLU, and the input of the call; None for any other call."""
+        name, x = name_of(node), option(node, 0, "input")
+        if name == "leaky_relu" and option(node, 1, "negative_slope") == 0:
+            return nn.ReLU(), x
+        if name in CLAMPS:
+            clamp = self._clamp(node, name, x)
+            return None if clamp is None else (clamp, x)
+        x = self._input(node, name)
+        return None if x is None else (nn.ReLU(), x)
 
-    def _of_call(self, node: fx.Node, x: Any) -> nn.Module | None:
-        """Return the ReLU that a function or method of x by itself computes."""
-        name = name_of(node)
-        if node.target in RELU_CALLS or (name == "leaky_relu" and option(node, 1, "negative_slope") == 0):
-            return nn.ReLU()
-        if node.target is F.relu6:
-            return nn.Hardtanh(0.0, 6.0)
-        if name not in CLAMPS:
-            return None
+    def _clamp(self, node: fx.Node, name: str | None, x: Any) -> nn.Module | None:
         low = option(node, 1, "min", option(node, 1, "min_val", option(node, 1, "threshold")))
         high = option(node, 2, "max", option(node, 2, "max_val", option(node, 2, "value")))
         if not self._is_zero(low, x):
@@ -61,11 +52,11 @@ class Spellings:
         if high is None or (name == "threshold" and high == 0):
             return nn.ReLU()
         is_clipped = isinstance(high, (int, float)) and high > 0 and name != "threshold"
-        return _clipped(high) if is_clipped else None
+        return nn.Hardtanh(0.0, float(high)) if is_clipped else None
 
-    def _input(self, node: fx.Node) -> Any:
+    def _input(self, node: fx.Node, name: str | None) -> Any:
         """Return x where a node computes the ReLU of x from two or three operands, one of them often 0."""
-        name, operands = name_of(node), node.args
+        operands = node.args
         if node.kwargs or len(operands) not in {2, 3}:
             return None
         first, second, last = operands[0], operands[1], operands[-1]
@@ -114,18 +105,6 @@ class Spellings:
         return (name in FULL or name in {"zeros", "new_zeros"}) and all(
             size in (1, (), (1,), [1], []) for size in sizes
         )
-
-
-def _of_module(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.Hardtanh) and module.min_val == 0:
-        return _clipped(module.max_val)
-    threshold = type(module) is nn.Threshold and (module.threshold, module.value) == (0, 0)
-    leaky = type(module) is nn.LeakyReLU and module.negative_slope == 0
-    return nn.ReLU() if type(module) is nn.ReLU or threshold or leaky else None
-
-
-def _clipped(high: float) -> nn.Module:
-    return nn.ReLU() if math.isinf(high) else nn.Hardtanh(0.0, float(high))
 
 
 def _plain(value: Any) -> Any:
