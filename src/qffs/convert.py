@@ -27,7 +27,7 @@ from qffs.graph.trace.trace import Example, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
 from qffs.nn.finite import check_finite
-from qffs.nn.inspect import evaluating, quantizers
+from qffs.nn.inspect import evaluating, quantizers, refuse_types
 from qffs.nn.quantizer import FullPrecision, Quantizer
 from qffs.spiking.network import SpikingNetwork
 
@@ -183,6 +183,7 @@ def _refuse_converted(model: nn.Module) -> None:
 
 def _refuse_unfinished(qann: fx.GraphModule) -> None:
     """Raise unless every step size is set and above 0, every weight is finite, and every record is there."""
+    refuse_types(qann, [])
     check_finite(qann)
     unset = [path for path, quantizer in quantizers(qann).items() if not quantizer.ready]
     if unset:

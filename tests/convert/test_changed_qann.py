@@ -81,8 +81,26 @@ def test_changed_weights_and_layers_are_read(change: Callable[[Any], Any]) -> No
 )
 def test_what_cannot_be_read_is_refused_with_its_path(path: str, module: nn.Module) -> None:
     q, _ = qann()
-    q.set_submodule(path, module)
+    q.set_submodule(path, module.double())
     with pytest.raises(NotConvertible, match=f"cannot be converted: {type(module).__name__} at {path}: "):
+        qffs.to_spiking(q)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.to("meta"), r"2\.weight is on the meta device"),
+        (lambda weight: weight.to_sparse(), r"2\.weight is a sparse_coo tensor"),
+        (lambda weight: weight.to(torch.float8_e4m3fn), r"2\.weight is of type float8_e4m3fn"),
+        (lambda weight: weight.float(), r"several types \(0\.weight float64, 2\.weight float32\)"),
+    ],
+)
+def test_weights_in_another_form_are_named(change: Callable[[Tensor], Tensor], message: str) -> None:
+    q, _ = qann()
+    layer = q.get_submodule("2")
+    layer.weight = nn.Parameter(change(layer.weight.detach()), requires_grad=False)
+    with pytest.raises(InvalidArgument, match=message):
         qffs.to_spiking(q)
 
 
