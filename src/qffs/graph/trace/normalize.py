@@ -68,6 +68,8 @@ def hide_constants(traced: fx.GraphModule, model: nn.Module) -> None:
         parent, _, name = target.rpartition(".")
         home = traced.get_submodule(parent)
         value = getattr(home, name)
+        if not isinstance(value, Tensor):  # a scripted module, which is refused
+            continue
         delattr(home, name)
         if not parent and not has(traced, place):
             traced.add_submodule(place, nn.Module())
