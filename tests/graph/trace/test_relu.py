@@ -93,6 +93,22 @@ def test_it_becomes_one_quantizer(name: str) -> None:
     assert not any(row.values for row in qffs.plan(model, x).rows)
 
 
+@pytest.mark.parametrize(
+    "clipped",
+    [
+        lambda x: x.clamp(torch.tensor(0.0), torch.tensor(0.5)),
+        lambda x: x.clamp(torch.zeros_like(x), torch.full_like(x, 0.5)),
+        lambda x: F.hardtanh(x, 0, 0.5),
+        lambda x: torch.clip(x, min=0, max=0.5),
+    ],
+)
+def test_a_clip_by_a_constant_is_a_clipped_relu(clipped: Any) -> None:
+    model, x = Spelled(clipped).double(), torch.randn(16, 6, dtype=torch.float64)
+    traced = trace(model, x)
+    assert [module.max_val for module in traced.modules() if isinstance(module, nn.Hardtanh)] == [0.5]
+    assert torch.equal(traced(x), model(x))
+
+
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_its_gradient_is_that_of_the_relu(name: str) -> None:
     spelling = SPELLINGS[name]

@@ -15,6 +15,7 @@ from qffs.graph.rules import QUOTIENTS, name_of
 CLAMPS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
 CASTS = ("float", "double", "bfloat16", "to", "type_as", "at_least")
 ABOVE, BELOW = ("gt", "ge"), ("lt", "le")
+ZEROS = ("zeros", "zeros_like", "new_zeros")
 FULL = {"full": 1, "full_like": 1, "new_full": 2}
 """The functions that make a tensor of one number, with the position of the number."""
 
@@ -49,10 +50,10 @@ class Spellings:
         high = option(node, 2, "max", option(node, 2, "max_val", option(node, 2, "value")))
         if not self._is_zero(low, x):
             return None
-        if high is None or (name == "threshold" and high == 0):
+        number = self._number(high, x)
+        if high is None or (name == "threshold" and number == 0):
             return nn.ReLU()
-        is_clipped = isinstance(high, (int, float)) and high > 0 and name != "threshold"
-        return nn.Hardtanh(0.0, float(high)) if is_clipped else None
+        return nn.Hardtanh(0.0, number) if number is not None and number > 0 and name != "threshold" else None
 
     def _input(self, node: fx.Node, name: str | None) -> Any:
         """Return x where a node computes the ReLU of x from two or three operands, one of them often 0."""
@@ -87,24 +88,26 @@ class Spellings:
         return forward or (name in turned and right is x and self._is_zero(left, x))
 
     def _is_zero(self, value: Any, x: Any) -> bool:
-        """Return whether a value is a constant 0: a number, or a tensor of the shape of x or of one element."""
+        return self._number(value, x) == 0
+
+    def _number(self, value: Any, x: Any) -> float | None:
+        """Return the number that a value is: a number, or a constant tensor of it, of one element or the shape of x."""
         value = _plain(value)
         if not isinstance(value, fx.Node):
-            return isinstance(value, (int, float)) and value == 0
+            return float(value) if isinstance(value, (int, float)) else None
         name = str(name_of(value))
         if value.op == "get_attr":
             tensor = operator.attrgetter(str(value.target))(self.network)
             is_constant = isinstance(tensor, Tensor) and value.target not in self.weights
-            return is_constant and tensor.numel() == 1 and not bool(tensor.any())
-        if name in FULL and option(value, FULL[name], "fill_value") != 0:
-            return False
-        if name in {"zeros_like", "full_like"}:
-            return option(value, 0, "input") is x
+            return float(tensor) if is_constant and tensor.numel() == 1 and not tensor.is_complex() else None
+        if name not in FULL and name not in ZEROS:
+            return None
         sizes = value.args[1:] if name.startswith("new_") else value.args
         sizes = sizes[:1] if name in FULL else sizes
-        return (name in FULL or name in {"zeros", "new_zeros"}) and all(
-            size in (1, (), (1,), [1], []) for size in sizes
-        )
+        like = name.endswith("_like")
+        fits = option(value, 0, "input") is x if like else all(size in (1, (), (1,), [1], []) for size in sizes)
+        number = option(value, FULL[name], "fill_value") if name in FULL else 0.0
+        return float(number) if fits and isinstance(number, (int, float)) else None
 
 
 def _plain(value: Any) -> Any:
