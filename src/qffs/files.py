@@ -11,12 +11,9 @@ import glob
 import json
 import mmap
 import os
-import platform
 import re
 import secrets
 import shutil
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -210,95 +207,13 @@ def check_replaceable(path: Path, what: str, begins: bytes, *contains: bytes) ->
         raise InvalidArgument(f"{path} exists and is not {what}: it is not replaced; name another output, or remove it")
 
 
-def check_set(path: Path, name: str, *keys: bytes) -> None:
-    """Raise `InvalidArgument` if a JSON file and its figures beside it, in PNG and SVG, are not those of a command.
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in the place of a leading ``~`` or ``~user``.
 
-    name: the command. keys: keys in each of its JSON files, by which they are recognized.
+    Raises `InvalidArgument` if there is no such user, and no file or folder of that name.
     """
-    check_replaceable(path, f"a file of {name}", b"{", *(b'"' + key + b'"' for key in keys))
-    for figure in (path.with_suffix(end) for end in (".png", ".svg")):
-        if figure.exists() and not path.exists():
-            raise InvalidArgument(f"{figure} exists and is not a file of {name}: name another --output, or remove it")
-
-
-LOCK = ".qffs.lock"
-"""The name of the file that is locked in a folder which a process has reserved."""
-
-
-@contextmanager
-def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[None]:
-    """Keep a folder for this process until the block ends, or until the process ends in any way.
-
-    command: the command of this process, for the message in another one. The lock is on a file in the folder; beside:
-    on one next to it, for a folder that is replaced as a whole. Raises `InvalidArgument` with the name of the process
-    that has the folder, and `QffsError` if the folder cannot be written. Where the system cannot lock files, a warning
-    says so, and nothing is locked.
-    """
-    home = folder.resolve().parent if beside else folder
-    path = home / (f".{folder.resolve().name}{LOCK}" if beside else LOCK)
-    new = [each for each in (home, *home.parents) if not each.exists()]
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        handle, locked = _lock_file(path, folder, command)
-    except OSError as error:
-        raise QffsError(f"{folder} cannot be written: {error.strerror or error}") from error
-    _handles.add(handle)
-    try:
-        if locked and not beside:
-            remove_temporary(folder)
-        yield
-    finally:
-        _handles.discard(handle)
-        with suppress(OSError):
-            path.unlink(missing_ok=True)  # while it is locked, so that no other process has locked it
-        os.close(handle)
-        for each in new:
-            with suppress(OSError):  # only an empty folder is removed
-                each.rmdir()
-
-
-def _lock_file(path: Path, folder: Path, command: str) -> tuple[int, bool]:
-    """Return the handle of a lock file that holds the name of this process, and whether the system can lock it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        locked = lock(handle)
-    except BlockingIOError:
-        holder = os.read(handle, 1000).decode("utf-8", "replace") or "another process"
-        os.close(handle)
-        message = f"{folder} is in use by {holder}: wait until it has ended, or name another --output"
-        raise InvalidArgument(message) from None
-    if locked and not _is_at(path, handle):  # the process before has removed the file after it was opened here
-        os.close(handle)
-        return _lock_file(path, folder, command)
-    if not locked:
-        warnings.warn(f"{folder} cannot be locked: make sure that no other process writes there", stacklevel=1)
-    os.ftruncate(handle, 0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.write(
-        handle,
-        f"process {os.getpid()} on {platform.node()} since {since} ({command})".encode("utf-8", "replace")[:1000],
-    )
-    return handle, locked
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    """Return whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-_handles: set[int] = set()
-"""The handles of this process's locks."""
-
-
-def _close_handles() -> None:
-    """Close the handles that a new process has inherited: a worker must not keep a lock when its run is killed."""
-    for handle in _handles:
-        os.close(handle)
-    _handles.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_handles)
+    text = os.path.expanduser(path)
+    if text.startswith("~") and not os.path.lexists(text):
+        user = Path(text).parts[0]
+        raise InvalidArgument(f"{path}: there is no home folder {user}; a name that begins with ~ is written ./{user}")
+    return Path(text)

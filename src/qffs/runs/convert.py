@@ -9,14 +9,14 @@ from pathlib import Path
 from qffs.convert import plan as plan_of
 from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
-from qffs.files import Results, reserved
+from qffs.files import Results
 from qffs.graph.plan import Plan
 from qffs.measurement.accuracy import accuracy
 from qffs.models import find
 from qffs.models.checkpoint import load_kind, save
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
-from qffs.runs.folder import check_checkpoint
+from qffs.runs.folder import check_checkpoint, reserved
 from qffs.runs.inputs import about, calibrate_on, device_of, run_inputs, seeded_device
 from qffs.runs.provenance import command
 from qffs.train.loop import Setting, fit

@@ -1,15 +1,19 @@
-"""The folder of a run: checks before a run writes into it, and the results of an earlier run."""
+"""The folder of a run: checks before a run writes into it, one process at a time, and results of an earlier run."""
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from qffs.errors import CheckpointError, InvalidArgument
-from qffs.files import LOCK, Results, check_replaceable, remove_folder
+from qffs.errors import CheckpointError, InvalidArgument, QffsError
+from qffs.files import Results, check_replaceable, lock, remove_folder, remove_temporary
 from qffs.models.checkpoint import CONFIG, check_folder
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, differences, spelled
@@ -18,6 +22,9 @@ from qffs.train.state import RunState
 Stage = Literal["full precision", "quantized"]
 CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantized": "qann"}
 """The folder of the checkpoint that each stage writes."""
+
+LOCK = ".qffs.lock"
+"""The name of the file that is locked in a folder which a process has reserved."""
 
 FOLDERS = (*CHECKPOINTS.values(), "snn")
 LAST = ("results.json", "run.json", "accuracy.png")
@@ -61,10 +68,9 @@ def _check_inputs(folder: Path, *inputs: str | None) -> None:
     """Raise `InvalidArgument` if one of the paths is the folder, is inside it, or is around it; None is no path."""
     whole = folder.resolve()
     for each in inputs:
-        path = Path(os.path.expanduser(each)).resolve() if each and os.path.exists(os.path.expanduser(each)) else None
-        if path is not None and (
-            whole in (path, *path.parents) or (path in whole.parents and (path / CONFIG).exists())
-        ):
+        path = Path(os.path.expanduser(each or "")).resolve()
+        around = path in whole.parents and (path / CONFIG).exists()
+        if each and path.exists() and (around or whole in (path, *path.parents)):
             raise InvalidArgument(f"{folder} would replace {each}, which is read: name another output")
 
 
@@ -85,7 +91,7 @@ def finished(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
             raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(keys)}")
     if not holds_run:
         _check_others(folder)
-    return read_results(results, recipe) if results.exists() else None
+    return check_results(read_results(results), recipe, results) if results.exists() else None
 
 
 def check_demo(folder: Path) -> None:
@@ -120,6 +126,17 @@ def _check_others(folder: Path) -> None:
         raise InvalidArgument(f"{folder} holds no run, but {names[0]} that a run would replace: name another --output")
 
 
+def check_set(path: Path, name: str, *keys: bytes) -> None:
+    """Raise `InvalidArgument` if a JSON file and its figures beside it, in PNG and SVG, are not those of a command.
+
+    name: the command. keys: keys in each of its JSON files, by which they are recognized.
+    """
+    check_replaceable(path, f"a file of {name}", b"{", *(b'"' + key + b'"' for key in keys))
+    for figure in (path.with_suffix(end) for end in (".png", ".svg")):
+        if figure.exists() and not path.exists():
+            raise InvalidArgument(f"{figure} exists and is not a file of {name}: name another --output, or remove it")
+
+
 def clear(folder: Path) -> None:
     """Remove the results, the report and the checkpoints of an earlier run, so that they are not taken for a new one's.
 
@@ -134,18 +151,23 @@ def clear(folder: Path) -> None:
         remove_folder(folder / name)
 
 
-def read_results(path: Path, recipe: Recipe | None = None) -> Results:
-    """Return the results that a run wrote.
-
-    Raises `CheckpointError` if the file holds something else, or results of another recipe.
-    """
+def read_results(path: Path) -> Results:
+    """Return the results that a run wrote; raises `CheckpointError` if the file holds something else."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(results, dict) or "snn" not in results:
         raise CheckpointError(f"{path} holds no results of a run")
-    keys = [] if recipe is None else _others(spelled(results), without_paths(recipe))
+    return results
+
+
+def check_results(results: Results, recipe: Recipe, path: Path) -> Results:
+    """Return results if they are of this recipe; raise `CheckpointError` with the name of their file if they are not.
+
+    Earlier versions may have left the results of one run beside the recipe of another.
+    """
+    keys = _others(spelled(results), recipe)
     if keys:
         raise CheckpointError(f"{path} holds the results of another recipe: it differs in {', '.join(keys)}")
     return results
@@ -181,3 +203,82 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[None]:
+    """Keep a folder for this process until the block ends, or until the process ends in any way.
+
+    command: the command of this process, for the message in another one. The lock is on a file in the folder; beside:
+    on one next to it, for a folder that is replaced as a whole. Raises `InvalidArgument` with the name of the process
+    that has the folder, and `QffsError` if the folder cannot be written. Where the system cannot lock files, a warning
+    says so, and nothing is locked.
+    """
+    home = folder.resolve().parent if beside else folder
+    path = home / (f".{folder.resolve().name}{LOCK}" if beside else LOCK)
+    new = [each for each in (home, *home.parents) if not each.exists()]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle, locked = _lock_file(path, folder, command)
+    except OSError as error:
+        raise QffsError(f"{folder} cannot be written: {error.strerror or error}") from error
+    _handles.add(handle)
+    try:
+        if locked and not beside:
+            remove_temporary(folder)
+        yield
+    finally:
+        _handles.discard(handle)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # while it is locked, so that no other process has locked it
+        os.close(handle)
+        for each in new:
+            with suppress(OSError):  # only an empty folder is removed
+                each.rmdir()
+
+
+def _lock_file(path: Path, folder: Path, command: str) -> tuple[int, bool]:
+    """Return the handle of a lock file that holds the name of this process, and whether the system can lock it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        locked = lock(handle)
+    except BlockingIOError:
+        holder = os.read(handle, 1000).decode("utf-8", "replace") or "another process"
+        os.close(handle)
+        message = f"{folder} is in use by {holder}: wait until it has ended, or name another --output"
+        raise InvalidArgument(message) from None
+    if locked and not _is_at(path, handle):  # the process before has removed the file after it was opened here
+        os.close(handle)
+        return _lock_file(path, folder, command)
+    if not locked:
+        warnings.warn(f"{folder} cannot be locked: make sure that no other process writes there", stacklevel=1)
+    os.ftruncate(handle, 0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.write(
+        handle,
+        f"process {os.getpid()} on {platform.node()} since {since} ({command})".encode("utf-8", "replace")[:1000],
+    )
+    return handle, locked
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Return whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+_handles: set[int] = set()
+"""The handles of this process's locks."""
+
+
+def _close_handles() -> None:
+    """Close the handles that a new process has inherited: a worker must not keep a lock when its run is killed."""
+    for handle in _handles:
+        os.close(handle)
+    _handles.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_handles)

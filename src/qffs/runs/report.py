@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
-from qffs.files import Results, check_replaceable, reserved, to_json, write_text
+from qffs.files import Results, check_replaceable, to_json, write_text
 from qffs.measurement.energy import Energy
 from qffs.recipes import read
 from qffs.report.page import PageContents, check, page
 from qffs.runs.convert import plan
-from qffs.runs.folder import REPORTED, read_results
+from qffs.runs.folder import REPORTED, check_results, reserved
 from qffs.runs.measure import Trial, energy, noise
 from qffs.runs.provenance import command
 
@@ -46,7 +46,7 @@ def report(
     if not isinstance(results, dict) or "snn" not in results:
         raise CheckpointError(f"{run} holds no results of a run: qffs train and qffs demo write them")
     recipe = read(str(run / "recipe.yaml"))
-    read_results(run / "results.json", recipe)
+    check_results(results, recipe, run / "results.json")
     _check_outputs(run, output)
     trial = Trial(
         run / "snn",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from qffs.convert import to_spiking
-from qffs.files import Results, reserved, to_json, write, write_text
+from qffs.files import Results, to_json, write, write_text
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
 from qffs.method import Schedule
@@ -24,7 +24,7 @@ from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw_accuracy
 from qffs.report.results import by_layer, by_step
-from qffs.runs.folder import CHECKPOINTS, Stage, check_demo, check_outputs, clear, finished
+from qffs.runs.folder import CHECKPOINTS, Stage, check_demo, check_outputs, clear, finished, reserved
 from qffs.runs.inputs import RunInputs, about, calibrate_on, device_of, run_inputs, usual_augmentation
 from qffs.runs.provenance import command, provenance
 from qffs.spiking.network import SpikingNetwork

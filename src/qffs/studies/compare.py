@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from qffs.errors import Diverged, InvalidArgument
-from qffs.files import Results, check_set, reserved, to_json, write, write_text
+from qffs.files import Results, to_json, write, write_text
 from qffs.method import MAX_STEPS
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
+from qffs.runs.folder import check_set, reserved
 from qffs.runs.inputs import device_of
 from qffs.runs.provenance import command, provenance
 from qffs.studies.compare_cache import seconds_of

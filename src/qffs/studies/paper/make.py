@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import InvalidArgument
-from qffs.files import Results, check_set, reserved, to_json, write, write_text
+from qffs.files import Results, to_json, write, write_text
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
+from qffs.runs.folder import check_set, reserved
 from qffs.runs.inputs import device_of
 from qffs.runs.provenance import command, provenance
 from qffs.studies.paper.items import ITEMS

@@ -17,12 +17,13 @@ from helpers.problems import instead_of_data
 from qffs import models
 from qffs.data import load as load_data
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
-from qffs.files import Results, reserved
+from qffs.files import Results
 from qffs.models.checkpoint import load, save
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe
 from qffs.runs import train as runs_train
 from qffs.runs.convert import convert, quantize
+from qffs.runs.folder import check_set, reserved
 from qffs.runs.report import report
 from qffs.runs.train import demo, train
 from qffs.studies.compare import compare
@@ -259,3 +260,16 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     (tmp_path / "energy.json").unlink()
     for _ in range(2):
         report(tmp_path, tmp_path / "page.html", images=2, progress=False)
+
+
+def test_figures_may_be_replaced_only_beside_their_results(tmp_path: Path) -> None:
+    path = tmp_path / "fig.json"
+    check_set(path, "qffs paper", b"item")
+    (tmp_path / "fig.svg").write_text("mine")
+    with pytest.raises(InvalidArgument, match=r"fig\.svg exists and is not a file of qffs paper"):
+        check_set(path, "qffs paper", b"item")
+    path.write_text('{"mine": 1}')
+    with pytest.raises(InvalidArgument, match=r"fig\.json exists and is not a file of qffs paper"):
+        check_set(path, "qffs paper", b"item")
+    path.write_text('{\n  "item": "fig"}')
+    check_set(path, "qffs paper", b"item")

@@ -1,0 +1,126 @@
+"""One process at a time writes to a folder, and a process that was killed has it no more."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qffs.errors import InvalidArgument, QffsError
+from qffs.files import temporary, write_folder
+from qffs.runs import folder
+from qffs.runs.folder import reserved
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+HOLDER = """import sys, time
+from pathlib import Path
+from qffs.runs.folder import reserved
+with reserved(Path(sys.argv[1]), "qffs train digits", beside=len(sys.argv) > 2):
+    print("here", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=[False, True])
+def beside(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def holder(tmp_path: Path, beside: bool) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has reserved the folder ``run``."""
+    arguments = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), *(["beside"] if beside else [])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_belongs_to_one_process_until_it_is_killed(
+    holder: subprocess.Popen[str], beside: bool, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    said = (
+        rf"run is in use by process {holder.pid} on .* since .* \(qffs train digits\): wait until it has ended, or name"
+    )
+    with pytest.raises(InvalidArgument, match=said), reserved(run, "", beside=beside):
+        pytest.fail("two processes at once")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with reserved(run, "", beside=beside):
+        pass
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_was_not_there_before_is_removed_unless_something_was_written(tmp_path: Path) -> None:
+    with reserved(tmp_path / "a" / "run", ""):
+        pass
+    assert names(tmp_path) == []
+    with reserved(tmp_path / "a" / "run", ""):
+        (tmp_path / "a" / "run" / "x").touch()
+        (left,) = [temporary(tmp_path / "a" / "run" / "y", "new")]
+        left.touch()
+    with reserved(tmp_path / "a" / "run", ""):
+        assert names(tmp_path / "a" / "run") == [".qffs.lock", "x"]
+    assert names(tmp_path / "a" / "run") == ["x"]
+
+
+def test_a_worker_process_does_not_keep_the_folder_of_a_killed_run(tmp_path: Path) -> None:
+    with reserved(tmp_path, ""):
+        (handle,) = folder._handles
+        worker = os.fork()
+        if worker == 0:  # as a worker of a DataLoader that lives on
+            try:
+                os.fstat(handle)
+            except OSError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
+        with pytest.raises(InvalidArgument, match="is in use"), reserved(tmp_path, ""):
+            pass
+
+
+def test_a_lock_file_that_the_process_before_has_just_removed_is_not_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, left = folder.lock, [True]
+
+    def late(handle: int) -> bool:
+        if left.pop() if left else False:
+            (tmp_path / folder.LOCK).unlink()
+        return lock(handle)
+
+    monkeypatch.setattr(folder, "lock", late)
+    with reserved(tmp_path, ""), pytest.raises(InvalidArgument, match="is in use"), reserved(tmp_path, ""):
+        pass
+
+
+def test_without_locks_there_is_one_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    left = temporary(tmp_path / "y", "new")
+    left.touch()
+    with pytest.warns(UserWarning, match="cannot be locked: make sure that no other") as warned, reserved(tmp_path, ""):
+        assert left.exists()  # perhaps that of another process
+    assert len(warned) == 1
+    write_folder(tmp_path / "out", lambda _: None)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(QffsError, match=r"run cannot be written: "), reserved(tmp_path / "file" / "run", ""):
+        pass
