@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 from qffs.cli import recipes
 from qffs.cli.convert import convert, plan, quantize
 from qffs.cli.export import export, pull, push
+from qffs.cli.failures import abandon_output, explained, flush, print_any_character, say
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.cli.measure import energy, noise, simulate
 from qffs.cli.report import report
@@ -81,9 +82,10 @@ _notices: set[str] = set()
 
 
 def main() -> None:
-    """Run the command line; a `QffsError` becomes one sentence on standard error and exit code 2."""
-    warnings.showwarning = _notice
+    """Run the command line; whatever is no bug becomes one sentence on standard error and exit code 2."""
+    warnings.showwarning = _notice  # type: ignore[assignment]
     os.environ.update(openmp_defaults())  # OpenMP reads them when a subcommand imports torch
+    print_any_character()
     code = _exit_code()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # All files are written. PyTorch's threads for messages between processes sometimes abort a process at its end,
@@ -99,28 +101,45 @@ PARTED = ("Connection closed by peer", "Connection reset by peer", "NCCL communi
 
 
 def _exit_code() -> int:
-    """Run the app and return the exit code of the command line."""
+    """Run the app and return the exit code of the command line; failures outside of the library are explained."""
+    try:
+        code = _run()
+        flush()
+        return code
+    except Exception as error:
+        sentence = explained(error)
+        if sentence is None:
+            raise
+        abandon_output()
+        say(" ".join(sentence.split()))
+        return 2
+
+
+def _run() -> int:
+    """Run the app, and return its exit code."""
     try:
         app()
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # which the library of the command line turns into code 1
+            raise end.__context__ from None
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as error:
         for each in (Signals.SIGTERM, Signals.SIGINT):  # a launcher may send them again while this process ends
             signal.signal(each, signal.SIG_IGN)
         if first():
-            typer.echo(f"qffs: {error}", err=True)
+            say(str(error))
         return 0 if error.signal == Signals.SIGTERM else 128 + error.signal
     except QffsError as error:
         lines = str(error).splitlines()  # PyTorch or the system may add several lines; a refused network is a list
         text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)
-        typer.echo(f"qffs: {text}", err=True)
+        say(text)
         return 2
     except RuntimeError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1" or not any(words in str(error) for words in PARTED):
             raise
-        typer.echo(f"qffs: process {os.environ.get('RANK')} ends, because another process has ended", err=True)
+        say(f"process {os.environ.get('RANK')} ends, because another process has ended")
         return 1
     except KeyboardInterrupt:
-        typer.echo("qffs: stopped", err=True)
+        say("stopped")
         return 130
     return 0

@@ -77,7 +77,10 @@ class Images:
         Decode images only afterward: other versions of a decoder give other values for the same file.
         """
         pixels = self.images
-        images = hashlib.sha256(pixels.numpy()).hexdigest() if isinstance(pixels, Tensor) else pixels.digest()
+        if isinstance(pixels, Tensor):
+            images = hashlib.sha256(pixels.numpy().data).hexdigest()
+        else:
+            images = pixels.digest()
         return hashlib.sha256(f"{images} {self.labels.tolist()}".encode()).hexdigest()
 
     def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:

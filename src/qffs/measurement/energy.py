@@ -13,20 +13,22 @@ from qffs.measurement.activity import Activity
 
 MULTIPLY_ADD_PJ, ADD_PJ = 4.6, 0.9
 """Energy of a float32 multiply-add (3.7 for the product) and of an addition, at 45 nm, in pJ: Horowitz, ISSCC 2014."""
+HIGHEST_PJ = 1e15
+"""The highest energy of one operation, a kilojoule: sums of it stay finite."""
 FLOAT_BITS = 32
 FULL_PRECISION, QANN, SPARSE, SNN = "full precision", "QANN", "QANN, zeros skipped", "SNN"
 
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy of one operation, in pJ; raises `InvalidArgument` on a negative or infinite value."""
+    """The energy of one operation, in pJ; raises `InvalidArgument` on a value below 0 or above `HIGHEST_PJ`."""
 
     multiply_add_pj: float = MULTIPLY_ADD_PJ
     add_pj: float = ADD_PJ
 
     def __post_init__(self) -> None:
         for name, value in (("a multiply-add", self.multiply_add_pj), ("an addition", self.add_pj)):
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            if not isinstance(value, int | float) or not 0 <= value <= HIGHEST_PJ:
                 raise InvalidArgument(f"the energy of {name} must be a number of pJ, not {value!r}")
 
 

@@ -129,7 +129,7 @@ def check_folder(folder: str | Path, others: frozenset[str] = frozenset()) -> No
     """
     folder = path_of(folder)
     try:
-        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        above = next((parent for parent in folder.absolute().parents if parent.exists()), folder)
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise CheckpointError(f"{folder} cannot be written: {above} is no folder that may be written to")
         if folder.exists() and (not folder.is_dir() or not _replaceable(folder, others)):

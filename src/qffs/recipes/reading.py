@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
@@ -34,7 +35,7 @@ def text(name_or_path: str) -> str:
     """
     if name_or_path in names():
         return (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # a path with an unknown user's home stays as it is
     if path.suffix not in SUFFIXES and len(path.parts) == 1:
         near = get_close_matches(name_or_path, names(), 1) or names()
         raise InvalidArgument(

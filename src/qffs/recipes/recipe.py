@@ -11,9 +11,14 @@ from qffs.errors import InvalidArgument
 from qffs.method import MAX_STEPS, Levels, Schedule, by_pattern
 from qffs.recipes.messages import Fault, faults_of, refusal, shown
 
+LARGEST = 2**63
+"""No whole number reaches it, because what computes with them takes numbers of 64 bits."""
+MOST_WORKERS = 256
+"""A number that no machine needs; a mistyped one would start processes until the machine stops."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=LARGEST)]
 Weights = Annotated[list[float], Field(min_length=1), "a list of numbers that add up to 1"]
 Augmentations = Annotated[list[dict[str, dict[str, Any]]], "a list, each `Name: {argument: value}`"]
 Bits = Annotated[
@@ -35,7 +40,9 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        faults = list(self._faults())
+        numbers = [(name, value) for name, value in self if isinstance(value, int) and abs(value) >= LARGEST]
+        faults = [Fault((name,), f"is too large a number: {shown(value)}") for name, value in numbers]
+        faults = faults or list(self._faults())
         if faults:
             raise refusal(faults)
         return self
@@ -183,6 +190,8 @@ class Recipe(Section):
             yield Fault(
                 ("full_precision", "distillation"), "must be 0: only quantized training has a teacher, this network"
             )
+        if self.workers > MOST_WORKERS:
+            yield Fault(("workers",), f"must be at most {MOST_WORKERS}, not {self.workers}: each is a process")
         for index, step in enumerate(self.augmentation):
             if len(step) != 1:
                 yield Fault(

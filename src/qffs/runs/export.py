@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from qffs.errors import InvalidArgument
+from qffs.errors import CheckpointError, InvalidArgument
 from qffs.export import TARGETS
 from qffs.export.target import Network, Target
 from qffs.files import Results, check_replaceable
 from qffs.models.checkpoint import kind_of, load
 from qffs.progress import wait
 from qffs.runs.measure import Trial
+from qffs.runs.stored import read_results
 from qffs.spiking.network import SpikingNetwork
 
 IMAGES = 100
@@ -91,12 +91,9 @@ def _labeled_inputs(trial: Trial) -> dict[str, Tensor]:
 def _results(checkpoint: Path, network: Network) -> Results | None:
     """Return the results in the folder of the run that wrote a checkpoint; None if they are not of this network."""
     try:
-        results = json.loads((checkpoint.absolute().parent / "results.json").read_text(encoding="utf-8"))
-        figures = [results["full_precision"]["accuracy"], results["qann"]["accuracy"]]
-        figures += [figure for row in results["snn"] for figure in (row["accuracy"], row["steps"])]
-        complete = all(isinstance(each, int | float) for each in (*figures, results["images"])) and "data" in results
-        schedule = results["charge_schedule"]
-    except (OSError, ValueError, LookupError, TypeError):
+        results = read_results(checkpoint.absolute().parent / "results.json")
+    except CheckpointError:
         return None
-    same = not isinstance(network, SpikingNetwork) or list(network.schedule.weights) == schedule
+    complete = {"full_precision", "qann", "charge_schedule"} <= results.keys()
+    same = not isinstance(network, SpikingNetwork) or list(network.schedule.weights) == results.get("charge_schedule")
     return results if complete and same and checkpoint.name == kind_of(network) else None  # a run names its folders so

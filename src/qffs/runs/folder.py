@@ -17,6 +17,7 @@ from qffs.files import Results, check_replaceable, lock, remove_folder, remove_t
 from qffs.models.checkpoint import CONFIG, check_folder
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, differences, spelled
+from qffs.runs.stored import read_results
 from qffs.train.state import RunState
 
 Stage = Literal["full precision", "quantized"]
@@ -149,17 +150,6 @@ def clear(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         remove_folder(folder / name)
-
-
-def read_results(path: Path) -> Results:
-    """Return the results that a run wrote; raises `CheckpointError` if the file holds something else."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(results, dict) or "snn" not in results:
-        raise CheckpointError(f"{path} holds no results of a run")
-    return results
 
 
 def check_results(results: Results, recipe: Recipe, path: Path) -> Results:

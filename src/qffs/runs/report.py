@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
 from qffs.files import Results, check_replaceable, to_json, write_text
@@ -17,6 +15,7 @@ from qffs.runs.convert import plan
 from qffs.runs.folder import REPORTED, check_results, reserved
 from qffs.runs.measure import Trial, energy, noise
 from qffs.runs.provenance import command
+from qffs.runs.stored import read_origin, read_results
 
 IMAGES = 256
 """The default number of test images on which noises and cost are counted: the simulation step by step is slow."""
@@ -42,9 +41,9 @@ def report(
     """
     check()
     output = run / "report.html" if output is None else output
-    results = _read(run / "results.json")
-    if not isinstance(results, dict) or "snn" not in results:
+    if not (run / "results.json").exists():
         raise CheckpointError(f"{run} holds no results of a run: qffs train and qffs demo write them")
+    results, origin = read_results(run / "results.json"), read_origin(run / "run.json")
     recipe = read(str(run / "recipe.yaml"))
     check_results(results, recipe, run / "results.json")
     _check_outputs(run, output)
@@ -59,7 +58,7 @@ def report(
         progress=progress,
     )
     with reserved(run, command(sys.argv)):
-        return _write(run, output, trial, results)
+        return _write(run, output, trial, results, origin)
 
 
 def _check_outputs(run: Path, output: Path) -> None:
@@ -73,7 +72,7 @@ def _check_outputs(run: Path, output: Path) -> None:
             raise InvalidArgument(f"{output} is where the report writes its measurements: name another file")
 
 
-def _write(run: Path, output: Path, trial: Trial, results: Results) -> Path:
+def _write(run: Path, output: Path, trial: Trial, results: Results, origin: Results) -> Path:
     """Measure a trial, write the measurements to the folder of a run, and the page to ``output``."""
     try:
         measured = {"noise": noise(trial), "energy": energy(trial, Energy())}
@@ -84,7 +83,7 @@ def _write(run: Path, output: Path, trial: Trial, results: Results) -> Path:
     planned, _ = plan(str(run / "float"), progress=trial.progress)
     contents = PageContents(
         results=results,
-        provenance=_read(run / "run.json") or {},
+        provenance=origin,
         noise=measured["noise"],
         energy=measured["energy"],
         plan=planned,
@@ -101,17 +100,3 @@ def _commands(run: Path, trial: Trial) -> list[str]:
     measuring += ["--size", str(trial.size)] if trial.size is not None else []
     commands = (["noise", *measuring], ["energy", *measuring], ["report", str(run), *images])
     return [shlex.join(["qffs", *each]) for each in commands]
-
-
-def _read(path: Path) -> Results | None:
-    """Return the mapping in a JSON file; None if there is no file, or no mapping in it.
-
-    Raises `CheckpointError` if the file cannot be read.
-    """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else None

@@ -171,6 +171,7 @@ def _erase_unused(graph: fx.Graph) -> None:
 
 def _relu(node: fx.Node, traced: fx.GraphModule, spellings: Spellings) -> tuple[nn.Module, Any] | None:
     """Return a new module for a node that computes a ReLU, clipped from above or not, and its input; else None."""
+    module: nn.Module | None
     if node.op == "call_module":
         module, x = traced.get_submodule(str(node.target)), option(node, 0, "input")
     elif node.target in RELU_CALLS:

@@ -1,0 +1,89 @@
+"""results.json and run.json are checked where they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import mutations
+from qffs.errors import CheckpointError
+from qffs.runs.stored import read_origin, read_results
+
+STEP = {"steps": 1, "accuracy": 0.5, "spikes_per_image": 3.0, "agreement": 0.75}
+RESULTS: dict[str, Any] = {
+    "model": "digits_net", "data": "digits", "images": 10, "bits": {"*": 2}, "charge_schedule": [0.5, 0.5],
+    "full_precision": {"accuracy": 0.9, "epochs": []}, "qann": {"accuracy": 0.8, "epochs": []},
+    "snn": [STEP, {**STEP, "steps": 2}], "versions": {"qffs": "1"}, "other": None,
+    "layers": [{"layer": "relu", "positive": [1, 2], "negative": [0, 1]}],
+}  # fmt: skip
+
+
+def written(content: Any, folder: Path) -> Path:
+    (folder / "results.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / "results.json"
+
+
+def test_what_a_run_wrote_is_read_as_it_is(tmp_path: Path) -> None:
+    assert read_results(written(RESULTS, tmp_path)) == RESULTS
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"snn": []}, "is damaged: snn "),
+        ({"snn": [1]}, r"is damaged: snn\.0 "),
+        ({"snn": {}}, "is damaged: snn "),
+        ({"snn": [STEP, {k: STEP[k] for k in list(STEP)[:3]}]}, "agreement for each step, or for none"),
+        ({"snn": [{**STEP, "accuracy": None}]}, r"is damaged: snn\.0\.accuracy "),
+        ({"snn": [{**STEP, "accuracy": float("nan")}]}, r"is damaged: snn\.0\.accuracy "),
+        ({"snn": [{**STEP, "steps": 0}]}, r"is damaged: snn\.0\.steps "),
+        ({"images": "x"}, "is damaged: images "),
+        ({"images": 0}, "is damaged: images "),
+        ({"model": None}, "is damaged: model "),
+        ({"qann": None}, "is damaged: qann is null"),
+        ({"qann": {}}, r"is damaged: qann\.accuracy "),
+        ({"layers": [{**RESULTS["layers"][0], "positive": []}]}, "one number for each step"),
+        ({"layers": [{**RESULTS["layers"][0], "positive": [10**400, 1]}]}, r"layers\.0\.positive"),
+        ({"bits": []}, "is damaged: bits"),
+    ],
+)
+def test_a_damaged_value_is_named(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    path = written(RESULTS | change, tmp_path)
+    with pytest.raises(CheckpointError, match=sentence) as caught:
+        read_results(path)
+    assert str(caught.value).startswith(f"{path} ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["model", "data", "images", "snn", "layers"])
+def test_a_missing_value_is_named(key: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no results of a run" if key == "snn" else f"damaged: {key} "):
+        read_results(written({name: value for name, value in RESULTS.items() if name != key}, tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "\udcff", "1" * 5000, ""])
+def test_what_is_no_json_is_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_results(tmp_path / "results.json")
+
+
+def test_the_origin_may_be_missing_but_not_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert read_origin(path) == {}
+    assert read_origin(written({"command": "qffs demo", "seconds": 1}, tmp_path))["seconds"] == 1
+    with pytest.raises(CheckpointError, match="damaged: command"):
+        read_origin(written({"command": 3}, tmp_path))
+
+
+def test_any_damage_is_one_sentence(tmp_path: Path) -> None:
+    refused = 0
+    for damaged in mutations.of_json(RESULTS, 300):
+        try:
+            read_results(written(json.dumps(damaged), tmp_path))
+        except CheckpointError:
+            refused += 1
+    assert 100 < refused < 300
