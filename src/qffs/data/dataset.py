@@ -77,10 +77,7 @@ class Images:
         Decode images only afterward: other versions of a decoder give other values for the same file.
         """
         pixels = self.images
-        if isinstance(pixels, Tensor):
-            images = hashlib.sha256(pixels.numpy().data).hexdigest()
-        else:
-            images = pixels.digest()
+        images = hashlib.sha256(pixels.numpy().data).hexdigest() if isinstance(pixels, Tensor) else pixels.digest()
         return hashlib.sha256(f"{images} {self.labels.tolist()}".encode()).hexdigest()
 
     def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
