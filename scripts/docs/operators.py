@@ -52,7 +52,15 @@ reads single spikes. The others send values, which `strict=True` refuses.
   (`x[i] = y`, `x[i] += y`) becomes a function that joins the old and the new values. A change of a view that is read
   elsewhere, of an input of the network, or of only some images of the batch is refused.
 - **Python code** can decide on shapes, types and buffers; tracing follows the decision for the example. If such a
-  network is run on another size, an error says so. Code that decides on the data is refused with its line.
+  network is run on another size, an error says so. A decision on the number of images is followed where it changes
+  nothing. Code that decides on the data is refused with its line.
+- **What the code keeps** in an attribute, a list or a cache is what it would keep when it ran on the example. A table
+  that is made on the first call and kept is part of the graph. A network whose output changes from call to call, with
+  what it kept or with random numbers, is refused.
+- **Gradients** of the graph are those of the model: tracing compares both on the example. `detach` and `torch.no_grad`
+  stay. A `torch.autograd.Function` with a gradient of its own, hooks, and a `forward` that was put on an instance are
+  refused by name; so are `torch.autocast` and `torch.inference_mode` in `forward`. Autocast around `quantize`, `verify`
+  or a simulation has no effect there.
 - **Attributes** `shape`, `ndim`, `dtype` and `device` are plain, `T`, `mT`, `H` and `mH` linear.
 
 An operator that is not in the table is refused by name; you can [add it](extending.md) in a few lines.

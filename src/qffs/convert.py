@@ -23,7 +23,7 @@ from qffs.graph.replace import (
     swap_neurons,
 )
 from qffs.graph.site import has_site
-from qffs.graph.trace.trace import Example, trace
+from qffs.graph.trace.trace import Example, refuse_additions, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
 from qffs.nn.finite import check_finite
@@ -165,6 +165,7 @@ def to_spiking(
     schedule = Schedule.of(_hidden_levels(qann) if charge_steps is None else charge_steps)
     network = copied(qann).eval().requires_grad_(False)
     make_weights_plain(network)
+    refuse_additions(network, backward=False)
     classify_again(network)
     planning.plan(network).check()
     fold(network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -141,8 +142,12 @@ class Schedule:
 
         Raises `InvalidArgument` unless steps is a whole number from D to 2^20.
         """
-        if not isinstance(steps, int) or isinstance(steps, bool):
-            raise InvalidArgument(f"the number of steps must be a whole number, not {steps!r}")
+        try:
+            if isinstance(steps, bool):
+                raise TypeError
+            steps = operator.index(steps)
+        except TypeError:
+            raise InvalidArgument(f"the number of steps must be a whole number, not {steps!r}") from None
         if steps < self.steps:
             raise InvalidArgument(
                 f"a run needs at least as many steps as the {self.steps} charge steps of its schedule, not {steps!r}"

@@ -14,7 +14,7 @@ from qffs.errors import InvalidArgument, Mismatch, QffsError
 from qffs.functional import lsq
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
-from qffs.nn.inspect import evaluating, quantizers
+from qffs.nn.inspect import evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
 
@@ -59,6 +59,7 @@ class Comparison:
         )
 
 
+@without_autocast()
 def verify(
     qann: nn.Module,
     snn: SpikingNetwork,

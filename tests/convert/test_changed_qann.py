@@ -118,3 +118,20 @@ def test_a_step_size_of_zero_or_below_is_named(step_size: float) -> None:
         q.get_submodule("3").step_size.fill_(step_size)
     with pytest.raises(Diverged, match=f"the step size at 3 is {step_size:g}"):
         qffs.to_spiking(q)
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda q: q.get_submodule("2").register_forward_hook(lambda *_: None), "2 has forward hooks"),
+        (lambda q: setattr(q.get_submodule("2"), "forward", lambda x: 2 * x), "2 has a forward of its own, put on"),
+    ],
+)
+def test_what_was_added_to_instances_is_refused_by_name(add: Callable[[Any], Any], said: str) -> None:
+    q, x = qann()
+    q.get_submodule("2").register_full_backward_hook(lambda *_: None)
+    q.get_submodule("2").weight.register_hook(lambda gradient: gradient)
+    qffs.verify(q, qffs.to_spiking(q), x)  # a spiking network has no gradients
+    add(q)
+    with pytest.raises(NotConvertible, match=said):
+        qffs.to_spiking(q)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import qffs
 from helpers.problems import IMAGE, Residual, randomize
@@ -23,6 +25,7 @@ from qffs.data import load as load_data
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.export import torch_export
 from qffs.export.target import Network, Written
+from qffs.graph.nested import tensors
 from qffs.nn.quantizer import Quantizer
 
 STEPS = 3  # the charge steps; runs that are longer are those of `small`
@@ -261,6 +264,38 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     deviation = export.onnx(snn, tmp_path / "snn.onnx").deviation
     assert deviation is not None
     assert deviation < 1e-5
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass
+class Outputs:
+    logits: Tensor
+    hidden: Tensor
+
+
+@pytest.mark.parametrize("kind", [Pair, Outputs])
+def test_an_archive_holds_outputs_of_a_class_as_plain_ones(kind: Callable[..., Any], tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            hidden = self.layer(x).relu()
+            return kind(self.head(hidden), hidden)
+
+    x = torch.randn(8, 3)
+    qann: Any = qffs.calibrate(qffs.quantize(Net(), 2, example=x), [x]).eval()
+    prune.l1_unstructured(qann.head, "weight", 0.5)  # a weight that is computed, too
+    export.pt2(qann, tmp_path / "qann.pt2")
+    archived = torch.export.load(tmp_path / "qann.pt2").module()(x)
+    assert isinstance(archived, tuple | dict)
+    assert not isinstance(archived, Pair)
+    assert all(map(torch.equal, tensors(archived), tensors(qann(x))))
 
 
 def test_what_is_read_again_must_be_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

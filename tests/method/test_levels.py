@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +51,14 @@ def test_impossible_schedules(bad: object) -> None:
 def test_steps_that_are_no_whole_number(bad: object) -> None:
     with pytest.raises(InvalidArgument, match="must be a whole number"):
         Schedule.uniform(3).over(bad)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_of_other_libraries_are_steps() -> None:
+    assert (
+        Schedule.uniform(3).over(np.int64(4)) == Schedule.uniform(3).over(torch.tensor(4)) == (1 / 3, 1 / 3, 1 / 3, 0)
+    )  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="must be a whole number"):
+        Schedule.uniform(3).over(np.float32(4))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [2, 0, -3])

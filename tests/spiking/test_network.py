@@ -247,6 +247,18 @@ def test_several_inputs_and_outputs(chunk: int | None) -> None:
         close(ours[-1], theirs.detach())
 
 
+def test_autocast_around_a_simulation_changes_nothing() -> None:
+    x = images()
+    qann = calibrated(network(), x)
+    snn = qffs.to_spiking(qann)
+    expected = snn(x, steps=8), snn.run(x, steps=8)[0], snn.stream().run(x, stop_when=1.0, longest=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(snn(x, steps=8), expected[0])
+        assert torch.equal(snn.run(x, steps=8)[0], expected[1])
+        assert torch.equal(snn.stream().run(x, stop_when=1.0, longest=8).readout, expected[2].readout)
+        qffs.verify(qann, snn, x)
+
+
 def test_too_few_steps() -> None:
     x = images()
     with pytest.raises(InvalidArgument, match="at least as many steps as the 3 charge steps"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CellType, FrameType
 from typing import Any, TypeAlias
 
 import torch
@@ -91,3 +94,52 @@ def joined(parts: Sequence[Any], d: int) -> Any:
     """
     leaves = zip(*map(tensors, parts), strict=True)
     return parts[0] if len(parts) == 1 else nested(parts[0], (torch.cat(each, d) for each in leaves))
+
+
+def same(computed: Any, expected: Any, coarse: float = 0.0) -> bool:
+    """Return whether two nested values hold the same tensors, up to rounding."""
+    mine, other = tensors(computed), tensors(expected)
+    return len(mine) == len(other) and all(close(a, b, coarse) for a, b in zip(mine, other, strict=True))
+
+
+def close(a: Tensor, b: Tensor, coarse: float = 0.0, rounding: float = 0.0) -> bool:
+    """Return whether two tensors are equal up to rounding, which may depend on the batch size.
+
+    coarse: the precision of a coarser type through which the values have passed, or 0; rounding: how far values may
+    differ in any case.
+    """
+    if a.shape != b.shape:
+        return False
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    if not a.is_floating_point():
+        return bool(torch.equal(a, b))
+    finite = b[b.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    fine = a.dtype in {torch.float32, torch.float64} and coarse < torch.finfo(torch.bfloat16).eps / 10
+    tolerance = 1000 * max(torch.finfo(a.dtype).eps, coarse) if fine else 0.05
+    return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale + rounding, equal_nan=True))
+
+
+def replace_in(holder: Any, by_id: Mapping[int, Any]) -> None:
+    """Replace in a container, a cache or the attributes of an object the values that ``by_id`` has new ones for."""
+    if isinstance(holder, (list, deque)):
+        for position, value in enumerate(holder):
+            if id(value) in by_id:
+                holder[position] = by_id[id(value)]
+    elif isinstance(holder, dict):
+        for key, value in list(holder.items()):
+            if id(key) in by_id:
+                del holder[key]
+            if id(key) in by_id or id(value) in by_id:
+                holder[by_id.get(id(key), key)] = by_id.get(id(value), value)
+    elif isinstance(holder, set):
+        for value in [each for each in holder if id(each) in by_id]:
+            holder.remove(value)
+            holder.add(by_id[id(value)])
+    elif isinstance(holder, CellType):
+        holder.cell_contents = by_id.get(id(holder.cell_contents), holder.cell_contents)
+    elif isinstance(holder, functools._lru_cache_wrapper):  # it does not show what it holds
+        holder.cache_clear()
+    elif not isinstance(holder, FrameType) and hasattr(holder, "__dict__"):
+        replace_in(vars(holder), by_id)

@@ -10,8 +10,7 @@ from torch import fx
 from qffs.errors import NotConvertible, NothingToQuantize
 from qffs.graph.call import assembles, label
 from qffs.graph.paths import owner
-from qffs.graph.site import Kind, site
-from qffs.graph.trace.tracer import described
+from qffs.graph.site import Kind, described, site
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import dataclasses
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MethodDescriptorType
+from types import FrameType, MethodDescriptorType
 from typing import Any
 
 import torch
@@ -126,6 +126,7 @@ OPERATORS: dict[str, Rule] = {
     **_named(FOLDED, "dropout dropout{}d alpha_dropout feature_alpha_dropout batch_norm"),
     **_named(PLAIN, "getattr size dim numel stride is_floating_point zeros_like ones_like full_like"),
     **_named(PLAIN, "new_zeros new_ones new_full arange zeros ones full empty linspace eye expect _assert"),
+    **_named(RECURRENT, "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     **_named(ROUNDING, "eq ne lt le gt ge floordiv mod floor_divide remainder round floor ceil trunc sign"),
     **_named(ROUNDING, "int long bool hardshrink"),
     **_named(ROUNDING, "argmax argmin topk sort argsort invert and_ or_ xor logical_not logical_and logical_or"),
@@ -272,3 +273,16 @@ def is_leaf(module: nn.Module) -> bool:
     kind = type(module)
     is_torch = getattr(nn, kind.__name__, None) is kind
     return kind in MODULES or (is_torch and kind.__module__ not in _COMPOSED)
+
+
+def module_at(frame: FrameType | None) -> tuple[nn.Module | None, bool]:
+    """Return the module whose code runs in a frame, and whether it is part of one operator of a graph."""
+    innermost = None
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            module = frame.f_locals["self"]
+            innermost = innermost or module
+            if is_leaf(module):
+                return innermost, True
+        frame = frame.f_back
+    return innermost, False

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
+import torch
 from torch import fx
 
 KEY = "site"
@@ -97,4 +102,36 @@ def note(node: fx.Node, **changes: Any) -> None:
     node.meta[KEY] = replace(site(node), **changes)
 
 
+def source(frame: FrameType | None = None) -> tuple[str, int] | None:
+    """Return file and line of the network's own code that runs now; None where only code of torch runs.
+
+    frame: where the search starts; by default, at the caller.
+    """
+    frame = frame or sys._getframe(1)
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _HERE, "<")):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def described(node: fx.Node) -> str:
+    """Return file name and line of a node in the network's source, as the end of a message; "" where it has none.
+
+    >>> described(fx.Graph().placeholder("x"))
+    ''
+    """
+    line = site(node).source
+    return f", {Path(line[0]).name}, line {line[1]}" if line else ""
+
+
+def line_at(frame: FrameType) -> str:
+    """Return file name and line of the network's own code that runs in a frame, for a message."""
+    line = source(frame)
+    return f"{Path(line[0]).name}, line {line[1]}" if line else "within torch"
+
+
 _NEW = Site()
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, TypeVar
@@ -23,11 +23,12 @@ ATOMIC = (type, ModuleType, FunctionType, BuiltinFunctionType)
 """What a deep copy does not look into."""
 
 
-def copied(network: Network) -> Network:
+def copied(network: Network, weights: Mapping[int, nn.Parameter] | None = None) -> Network:
     """Return a deep copy of a network, in which every tensor that autograd has computed is detached.
 
     A network that was trained may keep such tensors in its attributes (its features, its last loss), in lists and
-    dictionaries too. They are no weights, but PyTorch refuses to copy them. Raises `InvalidArgument` where an attribute
+    dictionaries too. They are no weights, but PyTorch refuses to copy them. weights: what the copy has in the place of
+    weights of the network, by their `id`. Raises `InvalidArgument` where an attribute
     cannot be copied for another reason, such as an open file.
 
     >>> layer = nn.Linear(2, 1)
@@ -35,7 +36,8 @@ def copied(network: Network) -> Network:
     >>> copied(layer).outputs[0].requires_grad
     False
     """
-    memo = {id(tensor): tensor.detach().clone() for tensor in _computed(network)}
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _computed(network)}
+    memo.update(weights or {})
     try:
         return copy.deepcopy(network, memo)
     except Exception as error:  # an attribute may be of any class, whose copy may raise anything

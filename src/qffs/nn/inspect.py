@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,35 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Turn `torch.autocast` off: it would round values in other places than the code of this library expects.
+
+    >>> with torch.autocast("cpu"), without_autocast():
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
+    with ExitStack() as off:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                off.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def quantizers(network: nn.Module) -> dict[str, Quantizer]:
     """Return the quantizers of a network by their paths, in the order of its modules."""
     return {path: module for path, module in network.named_modules() if isinstance(module, Quantizer)}
+
+
+def listed(root: nn.Module, part: Any) -> str:
+    """Return in words the plain list of a network that holds a module or a weight; "" where none does."""
+    for path, module in root.named_modules():
+        for name, value in vars(module).items():
+            held = value.values() if isinstance(value, dict) else value
+            is_plain = isinstance(value, (list, tuple, dict, set)) and not name.startswith("_")
+            if is_plain and any(each is part for each in held):
+                return f"{f'{path}.' if path else ''}{name} is a plain {type(value).__name__} of Python"
+    return ""
 
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16)

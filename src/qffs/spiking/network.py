@@ -19,7 +19,7 @@ from qffs.graph.serialize import Description, describe, tensors_of
 from qffs.graph.site import Kind
 from qffs.kernels.fingerprint import Fingerprint
 from qffs.method import Schedule
-from qffs.nn.inspect import empty_like
+from qffs.nn.inspect import empty_like, without_autocast
 from qffs.nn.neuron import Neuron
 from qffs.spiking import backends
 from qffs.spiking.backends import Counter
@@ -86,6 +86,7 @@ class SpikingNetwork(nn.Module):
         # A pickled graph would forget what its nodes are: it goes as its description, as in a checkpoint.
         return _restore, (describe(self.graph), tensors_of(self.graph), self.schedule)
 
+    @without_autocast()
     def forward(
         self,
         *inputs: Tensor,
@@ -131,6 +132,7 @@ class SpikingNetwork(nn.Module):
         threshold = next((neuron.threshold for _, neuron in self.neurons()), None)
         return empty_like(self) if threshold is None else threshold.new_empty(0)
 
+    @without_autocast()
     def run(
         self,
         *inputs: Tensor,

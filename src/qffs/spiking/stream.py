@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qffs.errors import InvalidArgument
 from qffs.method import Schedule
+from qffs.nn.inspect import without_autocast
 from qffs.spiking.inputs import explain_failure
 from qffs.spiking.operations import Operations
 from qffs.spiking.step_by_step import State, advance
@@ -62,6 +63,7 @@ class Stream:
         return Moment(0, None, self._initial_state(*inputs))
 
     @torch.no_grad()
+    @without_autocast()
     def step(self, moment: Moment, *frames: Tensor) -> Moment:
         """Return the next moment; the moment passed in is not changed, and can be continued from again.
 

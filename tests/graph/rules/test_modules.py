@@ -150,8 +150,40 @@ def test_what_jumps_is_refused_of_spikes_and_allowed_of_the_input(name: str) -> 
     plan(trace(of_input.eval(), x)).check()
 
 
+RECURRENT: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: nn.LSTM(6, 6),
+    "gru": lambda: nn.GRU(6, 6),
+    "rnn_tanh": lambda: nn.RNN(6, 6),
+    "rnn_relu": lambda: nn.RNN(6, 6, nonlinearity="relu"),
+    "lstm_cell": lambda: nn.LSTMCell(6, 6),
+    "gru_cell": lambda: nn.GRUCell(6, 6),
+    "rnn_tanh_cell": lambda: nn.RNNCell(6, 6),
+    "rnn_relu_cell": lambda: nn.RNNCell(6, 6, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_classes_derived_from_recurrent_ones_are_recurrent(name: str) -> None:
+    made = RECURRENT[name]()
+    made.__class__ = type("Derived", (type(made),), {})
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = made
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.memory(torch.relu(x))
+            return y if name in {"gru_cell", "rnn_tanh_cell", "rnn_relu_cell"} else y[0]
+
+    x = torch.randn(2, 6) if "cell" in name else torch.randn(2, 5, 6)
+    (row, *_) = plan(trace(Recurrent(), x)).refused
+    assert (row.operator, row.why) == (name, "it is recurrent: only feed-forward networks are converted")
+
+
 def test_every_row_has_a_case() -> None:
     from graph.rules import test_nonlinear, test_operators, test_shapes
 
     shown = test_operators.CASES.keys() | test_shapes.CASES.keys() | test_nonlinear.CASES.keys() | REFUSED.keys()
+    shown |= RECURRENT.keys()
     assert shown == {name for name in OPERATORS if ":" not in name}

@@ -93,6 +93,18 @@ def test_it_becomes_one_quantizer(name: str) -> None:
     assert not any(row.values for row in qffs.plan(model, x).rows)
 
 
+def test_an_input_may_be_called_relu() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 8)
+
+        def forward(self, relu: Tensor) -> Tensor:
+            return self.layer(relu)
+
+    assert nn.ReLU not in map(type, trace(Named(), torch.randn(4, 6)).modules())
+
+
 @pytest.mark.parametrize(
     "clipped",
     [

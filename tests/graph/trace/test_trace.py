@@ -167,13 +167,16 @@ def test_inputs_with_defaults_take_them() -> None:
     assert len(trace(Optional(), (x, x)).graph.find_nodes(op="placeholder")) == 2
 
 
-def test_any_number_of_inputs_is_refused() -> None:
+def test_the_example_says_how_many_inputs_there_are() -> None:
     class Many(nn.Module):
-        def forward(self, *xs: Tensor) -> Tensor:
-            return torch.relu(xs[0])
+        def forward(self, x: Tensor, *others: Tensor, **options: Any) -> Tensor:
+            return torch.relu(x) + sum(others)
 
-    with pytest.raises(NotTraceable, match="the inputs of Many must have names"):
-        trace(Many(), torch.zeros(2, 2))
+    x = torch.randn(2, 3)
+    for inputs in ((x,), (x, x + 1), (x, x + 1, x + 2)):
+        traced = trace(Many(), inputs)
+        assert torch.equal(traced(*inputs), Many()(*inputs))
+        assert len(traced.graph.find_nodes(op="placeholder")) == len(inputs)
     with pytest.raises(InvalidArgument, match="the example has 2 inputs, but Forms takes"):
         trace(Forms(), (torch.zeros(2, 3), torch.zeros(2, 3)))
 
@@ -210,11 +213,58 @@ def test_unused_and_aliased_modules_keep_their_keys() -> None:
     assert trace(model, torch.zeros(1, 2)).state_dict().keys() == model.state_dict().keys()
 
 
-def test_hooks_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda m: m[1].register_forward_hook(lambda module, arguments, result: 2 * result), "1 has forward hooks"),
+        (lambda m: m.register_forward_pre_hook(lambda *_: None), "the model has forward hooks"),
+        (lambda m: m[0].register_full_backward_hook(lambda *_: None), "0 has backward hooks"),
+        (lambda m: m[0].register_full_backward_pre_hook(lambda *_: None), "0 has backward hooks"),
+        (lambda m: m[0].weight.register_hook(lambda gradient: 0 * gradient), "0.weight has hooks on the gradient"),
+        (lambda m: m[0].bias.register_post_accumulate_grad_hook(lambda weight: None), "0.bias has hooks on the grad"),
+        (lambda m: setattr(m[0], "forward", lambda x: x), "0 has a forward of its own, put on the instance"),
+        (lambda m: setattr(m[1], "forward", torch.relu), "1 has a forward of its own, put on the instance"),
+        (lambda m: setattr(m, "forward", lambda x: x), "the model has a forward of its own, put on the instance"),
+    ],
+)
+def test_code_that_was_added_from_outside_is_refused(add: Any, said: str) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    model[1].register_forward_hook(lambda module, arguments, result: 2 * result)
-    with pytest.raises(NotConvertible, match="1 has forward hooks"):
+    trace(model, torch.zeros(1, 2))
+    add(model)
+    with pytest.raises(NotConvertible, match=said):
         trace(model, torch.zeros(1, 2))
+
+
+def test_hooks_of_all_modules_are_refused() -> None:
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(NotConvertible, match=r"hooks for all modules \(torch.nn.modules.module\)"):
+            trace(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))
+    finally:
+        hook.remove()
+
+
+def test_hooks_that_the_code_itself_registers_are_refused() -> None:
+    def hooking(self: Any, x: Tensor) -> Tensor:
+        self.second.register_forward_hook(lambda *_: None)
+        return x
+
+    with pytest.raises(NotConvertible, match="second has forward hooks"):
+        trace(Refused(hooking), torch.randn(2, 4))
+
+
+def test_a_method_in_the_place_of_forward_is_read() -> None:
+    class Fused(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x)
+
+        def fused(self, x: Tensor) -> Tensor:
+            return 2 * torch.relu(x)
+
+    model, x = nn.Sequential(Fused()), torch.randn(2, 3)
+    for whole, part in ((model, model[0]), (model[0], model[0])):
+        part.forward = part.fused
+        assert torch.equal(trace(whole, x)(x), 2 * torch.relu(x))
 
 
 def test_the_example_is_not_changed() -> None:
@@ -642,3 +692,130 @@ def test_operators_of_python_stand_at_the_line_of_the_network() -> None:
     nodes = trace(of(forward), torch.ones(2, 3)).graph.nodes
     lines = [site(node).source[1] - forward.__code__.co_firstlineno for node in nodes if "call" in node.op]
     assert lines == [1, 2, 3]
+
+
+class Refused(nn.Module):
+    """Two layers, with code between them."""
+
+    def __init__(self, code: Any) -> None:
+        super().__init__()
+        self.first, self.second, self.code = nn.Linear(4, 4), nn.Linear(4, 4), code
+        self.listed = [nn.Linear(4, 4)]
+        self.weights = {"w": nn.Parameter(torch.ones(4))}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.code(self, torch.relu(self.first(x))))
+
+
+def in_autocast(self: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return (x @ x.T).float()
+
+
+@torch.inference_mode()
+def in_inference_mode(self: nn.Module, x: Tensor) -> Tensor:
+    return x + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (in_autocast, r"its code turns torch.autocast on, which a graph cannot hold \(in in_autocast"),
+        (in_inference_mode, r"its code runs in torch.inference_mode, in which nothing can be trained \(in in_inf"),
+        (lambda self, x: self.listed[0](x), r"listed is a plain list of Python: use torch.nn.ModuleList \(in <lambda>"),
+        (lambda self, x: x + self.weights["w"], r"weights is a plain dict of Python: use torch.nn.ParameterList"),
+        (lambda self, x: nn.Linear(4, 4)(x), "its code makes a Linear with weights of its own"),
+        (lambda self, x: x.retain_grad() or x, "its code calls retain_grad on a tensor"),
+    ],
+)
+def test_code_that_a_graph_cannot_hold_is_named(code: Any, said: str) -> None:
+    with pytest.raises(NotTraceable, match=f"Refused cannot be read as a static graph: {said}") as caught:
+        trace(Refused(code), torch.randn(2, 4))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda self, x: x if x.is_floating_point() else x.float(),
+        lambda self, x: x if torch.is_floating_point(x) and not x.is_complex() else x.float(),
+        lambda self, x: x if x.is_contiguous() else x.contiguous(),
+        lambda self, x: x if x.layout == torch.strided and not x.is_sparse else x.to_dense(),
+    ],
+)
+def test_questions_of_type_and_layout_are_no_questions_of_the_data(code: Any) -> None:
+    traced = trace(Refused(code), torch.randn(2, 4))
+    plan(traced).check()
+    assert not [node for node in traced.graph.nodes if node.op in {"call_function", "call_method"}]
+
+
+def test_autocast_and_inference_mode_around_tracing_change_nothing() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4)
+    for context in (torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode()):
+        with context:
+            traced = trace(model, x)
+        assert torch.equal(traced(x), model(x))
+        traced(x).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            nn.Sequential(nn.LazyLinear(4), nn.ReLU()),
+            r"lazy modules, whose weights have no shape yet \(0.weight\): run it",
+        ),
+        (torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.ReLU())), "pass model.module"),
+        (
+            nn.Sequential(torch.compile(nn.ReLU(), backend="eager")),
+            "the model has 0, which is compiled: pass the network",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()),
+            r"shape \(3, 4, 4\).* dimension 0 must be a batch .*example\[None",
+        ),
+    ],
+)
+def test_what_to_pass_instead_is_said(model: nn.Module, said: str) -> None:
+    with pytest.raises((InvalidArgument, NotTraceable), match=said):
+        trace(model, torch.randn(3, 4, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_scripted_parts_are_named() -> None:
+    def halved(x: Tensor) -> Tensor:
+        return x / 2
+
+    script = torch.jit.script(halved)
+    with pytest.raises(
+        NotTraceable, match=r"its code calls halved, a scripted function or an operator.*line \d+"
+    ) as one:
+        trace(Refused(lambda self, x: script(x)), torch.randn(2, 4))
+    assert "\n" not in str(one.value)
+    with pytest.raises(NotTraceable, match="a TorchScript module, 0, cannot be read: pass the network"):
+        trace(nn.Sequential(torch.jit.script(nn.ReLU())), torch.randn(2, 4))
+
+
+def test_an_exported_module_says_what_to_pass() -> None:
+    exported = torch.export.export(nn.Sequential(nn.ReLU()), (torch.randn(2, 4),)).module()
+    with pytest.raises(NotTraceable, match=r"pass the network that was given to torch.export"):
+        trace(exported, torch.randn(2, 4))
+
+
+def test_a_failure_of_stand_ins_alone_is_no_failure_of_the_network() -> None:
+    def asks(self: nn.Module, x: Tensor) -> Tensor:
+        pair = x.split(2, 1)
+        return torch.cat(list(pair), 1) if isinstance(pair, tuple) else torch.relu(pair)  # type: ignore[arg-type]
+
+    with pytest.raises(NotTraceable, match=r"relu.*where the model itself runs; its code may ask for the type"):
+        trace(Refused(asks), torch.randn(2, 4))
+
+
+def test_buffers_that_the_code_changes_are_those_of_the_model_after_tracing() -> None:
+    def counts(self: nn.Module, x: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.relu(x)
+
+    model = of(counts)
+    model.register_buffer("calls", torch.zeros(()))
+    assert float(trace(model, torch.randn(2, 4)).get_buffer("calls")) == 0

@@ -7,18 +7,20 @@ dimension holds them.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import InvalidArgument, NotTraceable
+from qffs.errors import InvalidArgument
 from qffs.graph.call import assembles
-from qffs.graph.nested import nested, tensors
-from qffs.graph.operators import at_least
+from qffs.graph.nested import close, nested, tensors
+from qffs.graph.operators import at_least, expect
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, name_of, rule_of
 from qffs.graph.site import Kind, note, site
+from qffs.graph.trace.same import compare
 
 FEW = 2
 """The number of images of the example on which the checks run."""
@@ -86,7 +88,7 @@ class _Joined(_Alone):
         changes = (torch.zeros_like, lambda x: x, other, lambda x: x + other(x))
         zero, x, y, both = (self._at(node, change) for change in changes)
         return not any(bool(each.any()) for each in zero) and all(
-            _close(a + b, c) for a, b, c in zip(x, y, both, strict=True)
+            close(a + b, c) for a, b, c in zip(x, y, both, strict=True)
         )
 
     def _at(self, node: fx.Node, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -127,17 +129,22 @@ class _Joined(_Alone):
 
 
 @torch.no_grad()
-def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check(
+    traced: fx.GraphModule, recorded: fx.GraphModule, new: Callable[[], nn.Module], inputs: tuple[Tensor, ...]
+) -> bool:
     """Run the checks in eval mode, and write the results into the record of every node (`qffs.graph.site.Site`).
 
     The results are its ``shape``, ``batch``, ``rounds`` and ``problem``. Raises `NotTraceable` where the graph and the
-    model compute different outputs.
+    model compute different outputs or gradients.
+
+    recorded: the graph in the form in which gradients are compared; new: returns a copy of the model that has not run.
+    Returns whether a guard depends on the number of images.
     """
     alone = _Alone(traced)
     coarse = max((torch.finfo(node.args[1]).eps for node in traced.graph.nodes if node.target is at_least), default=0.0)
     computed = alone.run(*copies(inputs, FEW))
     if not any(site(node).problem for node in traced.graph.nodes):  # else the plan gives the reason
-        _same_function(computed, model(*copies(inputs, FEW)), type(model).__name__, coarse)
+        compare(computed, recorded, new, copies(inputs, FEW), coarse)
     count = min(FEW, len(inputs[0]))
     window = _Window(1, count, count + 3)  # not in the middle, where reversing the order would not move them
     joined = _Joined(traced, alone.env, window)
@@ -148,6 +155,19 @@ def check(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) 
             raise
     for node in traced.graph.nodes:
         note(node, shape=_shape(alone.env.get(node), joined.env.get(node), len(inputs[0]), window))
+    return any(
+        site(guard).problem or _compares_batches(guard.args[0], alone.env, joined.env)
+        for guard in traced.graph.find_nodes(op="call_function", target=expect)
+    )
+
+
+def _compares_batches(node: Any, alone: dict[fx.Node, Any], joined: dict[fx.Node, Any]) -> bool:
+    """Return whether a node compares a size that depends on the number of images with another one."""
+    return (
+        isinstance(node, fx.Node)
+        and node.target in (operator.eq, operator.ne)
+        and any(alone.get(read) != joined.get(read) for read in node.all_input_nodes)
+    )
 
 
 def refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
@@ -184,16 +204,6 @@ def _between(small: Tensor, large: Tensor, batch: tuple[int, int], window: _Wind
     return torch.cat([before, small, behind], dimension)
 
 
-def _same_function(traced: Any, original: Any, name: str, coarse: float) -> None:
-    pairs = list(zip(tensors(traced), tensors(original), strict=False))
-    if len(tensors(traced)) != len(tensors(original)) or not all(_close(a, b, coarse) for a, b in pairs):
-        raise NotTraceable(
-            f"{name} cannot be read as a static graph: the graph computes something else than the model: its code "
-            "changes a value in place that is also read elsewhere, draws random numbers, or asks for the type of a "
-            "value (isinstance); write the plain form"
-        )
-
-
 def _batch(small: Tensor, large: Tensor, window: _Window) -> tuple[int, int] | None:
     """Return the dimension that holds the images and the rows per image there; None where the images are not apart."""
     if small.dim() != large.dim():
@@ -206,7 +216,7 @@ def _batch(small: Tensor, large: Tensor, window: _Window) -> tuple[int, int] | N
     rows = size // window.few
     if size % window.few or large.shape[dimension] != rows * window.total:
         return None
-    return (dimension, rows) if _close(small, large.narrow(dimension, rows * window.before, size)) else None
+    return (dimension, rows) if close(small, large.narrow(dimension, rows * window.before, size)) else None
 
 
 def _shape(alone: Any, joined: Any, images: int, window: _Window) -> tuple[int, ...] | None:
@@ -219,21 +229,3 @@ def _shape(alone: Any, joined: Any, images: int, window: _Window) -> tuple[int, 
         small // window.few * images if large != small else small
         for small, large in zip(alone.shape, joined.shape, strict=True)
     )
-
-
-def _close(a: Tensor, b: Tensor, coarse: float = 0.0) -> bool:
-    """Return whether two tensors are equal up to rounding, which may depend on the batch size.
-
-    coarse: the precision of a coarser type through which the values have passed, or 0.
-    """
-    if a.shape != b.shape:
-        return False
-    if a.is_complex():
-        a, b = torch.view_as_real(a), torch.view_as_real(b)
-    if not a.is_floating_point():
-        return bool(torch.equal(a, b))
-    finite = b[b.isfinite()]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    fine = a.dtype in {torch.float32, torch.float64} and coarse < torch.finfo(torch.bfloat16).eps / 10
-    tolerance = 1000 * max(torch.finfo(a.dtype).eps, coarse) if fine else 0.05
-    return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True))

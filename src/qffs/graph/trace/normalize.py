@@ -174,7 +174,7 @@ def _relu(node: fx.Node, traced: fx.GraphModule, spellings: Spellings) -> tuple[
     module: nn.Module | None
     if node.op == "call_module":
         module, x = traced.get_submodule(str(node.target)), option(node, 0, "input")
-    elif node.target in RELU_CALLS:
+    elif node.op in {"call_function", "call_method"} and node.target in RELU_CALLS:
         module, x = nn.Hardtanh(0.0, 6.0) if node.target is F.relu6 else nn.ReLU(), option(node, 0, "input")
     elif name_of(node) in SPELLED:
         module, x = spellings.relu(node) or (None, None)

@@ -1,23 +1,48 @@
-"""The stand-in for a value while a network is traced: it records the operators that the code applies to it."""
+"""Stand-ins for the values of a network while it is traced, and what keeps them apart from the rest of the process.
+
+A stand-in records the operators that the code applies to it. What tracing replaces in torch, it replaces in its own
+thread only, and no stand-in outlives the tracing: not in a cache, nor in a global, nor in the network itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import operator
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 
-from qffs.graph.nested import form
+from qffs.graph.nested import form, replace_in
 from qffs.graph.operators import write_
 from qffs.graph.site import note
+
+FACTORIES = ("zeros", "ones", "full", "empty", "reshape", "broadcast_to")
+"""Functions of torch that take sizes and do not look for stand-ins among them: the tracer records their calls."""
+
+TABLES = ("arange", "linspace", "eye")
+"""Functions of torch that make tables, which code may keep: their results are plain tensors, unless a size is one of
+the network."""
+
+
+_SET_ATTRIBUTE = nn.Module.__setattr__
+_ONE = threading.RLock()  # torch.fx replaces functions of torch, so one network is traced at a time
 
 
 class Recorder(fx.Tracer):
     """The part of a tracer that stand-ins use; ``values`` holds the value of every node on the example."""
 
     values: dict[fx.Node, Any]
+    running: bool = False
+    """True while a node runs on values, when nothing is recorded."""
 
     def concrete(self, proxy: fx.Proxy) -> Any:
         """Return the value of a stand-in on the example, where the network's code needs a number."""
@@ -114,3 +139,151 @@ class StandIn(fx.Proxy):
 
     def __itruediv__(self, other: Any) -> Any:
         return self._in_place(operator.itruediv, operator.truediv, other)
+
+
+@dataclass
+class _Table:
+    """A table that the code has made without a stand-in, and the call that made it."""
+
+    made: Tensor
+    factory: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    call: Any = None
+
+
+class Isolated(Recorder):
+    """The part of a tracer that keeps it apart from the rest of the process."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._tables: dict[int, _Table] = {}
+        self._stand_ins: list[weakref.ref[StandIn]] = []
+        self._thread = threading.get_ident()
+
+    @property
+    def records(self) -> bool:
+        """Whether what is called now is to be recorded: neither a node that runs on values nor another thread."""
+        return not self.running and threading.get_ident() == self._thread
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return the stand-in for a node."""
+        stand_in = StandIn(node, self)
+        self._stand_ins.append(weakref.ref(stand_in))
+        return stand_in
+
+    @contextlib.contextmanager
+    def apart(self, root: nn.Module) -> Iterator[None]:
+        """Trace one network at a time, and leave no stand-in behind: see `put_values_back`.
+
+        At the end the modules of the network have the attributes and buffers that they had before, and the constants
+        that the graph reads.
+        """
+        before = [(module, dict(vars(module)), dict(module._buffers)) for module in root.modules()]
+        try:
+            # Functions that `torch.fx.wrap` would keep as one step are traced too: they need only sizes.
+            with _ONE, mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True):
+                yield
+        finally:
+            constants = {str(node.target) for node in self.graph.find_nodes(op="get_attr")}
+            for module, attributes, buffers in before:
+                new = [name for name in vars(module) if name not in attributes]
+                for name in new:
+                    if module is not root or name not in constants:
+                        del vars(module)[name]
+                vars(module).update(attributes)
+                module._buffers.update(buffers)
+            self._tables.clear()
+            put_values_back(self._stand_ins, self.values)
+
+    @contextlib.contextmanager
+    def patched(self) -> Iterator[None]:
+        """Replace in this thread what the code of a network calls. `torch.fx` itself replaces it in all threads."""
+        with contextlib.ExitStack() as stack:
+            for name in FACTORIES:
+                stack.enter_context(patched_here(torch, name, self._recording(getattr(torch, name))))
+            for name in TABLES:
+                stack.enter_context(patched_here(torch, name, self._table(getattr(torch, name))))
+            stack.enter_context(patched_here(torch, "is_tensor", self._is_tensor))
+            stack.enter_context(patched_here(nn.Module, "__setattr__", self._set_attribute))
+            for name in ("call", "getattr"):
+                by_fx, original = f"__{name}__", getattr(_symbolic_trace, f"_orig_module_{name}")
+                stack.enter_context(patched_here(nn.Module, by_fx, getattr(nn.Module, by_fx), original))
+            # All threads see this flag, and a compiled network does not run while it is set.
+            stack.enter_context(mock.patch.object(_symbolic_trace, "_is_fx_tracing_flag", False))
+            yield
+
+    def recorded_table(self, a: Any) -> Any:
+        """Return the stand-in for a table that the code made and has not changed; any other value as it is."""
+        table = self._tables.get(id(a))
+        if table is None or table.made._version:
+            return a
+        table.call = table.call or self.create_proxy("call_function", table.factory, table.args, table.kwargs)
+        return table.call
+
+    def _is_tensor(self, value: Any) -> bool:
+        return isinstance(self.values[value.node] if isinstance(value, StandIn) else value, Tensor)
+
+    def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if self.running:
+                return factory(*args, **kwargs)
+            return self.create_proxy("call_function", factory, args, kwargs)
+
+        return record
+
+    def _table(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        recorded = self._recording(factory)
+
+        def table(*args: Any, **kwargs: Any) -> Any:
+            if self.running or any(isinstance(each, fx.Proxy) for each in (*args, *kwargs.values())):
+                return recorded(*args, **kwargs)
+            made = factory(*args, **kwargs)
+            self._tables[id(made)] = _Table(made, factory, args, kwargs)
+            return made
+
+        return table
+
+    def _set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        """Set an attribute of a module. A stand-in that the code puts in the place of a buffer hides the buffer."""
+        if isinstance(value, fx.Proxy) and name in module._buffers:
+            object.__setattr__(module, name, value)
+        else:
+            if name in module._buffers:
+                vars(module).pop(name, None)
+            _SET_ATTRIBUTE(module, name, value)
+
+
+@contextlib.contextmanager
+def patched_here(home: Any, name: str, here: Callable[..., Any], elsewhere: Any = None) -> Iterator[None]:
+    """Replace a function in this thread. Other threads call ``elsewhere``, by default the function that was there."""
+    original, thread = elsewhere or getattr(home, name), threading.get_ident()
+
+    @functools.wraps(original)
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        return (here if threading.get_ident() == thread else original)(*args, **kwargs)
+
+    with mock.patch.object(home, name, dispatch):
+        yield
+
+
+def put_values_back(stand_ins: Sequence[weakref.ref[StandIn]], values: Mapping[fx.Node, Any]) -> None:
+    """Put the value on the example into every container that still holds a stand-in after the tracing.
+
+    So what the code of a network keeps for later (in a list, in a cache of `functools`, in a global) is what it would
+    have kept when it ran on the example. Stand-ins that nothing holds are gone already.
+    """
+    old: list[Any] = [stand_in for each in stand_ins if (stand_in := each()) is not None]
+    new: list[Any] = [values.get(each.node) for each in old]
+    while old:
+        by_id = {id(each): value for each, value in zip(old, new, strict=True)}
+        holders = [each for each in gc.get_referrers(*old) if each is not old and not isinstance(each, fx.Proxy)]
+        old, new = [], []
+        for holder in holders:
+            if isinstance(holder, tuple):  # its own holders come next
+                parts = [by_id.get(id(part), part) for part in holder]
+                old.append(holder)
+                new.append(holder._make(parts) if hasattr(holder, "_make") else tuple(parts))
+            else:
+                replace_in(holder, by_id)
+        del holders

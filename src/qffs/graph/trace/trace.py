@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
+from qffs.errors import InvalidArgument, NotConvertible, NotTraceable, QffsError
 from qffs.graph.classify import classify, refusal, write_sites
 from qffs.graph.paths import has, refuse_names
+from qffs.graph.rules import is_leaf
+from qffs.graph.site import site
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import hide_constants, normalize
 from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
 from qffs.nn.copies import copied
-from qffs.nn.inspect import evaluating, refuse_types
+from qffs.nn.inspect import refuse_types, without_autocast
 
 Example = Tensor | tuple[Tensor, ...]
 
@@ -39,25 +42,57 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
         raise InvalidArgument("example must be a tensor, or a tuple of tensors, one for each input of the network")
     refuse_types(model, inputs)
     refuse_inputs(inputs)
-    _refuse_hooks(model)
+    refuse_additions(model)
     _refuse_spiking(model)
-    model = copied(model)
-    training = {path: module.training for path, module in model.named_modules()}
-    with evaluating(model), torch.no_grad():
-        graph = _symbolic(model, inputs)
-        refuse_names(model, graph)
-        traced = fx.GraphModule(model, graph)
-        _keep_unused(traced, model)
-        normalize(traced, model)
-        traced.graph.lint()
-        traced.recompile()
-        traced.eval()
-        check(traced, model, inputs)
-        write_sites(classify(traced))
-        hide_constants(traced, model)
+    with torch.inference_mode(False), without_autocast():
+        return _trace(model, inputs)
+
+
+def _trace(original: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    def new() -> nn.Module:
+        return copied(original).eval()
+
+    with torch.no_grad():
+        model = new()  # it lends the graph its modules; what its code keeps, no other copy sees
+        try:
+            graph = _symbolic(model, copies(inputs, FEW))
+        except DoesNotRun as error:
+            raise _failure(new(), inputs, error) from error
+        traced, has_batch_guard = _checked(original, model, graph, inputs)
+        if has_batch_guard:
+            from qffs.graph.trace.batch_guards import without_batch_guards  # imported here because few networks need it
+
+            read = without_batch_guards(new, _symbolic, inputs)
+            traced = _checked(original, *read, inputs)[0] if read else traced
+    training = {path: module.training for path, module in original.named_modules()}
     for path, module in traced.named_modules():
-        module.training = training.get(path, model.training)
+        module.training = training.get(path, original.training)
     return traced
+
+
+def _checked(
+    original: nn.Module, model: nn.Module, graph: fx.Graph, inputs: tuple[Tensor, ...]
+) -> tuple[fx.GraphModule, bool]:
+    """Return the graph of a model in its normal form, checked and classified, and whether a guard is of the batch."""
+    refuse_names(model, graph)
+    refuse_additions(model)  # by its own code
+    recorded = fx.GraphModule(model, _alone(graph))  # the calls as the code makes them
+    traced = fx.GraphModule(model, _alone(graph))
+    _keep_unused(traced, model)
+    normalize(traced, model)
+    traced.graph.lint()
+    traced.recompile()
+    traced.eval()
+    in_place = any(site(node).in_place for node in graph.nodes)
+    weights = dict(zip(map(id, original.parameters()), model.parameters(), strict=True))
+    of_batch = check(traced, traced if in_place else recorded, lambda: copied(original, weights).eval(), inputs)
+    write_sites(classify(traced))
+    buffers = dict(traced.named_buffers())
+    for name, buffer in original.named_buffers():
+        if name in buffers:
+            buffers[name].copy_(buffer)  # its code may have changed it
+    hide_constants(traced, model)
+    return traced, of_batch
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
@@ -65,20 +100,67 @@ def _refuse_wrapped(model: nn.Module) -> None:
         raise InvalidArgument(f"the model must be a torch.nn.Module, not a {type(model).__name__}")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise InvalidArgument("the model is wrapped for parallel training: pass model.module")
-    if hasattr(model, "_orig_mod"):
-        raise InvalidArgument("the model is compiled: pass the network that was given to torch.compile")
-    if type(model).__module__.startswith("torch.jit"):
-        raise NotTraceable("a TorchScript module cannot be read: pass the network from which it was made")
-
-
-def _refuse_hooks(model: nn.Module) -> None:
-    hooked = [path or "the model" for path, module in model.named_modules() if _has_hooks(module)]
-    if hooked:
-        raise NotConvertible(
-            f"this network cannot be converted: {', '.join(hooked)} ha{'s' if len(hooked) == 1 else 've'} forward "
-            "hooks, which a graph cannot hold; remove them first (prune.remove, remove_weight_norm, hook.remove())"
-            + _other_refusals(model)
+    if isinstance(model, torch.optim.swa_utils.AveragedModel):
+        raise InvalidArgument("the model is wrapped to average its weights: pass model.module")
+    if any(kind.__module__.startswith("torch.export") for kind in type(model).__mro__):
+        raise NotTraceable("an exported module cannot be read: pass the network that was given to torch.export")
+    for path, module in model.named_modules():
+        place = f"the model has {path}, which" if path else "the model"
+        if hasattr(module, "_orig_mod"):
+            raise InvalidArgument(f"{place} is compiled: pass the network that was given to torch.compile")
+        if type(module).__module__.startswith("torch.jit"):
+            part = f", {path}," if path else ""
+            raise NotTraceable(f"a TorchScript module{part} cannot be read: pass the network from which it was made")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
+    if lazy:
+        raise InvalidArgument(
+            f"the model has lazy modules, whose weights have no shape yet ({lazy[0]}): run it once first"
         )
+
+
+def refuse_additions(network: nn.Module, backward: bool = True) -> None:
+    """Raise `NotConvertible` where code was added to a network from outside, which a graph cannot hold.
+
+    This is code that instances have and their classes do not: hooks, and a ``forward`` that was replaced.
+    backward: refuse also what changes gradients only.
+    """
+    modules = [(path or "the model", module) for path, module in network.named_modules()]
+    weights = dict(network.named_parameters() if backward else ())
+    everywhere = any(hooks for name, hooks in vars(nn.modules.module).items() if name in GLOBAL_HOOKS)
+    added = {
+        "a forward of its own, put on the instance": [path for path, module in modules if _is_replaced(module)],
+        "forward hooks": [path for path, module in modules if module._forward_hooks or module._forward_pre_hooks],
+        "backward hooks": [
+            path for path, module in modules if backward and (module._backward_hooks or module._backward_pre_hooks)
+        ],
+        "hooks on the gradient": [
+            path for path, weight in weights.items() if weight._backward_hooks or weight._post_accumulate_grad_hooks
+        ],
+        "hooks for all modules (torch.nn.modules.module)": ["this process"] if everywhere else [],
+    }
+    have = [f"{', '.join(at)} ha{'s' if len(at) == 1 else 've'} {what}" for what, at in added.items() if at]
+    if have:
+        raise NotConvertible(
+            f"this network cannot be converted: {'; '.join(have)}, which a graph cannot hold; remove "
+            "them first (prune.remove, remove_weight_norm, hook.remove()), or write them into the class"
+            + _other_refusals(network)
+        )
+
+
+GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+"""Where torch keeps the hooks that all modules have."""
+
+
+def _is_replaced(module: nn.Module) -> bool:
+    """Return whether an attribute of a module hides the code of its class: ``forward``, or any method of an operator.
+
+    A method of the module itself may take the place of ``forward``: it is read like any other code.
+    """
+    hidden = [name for name in vars(module) if inspect.isfunction(getattr(type(module), name, None))]
+    if is_leaf(module):
+        return any(getattr(vars(module)[name], "__func__", None) is not getattr(type(module), name) for name in hidden)
+    return "forward" in hidden and getattr(vars(module)["forward"], "__self__", None) is not module
 
 
 STATEFUL = {
@@ -100,10 +182,6 @@ def _refuse_spiking(model: nn.Module) -> None:
                 )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _other_refusals(model: nn.Module) -> str:
     """Return all modules that are refused, as further lines of a message; for errors that come before any plan."""
     refusals = [
@@ -115,22 +193,12 @@ def _other_refusals(model: nn.Module) -> str:
 
 
 def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
-    name, parameters = type(model).__name__, list(inspect.signature(model.forward).parameters.values())
-    count = len(inputs)
-    if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters[:count]):
-        raise NotTraceable(f"the inputs of {name} must have names: its forward takes any number of them")
-    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    if any(p.kind is p.KEYWORD_ONLY and (p in parameters[:count] or p.default is p.empty) for p in parameters):
-        raise InvalidArgument(f"{name} takes {by_name} by name only, where inputs are given by position")
-    missing = [p.name for p in parameters[count:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if missing or len(parameters) < count:
-        raise InvalidArgument(f"the example has {count} inputs, but {name} takes {[p.name for p in parameters]}")
-    defaults = {p.name: p.default for p in parameters[count:] if p.default is not p.empty}
+    name = type(model).__name__
+    _check_inputs(model, len(inputs))
     try:
-        graph = Tracer(copies(inputs, FEW)).trace(model, concrete_args=defaults or None)
-    except DoesNotRun as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise InvalidArgument(f"the network does not run on an example of shape {shapes}: {error}") from error
+        graph = Tracer(inputs, _input_names(model, len(inputs))).trace(model)
+    except DoesNotRun:
+        raise
     except Exception as error:
         where = [
             f" (in {f.name}, {Path(f.filename).name}, line {f.lineno}: {f.line})"
@@ -138,25 +206,70 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
             if "torch" not in Path(f.filename).parts and Path(__file__).parents[1] not in Path(f.filename).parents
         ][-1:]
         hint = "" if isinstance(error, Unreadable) else "; qffs.register keeps a module or function as one step"
+        why = str(error).partition("\n")[0]
+        if scripted := re.match(r"(\S+)\(\) Expected a value of type", why):
+            why = f"its code calls {scripted[1]}, a scripted function or an operator without a form in Python"
         raise NotTraceable(
-            f"{name} cannot be read as a static graph: {error}{''.join(where)}{hint}{_other_refusals(model)}"
+            f"{name} cannot be read as a static graph: {why}{''.join(where)}{hint}{_other_refusals(model)}"
         ) from error
     for node in graph.nodes:
         node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
-    for node in list(graph.find_nodes(op="placeholder"))[count:]:
-        _erase(graph, node)  # an input with a default: the default is in the graph now
-    alone = fx.Graph()  # a graph without its tracer: unpickling a graph would trace it again
+    return graph
+
+
+def _failure(model: nn.Module, inputs: tuple[Tensor, ...], error: DoesNotRun) -> QffsError:
+    """Return the error for an operator that fails on the stand-ins: it may fail in the model too, or only there."""
+    if _runs(model, copies(inputs, FEW)):
+        return NotTraceable(
+            f"{type(model).__name__} cannot be read as a static graph: {error}, where the model itself runs; its code "
+            f"may ask for the type of a value (isinstance){_other_refusals(model)}"
+        )
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    hint = "; dimension 0 must be a batch of any size: give example[None] where it has none"
+    batch = hint if _runs(model, inputs) else ""
+    return InvalidArgument(f"the network does not run on an example of shape {shapes}: {error}{batch}")
+
+
+def _runs(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    try:
+        model(*map(torch.clone, inputs))
+    except Exception:  # the network's code may raise anything
+        return False
+    return True
+
+
+def _alone(graph: fx.Graph) -> fx.Graph:
+    """Return a copy of a graph without its tracer: unpickling a graph would trace it again."""
+    alone = fx.Graph()
     network = alone.placeholder("self")  # so that no node is called self, which is the network in the source
     alone.output(alone.graph_copy(graph, {}))
     alone.erase_node(network)
     return alone
 
 
-def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase a node and all nodes that read it: the assertions that an input has its default."""
-    for user in list(node.users):
-        _erase(graph, user)
-    graph.erase_node(node)
+def _check_inputs(model: nn.Module, count: int) -> None:
+    """Raise `InvalidArgument` unless the network takes ``count`` inputs by position."""
+    name, parameters = type(model).__name__, list(inspect.signature(model.forward).parameters.values())
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+    by_name = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
+    if by_name:
+        raise InvalidArgument(f"{name} takes {by_name} by name only, where inputs are given by position")
+    try:
+        inspect.signature(model.forward).bind(*range(count))
+    except TypeError as error:
+        names = [p.name for p in parameters]
+        raise InvalidArgument(f"the example has {count} inputs, but {name} takes {names}") from error
+
+
+def _input_names(model: nn.Module, count: int) -> list[str]:
+    """Return the names of the first ``count`` inputs of a network; those of ``*args`` are numbered."""
+    names: list[str] = []
+    for name, parameter in list(inspect.signature(model.forward).parameters.items()):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{name}_{position}" for position in range(count - len(names))]
+        elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+            names.append(name)
+    return names[:count]
 
 
 def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:

@@ -8,35 +8,44 @@ on the data is refused.
 
 from __future__ import annotations
 
-import contextlib
 import operator
-import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx import _symbolic_trace
 
 from qffs.graph.nested import tensors
 from qffs.graph.operators import expect, write_
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
-from qffs.graph.site import note, site
-from qffs.graph.trace.in_place import find_aliases, names
-from qffs.graph.trace.proxy import Recorder, StandIn
+from qffs.graph.site import described, note, source
+from qffs.graph.trace.proxy import Isolated, StandIn
+from qffs.graph.trace.same import find_aliases, names
+from qffs.nn.inspect import listed
 
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-_HERE = str(Path(__file__).parents[1]) + os.sep
+TYPE_READS = (
+    *(
+        "dtype",
+        "device",
+        "layout",
+        "is_floating_point",
+        "is_complex",
+        "is_signed",
+        "is_sparse",
+        "is_cuda",
+        "get_device",
+    ),
+    *("element_size", "is_contiguous"),
+)
+"""The attributes, methods and functions of a tensor that depend neither on its data nor on its shape."""
 
-SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "dtype", "device", "stride", "element_size")
-"""The attributes and methods of a tensor that do not depend on its data."""
+SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "stride", *TYPE_READS)
+"""The attributes, methods and functions of a tensor that do not depend on its data."""
 
-FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "reshape", "broadcast_to")
-"""Functions of torch that take sizes and do not look for stand-ins among them: the tracer records their calls."""
+HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
+"""The methods that attach to a tensor what happens in the backward pass."""
 
 
 class Unreadable(Exception):
@@ -47,7 +56,7 @@ class DoesNotRun(Exception):
     """The error of an operator that fails on the example."""
 
 
-class Tracer(Recorder):
+class Tracer(Isolated):
     """A tracer that records a graph while it runs the network on an example.
 
     After `trace`, ``values`` holds the value of every node, and the record of each node holds ``source``, ``in_place``,
@@ -56,44 +65,49 @@ class Tracer(Recorder):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__((), registered_functions())  # type: ignore[arg-type]
-        self.inputs = inputs
+    def __init__(self, inputs: tuple[Tensor, ...], placeholders: list[str]) -> None:
+        super().__init__((), registered_functions())
+        self.inputs, self._placeholders = inputs, placeholders
         self.values: dict[fx.Node, Any] = {}
-        self._running = False  # true while a node runs on values, when nothing is recorded
         self._writes: list[tuple[fx.Node, list[Tensor]]] = []
         self._fixed: set[fx.Node] = set()
         self._of_data: set[fx.Node] = set()
         self._of_sizes: set[fx.Node] = set()
         self._guarded: set[fx.Node] = set()
+        self._without_grad: set[fx.Node] = set()
+        self._detached: dict[fx.Node, Any] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Return the graph of a network, as it runs on the example."""
-        with contextlib.ExitStack() as patched:
-            for name in FACTORIES:
-                patched.enter_context(mock.patch.object(torch, name, self._recording(getattr(torch, name))))
-            patched.enter_context(mock.patch.object(torch, "is_tensor", self._is_tensor))
-            # Functions that `torch.fx.wrap` would keep as one step are traced too: they need only sizes.
-            patched.enter_context(mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True))
+        """Return the graph of a network, as it runs on the example.
+
+        No stand-in outlives the tracing: where the code has put one into a list, a cache or an attribute, its value on
+        the example takes its place. Other threads may use torch and other networks meanwhile.
+        """
+        with self.apart(root), torch.enable_grad():
             graph = super().trace(root, concrete_args)
+            self._detached.clear()
         find_aliases(graph, self.values, self._writes, self.inputs)
         return graph
+
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,  # noqa: ARG002
+        concrete_args: Any = None,  # noqa: ARG002
+    ) -> tuple[Any, list[Any]]:
+        """Return the code of the network and its arguments: itself, and a stand-in for each input of the example."""
+        own = getattr(vars(self.root).get("forward"), "__func__", root_fn)
+
+        def read(*args: Any) -> Any:
+            with self.patched():
+                return own(*args)
+
+        return read, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self._placeholders)]
 
     @property
     def where(self) -> str:
         """The path of the module whose code runs, as the end of a message."""
         return f", in {self.scope.module_path}" if self.scope.module_path else ""
-
-    def _is_tensor(self, value: Any) -> bool:
-        return isinstance(self.values[value.node] if isinstance(value, StandIn) else value, Tensor)
-
-    def _recording(self, factory: Callable[..., Any]) -> Callable[..., Any]:
-        def record(*args: Any, **kwargs: Any) -> Any:
-            if self._running:
-                return factory(*args, **kwargs)
-            return self.create_proxy("call_function", factory, args, kwargs)
-
-        return record
 
     # --- recording --------------------------------------------------------------------------------------------------
 
@@ -108,9 +122,11 @@ class Tracer(Recorder):
         except NameError:
             if not is_leaf(mod):  # its code is traced as part of its caller
                 return str(self.scope.module_path)
-            if mod.state_dict():
-                raise Unreadable(f"its code makes a {type(mod).__name__} with weights of its own{self.where}") from None
             assert isinstance(self.root, nn.Module)
+            if mod.state_dict() or any(isinstance(value, fx.Proxy) for value in vars(mod).values()):
+                kept = listed(self.root, mod)
+                why = f"its code makes a {type(mod).__name__} with weights of its own"
+                raise Unreadable(f"{kept}: use torch.nn.ModuleList" if kept else f"{why}{self.where}") from None
             scope = f"{self.scope.module_path}." if self.scope.module_path else ""
             path = free_path(self.root, f"{scope}{type(mod).__name__.lower()}")
             parent, _, name = path.rpartition(".")
@@ -118,22 +134,36 @@ class Tracer(Recorder):
             return path
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Record a call of a module; while a node runs on values, call the module."""
-        return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
+        """Record a call of a module; while a node runs on values, and in other threads, call the module."""
+        return super().call_module(m, forward, args, kwargs) if self.records else forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Return an attribute of a module: a stand-in where it is a parameter or a buffer."""
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if self.records else attr_val
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return the stand-in for a node."""
-        return StandIn(node, self)
+    def create_arg(self, a: Any) -> Any:
+        """Return what stands in a node for an argument: for a table that has not changed, the call that made it."""
+        try:
+            return super().create_arg(self.recorded_table(a))
+        except NameError:
+            kept = listed(self.root, a)
+            why = f"{kept}: use torch.nn.ParameterList" if kept else "its code reads a weight that is no part of it"
+            raise Unreadable(f"{why}{self.where}") from None
 
-    def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """Record a node, run it on the example, store its value, and return its stand-in."""
-        proxy = super().create_proxy(kind, target, *args, **kwargs)
+        self._refuse_modes()
+        if kind == "call_method" and target in HOOKS:
+            raise Unreadable(f"its code calls {target} on a tensor, which a graph cannot hold{self.where}")
+        if (kind, target) == ("call_method", "numpy"):
+            raise TypeError(f"its code leaves PyTorch (numpy){self.where}")
+        if torch.is_grad_enabled() and self._without_grad:
+            args, kwargs = fx.node.map_aggregate((args, kwargs), self._without_gradient)
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
-        note(node, source=_source())
+        if not torch.is_grad_enabled() and node.all_input_nodes and not _in_function():
+            self._without_grad.add(node)
+        note(node, source=source())
         read = [self._value(each) for each in node.all_input_nodes]
         versions = [x._version for x in tensors(read)]
         self.values[node] = self._run(node)
@@ -142,6 +172,8 @@ class Tracer(Recorder):
             x, _, index = self._arguments(node)[0]
             changed = [x[index] if x[index].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else x]
         note(node, in_place=bool(changed))
+        if changed and isinstance((args or (None,))[0], Tensor):
+            raise Unreadable(f"its code writes values of the network into a plain tensor, as a constant is{self.where}")
         if changed:
             self._writes.append((node, changed))
         self._note(node)
@@ -153,6 +185,27 @@ class Tracer(Recorder):
                 self.write(self.proxy(whole), proxy, fx.node.map_arg(index, stand_in))
         return proxy
 
+    def _refuse_modes(self) -> None:
+        """Raise `Unreadable` in a context whose effect on the operators a graph does not hold."""
+        if torch.is_inference_mode_enabled():
+            raise Unreadable(f"its code runs in torch.inference_mode, in which nothing can be trained{self.where}")
+        devices = {"cpu", "cuda", *(x.device.type for x in self.inputs)} - {"meta"}
+        if not self.running and any(map(torch.is_autocast_enabled, devices)):
+            raise Unreadable(f"its code turns torch.autocast on, which a graph cannot hold{self.where}")
+
+    def _without_gradient(self, value: Any) -> Any:
+        """Return the stand-in through which code with gradients reads a value that was computed under no_grad."""
+        if not isinstance(value, StandIn) or value.node not in self._without_grad:
+            return value
+        computed = self.values[value.node]
+        if not isinstance(computed, Tensor) or not computed.is_floating_point():
+            return value
+        if value.node not in self._detached:
+            self._without_grad.remove(value.node)  # else reading it here would never end
+            self._detached[value.node] = self.create_proxy("call_method", "detach", (value,), {})
+            self._without_grad.add(value.node)
+        return self._detached[value.node]
+
     def write(self, x: fx.Proxy, value: Any, index: Any) -> None:
         """Record ``x[index] = value``."""
         self.create_proxy("call_function", write_, (x, value, index), {})
@@ -162,19 +215,24 @@ class Tracer(Recorder):
             position = sum(n.op == "placeholder" for n in self.values)
             return self.inputs[position] if position < len(self.inputs) else (node.args or (None,))[0]
         args, kwargs = self._arguments(node)
-        self._running = True
+        self.running = True
         try:
-            if node.op == "get_attr":
-                return operator.attrgetter(str(node.target))(self.root)
-            if node.op == "call_module":
-                return self.root.get_submodule(str(node.target))(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return self._call(node, args, kwargs)
         except Exception as error:
             raise DoesNotRun(f"{error} (at {node.target}{described(node)})") from error
         finally:
-            self._running = False
+            self.running = False
+
+    @torch.no_grad()
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Run a node on its arguments."""
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _arguments(self, node: fx.Node) -> Any:
         """Return the positional and the named arguments of a node, on the example."""
@@ -196,9 +254,10 @@ class Tracer(Recorder):
         read = node.all_input_nodes
         of_tensors = any(isinstance(self.values[n], Tensor) for n in read)
         name = node.args[1] if node.target is getattr and len(node.args) > 1 else node.target
+        name = getattr(name, "__name__", name)
         if any(n in self._of_data for n in read) or (of_tensors and name not in SIZE_READS):
             self._of_data.add(node)
-        if any(n in self._of_sizes for n in read) or (of_tensors and name not in {"dtype", "device"}):
+        if any(n in self._of_sizes for n in read) or (of_tensors and name not in TYPE_READS):
             self._of_sizes.add(node)
 
     # --- questions of the code --------------------------------------------------------------------------------------
@@ -233,22 +292,9 @@ class Tracer(Recorder):
         return self.values[obj.node].keys()
 
 
-def _source() -> tuple[str, int] | None:
-    """Return file and line of the network's own code that runs now; None where only code of torch runs."""
+def _in_function() -> bool:
+    """Return whether a `torch.autograd.Function` runs, in which gradients are off without a meaning."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
-        file = frame.f_code.co_filename
-        if not file.startswith((_TORCH, _HERE, "<")):
-            return file, frame.f_lineno
+    while frame is not None and frame.f_code is not torch.autograd.Function.apply.__func__.__code__:  # type: ignore[attr-defined]
         frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def described(node: fx.Node) -> str:
-    """Return file name and line of a node in the network's source, as the end of a message; "" where it has none.
-
-    >>> described(fx.Graph().placeholder("x"))
-    ''
-    """
-    source = site(node).source
-    return f", {Path(source[0]).name}, line {source[1]}" if source else ""
+    return frame is not None

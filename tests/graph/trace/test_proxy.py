@@ -1,0 +1,193 @@
+"""Stand-ins stay in the tracing: nothing that the code keeps holds one, and other threads never see one."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+from collections import deque
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from qffs.errors import NotTraceable
+from qffs.graph.trace.trace import trace
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    first: Any
+    second: Any
+
+
+class Holder:
+    """An object with attributes."""
+
+    kept: Any = None
+
+
+LIST: list[Any] = []
+DICT: dict[Any, Any] = {}
+DEQUE: deque[Any] = deque()
+SET: set[Any] = set()
+HOLDER = Holder()
+
+
+@functools.lru_cache(maxsize=2)
+def few(n: int) -> Tensor:
+    return torch.ones(n)
+
+
+@functools.cache
+def unbounded(n: int) -> Tensor:
+    return torch.arange(n, dtype=torch.float32) + torch.zeros(n)
+
+
+class Keeps(nn.Module):
+    """Code that keeps values wherever code can."""
+
+    shared: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.memo: dict[Any, Any] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.linear(x))
+        LIST.extend([h, (h, [h]), Pair(h, {"h": h})])
+        DEQUE.append(h)
+        SET.add(h.shape[1])
+        DICT[h.shape[1]] = h
+        HOLDER.kept = lambda: h
+        self.features = [h]
+        if "table" not in self.shared:
+            self.shared["table"] = torch.ones(h.shape[1])
+        if 4 not in self.memo:
+            self.memo[4] = torch.arange(h.shape[1])
+        return h + few(h.shape[1]) + unbounded(4) + self.shared["table"] + self.memo[4]
+
+
+def forget() -> None:
+    for container in (LIST, DICT, DEQUE, SET, Keeps.shared):
+        container.clear()  # type: ignore[attr-defined]
+    few.cache_clear()
+    unbounded.cache_clear()
+
+
+def stand_ins() -> list[str]:
+    gc.collect()
+    return [type(each).__name__ for each in gc.get_objects() if issubclass(type(each), fx.Proxy)]
+
+
+def test_what_the_code_keeps_holds_values_after_the_tracing() -> None:
+    forget()
+    model, x = Keeps(), torch.randn(3, 4)
+    traced = trace(model, x)
+    assert stand_ins() == []
+    held = [LIST[0], LIST[1][0], LIST[1][1][0], LIST[2].first, LIST[2].second["h"], DEQUE[0], HOLDER.kept()]
+    assert all(type(each) is Tensor for each in [*held, Keeps.shared["table"], *DICT.values()])
+    assert {type(each) for each in (*SET, *DICT)} == {int}
+    assert vars(model).keys() == vars(Keeps()).keys()
+    assert model.memo == {}
+    assert torch.equal(traced(x), model(x))
+    assert Keeps()(x[:1]).shape == (1, 4)
+
+
+def test_a_refused_network_leaves_no_stand_in_either() -> None:
+    class Decides(Keeps):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+    class Late(Keeps):
+        def forward(self, x: Tensor) -> Tensor:
+            h = super().forward(x)
+            return h if h.sum() > 0 else -h
+
+    for kind in (Decides, Late):
+        forget()
+        with pytest.raises(NotTraceable, match="depends on the data"):
+            trace(kind(), torch.randn(3, 4))
+        assert stand_ins() == []
+        assert all(type(each) is not fx.Proxy for each in [*DEQUE, *DICT.values(), *Keeps.shared.values()])
+
+
+def test_tables_are_plain_while_the_code_runs_and_calls_in_the_graph() -> None:
+    kinds = []
+
+    class Table(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            table = torch.arange(4)
+            kinds.append(type(table))
+            return torch.relu(x) + table
+
+    traced = trace(Table(), torch.randn(3, 4))
+    assert set(kinds) == {Tensor}
+    assert next(node.target for node in traced.graph.nodes if node.op == "call_function") is torch.arange
+    assert not traced.state_dict()
+
+
+def test_values_that_are_written_into_a_plain_tensor_are_refused() -> None:
+    class Writes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            table = torch.arange(4.0)
+            table[:] = x[0]
+            return torch.relu(x) + table
+
+    with pytest.raises(NotTraceable, match=r"writes values of the network into a plain tensor.*test_proxy.py, line"):
+        trace(Writes(), torch.randn(3, 4))
+
+
+def test_other_threads_run_as_ever_while_a_network_is_traced() -> None:
+    network, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4)).eval(), torch.randn(3, 4)
+    expected, faults, traced = network(x), list[str](), threading.Event()
+    inside = threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            inside.set()
+            rounds.wait(10)
+            return torch.relu(x)
+
+    rounds = threading.Event()
+
+    def other() -> None:
+        inside.wait(10)
+        made = [torch.zeros(2), torch.arange(3), torch.full((2,), 1.0)]
+        if not all(type(each) is Tensor and torch.is_tensor(each) for each in made):
+            faults.append("functions")
+        if type(network[0].weight) is not nn.Parameter or not torch.equal(network(x), expected):
+            faults.append("modules")
+        if fx._symbolic_trace.is_fx_tracing():  # a compiled network refuses to run then
+            faults.append("flag")
+        rounds.set()
+        traced.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    trace(Waits(), x)
+    traced.set()
+    thread.join()
+    assert faults == []
+
+
+def test_several_threads_trace_at_a_time() -> None:
+    faults = []
+
+    def read() -> None:
+        try:
+            for _ in range(3):
+                model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 4)
+                assert torch.equal(trace(model, x)(x), model(x))
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
