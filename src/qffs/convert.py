@@ -89,7 +89,8 @@ def quantize(
     with any loop. In eval mode it raises `NotCalibrated` before it is calibrated (`qffs.calibrate`), trained or loaded.
     ``model`` is not changed.
 
-    Raises `InvalidArgument` on impossible bits, patterns or examples; `NotTraceable` where the model cannot be read as
+    Raises `InvalidArgument` on impossible bits, patterns or examples, and on weights that are sparse, without values,
+    or of a type without a rule; `NotTraceable` where the model cannot be read as
     a graph; `NotConvertible`, which lists every operator without a spiking counterpart; `NothingToQuantize` where no
     ReLU is to be quantized; `Diverged` where a weight is NaN or infinite.
 

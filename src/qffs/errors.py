@@ -67,8 +67,9 @@ class NotTraceable(QffsError):
 class NotConvertible(QffsError):
     """A model with operators that have no spiking counterpart.
 
-    `qffs.quantize` raises it, and changes nothing. The message lists each such operator with its path, its line and the
-    reason; with ``strict=True`` also the operators that send values. `qffs.plan` shows the same and does not raise.
+    `qffs.quantize` raises it, and changes nothing; so does `qffs.to_spiking`, where a layer was replaced by such an
+    operator. The message lists each such operator with its path, its line and the reason; with ``strict=True`` also the
+    operators that send values. `qffs.plan` shows the same and does not raise.
 
     >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Hardshrink())
     >>> try:
