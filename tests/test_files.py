@@ -11,6 +11,7 @@ from qffs.errors import InvalidArgument
 from qffs.files import (
     check_replaceable,
     existing,
+    expanded,
     remove_temporary,
     temporary,
     write,
@@ -106,3 +107,21 @@ def test_only_a_file_of_the_same_kind_may_be_replaced(tmp_path: Path) -> None:
     check_replaceable(path, "a page", b"<html>", b"qffs")
     with pytest.raises(InvalidArgument, match="is not a page"):
         check_replaceable(tmp_path, "a page", b"")
+
+
+# The home folder
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert expanded("~/a") == expanded(Path("~/a")) == tmp_path / "a"
+    assert expanded("a/~/b") == Path("a/~/b")
+    with pytest.raises(
+        InvalidArgument, match=r"^~nosuchuser/x: there is no home folder ~nosuchuser; a name that begins"
+    ):
+        expanded("~nosuchuser/x")
+    assert expanded("./~nosuchuser/x") == Path("~nosuchuser/x").absolute().relative_to(tmp_path)
+    (tmp_path / "~nosuchuser").mkdir()
+    assert expanded("~nosuchuser") == Path("~nosuchuser")

@@ -582,3 +582,42 @@ def test_a_warning_is_one_sentence_and_printed_once(run: Callable[..., Said], mo
     assert said.err.splitlines() == [
         "qffs: 2 files are left out", "/elsewhere.py:1: UserWarning: 2 files are left out", "qffs: stopped",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_paths_may_begin_with_the_home_folder(
+    run: Callable[..., Said], made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(made))
+    monkeypatch.setenv("USERPROFILE", str(made))
+    network = models.build("digits_net")
+    load_weights(network, read_weights("~/w.safetensors"), "w")
+    assert qffs.save(trace(network, torch.zeros(2, 1, 8, 8)), "~/float") == made / "float"
+    for command in (
+        "plan ~/float",
+        "quantize ~/float --data=digits --weights=~/float/model.safetensors -o=q quantized.epochs=0",
+        "quantize digits_net --data digits weights=~/float/model.safetensors model=~/float -o q quantized.epochs=0",
+        "convert ~/qann --output=s",
+        "simulate ~/snn --qann=~/qann --images 2",
+        "export ~/snn --to hub -o h",
+    ):
+        said = run(*command.split())
+        assert said.code == 0, said.err
+    (made / "mine.yaml").write_text("bits: 3\n")
+    assert run("recipes", "validate", "~/mine.yaml").code == 0
+
+
+def test_a_home_folder_that_does_not_exist_is_named(run: Callable[..., Said], tmp_path: Path) -> None:
+    for command in (
+        "convert qann -o ~nosuchuser/s",
+        "export snn --to pt2 -o ~nosuchuser/x.pt2",
+        "train digits -o ~nosuchuser/run",
+        "plan ~nosuchuser/float",
+        "recipes validate ~nosuchuser/mine.yaml",
+        "demo weights=~nosuchuser/w.pt",
+        "compare ~nosuchuser/float",
+    ):
+        said = run(*command.split())
+        assert (said.code, "~nosuchuser" in said.err, "Traceback" in said.err) == (2, True, False), said.err
+    assert not any(path.name.startswith("~") for path in tmp_path.iterdir())

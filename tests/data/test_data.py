@@ -206,6 +206,7 @@ def test_a_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     make_folder(tmp_path / "pets", two_classes())
     assert load("images:~/pets", progress=False).name == "pets"
+    assert refusal("images:~nosuchuser/pets") == "~nosuchuser/pets does not exist"
 
 
 def test_photographs_are_normalized_as_imagenet(make: Callable[..., Path]) -> None:

@@ -23,6 +23,7 @@ from qffs.cli.export import export, pull, push
 from qffs.cli.failures import abandon_output, explained, flush, print_any_character, say
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.cli.measure import energy, noise, simulate
+from qffs.cli.options import with_home
 from qffs.cli.report import report
 from qffs.cli.studies import compare, methods, paper
 from qffs.cli.train import demo, train
@@ -65,7 +66,7 @@ COMMANDS = (
 )  # fmt: skip
 KINDS: dict[Callable[..., None], type[TyperCommand]] = {demo: DemoCommand, quantize: QuantizeCommand}
 for each in COMMANDS:
-    app.command(cls=KINDS.get(each))(each)
+    app.command(cls=KINDS.get(each))(with_home(each))
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from qffs.errors import InvalidArgument
+from qffs.files import expanded
 
 
 class Device(StrEnum):
@@ -56,6 +59,16 @@ Seed = Annotated[
 ]
 Where = Annotated[Device, typer.Option(help="Device that computes; auto is CUDA if there is a CUDA device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")]
+
+
+def with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose paths may begin with ``~``, which no shell expands after a ``=``; see `expanded`."""
+
+    @wraps(command)
+    def expanding(**arguments: Any) -> None:
+        command(**{key: expanded(value) if isinstance(value, Path) else value for key, value in arguments.items()})
+
+    return expanding
 
 
 def charge_steps_of(text: str) -> int | list[float] | None:

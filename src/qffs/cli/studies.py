@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -109,7 +110,7 @@ def _network_or_recipe(name: str, changes: Sequence[str]) -> Recipe:
     """
     from qffs.models import MODELS
 
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if name in names() or path.suffix in SUFFIXES:
         return read(name, changes)
     if name in MODELS or path.is_dir() or ":" in name:

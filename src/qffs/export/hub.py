@@ -11,7 +11,7 @@ from typing import Any
 
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.export.target import Network, Target, Written
-from qffs.files import write_folder
+from qffs.files import expanded, write_folder
 from qffs.models.checkpoint import CONFIG, Checkpoint, check_folder, filler, kind_of, load
 from qffs.models.weights import WEIGHTS
 from qffs.spiking.network import SpikingNetwork
@@ -50,7 +50,7 @@ def hub(
     Raises `InvalidArgument` if ``network`` is something else, and `CheckpointError` if the folder contains other files
     or cannot be written.
     """
-    kind, folder = HUB.check(network), Path(folder)
+    kind, folder = HUB.check(network), expanded(folder)
     _check(folder)
     fill_checkpoint = filler(network, about, str(folder))
 
@@ -90,7 +90,7 @@ def pull(repository: str, folder: str | Path, revision: str | None = None) -> Ch
     huggingface_hub is not installed, `CheckpointError` if the repository contains no checkpoint of qffs or the folder
     contains other files, and `QffsError` with the message of the Hub if the download fails.
     """
-    library, folder = _library(), Path(folder)
+    library, folder = _library(), expanded(folder)
     _check(folder)
     loaded: list[Checkpoint] = []
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from qffs.errors import InvalidArgument, NotConvertible
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
 from qffs.export.torch_export import plain, program
-from qffs.files import write
+from qffs.files import expanded, write
 from qffs.functional.lsq import NEAREST, smallest_step_size
 from qffs.nn.inspect import empty_like
 from qffs.nn.quantizer import Quantizer
@@ -78,7 +78,7 @@ def onnx(
     written.
     """
     kind = ONNX.check(network)
-    path, steps = Path(path), steps_of(network, steps)
+    path, steps = expanded(path), steps_of(network, steps)
     parameters = empty_like(network)
     if parameters.dtype != torch.float32 or parameters.device.type != "cpu":
         raise InvalidArgument(

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, Mismatch, NotCalibrated, NotConvertible
 from qffs.export.target import Network, Target, Written, apart, examples, steps_of
-from qffs.files import put, write
+from qffs.files import expanded, put, write
 from qffs.graph.replace import plain_copy
 from qffs.nn.copies import with_plain_weights
 from qffs.nn.quantizer import Quantizer
@@ -42,7 +42,7 @@ def pt2(
     if a step size is not set; `QffsError` if the file cannot be written.
     """
     kind = PT2.check(network)
-    path, steps = Path(path), steps_of(network, steps)
+    path, steps = expanded(path), steps_of(network, steps)
     if path.suffix != ".pt2":
         raise InvalidArgument(f"PyTorch loads archives by their suffix: name a file that ends in .pt2, not {path.name}")
     module = plain(network, steps)

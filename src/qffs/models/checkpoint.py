@@ -64,10 +64,11 @@ def save(network: fx.GraphModule | SpikingNetwork, folder: str | Path, about: Ma
     if JSON cannot represent the notes, or if the network contains a module or operator that cannot be saved, or NaN or
     infinity in a weight.
     """
+    folder = path_of(folder)
     fill = filler(network, about, str(folder))
     check_folder(folder)
-    write_folder(Path(folder).resolve(), fill)
-    return Path(folder)
+    write_folder(folder.resolve(), fill)
+    return folder
 
 
 def filler(

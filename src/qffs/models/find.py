@@ -43,7 +43,7 @@ def _named(name: str, arguments: Arguments) -> Source:
     library, colon, rest = name.partition(":")
     if name in MODELS:
         return _of_ours(name, arguments)
-    if os.path.isdir(name):
+    if os.path.isdir(os.path.expanduser(name)):
         if arguments:
             raise InvalidArgument(f"{name} is the folder of a checkpoint: its network is built and takes no arguments")
         return _of_checkpoint(name)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qffs.errors import CheckpointError
+from qffs.files import expanded
 from qffs.nn.finite import broken
 
 WEIGHTS = "model.safetensors"
@@ -26,9 +27,12 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 
 def path_of(path: str | Path) -> Path:
-    """Return the path as a `Path`; raise `CheckpointError` on a value that is no path."""
+    """Return the path as a `Path`, with the home folder in the place of ``~``; see `expanded`.
+
+    Raises `CheckpointError` on a value that is no path.
+    """
     try:
-        return Path(path)
+        return expanded(path)
     except TypeError:
         raise CheckpointError(f"{path!r} is no path of a file or folder") from None
 

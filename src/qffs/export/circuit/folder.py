@@ -18,7 +18,7 @@ from qffs.export.circuit.circuit import Circuit, simulate
 from qffs.export.circuit.extract import circuit
 from qffs.export.circuit.unit_response import names_of
 from qffs.export.target import Target, Written, close, inputs_to_try, steps_of
-from qffs.files import check_replaceable, write_folder
+from qffs.files import check_replaceable, expanded, write_folder
 from qffs.graph import batch_axis
 from qffs.graph.nested import tensors
 from qffs.graph.replace import plain_copy
@@ -44,7 +44,7 @@ def write(
     An earlier export in the folder is replaced when the new one is complete; a folder with other files is not changed.
     The arguments, the result and the errors are those of `brian2`.
     """
-    kind, folder = target.check(snn), Path(folder)
+    kind, folder = target.check(snn), expanded(folder)
     if folder.exists():
         others = (
             {each.name for each in folder.iterdir()} - {*FILES, "__pycache__"} if folder.is_dir() else {folder.name}

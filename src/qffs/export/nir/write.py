@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.export.target import Network, Target, Written, close, inputs_to_try, steps_of
-from qffs.files import put, write
+from qffs.files import expanded, put, write
 from qffs.graph.nested import tensors
 from qffs.spiking.network import SpikingNetwork
 
@@ -115,8 +115,8 @@ def nir(
         "form": "approximation", "truth": TRUTH, "profile": profile, **asdict(chosen), "read-out": "mean over steps",
         "outputs": rates.outputs, "inputs": len(values[0]), "network itself": original.summary(), **measured,
     }  # fmt: skip
-    _write(Path(path), nodes, edges, description, chosen.without_reset)
-    return Written(Path(path), kind, steps, note=_note(len(values[0]), measured["measured"][-1]))
+    _write(expanded(path), nodes, edges, description, chosen.without_reset)
+    return Written(expanded(path), kind, steps, note=_note(len(values[0]), measured["measured"][-1]))
 
 
 def _profile(network: SpikingNetwork, name: str, steps: int) -> Profile:
@@ -189,8 +189,8 @@ def nir_exact(
             raise Mismatch(f"in NIR, {different[0]} would send other spikes than in the network")
         deviation = close(tensors(outputs), tensors(readout), "in NIR")
 
-    _write(Path(path), nodes, edges, description, check=compare)
-    return Written(Path(path), kind, length, deviation)
+    _write(expanded(path), nodes, edges, description, check=compare)
+    return Written(expanded(path), kind, length, deviation)
 
 
 def _graph(nodes: dict[str, Any], edges: list[tuple[str, str]], description: dict[str, Any]) -> Any:

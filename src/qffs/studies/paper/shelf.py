@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,10 @@ class Shelf:
 
     def _marks(self) -> str:
         """Return the hashes of data and weights, which do not depend on their folders."""
-        return "".join(mark(Path(path)) for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or ""))
+        return "".join(
+            mark(Path(os.path.expanduser(path)))
+            for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or "")
+        )
 
     def _recipe(self, variant: Variant, changes: dict[str, Any], quantized: dict[str, Any]) -> Recipe:
         plain: dict[str, Any] = {"charge_steps": None, "candidates": [], "choose_at": None, "held_out": 0.0}
