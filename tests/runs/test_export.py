@@ -26,6 +26,7 @@ from qffs.data import load as load_data
 from qffs.errors import InvalidArgument
 from qffs.export import TARGETS
 from qffs.export.nir.write import PROFILES
+from qffs.runs.export import _check_output
 from qffs.runs.export import export as run_export
 
 
@@ -60,6 +61,7 @@ def test_a_checkpoint_is_written_for_every_target(run: Path, tmp_path: Path) -> 
             steps = {"nir": 32} | dict.fromkeys(("brian2", "pynn", "nir-exact", "pt2", "onnx"), 8)
             assert said["steps"] == (steps.get(name) if kind == "snn" else None)
             json.dumps(said)
+            _check_output(target, output, run / kind)  # it may be replaced by the next export
     card = (tmp_path / "out" / "snn.hub" / "README.md").read_text()
     assert "| spiking | 1 | 12.50 |" in card
 
@@ -96,6 +98,40 @@ def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_pat
     with pytest.raises(InvalidArgument, match="snn is the checkpoint itself: name another output"):
         run_export(run / "snn", "hub", run / "snn")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if not target.folder])
+def test_only_an_export_of_the_same_target_is_replaced(name: str, run: Path, tmp_path: Path) -> None:
+    network = qffs.load(run / "qann").network
+    mine = {
+        "thesis.txt": b"years of work on qffs, with spikingjelly, snntorch and archive_format",
+        "qffs.onnx": b"\x08\x0a of another program",
+        "data.h5": b"\x89HDF\r\n\x1a\n of another program",
+    }
+    for file, content in mine.items():
+        (tmp_path / file).write_bytes(content)
+    torch.save(network, tmp_path / "network.pt")
+    link = tmp_path / "link.pt2"
+    link.symlink_to(run / "snn" / "model.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for output in [path for path in tmp_path.iterdir() if path.is_file()]:
+        said = f"{output.name} exists and is not a file of qffs export --to {name}: it is not replaced; name another output"
+        with pytest.raises(InvalidArgument, match=re.escape(said)):
+            run_export(run / "snn", name, output, progress=False)
+    with pytest.raises(
+        InvalidArgument, match=r"model\.safetensors lies inside the checkpoint .*snn: name another output"
+    ):
+        run_export(run / "snn", name, run / "snn" / "model.safetensors", progress=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_a_circuit_is_replaced_only_by_a_circuit(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "network.npz").write_bytes(b"PK of another program")
+    with pytest.raises(InvalidArgument, match=r"network\.npz exists and is not a file of an export"):
+        run_export(run / "snn", "brian2", tmp_path / "mine", progress=False)
+    for target in ("brian2", "pynn"):
+        run_export(run / "snn", target, tmp_path / "circuit", progress=False)
 
 
 def test_the_command_line_names_every_target() -> None:
