@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from signal import Signals
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -70,10 +70,10 @@ for each in COMMANDS:
 app.add_typer(recipes.app, name="recipes")
 
 
-def _notice(message: Warning | str, category: type[Warning], path: str, line: int, *_: object) -> None:
+def _notice(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
     """Print a warning on standard error, as one sentence if it is of this library; only process 0 does, and once."""
-    ours = Path(path).is_relative_to(Path(__file__).parents[1])
-    text = f"qffs: {message}\n" if ours else warnings.formatwarning(message, category, path, line)
+    ours = Path(filename).is_relative_to(Path(__file__).parents[1])
+    text = f"qffs: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
     if first() and text not in _notices:
         _notices.add(text)
         typer.echo(text, err=True, nl=False)

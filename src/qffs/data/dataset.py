@@ -76,8 +76,10 @@ class Images:
 
         Decode images only afterward: other versions of a decoder give other values for the same file.
         """
-        pixels = self.images
-        images = hashlib.sha256(pixels.numpy().data).hexdigest() if isinstance(pixels, Tensor) else pixels.digest()
+        if isinstance(self.images, Tensor):
+            images = hashlib.sha256(self.images.contiguous().numpy().data).hexdigest()
+        else:
+            images = self.images.digest()
         return hashlib.sha256(f"{images} {self.labels.tolist()}".encode()).hexdigest()
 
     def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:

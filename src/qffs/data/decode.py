@@ -48,7 +48,7 @@ def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
             deep = image.mode.startswith(("I", "F"))
             if not large:
                 image.load()  # turns a TIFF upright itself
-                turn = _UPRIGHT.get(_orientation(image) or 0)
+                turn = _UPRIGHT.get(_orientation(image) or 1)
                 rgb = _rgb(image if turn is None else image.transpose(turn))
     except Image.DecompressionBombError:
         large = True
