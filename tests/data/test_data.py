@@ -610,6 +610,13 @@ def test_an_empty_folder_of_batches_is_not_taken_for_photographs(tmp_path: Path)
     assert refusal(folder) == f"{folder / 'batches.meta'} is missing"
 
 
+def test_a_large_batch_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    folder = make_batches(tmp_path / "b")
+    with (folder / "data_batch_2").open("r+b") as stream:
+        stream.truncate(2**40)
+    assert refusal(folder).startswith(f"{folder / 'data_batch_2'} has more than the 1 GiB that are read: ")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
 def test_a_pipe_among_the_batches_is_named(tmp_path: Path) -> None:
     folder = make_batches(tmp_path / "b")

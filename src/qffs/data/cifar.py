@@ -21,6 +21,9 @@ _TEST = "test_batch"
 _META = "batches.meta"
 _VALUES = 3 * 32 * 32
 
+LARGEST = 2**30
+"""The size in bytes of the largest file that is read, 300,000 images; those of CIFAR-10 have a thirtieth of it."""
+
 
 def find_batches(path: Path) -> Path | None:
     """Return the folder of the pickles if ``path`` is this folder or its parent, else None."""
@@ -81,6 +84,8 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     """Return the dictionary in a pickle file; raise `DataError` if there is none or the file is refused."""
     if path.exists() and not path.is_file():  # opening a pipe would wait forever
         raise DataError(f"{path} is no regular file")
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise DataError(f"{path} has more than the {LARGEST // 2**30} GiB that are read: split it, or give image files")
     try:
         with path.open("rb") as stream:
             content = _Unpickler(stream, encoding="bytes").load()
