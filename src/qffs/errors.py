@@ -50,8 +50,9 @@ class NotTraceable(QffsError):
     """A model that cannot be read as a static graph.
 
     `qffs.plan` and `qffs.quantize` raise it where the model's Python code depends on the values of a tensor, draws
-    random numbers, or computes something else than its graph. The message names the line of the model's code where one
-    is at fault. Change that line, or add the module or function with `qffs.register`, which keeps it as one operator.
+    random numbers, computes something else than its graph, or has other gradients. The message names the cause and the
+    line of the model's code where one is at fault. Change that line, or add the module or function with
+    `qffs.register`, which keeps it as one operator.
 
     >>> class Branch(torch.nn.Module):
     ...     def forward(self, x: torch.Tensor) -> torch.Tensor:

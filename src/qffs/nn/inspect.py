@@ -70,12 +70,16 @@ def quantizers(network: nn.Module) -> dict[str, Quantizer]:
     return {path: module for path, module in network.named_modules() if isinstance(module, Quantizer)}
 
 
+OF_MODULES = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
+
 def listed(root: nn.Module, part: Any) -> str:
     """Return in words the plain list of a network that holds a module or a weight; "" where none does."""
     for path, module in root.named_modules():
         for name, value in vars(module).items():
             held = value.values() if isinstance(value, dict) else value
-            is_plain = isinstance(value, (list, tuple, dict, set)) and not name.startswith("_")
+            is_plain = isinstance(value, (list, tuple, dict, set)) and name not in OF_MODULES
             if is_plain and any(each is part for each in held):
                 return f"{f'{path}.' if path else ''}{name} is a plain {type(value).__name__} of Python"
     return ""

@@ -54,6 +54,12 @@ def recurrent(self: Code, h: Tensor) -> Tensor:
     return h
 
 
+def recurrent_in_private(self: Any, h: Tensor) -> Tensor:
+    h = h + getattr(self, "_state", 0)
+    self._state = h
+    return h
+
+
 def recurrent_buffer(self: Code, h: Tensor) -> Tensor:
     h = h + self.buffer
     self.buffer = h.mean(0).detach()
@@ -110,7 +116,13 @@ def test_values_that_leave_pytorch_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("attribute", "code"),
-    [("listed", counting_inside), ("kept", recurrent), ("buffer", recurrent_buffer), ("listed", remembering)],
+    [
+        ("listed", counting_inside),
+        ("kept", recurrent),
+        ("_state", recurrent_in_private),
+        ("buffer", recurrent_buffer),
+        ("listed", remembering),
+    ],
 )
 def test_an_attribute_that_is_read_before_it_is_written_is_named(attribute: str, code: Any) -> None:
     assert f"its output changes from call to call, because its code keeps a value in an attribute ({attribute})" in (

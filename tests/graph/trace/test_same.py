@@ -273,3 +273,20 @@ class WithoutDerivative(nn.Module):
 def test_a_network_that_does_not_run_with_gradients_is_compared_without() -> None:
     x = torch.randn(4, 6)
     assert torch.equal(trace(WithoutDerivative(), x)(x), torch.relu(x))
+
+
+class LearnedStatistics(nn.Module):
+    """Statistics that are weights, for which torch has no derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.variance = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(F.batch_norm(x, self.mean, self.variance))
+
+
+def test_a_network_without_a_derivative_is_compared_without() -> None:
+    model, x = LearnedStatistics(), torch.randn(4, 6)
+    with torch.no_grad():
+        assert torch.equal(trace(model, x)(x), model(x))

@@ -701,6 +701,7 @@ class Refused(nn.Module):
         super().__init__()
         self.first, self.second, self.code = nn.Linear(4, 4), nn.Linear(4, 4), code
         self.listed = [nn.Linear(4, 4)]
+        self._private = (nn.Linear(4, 4),)
         self.weights = {"w": nn.Parameter(torch.ones(4))}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -723,6 +724,7 @@ def in_inference_mode(self: nn.Module, x: Tensor) -> Tensor:
         (in_autocast, r"its code turns torch.autocast on, which a graph cannot hold \(in in_autocast"),
         (in_inference_mode, r"its code runs in torch.inference_mode, in which nothing can be trained \(in in_inf"),
         (lambda self, x: self.listed[0](x), r"listed is a plain list of Python: use torch.nn.ModuleList \(in <lambda>"),
+        (lambda self, x: self._private[0](x), "_private is a plain tuple of Python: use torch.nn.ModuleList"),
         (lambda self, x: x + self.weights["w"], r"weights is a plain dict of Python: use torch.nn.ParameterList"),
         (lambda self, x: nn.Linear(4, 4)(x), "its code makes a Linear with weights of its own"),
         (lambda self, x: x.retain_grad() or x, "its code calls retain_grad on a tensor"),

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from qffs.graph.nested import same, tensors
 from qffs.graph.rules import module_at
 from qffs.graph.site import line_at
+from qffs.nn.inspect import OF_MODULES
 
 RANDOM = (
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
@@ -140,5 +141,5 @@ def _state(model: nn.Module) -> dict[str, Any]:
         )
         for path, module in model.named_modules()
         for name, value in {**vars(module), **module._buffers}.items()
-        if not name.startswith("_")
+        if name not in OF_MODULES
     }

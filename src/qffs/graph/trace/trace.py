@@ -33,7 +33,8 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     becomes a module, so that it still follows train and eval mode. ``model`` is not changed.
 
     Raises `NotTraceable` where the model's Python code depends on the data or the graph computes something else than
-    the model, `InvalidArgument` where the model cannot run on the example, `NotConvertible` where it has hooks or
+    the model or has other gradients, `InvalidArgument` where the model cannot run on the example, `NotConvertible`
+    where an instance has code that its class has not (hooks, a ``forward`` of its own), or where the network has
     spikes already. All other reasons against a conversion are in the records, so that the plan can list all of them.
     """
     inputs = example if isinstance(example, tuple) else (example,)
