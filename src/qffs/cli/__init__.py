@@ -84,7 +84,7 @@ _notices: set[str] = set()
 
 def main() -> None:
     """Run the command line; whatever is no bug becomes one sentence on standard error and exit code 2."""
-    warnings.showwarning = _notice  # type: ignore[assignment]
+    warnings.showwarning = _notice
     os.environ.update(openmp_defaults())  # OpenMP reads them when a subcommand imports torch
     print_any_character()
     code = _exit_code()

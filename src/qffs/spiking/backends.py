@@ -96,8 +96,9 @@ def run(
     count = max(1, min(AT_A_TIME, NUMBERS // max([1, *(x[:1].numel() for x in inputs)])))
     if backend == REFERENCE:  # images need not be in the first dimension
         count = max(1, len(inputs[0]))
-    groups = zip(*(_laid_out(backend, x).split(count) for x in inputs), strict=True)
-    return joined([_some(backend, operations, begin(group), charge, counter) for group in groups], 1)
+    groups = [*zip(*(_laid_out(backend, x).split(count) for x in inputs), strict=True)]
+    readouts = [_some(backend, operations, begin(group), charge, counter) for group in groups]
+    return readouts[0] if len(groups) == 1 else joined(readouts, 1)
 
 
 def _some(backend: str, operations: Operations, state: State, charge: Sequence[float], counter: Counter | None) -> Any:
