@@ -190,11 +190,10 @@ def remove_temporary(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder if it exists: it is renamed first, so that no part of it is seen."""
-    old = temporary(folder, "old")
-    with suppress(FileNotFoundError):
-        folder.rename(old)
-        shutil.rmtree(old)
+    """Remove a folder, under a hidden name first, so that no part of it is seen."""
+    gone = temporary(folder, "new")  # which the next process removes, if this one is killed
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def check_replaceable(path: Path, what: str, begins: bytes, *contains: bytes) -> None:

@@ -143,12 +143,12 @@ def clear(folder: Path) -> None:
 
     The results are removed first: whenever this process stops, no figures are beside a network of another run.
     """
-    for name in (*LAST, *REPORTED):
+    for name in filter(lambda name: (folder / name).is_file(), (*LAST, *REPORTED)):
         begins, *contains = REPORTED.get(name, (b"",))
         with suppress(InvalidArgument):  # a file of the user under this name stays
             check_replaceable(folder / name, "", begins, *contains)
-            (folder / name).unlink(missing_ok=True)
-    for name in FOLDERS:
+            (folder / name).unlink()
+    for name in filter(lambda name: (folder / name).exists(), FOLDERS):
         remove_folder(folder / name)
 
 
