@@ -188,6 +188,33 @@ def test_where_the_model_has_no_gradients_there_is_nothing_to_compare(kind: type
     assert traced.get_parameter("first.weight").grad is not None
 
 
+class PartInTraining(Two):
+    """A first layer that has gradients in training only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training):
+            h = torch.relu(self.first(x))
+        return self.second(h)
+
+
+class HeadInTraining(Frozen):
+    """A head that is called in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return self.head(y) if self.training else y
+
+
+def test_gradients_that_the_model_has_in_training_only_are_not_lost() -> None:
+    with pytest.raises(NotTraceable, match=r"turns off the gradients of weights .*\(torch.set_grad_enabled\)"):
+        trace(PartInTraining(), torch.randn(4, 6))
+    trace(HeadInTraining(), torch.randn(4, 6))
+
+
 def test_networks_without_gradients_of_some_kind_are_traced() -> None:
     frozen = Two().requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in trace(frozen, torch.randn(4, 6)).parameters())

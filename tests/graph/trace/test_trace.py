@@ -235,8 +235,9 @@ def test_code_that_was_added_from_outside_is_refused(add: Any, said: str) -> Non
         trace(model, torch.zeros(1, 2))
 
 
-def test_hooks_of_all_modules_are_refused() -> None:
-    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_of_all_modules_are_refused(kind: str) -> None:
+    hook = getattr(nn.modules.module, f"register_module_{kind}")(lambda *_: None)
     try:
         with pytest.raises(NotConvertible, match=r"hooks for all modules \(torch.nn.modules.module\)"):
             trace(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))

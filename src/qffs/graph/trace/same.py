@@ -77,6 +77,11 @@ def compare(
             f"{type(model).__name__} cannot be read as a static graph: its code calls {name} on a tensor ({line}), "
             "which a graph cannot hold"
         )
+    if _trains_more(graph, new, expected, inputs):
+        raise NotTraceable(
+            f"{type(model).__name__} cannot be read as a static graph: outside of training, its code turns off the "
+            "gradients of weights that have some in training (torch.set_grad_enabled); do so in both modes, or in none"
+        )
     own_backward = any(isinstance(node, BackwardCFunction) for node in _backward_nodes(expected.outputs))
     for scale in SCALES if own_backward else SCALES[:1]:
         scaled = tuple(x * scale if x.is_floating_point() else x for x in inputs)
@@ -126,6 +131,14 @@ class _Run(NamedTuple):
         ends = [y for y in tensors(outputs) if y.requires_grad]
         return cls(outputs, ends, [x for x in leaves if x.requires_grad] + weights)
 
+    def reached(self, weights: list[Tensor]) -> list[bool]:
+        """Return for each weight whether it has a gradient."""
+        if not self.ends:
+            return [False] * len(weights)
+        incoming = [torch.zeros_like(y) for y in self.ends]
+        found = torch.autograd.grad(self.ends, weights, incoming, retain_graph=True, allow_unused=True)
+        return [gradient is not None for gradient in found]
+
     def gradients(self, scale: float = 1.0) -> list[Tensor]:
         """Return the gradients of a random sum of the outputs, times ``scale``; zeros where there is none."""
         if not self.ends:
@@ -135,6 +148,24 @@ class _Run(NamedTuple):
         found = torch.autograd.grad(self.ends, self.sources, incoming, retain_graph=True, allow_unused=True)
         pairs = zip(self.sources, found, strict=True)
         return [torch.zeros_like(source) if gradient is None else gradient for source, gradient in pairs]
+
+
+def _trains_more(
+    graph: fx.GraphModule, new: Callable[[], nn.Module], evaluated: _Run, inputs: tuple[Tensor, ...]
+) -> bool:
+    """Return whether weights of a graph that stops gradients have some in training, and none outside of it."""
+    if not evaluated.ends or not graph.graph.find_nodes(op="call_method", target="detach"):
+        return False
+    called = (graph.get_submodule(str(node.target)) for node in graph.graph.find_nodes(op="call_module"))
+    weights: list[Tensor] = [weight for module in called for weight in module.parameters() if weight.requires_grad]
+    if not weights:
+        return False
+    try:
+        trained = _Run.of(new().train(), weights, inputs)
+    except Exception:  # batch norm needs several values, for one
+        return False
+    pairs = zip(trained.reached(weights), evaluated.reached(weights), strict=True)
+    return any(in_training and not outside for in_training, outside in pairs)
 
 
 def _same_gradients(

@@ -128,7 +128,7 @@ def refuse_additions(network: nn.Module, backward: bool = True) -> None:
     """
     modules = [(path or "the model", module) for path, module in network.named_modules()]
     weights = dict(network.named_parameters() if backward else ())
-    everywhere = any(hooks for name, hooks in vars(nn.modules.module).items() if name in GLOBAL_HOOKS)
+    everywhere = any(vars(nn.modules.module)[name] for name in GLOBAL_HOOKS if backward or "forward" in name)
     added = {
         "a forward of its own, put on the instance": [path for path, module in modules if _is_replaced(module)],
         "forward hooks": [path for path, module in modules if module._forward_hooks or module._forward_pre_hooks],
@@ -149,7 +149,7 @@ def refuse_additions(network: nn.Module, backward: bool = True) -> None:
         )
 
 
-GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+GLOBAL_HOOKS = tuple(f"_global_{each}_hooks" for each in ("forward", "forward_pre", "backward", "backward_pre"))
 """Where torch keeps the hooks that all modules have."""
 
 
