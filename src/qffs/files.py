@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
+from qffs.errors import CheckpointError, InvalidArgument, QffsError
 
 Results = dict[str, Any]
 """The measurements of a run as plain data: numbers, strings, lists and dictionaries."""
@@ -29,12 +29,12 @@ Results = dict[str, Any]
 def to_json(results: Results | list[Results]) -> str:
     """Return results as the text of results.json. The same results give the same text.
 
-    Raises `Diverged` on NaN and infinity, which JSON does not have.
+    Raises `InvalidArgument` on NaN and infinity, which JSON does not have.
     """
     try:
         return json.dumps(results, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
-        raise Diverged(f"the results hold NaN or infinity, which JSON cannot represent: {error}") from error
+        raise InvalidArgument(f"the results hold NaN or infinity, which JSON cannot represent: {error}") from error
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -14,7 +14,6 @@ import typer
 
 from helpers.command_line import Said
 from qffs import cli
-from qffs.cli import failures
 from qffs.cli.failures import explained
 
 QUICK = [sys.executable, "-m", "qffs", "recipes", "list"]
@@ -80,14 +79,18 @@ def test_a_pipe_that_closes() -> None:
 
 def test_a_terminal_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    script = "import typer; from qffs.cli import failures; failures.print_any_character(); typer.echo('\\u03b8 = 1')"
+    script = "import qffs.cli as cli; cli.app = lambda: print('\\u03b8 = 1'); cli.main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "? = 1\n"), done.stderr
 
 
-def test_an_error_that_cannot_be_printed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentence_that_cannot_be_printed(command_line: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
+    def fail() -> None:
+        raise MemoryError
+
     monkeypatch.setattr(typer, "echo", full)
-    failures.say("something")
+    monkeypatch.setattr(cli, "app", fail)
+    assert command_line().code == 2

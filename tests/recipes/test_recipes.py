@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from helpers import mutations
 from helpers.places import ROOT
 from qffs import recipes
 from qffs.cli.recipes import app
-from qffs.errors import InvalidArgument
+from qffs.errors import InvalidArgument, QffsError
 from qffs.recipes import attempt, names, read, text, to_yaml
 from qffs.recipes.messages import allowed, shown
 from qffs.recipes.recipe import Recipe, Training
@@ -98,6 +100,8 @@ def test_every_key_has_its_line() -> None:
         ("quantized:\n  epochs: 1\n  learning_rat: 1\n", "line 3: quantized.learning_rat is no key; did you mean quan"),
         ("seed: 1\nbits: {a: 2, b: 10}", "line 2: bits cannot be"),
         ("1: 2", "line 1: 1 is no key"),
+        ('"\\uD800": 2', "line 1: '\\ud800' holds half a character"),
+        ('data: "x\\uDFFF"', "line 1: 'x\\udfff' holds half a character"),
     ],
 )
 def test_a_mistake_in_a_file_is_said_with_its_line(content: str, sentence: str, file: Any) -> None:
@@ -386,3 +390,18 @@ def test_keys_in_their_spelling_of_before_are_read(tmp_path: Path) -> None:
     line = 1 + old.splitlines().index("  epochs: 3")
     (sentence,) = attempt(str(tmp_path / "old.yaml"))
     assert sentence == f"line {line}: quantized.epochs must be a whole number of at least 0, not -3"
+
+
+def test_any_damage_of_a_recipe_is_told_in_sentences(tmp_path: Path) -> None:
+    values, path, taken = read("cifar10_resnet20").model_dump(), tmp_path / "damaged.yaml", 0
+    contents = [yaml.safe_dump(damaged).encode() for damaged in mutations.of_json(values, 200)]
+    contents += mutations.of_bytes(to_yaml(read("digits")).encode(), 200)
+    for content in contents:
+        path.write_bytes(content)
+        try:
+            read(str(path))
+            taken += 1
+        except QffsError as error:
+            sentence = str(error)
+            assert sentence.startswith(str(path))
+    assert 0 < taken < 400

@@ -10,6 +10,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from signal import Signals
 from typing import Annotated, Any
@@ -20,7 +22,6 @@ from typer.core import TyperCommand
 from qffs.cli import recipes
 from qffs.cli.convert import convert, plan, quantize
 from qffs.cli.export import export, pull, push
-from qffs.cli.failures import abandon_output, explained, flush, print_any_character, say
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.cli.measure import energy, noise, simulate
 from qffs.cli.options import with_home
@@ -86,7 +87,8 @@ def main() -> None:
     """Run the command line; whatever is no bug becomes one sentence on standard error and exit code 2."""
     warnings.showwarning = _notice
     os.environ.update(openmp_defaults())  # OpenMP reads them when a subcommand imports torch
-    print_any_character()
+    if isinstance(sys.stdout, TextIOWrapper):  # a question mark for a character that the terminal does not have
+        sys.stdout.reconfigure(errors="replace")
     code = _exit_code()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # All files are written. PyTorch's threads for messages between processes sometimes abort a process at its end,
@@ -105,15 +107,24 @@ def _exit_code() -> int:
     """Run the app and return the exit code of the command line; failures outside of the library are explained."""
     try:
         code = _run()
-        flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except Exception as error:
+        from qffs.cli.failures import abandon_output, explained
+
         sentence = explained(error)
         if sentence is None:
             raise
         abandon_output()
-        say(" ".join(sentence.split()))
+        _say(" ".join(sentence.split()))
         return 2
+
+
+def _say(sentence: str) -> None:
+    """Print ``qffs:`` and a sentence on standard error, if that can be written."""
+    with suppress(OSError):
+        typer.echo(f"qffs: {sentence}", err=True)
 
 
 def _run() -> int:
@@ -128,19 +139,19 @@ def _run() -> int:
         for each in (Signals.SIGTERM, Signals.SIGINT):  # a launcher may send them again while this process ends
             signal.signal(each, signal.SIG_IGN)
         if first():
-            say(str(error))
+            _say(str(error))
         return 0 if error.signal == Signals.SIGTERM else 128 + error.signal
     except QffsError as error:
         lines = str(error).splitlines()  # PyTorch or the system may add several lines; a refused network is a list
         text = str(error) if isinstance(error, NotConvertible) else " ".join(line.strip() for line in lines)
-        say(text)
+        _say(text)
         return 2
     except RuntimeError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1" or not any(words in str(error) for words in PARTED):
             raise
-        say(f"process {os.environ.get('RANK')} ends, because another process has ended")
+        _say(f"process {os.environ.get('RANK')} ends, because another process has ended")
         return 1
     except KeyboardInterrupt:
-        say("stopped")
+        _say("stopped")
         return 130
     return 0

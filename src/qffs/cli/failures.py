@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from io import TextIOWrapper
-
-import typer
 
 MEMORY = ("out of memory", "allocate memory")
 """Words of PyTorch's messages where memory is too small."""
@@ -35,24 +32,6 @@ def explained(error: Exception) -> str | None:
         case RuntimeError() if any(words in str(error) for words in MEMORY):
             return f"memory is too small: {str(error).splitlines()[0]}"
     return None
-
-
-def say(sentence: str) -> None:
-    """Print ``qffs:`` and a sentence on standard error, if that can be written."""
-    with suppress(OSError):
-        typer.echo(f"qffs: {sentence}", err=True)
-
-
-def print_any_character() -> None:
-    """Let standard output print a question mark for a character that the terminal's encoding does not have."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
-def flush() -> None:
-    """Write what standard output still holds. Raises `OSError`."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def abandon_output() -> None:

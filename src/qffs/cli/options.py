@@ -58,6 +58,9 @@ Seed = Annotated[
     int, typer.Option(help="Seed of random numbers; the same seed on the same machine gives the same results.")
 ]
 Where = Annotated[Device, typer.Option(help="Device that computes; auto is CUDA if there is a CUDA device.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Let the recipe name a function outside of the current folder as its model.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from qffs import recipes
-from qffs.cli.options import Json, print_json
+from qffs.cli.options import Json, Trust, print_json
 from qffs.errors import InvalidArgument
 from qffs.recipes.recipe import Recipe
 
@@ -52,6 +52,7 @@ def validate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values that replace those of the recipe.", metavar="KEY=VALUE")
     ] = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Check a recipe and print all its mistakes; the exit code is 2 if there is one.
@@ -60,7 +61,7 @@ def validate(
 
     Example: `qffs recipes validate mine.yaml quantized.epochs=3`
     """
-    mistakes = _mistakes(recipe, overrides or ())
+    mistakes = _mistakes(recipe, overrides or (), trust)
     if json:
         print_json({"recipe": recipe, "valid": not mistakes, "mistakes": mistakes})
     elif mistakes:
@@ -72,8 +73,8 @@ def validate(
         raise typer.Exit(2)
 
 
-def _mistakes(recipe: str, overrides: Any) -> list[str]:
-    attempt = recipes.attempt(recipe, overrides)
+def _mistakes(recipe: str, overrides: Any, trust: bool) -> list[str]:
+    attempt = recipes.attempt(recipe, overrides, trust=trust)
     if not isinstance(attempt, Recipe):
         return attempt
     try:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from qffs.cli.options import Changes, Json, Output, say, show
+from qffs.cli.options import Changes, Json, Output, Trust, say, show
 from qffs.progress import first
 
 
@@ -50,6 +50,7 @@ def train(
         float, typer.Option(metavar="SECONDS", help="Save the state every so many seconds within an epoch.")
     ] = 60.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.")] = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Train, quantize, fine-tune, convert and measure a network as a recipe says; a run can be stopped and resumed.
@@ -61,9 +62,8 @@ def train(
     from qffs.runs.train import train as run_train
 
     folder = output or Path("runs") / Path(recipe).stem
-    results = run_train(
-        read(recipe, changes or ()), folder, resume=resume, save_every_s=save_every, tensorboard=tensorboard
-    )
+    values = read(recipe, changes or (), trust=trust)
+    results = run_train(values, folder, resume=resume, save_every_s=save_every, tensorboard=tensorboard)
     if first():
         show(results, json)
         if not json:

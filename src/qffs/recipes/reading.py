@@ -55,8 +55,10 @@ def about(name_or_path: str) -> str:
     return next(lines, "")
 
 
-def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def read(name_or_path: str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """Return the recipe of a name or file, in which each ``key=value`` of the overrides replaces a value.
+
+    trust: whether the file may name a function of any module as its model (see `qffs.recipes.trust`); an override may.
 
     Raises `InvalidArgument` with all mistakes, each with its line or override; for an unknown key it names the nearest
     keys.
@@ -64,7 +66,7 @@ def read(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     >>> read("digits", ["bits=3", "quantized.epochs=1"]).quantized.epochs
     1
     """
-    return _or_raise(name_or_path, attempt(name_or_path, overrides))
+    return _or_raise(name_or_path, attempt(name_or_path, overrides, trust=trust))
 
 
 def of_network(network: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -107,7 +109,7 @@ def _or_raise(name: str, attempt: Recipe | list[str]) -> Recipe:
     raise InvalidArgument(f"{name}, {'; '.join(attempt)}")
 
 
-def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[str]:
+def attempt(name_or_path: str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe | list[str]:
     """Return the recipe as `read` does, or a list of its mistakes, one sentence each.
 
     Raises `InvalidArgument` if there is no such recipe, or if the file cannot be read.
@@ -119,7 +121,14 @@ def attempt(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | list[s
         return [str(error)]
     if not isinstance(values, dict):
         return ["line 1: a recipe is a mapping, such as `data: digits`"]
-    return _attempt(values, {key: f"line {line}" for key, line in lines.items()}, overrides)
+    result = _attempt(values, {key: f"line {line}" for key, line in lines.items()}, overrides)
+    typed = any(override.partition("=")[0].strip() == "model" for override in overrides)
+    if trust or typed or not isinstance(result, Recipe) or ":" not in result.model:
+        return result
+    from qffs.recipes.trust import distrusted  # imported here because few recipes need it
+
+    reason = distrusted(result.model)
+    return result if reason is None else [f"line {lines.get(('model',), 1)}: model {reason}"]
 
 
 def _attempt(values: dict[str, Any], origins: dict[Key, str], overrides: Sequence[str]) -> Recipe | list[str]:

@@ -40,9 +40,9 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        numbers = [(name, value) for name, value in self if isinstance(value, int) and abs(value) >= LARGEST]
-        faults = [Fault((name,), f"is too large a number: {shown(value)}") for name, value in numbers]
-        faults = faults or list(self._faults())
+        large = [(name, value) for name, value in self if isinstance(value, int) and abs(value) >= LARGEST]
+        faults = list(self._faults())
+        faults = faults or [Fault((name,), f"is too large a number: {shown(value)}") for name, value in large]
         if faults:
             raise refusal(faults)
         return self

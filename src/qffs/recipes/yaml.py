@@ -93,6 +93,7 @@ def _items(node: MappingNode, key: Key, lines: dict[Key, int], seen: set[int]) -
     for name, each in node.value:
         if not isinstance(name, ScalarNode):
             raise _refused(_line(name), "a key must be a text")
+        _check_characters(name)
         inner = (*key, name.value)
         if inner in lines:
             raise _refused(_line(name), f"{'.'.join(inner)} stands twice, first on line {lines[inner]}")
@@ -100,7 +101,16 @@ def _items(node: MappingNode, key: Key, lines: dict[Key, int], seen: set[int]) -
         yield name.value, _value(each, inner, lines, seen)
 
 
+def _check_characters(node: ScalarNode) -> None:
+    r"""Raise `InvalidArgument` on a half character such as ``"\uD800"``, which no file or terminal can hold."""
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:
+        raise _refused(_line(node), f"{node.value[:40]!a} holds half a character") from None
+
+
 def _scalar(node: ScalarNode, kind: str) -> Any:
+    _check_characters(node)
     try:
         value = _MAKE[kind](node.value)
     except ValueError:  # a tag that does not fit, or more digits than Python reads

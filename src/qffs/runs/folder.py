@@ -17,7 +17,6 @@ from qffs.files import Results, check_replaceable, lock, remove_folder, remove_t
 from qffs.models.checkpoint import CONFIG, check_folder
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, differences, spelled
-from qffs.runs.stored import read_results
 from qffs.train.state import RunState
 
 Stage = Literal["full precision", "quantized"]
@@ -87,12 +86,16 @@ def finished(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
         status = "has ended" if results.exists() else "can continue with --resume"
         raise InvalidArgument(f"{folder} holds a run that {status}: name another --output for a new one")
     if (folder / "recipe.yaml").exists():
-        keys = differences(without_paths(recipe), without_paths(read(str(folder / "recipe.yaml"))))
+        keys = differences(without_paths(recipe), without_paths(read(str(folder / "recipe.yaml"), trust=True)))
         if keys:
             raise InvalidArgument(f"{folder} holds the run of another recipe: it differs in {', '.join(keys)}")
     if not holds_run:
         _check_others(folder)
-    return check_results(read_results(results), recipe, results) if results.exists() else None
+    if not results.exists():
+        return None
+    from qffs.runs.stored import read_results  # imported here because most runs have no earlier results
+
+    return check_results(read_results(results), recipe, results)
 
 
 def check_demo(folder: Path) -> None:
@@ -105,9 +108,13 @@ def check_demo(folder: Path) -> None:
             f"{folder} holds a run of qffs train, which a demo does not replace: name another --output"
         )
     if results.exists():
+        from qffs.runs.stored import read_results
+
         read_results(results)
         return
-    if recipe.exists() and recipe.read_text(encoding="utf-8", errors="replace") != to_yaml(read(str(recipe))):
+    if recipe.exists() and recipe.read_text(encoding="utf-8", errors="replace") != to_yaml(
+        read(str(recipe), trust=True)
+    ):
         raise InvalidArgument(f"{recipe} was not written by a run: name another --output")
     _check_others(folder)
 
@@ -118,7 +125,7 @@ def _check_others(folder: Path) -> None:
     A run writes its recipe first, and the values of its recipe into each checkpoint.
     """
     path, names = folder / "recipe.yaml", [f"a file {name}" for name in LAST if (folder / name).exists()]
-    recipe = read(str(path)) if path.exists() else None
+    recipe = read(str(path), trust=True) if path.exists() else None
     for name in FOLDERS:
         about = _json(folder / name / CONFIG).get("about")
         if about is not None and (recipe is None or not isinstance(about, dict) or _others(spelled(about), recipe)):

@@ -1,15 +1,16 @@
-"""Files that a run wrote, checked where they are read: results.json and run.json."""
+"""Files that a run wrote, checked where they are read: results.json, run.json and state.pt."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qffs.errors import CheckpointError
 from qffs.files import Results
+from qffs.train.saved import SavedEpoch
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=0, lt=1e300)]
@@ -77,6 +78,20 @@ class _Origin(_Checked):
 
     command: str = ""
     versions: dict[str, Any] = {}
+
+
+class _State(_Checked):
+    """What a run keeps in state.pt beside the state of its training."""
+
+    stage: Literal["full precision", "quantized"]
+    data: Any
+    histories: dict[Literal["full precision", "quantized"], list[SavedEpoch]]
+    seconds: Number
+
+
+def check_state(state: Results, path: Path) -> None:
+    """Raise `CheckpointError` if the state of a run is damaged."""
+    _checked(_State, state, path)
 
 
 def read_results(path: Path) -> Results:

@@ -20,6 +20,7 @@ from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
 from qffs.method import Schedule
 from qffs.models.checkpoint import load, save
+from qffs.models.weights import load_weights
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw_accuracy
@@ -74,6 +75,9 @@ class Run:
     def _stages(self, resume: bool) -> Results:
         saved = self.state.read() if resume and self.state is not None else None
         if saved is not None:
+            from qffs.runs.stored import check_state  # imported here because most runs do not continue one
+
+            check_state(saved, self.folder / "state.pt")
             self.inputs.check_same(saved, self.recipe.data, self.folder)
             self.histories, self.seconds = saved["histories"], saved["seconds"]
         elif not distributed.rank():
@@ -100,14 +104,14 @@ class Run:
     def _write_recipe(self) -> None:
         """Write the recipe into the folder, unless the folder has a file, perhaps a user's, with the same recipe."""
         path = self.folder / "recipe.yaml"
-        if not distributed.rank() and not (path.exists() and read(str(path)) == self.recipe):
+        if not distributed.rank() and not (path.exists() and read(str(path), trust=True) == self.recipe):
             write_text(path, to_yaml(self.recipe))
 
     def _stage(self, stage: Stage, network: fx.GraphModule, saved: dict[str, Any] | None) -> None:
         """Train a network and save its checkpoint after every epoch, or load it if an earlier run trained it."""
         if stage in self.histories:  # the stage had ended when the state from which this run continues was saved
             trained = load(self.folder / CHECKPOINTS[stage]).network.state_dict()
-            network.load_state_dict(trained, strict=False)
+            load_weights(network, {**network.state_dict(), **trained}, str(self.folder / CHECKPOINTS[stage]))
             return
         held_out_images, normalize = self.inputs.parts.held_out, self.inputs.normalize
 

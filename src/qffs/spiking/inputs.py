@@ -52,7 +52,7 @@ def explain_failure(operations: Operations, inputs: tuple[Tensor, ...], simulate
     """Return what a simulation returns; raise `InvalidArgument`, in one sentence, where these inputs do not fit."""
     try:
         return simulate()
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         if isinstance(error, (QffsError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise
         shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)

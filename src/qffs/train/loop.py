@@ -82,7 +82,8 @@ def fit(
     same weights. The same seed, machine and number of threads give the same weights, bit for bit.
 
     Raises `Diverged` for NaN or infinity in a loss, before the weights change, or in a weight after an epoch, before
-    ``after_epoch``, so that the last checkpoint is good; and `Stopped` between two steps, when the state is saved.
+    ``after_epoch``, so that the last checkpoint is good; `Stopped` between two steps, when the state is saved;
+    and `CheckpointError` for a damaged state.
     """
     if not training.epochs:
         network.eval()
@@ -158,13 +159,12 @@ class _Loop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a state that `state` returned."""
+        """Continue from a state that `state` returned; raises `CheckpointError` where it does not fit."""
+        from qffs.train.saved import load  # imported here because most trainings do not continue one
+
+        load(state, self.network, self.optimizer, self.average)
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.step, self.sums = state["step"], list(state["sums"])
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.restore(state["average"])
 
     def run(self, after_epoch: AfterEpoch) -> None:
         """Train the remaining epochs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import secrets
 import signal
 import time
@@ -64,8 +65,10 @@ class RunState:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
+        except pickle.UnpicklingError as error:  # torch's message tells how to run the code in the file
+            raise CheckpointError(f"{self.path} cannot be read: it holds other objects than a state") from error
         except Exception as error:  # torch raises errors of many types for files that are broken or of another format
-            reason = _reason(error) or type(error).__name__
+            reason = next(iter(_reason(error).splitlines()), type(error).__name__)
             raise CheckpointError(f"{self.path} cannot be read: {reason}") from error
         if not isinstance(state, dict) or "stage" not in state:
             raise CheckpointError(f"{self.path} holds no state of a run")

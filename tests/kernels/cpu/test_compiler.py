@@ -221,6 +221,27 @@ def test_libraries_without_the_functions_are_not_used(tmp_path: Path, monkeypatc
     assert len(files()) == 1, "it was kept"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["exit 0", "for a; do o=$a; done\necho no library > $o", "printf 'bad\\377bytes' >&2\nexit 1", "kill -9 $$"],
+    ids=["makes nothing", "makes no library", "fails with odd bytes", "is killed"],
+)
+def test_a_compiler_that_is_none_is_one_warning(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(monkeypatch, script(tmp_path / "odd", text))
+    with pytest.warns(UserWarning, match=FAILS):
+        assert compiled(MAX_POOL) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiled(LAYER, "REAL=float", "MASK=int32_t", "LOSES=0", "DIGITS=0") is None
+    assert not cache.folder().exists() or not files()
+
+
+def test_options_with_an_open_quotation_mark_are_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiler.MORE_OPTIONS, "'")
+    with pytest.warns(UserWarning, match=f"{FAILS}.*No closing quotation"):
+        assert compiled(MAX_POOL) is None
+
+
 def test_structures_of_another_size_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compiler.STRUCTURES, MAX_POOL, {"pooling": ctypes.c_int64})
     with pytest.warns(UserWarning, match=f"{FAILS}.*structures have other sizes"):

@@ -146,10 +146,17 @@ def _kept_or_fresh(command: list[str], source: str, macros: tuple[str, ...]) -> 
     with _temporary_folder() as folder:
         fresh = Path(folder) / "library.so"
         _execute([*command, *options, str(structures.HERE / source), "-o", str(fresh)], folder)
+        path = None
         if not trouble:
             with suppress(OSError):
-                return _load(kept.keep(key, fresh), source)
-        return _load(fresh, source)
+                path = kept.keep(key, fresh)
+                return _load(path, source)
+        try:
+            return _load(fresh, source)
+        except OSError:  # it is no library, wherever it lies
+            if path is not None:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def _key(command: list[str], source: str) -> str:
