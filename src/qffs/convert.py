@@ -90,9 +90,9 @@ def quantize(
     ``model`` is not changed.
 
     Raises `InvalidArgument` on impossible bits, patterns or examples, and on weights that are sparse, without values,
-    or of a type without a rule; `NotTraceable` where the model cannot be read as
-    a graph; `NotConvertible`, which lists every operator without a spiking counterpart; `NothingToQuantize` where no
-    ReLU is to be quantized; `Diverged` where a weight is NaN or infinite.
+    or of a type without a rule; `NotTraceable` where the model cannot be read as a graph; `NotConvertible`, which lists
+    every operator without a spiking counterpart; `NothingToQuantize` where no ReLU is to be quantized; `Diverged` where
+    a weight is NaN or infinite.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)
@@ -148,8 +148,8 @@ def to_spiking(
     computed from others (parametrized or pruned) are the values that they have now; ``qann`` is not changed.
 
     Raises `NotCalibrated` where a step size is not set; `Diverged` where a weight is NaN or infinite, or a step size is
-    not above 0; `NotConvertible` where a layer was replaced by what has no spiking counterpart; `InvalidArgument` where
-    `quantize` did not make ``qann``, or the charge steps or the rule are impossible.
+    not above 0; `NotConvertible` where a layer was replaced by what has no spiking counterpart, or has forward hooks;
+    `InvalidArgument` where `quantize` did not make ``qann``, or the charge steps or the rule are impossible.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(16, 4)

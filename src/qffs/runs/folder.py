@@ -112,9 +112,8 @@ def check_demo(folder: Path) -> None:
 
         read_results(results)
         return
-    if recipe.exists() and recipe.read_text(encoding="utf-8", errors="replace") != to_yaml(
-        read(str(recipe), trust=True)
-    ):
+    written = recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else None
+    if written is not None and written != to_yaml(read(str(recipe), trust=True)):
         raise InvalidArgument(f"{recipe} was not written by a run: name another --output")
     _check_others(folder)
 
