@@ -172,6 +172,11 @@ def test_an_infinite_mask_is_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded(x, steps=6), snn(x, steps=6))
 
 
+def test_the_root_of_all_folders_is_no_checkpoint() -> None:
+    assert refusal(lambda: load("/")) == "/ is not a checkpoint: it has no config.json"
+    assert refusal(lambda: save(small(), "/")).startswith("/ exists and holds something else than a checkpoint")
+
+
 # All or nothing
 
 
