@@ -26,8 +26,7 @@ from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, refuse_additions, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
-from qffs.nn.finite import check_finite
-from qffs.nn.inspect import evaluating, quantizers, refuse_types
+from qffs.nn.inspect import check_finite, evaluating, quantizers, refuse_types
 from qffs.nn.quantizer import FullPrecision, Quantizer
 from qffs.spiking.network import SpikingNetwork
 

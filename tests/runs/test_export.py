@@ -38,8 +38,15 @@ def run(tmp_path: Path) -> Path:
     qann = qffs.calibrate(qffs.quantize(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), 2, example=x), [x])
     qffs.save(qann, tmp_path / "run" / "qann", {"model": "small"})
     qffs.save(qffs.to_spiking(qann), tmp_path / "run" / "snn", {"model": "small"})
-    results = {"data": "noise", "images": 8, "full_precision": {"accuracy": 0.5}, "qann": {"accuracy": 0.25}}
-    results |= {"snn": [{"steps": 1, "accuracy": 0.125}], "charge_schedule": [1 / 3] * 3}
+    results = {
+        "model": "small",
+        "layers": [],
+        "data": "noise",
+        "images": 8,
+        "full_precision": {"accuracy": 0.5},
+        "qann": {"accuracy": 0.25},
+    }
+    results |= {"snn": [{"steps": 1, "accuracy": 0.125, "spikes_per_image": 3.0}], "charge_schedule": [1 / 3] * 3}
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     return tmp_path / "run"
 

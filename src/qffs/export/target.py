@@ -16,8 +16,7 @@ from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.graph.nested import tensors
 from qffs.graph.site import has_site, site, tensor_shape
 from qffs.models.checkpoint import kind_of
-from qffs.nn.finite import check_finite
-from qffs.nn.inspect import empty_like
+from qffs.nn.inspect import check_finite, empty_like
 from qffs.spiking.network import SpikingNetwork
 
 Network = fx.GraphModule | SpikingNetwork

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qffs.errors import CheckpointError
 from qffs.files import expanded
-from qffs.nn.finite import broken
+from qffs.nn.inspect import broken
 
 WEIGHTS = "model.safetensors"
 
@@ -147,7 +147,7 @@ def refuse(problems: list[str], source: str) -> None:
 def refuse_broken(network: nn.Module, tensors: Mapping[str, Tensor] | None, source: str) -> None:
     """Raise `CheckpointError` if tensors that are to replace those of a network, or its own, hold NaN or infinity.
 
-    The message has the names of the first three; see `qffs.nn.finite.broken`.
+    The message has the names of the first three; see `qffs.nn.inspect.broken`.
     """
     names = broken(network, tensors)
     if names:

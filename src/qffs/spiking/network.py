@@ -17,7 +17,7 @@ from qffs.graph.nested import Nested, joined, mapped
 from qffs.graph.rebuild import fill, rebuild
 from qffs.graph.serialize import Description, describe, tensors_of
 from qffs.graph.site import Kind
-from qffs.kernels.fingerprint import Fingerprint
+from qffs.kernels.layer import Fingerprint
 from qffs.method import Schedule
 from qffs.nn.inspect import empty_like, without_autocast
 from qffs.nn.neuron import Neuron

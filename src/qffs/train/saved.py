@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from qffs.errors import CheckpointError
-from qffs.nn.finite import broken
+from qffs.nn.inspect import broken
 from qffs.train.optimize import Average
 
 KEPT: dict[type[torch.optim.Optimizer], set[str]] = {

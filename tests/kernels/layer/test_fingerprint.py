@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qffs
-from qffs.kernels.fingerprint import WORDS, Fingerprint, digest, weighted
+from qffs.kernels.layer import WORDS, Fingerprint, digest, weighted
 
 
 def _flip_data(w: Tensor) -> None:

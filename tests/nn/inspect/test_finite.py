@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qffs.errors import Diverged
-from qffs.nn.finite import broken, check_finite
+from qffs.nn.inspect import broken, check_finite
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 
