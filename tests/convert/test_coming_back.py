@@ -31,6 +31,7 @@ def relu_network() -> nn.Module:
     )
 
 
+@pytest.mark.slow
 def test_a_relu_network_of_spikingjelly_is_trained_and_converted() -> None:
     torch.manual_seed(0)
     digits = load_data("digits")

@@ -228,6 +228,7 @@ def test_an_archive_needs_no_qffs(spiking: bool, exported: Callable[[str, bool],
     assert found.stdout == "equal\n", found.stderr
 
 
+@pytest.mark.slow
 def test_steps_are_eight_or_twice_the_charge_steps(tmp_path: Path) -> None:
     qann, snn = small()
     assert export.pt2(snn, tmp_path / "snn.pt2").steps == 8

@@ -181,6 +181,7 @@ def test_compiled_by_channel() -> None:
     check(LAYOUTS["channels last"](x), torch.linspace(0.2, 0.4, 6), upstream, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_one_kernel_serves_all() -> None:
     """Sizes, levels, layouts, parameters and autocast: none of them compiles anything after the trial."""

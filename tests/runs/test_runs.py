@@ -204,6 +204,7 @@ def test_what_is_trained_is_what_is_converted(tmp_path: Path, monkeypatch: pytes
     assert results[0]["snn"] == results[1]["snn"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_the_whole_way_from_another_librarys_network(tmp_path: Path) -> None:
     results = demo(recipe(model="torchvision:squeezenet1_1", data="color 32", float_epochs=0, epochs=0), tmp_path)

@@ -147,6 +147,7 @@ def test_what_a_hook_keeps_stays_as_it_was() -> None:
     assert torch.equal(seen[0], x @ first.get_parameter("weight").T)
 
 
+@pytest.mark.slow
 def test_networks_that_turn_or_cut_images_are_left_to_the_reference_and_long_runs_to_pytorch() -> None:
     left = {name for name in NETWORKS if not spiking(name).operations.by_layer}
     assert left == {"vit", "windows", "shifted_windows", "frames", "time_first"}

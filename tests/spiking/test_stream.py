@@ -154,6 +154,7 @@ def test_images_that_have_stopped_are_not_computed(
     assert ran[-1] < len(x)
 
 
+@pytest.mark.slow
 def test_networks_whose_signals_turn_the_images_stop_too() -> None:
     turned = [name for name in NETWORKS if not spiking(name).operations.images_first]
     tried = 0

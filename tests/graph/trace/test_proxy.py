@@ -97,6 +97,7 @@ def test_what_the_code_keeps_holds_values_after_the_tracing() -> None:
     assert Keeps()(x[:1]).shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_refused_network_leaves_no_stand_in_either() -> None:
     class Decides(Keeps):
         def forward(self, x: Tensor) -> Tensor:

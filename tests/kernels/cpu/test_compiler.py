@@ -183,6 +183,7 @@ def test_without_a_place_for_temporary_files_the_cache_is_one(tmp_path: Path, mo
     assert compiled(MAX_POOL, "ANOTHER") is None  # and says nothing: warnings are errors
 
 
+@pytest.mark.slow
 def test_a_compiler_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = tmp_path / "started"
     hangs = script(tmp_path / "hangs", f"sleep 1000 &\necho $! >> {started}\nwait")

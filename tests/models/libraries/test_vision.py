@@ -132,7 +132,10 @@ def test_neither_is_imported_before_it_is_asked_for() -> None:
 
 
 @needs["torchvision"]
-@pytest.mark.parametrize(("name", "side", "neurons"), [("resnet18", 224, 17), ("googlenet", 224, 57)])
+@pytest.mark.parametrize(
+    ("name", "side", "neurons"),
+    [("resnet18", 224, 17), pytest.param("googlenet", 224, 57, marks=pytest.mark.slow)],
+)
 def test_networks_of_torchvision_come_untrained_with_their_shape(name: str, side: int, neurons: int) -> None:
     source = find.find(f"torchvision:{name}")
     assert source.shapes == ((3, side, side),)

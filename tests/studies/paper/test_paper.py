@@ -233,6 +233,7 @@ def test_figure_4_is_drawn_from_the_neuron_itself() -> None:
     assert found.notes == ["The pre-charged neuron and the quantizer are equal at all 501 inputs."]
 
 
+@pytest.mark.slow
 def test_networks_are_trained_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made("fig5", folder)
 
