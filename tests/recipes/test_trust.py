@@ -89,9 +89,17 @@ def test_a_file_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_the_command_line_runs_no_code_of_a_recipe(command_line: Callable[..., Said], tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("model: subprocess:getoutput\nmodel_arguments: {cmd: touch RAN}\n")
-    for words in (["recipes", "validate", path], ["train", path], ["train", path, "--resume"], ["compare", path]):
+    for words in (
+        ["recipes", "validate", path],
+        ["train", path],
+        ["train", path, "--resume"],
+        ["compare", path],
+        ["paper", "fig6", path],
+    ):
         said = command_line(*words)
         assert said.code == 2
         assert "model names a function" in said.err
     assert command_line("recipes", "validate", path, "--trust").code == 0
     assert not list(tmp_path.rglob("RAN"))
+    for words in (["train"], ["compare"], ["paper", "fig6"]):
+        assert "subprocess:getoutput returned a str" in command_line(*words, path, "--trust").err

@@ -33,18 +33,18 @@ def test_what_a_run_wrote_is_read_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"snn": []}, "is damaged: snn "),
-        ({"snn": [1]}, r"is damaged: snn\.0 "),
-        ({"snn": {}}, "is damaged: snn "),
+        ({"snn": []}, r"is damaged: snn is \[\]$"),
+        ({"snn": [1]}, r"is damaged: snn\.0 is 1$"),
+        ({"snn": {}}, r"is damaged: snn is {}$"),
         ({"snn": [STEP, {k: STEP[k] for k in list(STEP)[:3]}]}, "agreement for each step, or for none"),
-        ({"snn": [{**STEP, "accuracy": None}]}, r"is damaged: snn\.0\.accuracy "),
+        ({"snn": [{**STEP, "accuracy": None}]}, r"is damaged: snn\.0\.accuracy is null$"),
         ({"snn": [{**STEP, "accuracy": float("nan")}]}, r"is damaged: snn\.0\.accuracy "),
         ({"snn": [{**STEP, "steps": 0}]}, r"is damaged: snn\.0\.steps "),
-        ({"images": "x"}, "is damaged: images "),
+        ({"images": "x"}, 'is damaged: images is "x"$'),
         ({"images": 0}, "is damaged: images "),
         ({"model": None}, "is damaged: model "),
         ({"qann": None}, "is damaged: qann is null"),
-        ({"qann": {}}, r"is damaged: qann\.accuracy "),
+        ({"qann": {}}, r"is damaged: qann\.accuracy is missing$"),
         ({"layers": [{**RESULTS["layers"][0], "positive": []}]}, "one number for each step"),
         ({"layers": [{**RESULTS["layers"][0], "positive": [10**400, 1]}]}, r"layers\.0\.positive"),
         ({"bits": []}, "is damaged: bits"),
@@ -60,7 +60,9 @@ def test_a_damaged_value_is_named(change: dict[str, Any], sentence: str, tmp_pat
 
 @pytest.mark.parametrize("key", ["model", "data", "images", "snn", "layers"])
 def test_a_missing_value_is_named(key: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no results of a run" if key == "snn" else f"damaged: {key} "):
+    with pytest.raises(
+        CheckpointError, match="holds no results of a run" if key == "snn" else f"damaged: {key} is missing$"
+    ):
         read_results(written({name: value for name, value in RESULTS.items() if name != key}, tmp_path))
 
 
@@ -75,7 +77,7 @@ def test_the_origin_may_be_missing_but_not_damaged(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     assert read_origin(path) == {}
     assert read_origin(written({"command": "qffs demo", "seconds": 1}, tmp_path))["seconds"] == 1
-    with pytest.raises(CheckpointError, match="damaged: command"):
+    with pytest.raises(CheckpointError, match=r"damaged: command is 3$"):
         read_origin(written({"command": 3}, tmp_path))
 
 

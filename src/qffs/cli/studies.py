@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from qffs.cli.options import NETWORK, Changes, Json, print_json, say, show_rows
+from qffs.cli.options import NETWORK, Changes, Json, Trust, print_json, say, show_rows
 from qffs.errors import InvalidArgument
 from qffs.recipes import SUFFIXES, names, of_network, read
 from qffs.recipes.recipe import Recipe
@@ -29,6 +29,7 @@ def paper(
         int | None,
         typer.Option("--jobs", "-j", help="Networks to train at once.", show_default="1 per 4 cores; 1 on a GPU"),
     ] = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Reproduce a table or figure of the paper with networks trained here: JSON, a table, PNG and SVG.
@@ -39,7 +40,7 @@ def paper(
     """
     from qffs.studies.paper.make import make
 
-    results = make(item, read(recipe, changes or ()), output, jobs=jobs)
+    results = make(item, read(recipe, changes or (), trust=trust), output, jobs=jobs)
     if json:
         print_json(results)
         return
@@ -77,6 +78,7 @@ def compare(
     steps: Annotated[str, typer.Option(help="Numbers of time steps T.")] = "1,2,4,8,16,32,64,128",
     seeds: Annotated[int, typer.Option(help="How many times to repeat the comparison, each with another seed.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("runs/compare"),
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Compare methods on one network, each with the same data, test images and epochs of training.
@@ -86,7 +88,9 @@ def compare(
     from qffs.studies.compare import compare as run_compare
 
     chosen = () if methods == "all" else [each.strip() for each in methods.split(",")]
-    results = run_compare(_network_or_recipe(recipe, changes or ()), output, chosen, _latencies(steps), seeds=seeds)
+    results = run_compare(
+        _network_or_recipe(recipe, changes or (), trust), output, chosen, _latencies(steps), seeds=seeds
+    )
     if json:
         print_json(results)
         return
@@ -103,7 +107,7 @@ def _latencies(steps: str) -> list[int]:
         raise InvalidArgument(f"--steps must be whole numbers such as 1,2,4, not {steps!r}") from None
 
 
-def _network_or_recipe(name: str, changes: Sequence[str]) -> Recipe:
+def _network_or_recipe(name: str, changes: Sequence[str], trust: bool) -> Recipe:
     """Return the recipe of a name or file, or one for the network of a name.
 
     Raises `InvalidArgument` if the name is neither that of a recipe nor that of a network.
@@ -112,7 +116,7 @@ def _network_or_recipe(name: str, changes: Sequence[str]) -> Recipe:
 
     path = Path(os.path.expanduser(name))
     if name in names() or path.suffix in SUFFIXES:
-        return read(name, changes)
+        return read(name, changes, trust=trust)
     if name in MODELS or path.is_dir() or ":" in name:
         return of_network(name, changes)
     near = get_close_matches(name, [*names(), *MODELS]) or [*names(), *MODELS]

@@ -207,9 +207,11 @@ def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[No
 
     command: the command of this process, for the message in another one. The lock is on a file in the folder; beside:
     on one next to it, for a folder that is replaced as a whole. Raises `InvalidArgument` with the name of the process
-    that has the folder, and `QffsError` if the folder cannot be written. Where the system cannot lock files, a warning
-    says so, and nothing is locked.
+    that has the folder, or for the root of a file system, and `QffsError` if the folder cannot be written. Where the
+    system cannot lock files, a warning says so, and nothing is locked.
     """
+    if folder.resolve().parent == folder.resolve():
+        raise InvalidArgument(f"{folder} is the root of a file system, not the folder of a run: name another --output")
     home = folder.resolve().parent if beside else folder
     path = home / (f".{folder.resolve().name}{LOCK}" if beside else LOCK)
     new = [each for each in (home, *home.parents) if not each.exists()]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from qffs.errors import CheckpointError
 from qffs.files import Results
+from qffs.recipes.messages import shown
 from qffs.train.saved import SavedEpoch
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -120,7 +122,15 @@ def _checked(kind: type[BaseModel], content: Results, path: Path) -> Results:
     try:
         kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]
-        raise CheckpointError(f"{path} is damaged: {' '.join(filter(None, place))}") from error
+        raise CheckpointError(f"{path} is damaged: {_fault(error.errors(include_url=False)[0])}") from error
     return content
+
+
+def _fault(error: ErrorDetails) -> str:
+    """Return what is wrong at which key, such as "snn.0.accuracy is missing"."""
+    key, kind = ".".join(map(str, error["loc"])), error["type"]
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "value_error":
+        return f"{key} {error['msg'].removeprefix('Value error, ')}".strip()
+    return f"{key} is {shown(error['input'])}".strip()

@@ -191,6 +191,11 @@ def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
         export.read_nir(3)  # type: ignore[arg-type]
 
 
+def test_the_path_may_begin_with_the_home_folder(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(good.parent))
+    assert export.read_nir(f"~/{good.name}")(X, steps=6).equal(export.read_nir(good)(X, steps=6))
+
+
 def said(path: Path) -> str:
     """Read a file and run it; return the sentence of the refusal, or nothing."""
     try:

@@ -124,3 +124,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(QffsError, match=r"run cannot be written: "), reserved(tmp_path / "file" / "run", ""):
         pass
+
+
+def test_the_root_of_the_file_system_is_no_folder_of_a_run(tmp_path: Path) -> None:
+    for root in (Path("/"), Path("/tmp/..")):
+        with pytest.raises(InvalidArgument, match="is the root of a file system"), reserved(root, ""):
+            pytest.fail("files would be written to the root")

@@ -142,9 +142,12 @@ def refuse_additions(network: nn.Module, backward: bool = True) -> None:
     }
     have = [f"{', '.join(at)} ha{'s' if len(at) == 1 else 've'} {what}" for what, at in added.items() if at]
     if have:
+        replaced, *hooks = added.values()
+        advice = ["delete that forward, or write it into the class"] if replaced else []
+        if any(hooks):
+            advice.append("remove the hooks (hook.remove(), prune.remove), or write what they do into the class")
         raise NotConvertible(
-            f"this network cannot be converted: {'; '.join(have)}, which a graph cannot hold; remove "
-            "them first (prune.remove, remove_weight_norm, hook.remove()), or write them into the class"
+            f"this network cannot be converted: {'; '.join(have)}, which a graph cannot hold; {'; '.join(advice)}"
             + _other_refusals(network)
         )
 
