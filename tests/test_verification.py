@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 import qffs
 from helpers.networks import NETWORKS
 from helpers.slow import slow_but
-from qffs.errors import Mismatch, NotConvertible
+from qffs.errors import InvalidArgument, Mismatch, NotConvertible
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
 from qffs.models import libraries
@@ -129,6 +129,33 @@ def test_a_real_difference_beside_ties_raises() -> None:
     snn.graph.get_submodule("1").threshold *= 1.01
     with pytest.raises(Mismatch, match="differs is 1"):
         qffs.verify(qann, snn, x)
+
+
+def test_a_large_activation_of_another_image_hides_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    x = torch.randn(20, 6)
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    snn = qffs.to_spiking(qann)
+    snn.graph.get_submodule("0").weight.mul_(1.1)
+    for factor in (1.0, 1e6):
+        x[0] *= factor
+        with pytest.raises(Mismatch, match="differs is 1"):
+            qffs.verify(qann, snn, x)
+    with pytest.raises(Mismatch, match="differs is 1"):
+        qffs.verify(qann, snn, x[1:], tie_tolerance=1e9)  # even where rounding could explain any difference
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), "16", None, True])
+def test_the_tolerance_is_a_number(tolerance: Any) -> None:
+    with pytest.raises(InvalidArgument, match="tie_tolerance must be a number of at least 0"):
+        qffs.verify(quantized("mlp"), spiking("mlp"), *NETWORKS["mlp"].inputs(), tie_tolerance=tolerance)
+
+
+def test_the_number_of_inputs_is_named() -> None:
+    x = NETWORKS["mlp"].inputs()[0]
+    with pytest.raises(InvalidArgument, match="takes 1 tensors with a batch"):
+        qffs.verify(quantized("mlp"), spiking("mlp"), x, x)
 
 
 def test_the_size_of_an_output_decides_what_is_rounding() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NothingToQuantize, QffsError
+from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NotConvertible, NothingToQuantize, QffsError
 from qffs.functional import lsq
 from qffs.functional.lsq import NEAREST
 from qffs.graph import plan as planning
@@ -26,7 +26,7 @@ from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, refuse_additions, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
-from qffs.nn.inspect import check_finite, evaluating, quantizers, refuse_types
+from qffs.nn.inspect import check_finite, evaluating, quantizers, refuse_types, without_autocast
 from qffs.nn.quantizer import FullPrecision, Quantizer
 from qffs.spiking.network import SpikingNetwork
 
@@ -117,8 +117,11 @@ def quantize(
 
 
 def _as_others(traced: fx.GraphModule, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Give the new modules the device, type and mode of the others; those of inputs, where a network has no weights."""
-    reference = next((x for x in (*model.parameters(), *inputs) if x.is_floating_point()), None)
+    """Give the new modules the device, type and mode of the others; those of inputs, where a network has no weights.
+
+    A weight without dimensions has no say: PyTorch computes in the type of what it meets.
+    """
+    reference = next((x for x in (*model.parameters(), *inputs) if x.is_floating_point() and x.dim()), None)
     if reference is not None:
         for module in traced.modules():
             if isinstance(module, Quantizer | FullPrecision):
@@ -183,7 +186,15 @@ def _refuse_converted(model: nn.Module) -> None:
 
 
 def _refuse_unfinished(qann: fx.GraphModule) -> None:
-    """Raise unless every step size is set and above 0, every weight is finite, and every record is there."""
+    """Raise unless every step size is set and above 0, every weight is finite, and nothing would be lost in a copy."""
+    added = ["a forward of its own, put on the instance"] if "forward" in vars(qann) else []
+    if qann._forward_hooks or qann._forward_pre_hooks:
+        added.append("forward hooks")
+    if added:
+        raise NotConvertible(
+            f"the quantized network has {' and '.join(added)}, which its graph does not hold: remove what was added, "
+            "or write it into the model and quantize that"
+        )
     refuse_types(qann, [])
     check_finite(qann)
     unset = [path for path, quantizer in quantizers(qann).items() if not quantizer.ready]
@@ -192,7 +203,7 @@ def _refuse_unfinished(qann: fx.GraphModule) -> None:
             f"{len(unset)} step sizes are not set, the first at {unset[0]}: run qffs.calibrate(qann, batches), "
             "train the network, or load trained weights first"
         )
-    silent = [(path, s) for path, q in quantizers(qann).items() if (s := float(q.step_size.detach().min())) <= 0]
+    silent = [(path, s) for path, q in quantizers(qann).items() if not (s := float(q.step_size.detach().min())) > 0]
     if silent:
         raise Diverged(
             f"the step size at {silent[0][0]} is {silent[0][1]:g}, where it must be above 0: run "
@@ -214,6 +225,7 @@ def _hidden_levels(qann: fx.GraphModule) -> int:
 
 
 @torch.no_grad()
+@without_autocast()
 def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> nn.Module:
     """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
 

@@ -31,6 +31,15 @@ def test_later_layers_see_quantized_inputs() -> None:
     assert qann.get_submodule("3").step_size.item() == pytest.approx(2 * mean, rel=1e-12)
 
 
+def test_autocast_changes_no_step_size() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(64, 4)
+    step_size = qffs.calibrate(qffs.quantize(model, example=x), [x]).get_submodule("1").step_size
+    with torch.autocast("cpu", torch.bfloat16):
+        again = qffs.calibrate(qffs.quantize(model, example=x), [x]).get_submodule("1").step_size
+    assert torch.equal(step_size, again)
+
+
 def test_modes_and_batch_norm_are_left_alone() -> None:
     qann = qffs.quantize(network().train(), example=images())
     before = {name: value.clone() for name, value in qann.state_dict().items() if "running" in name}

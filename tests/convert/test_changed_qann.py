@@ -111,9 +111,10 @@ def test_a_lost_layer_is_named() -> None:
         qffs.to_spiking(q)
 
 
-@pytest.mark.parametrize("step_size", [0.0, -0.5])
+@pytest.mark.parametrize("step_size", [0.0, -0.5, float("nan")])
 def test_a_step_size_of_zero_or_below_is_named(step_size: float) -> None:
-    q, _ = qann()
+    q, x = qann()
+    q(x)  # from now on it counts as set
     with torch.no_grad():
         q.get_submodule("3").step_size.fill_(step_size)
     with pytest.raises(Diverged, match=f"the step size at 3 is {step_size:g}"):
@@ -125,6 +126,9 @@ def test_a_step_size_of_zero_or_below_is_named(step_size: float) -> None:
     [
         (lambda q: q.get_submodule("2").register_forward_hook(lambda *_: None), "2 has forward hooks"),
         (lambda q: setattr(q.get_submodule("2"), "forward", lambda x: 2 * x), "2 has a forward of its own, put on"),
+        (lambda q: q.register_forward_hook(lambda *_: None), "the quantized network has forward hooks"),
+        (lambda q: q.register_forward_pre_hook(lambda *_: None), "the quantized network has forward hooks"),
+        (lambda q: setattr(q, "forward", lambda x: 2 * x), "the quantized network has a forward of its own"),
     ],
 )
 def test_what_was_added_to_instances_is_refused_by_name(add: Callable[[Any], Any], said: str) -> None:

@@ -95,6 +95,22 @@ def test_the_clip_of_a_relu_bounds_the_first_step_size() -> None:
     qffs.verify(qann, qffs.to_spiking(qann), x, tie_tolerance=0)
 
 
+def test_a_weight_without_dimensions_decides_no_type() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.3, dtype=torch.float64))  # as from NumPy
+            self.layer, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.layer(x))) * self.scale
+
+    x = torch.randn(16, 4)
+    qann = qffs.calibrate(qffs.quantize(Scaled(), example=x), [x]).eval()
+    assert {step.dtype for name, step in qann.state_dict().items() if "step_size" in name} == {torch.float32}
+    assert qffs.to_spiking(qann)(x, steps=8).dtype == torch.float32
+
+
 def test_only_relu_positions_are_quantized() -> None:
     qann = calibrated(network(), images())
     assert sum(isinstance(module, Quantizer) for module in qann.modules()) == 4

@@ -181,7 +181,7 @@ def digest(tensor: Tensor) -> int:
     False
     """
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)  # such as channels last, without a copy
-    flat = tensor.permute(order).contiguous().flatten()
+    flat = tensor.permute(order).resolve_conj().resolve_neg().contiguous().flatten()
     bits = flat.view(WORDS[flat.element_size()])
     if bits.device.type == "cpu":
         return xxhash.xxh3_64_intdigest(bits.numpy().data) if bits.numel() else 0

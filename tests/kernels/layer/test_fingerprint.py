@@ -78,6 +78,12 @@ def test_other_memory_type_or_shape_is_another_tensor() -> None:
     assert Fingerprint.of(nan) == Fingerprint.of(nan)
 
 
+def test_a_conjugate_and_a_negative_view_have_their_own_hash() -> None:
+    x = torch.randn(3, 4, dtype=torch.complex64)
+    assert digest(x.conj()) == digest(x.conj().resolve_conj()) != digest(x)
+    assert digest(x.conj().imag) == digest(-x.imag)
+
+
 def test_the_weighted_sum_of_other_devices_sees_what_a_sum_does_not() -> None:
     bits = torch.randn(4096).view(torch.int32)
     plain = weighted(bits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,17 @@ from qffs.graph.call import option
 from qffs.graph.rules import QUOTIENTS, name_of
 
 CLAMPS = ("clamp", "clip", "clamp_min", "hardtanh", "threshold")
-CASTS = ("float", "double", "bfloat16", "to", "type_as", "at_least")
+CASTS = ("float", "double", "half", "bfloat16", "to", "type_as", "at_least")
 ABOVE, BELOW = ("gt", "ge"), ("lt", "le")
+NOT = ("invert", "logical_not", "bitwise_not")
 ZEROS = ("zeros", "zeros_like", "new_zeros")
 FULL = {"full": 1, "full_like": 1, "new_full": 2}
 """The functions that make a tensor of one number, with the position of the number."""
 
 
-SPELLED = frozenset(("leaky_relu", "where", "write", "mul", "multiply", "maximum", "max", *CLAMPS, *QUOTIENTS))
+SPELLED = frozenset(
+    ("leaky_relu", "where", "write", "mul", "multiply", "maximum", "max", "sub", "subtract", *CLAMPS, *QUOTIENTS)
+)
 """The names of the operators that may compute a ReLU."""
 
 
@@ -72,20 +75,38 @@ class Spellings:
                 )
             case "write":  # x[x < 0] = 0
                 return first if self._compares(last, first, BELOW) and self._is_zero(second, first) else None
-            case "mul" | "multiply" if any(self._compares(_plain(factor), x, ABOVE) for x, factor in pairs):
-                return next(x for x, factor in pairs if self._compares(_plain(factor), x, ABOVE))
+            case "mul" | "multiply" if any(self._compares(_mask(factor), x, ABOVE) for x, factor in pairs):
+                return next(x for x, factor in pairs if self._compares(_mask(factor), x, ABOVE))
+            case "sub" | "subtract":  # x - min(x, 0)
+                return first if self._is_lower_part(second, first) else None
             case _:  # (x + abs(x)) / 2
                 halved = (name in QUOTIENTS and last == 2) or (name in {"mul", "multiply"} and 0.5 in operands)
                 return _added(next(iter(node.all_input_nodes), None)) if halved else None
 
     def _compares(self, condition: Any, x: Any, signs: tuple[str, ...]) -> bool:
         """Return whether a condition is ``x > 0``, for the signs `ABOVE`, or ``x < 0``, in any spelling."""
+        turned = ABOVE if signs is BELOW else BELOW
+        if isinstance(condition, fx.Node) and name_of(condition) in NOT:
+            return self._compares(option(condition, 0, "input"), x, turned)
         if not isinstance(condition, fx.Node) or not isinstance(x, fx.Node) or len(condition.args) != 2:
             return False
         name, (left, right) = name_of(condition), condition.args
-        turned = ABOVE if signs is BELOW else BELOW
         forward = name in signs and left is x and self._is_zero(right, x)
         return forward or (name in turned and right is x and self._is_zero(left, x))
+
+    def _is_lower_part(self, value: Any, x: Any) -> bool:
+        """Return whether a value is ``min(x, 0)``."""
+        if not isinstance(value, fx.Node) or x not in value.args:
+            return False
+        if name_of(value) in {"minimum", "min"}:
+            return len(value.args) == 2 and any(self._is_zero(other, x) for other in value.args if other is not x)
+        high = option(value, 1 if name_of(value) == "clamp_max" else 2, "max")
+        return (
+            name_of(value) in {"clamp", "clip", "clamp_max"}
+            and value.args[0] is x
+            and (option(value, 1, "min") is None or name_of(value) == "clamp_max")
+            and self._is_zero(high, x)
+        )
 
     def _is_zero(self, value: Any, x: Any) -> bool:
         return self._number(value, x) == 0
@@ -104,17 +125,30 @@ class Spellings:
             return None
         sizes = value.args[1:] if name.startswith("new_") else value.args
         sizes = sizes[:1] if name in FULL else sizes
-        like = name.endswith("_like")
-        fits = option(value, 0, "input") is x if like else all(size in (1, (), (1,), [1], []) for size in sizes)
+        alone = all(size in (1, (), (1,), [1], []) for size in sizes)
+        fits = option(value, 0, "input") is x if name.endswith("_like") else alone or _is_shape(sizes, x)
         number = option(value, FULL[name], "fill_value") if name in FULL else 0.0
         return float(number) if fits and isinstance(number, (int, float)) else None
 
 
-def _plain(value: Any) -> Any:
+def _is_shape(sizes: Sequence[Any], x: Any) -> bool:
+    """Return whether sizes are ``x.shape`` or ``x.size()``."""
+    if len(sizes) != 1 or not isinstance(sizes[0], fx.Node) or sizes[0].args[:1] != (x,):
+        return False
+    (whole,) = sizes
+    return whole.args[1:] == ("shape",) if whole.target is getattr else whole.target == "size" and len(whole.args) == 1
+
+
+def _plain(value: Any, casts: Collection[str] = CASTS) -> Any:
     """Return the value under casts to other types."""
-    while isinstance(value, fx.Node) and (value.target if value.op == "call_method" else name_of(value)) in CASTS:
+    while isinstance(value, fx.Node) and (value.target if value.op == "call_method" else name_of(value)) in casts:
         value = value.args[0]
     return value
+
+
+def _mask(value: Any) -> Any:
+    """Return the value under casts that keep 0 and 1."""
+    return _plain(value, (*CASTS, "int", "long"))
 
 
 def _added(total: fx.Node | None) -> Any:
