@@ -124,9 +124,80 @@ def test_a_backward_of_its_own_on_weights_names_the_path_of_the_module() -> None
         trace(model, torch.randn(4, 6))
 
 
+class OfItsParts(Two):
+    """A network that reads the weights of its first layer through a function of its own."""
+
+    def __init__(self, function: Callable[[Any], Any], inputs: int = 6) -> None:
+        super().__init__()
+        self.first, self.function = nn.Linear(inputs, 8), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.first._parameters.values()  # as `named_parameters` reads them: no stand-ins
+        return self.second(torch.relu(F.linear(x, self.function(weight), bias)))
+
+
+class OfItsPartsByName(OfItsParts):
+    """The same by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(F.linear(x, self.function(self.first.weight), self.first.bias)))
+
+
+@pytest.mark.parametrize("inputs", [6, 3000])
+def test_every_weight_of_a_part_whose_weights_the_code_reads_itself_is_compared(inputs: int) -> None:
+    x = torch.randn(4, inputs)
+    with pytest.raises(NotTraceable, match=r"Sign \(the model, test_same.py"):
+        trace(OfItsPartsByName(Sign.apply, inputs), x)
+    with pytest.raises(NotTraceable, match="would lose gradients: those of the graph differ"):
+        trace(OfItsParts(lambda weight: 2 * weight, inputs), x)
+    trace(OfItsPartsByName(lambda weight: 2 * weight, inputs), x)
+
+
+@pytest.mark.parametrize("kind", [Reverse, Clip, Range])
+@pytest.mark.parametrize("without", ["an example", "a head", "units", "a bias and an example"])
+def test_a_backward_of_its_own_is_found_where_the_example_gives_no_gradients(kind: Any, without: str) -> None:
+    model, x = Two(lambda h: torch.relu(kind.apply(h - 100 * (without == "units")))), torch.randn(4, 6)
+    if without == "a head":
+        nn.init.zeros_(model.second.weight)
+    if "bias" in without:
+        model.first = nn.Linear(6, 8, bias=False)
+    if "example" in without:
+        x = torch.zeros(4, 6)
+    with pytest.raises(NotTraceable, match=rf"would lose gradients: {kind.__name__} \(the model, test_same.py"):
+        trace(model, x)
+
+
 def test_a_backward_of_its_own_that_is_the_true_gradient_is_read_through() -> None:
     model, x = Two(Swish.apply), torch.randn(4, 6)
     assert_same_gradients(trace(model, x), model, x)
+    trace(model, torch.zeros(4, 6))
+    trace(Two(lambda h: Rectified.apply(h, torch.ones(8))), x)
+    with pytest.raises(NotTraceable, match=r"lose gradients: Reverse \(the model, test_same.py, line \d+\) has a"):
+        trace(Two(lambda h: Reverse.apply(Swish.apply(h))), x)
+
+
+class Rectified(torch.autograd.Function):
+    """A clamp whose gradient differs from that of torch at 0 alone, with a mask that has no gradient."""
+
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x.clamp(min=0) * mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (output,) = ctx.saved_tensors
+        return gradients[0] * (output > 0), None
+
+
+@pytest.mark.parametrize("scale", [1e33, 1e-33])
+def test_gradients_that_overflow_are_not_taken_for_others(scale: float) -> None:
+    layers = nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)
+    trace(nn.Sequential(*layers), scale * torch.randn(4, 6))
 
 
 def assert_same_gradients(traced: nn.Module, model: nn.Module, x: Tensor) -> None:

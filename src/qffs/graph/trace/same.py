@@ -19,11 +19,8 @@ from torch.overrides import TorchFunctionMode
 from qffs.errors import NotTraceable
 from qffs.graph.nested import close, same, tensors
 from qffs.graph.operators import write_
-from qffs.graph.rules import is_leaf, module_at
+from qffs.graph.rules import module_at
 from qffs.graph.site import line_at, note, site
-
-SCALES = (1.0, 10.0, 100.0)
-"""The factors of the example with which gradients are compared where the model has a backward of its own."""
 
 LARGE_WEIGHT = 2**14
 """The number of elements over which the gradient of a weight is expensive."""
@@ -31,9 +28,8 @@ LARGE_WEIGHT = 2**14
 LARGE = 2.0**20
 """The factor of the incoming gradient with which the backward pass must be linear."""
 
-
-HOOKS = ("register_hook", "register_post_accumulate_grad_hook")
-"""The methods that attach code to the gradient of a tensor."""
+HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
+"""The methods that attach code to the gradient of a tensor. retain_grad, which changes no gradient, is none of them."""
 
 
 class HookWatch(TorchFunctionMode):
@@ -46,7 +42,7 @@ class HookWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and note its line where it attaches a hook."""
         name, frame = getattr(func, "__name__", ""), sys._getframe(1)
-        if name in HOOKS and module_at(frame)[1] is False:
+        if name in HOOKING and module_at(frame)[1] is False:
             self.calls.append((name, line_at(frame)))
         return func(*args, **(kwargs or {}))
 
@@ -63,7 +59,7 @@ def compare(
     model = new()
     if not same(computed, model(*map(torch.clone, inputs)), coarse):
         _refuse(new, inputs)
-    weights, watch = _weights(model, inputs), HookWatch()
+    weights, watch = _weights(model, graph, inputs), HookWatch()
     try:
         with watch:
             expected = _Run.of(model, weights, inputs)
@@ -82,14 +78,19 @@ def compare(
             f"{type(model).__name__} cannot be read as a static graph: outside of training, its code turns off the "
             "gradients of weights that have some in training (torch.set_grad_enabled); do so in both modes, or in none"
         )
-    own_backward = any(isinstance(node, BackwardCFunction) for node in _backward_nodes(expected.outputs))
-    for scale in SCALES if own_backward else SCALES[:1]:
-        scaled = tuple(x * scale if x.is_floating_point() else x for x in inputs)
-        of_model = expected if scale == 1 else _Run.of(model, weights, scaled)
-        if not _same_gradients(graph, of_model, weights, scaled, coarse):
-            from qffs.graph.trace.cause import cause_of_gradients  # imported here because few networks need it
+    if any(isinstance(node, BackwardCFunction) for node in _backward_nodes(expected.outputs)):
+        from qffs.graph.trace.cause import cause_in_functions  # imported here because few networks need it
 
-            raise NotTraceable(f"{type(model).__name__} {cause_of_gradients(new(), inputs)}")
+        def alike(plain: Network, function: Network, read: tuple[Tensor, ...]) -> bool:
+            return _same_gradients(plain, _Run.of(function, [], read), [], read, coarse)
+
+        if cause := cause_in_functions(new(), inputs, alike):
+            raise NotTraceable(f"{type(model).__name__} {cause}")
+    constants = [value for value in _read(graph) if isinstance(value, Tensor) and not value.is_leaf]
+    if constants or not _same_gradients(graph, expected, weights, inputs, coarse):
+        from qffs.graph.trace.cause import cause_of_gradients  # imported here because few networks need it
+
+        raise NotTraceable(f"{type(model).__name__} {cause_of_gradients(new(), inputs)}")
 
 
 def _refuse(new: Callable[[], nn.Module], inputs: tuple[Tensor, ...]) -> NoReturn:
@@ -101,18 +102,30 @@ def _refuse(new: Callable[[], nn.Module], inputs: tuple[Tensor, ...]) -> NoRetur
     )
 
 
-def _weights(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the weights whose gradients are compared: all that the code itself reads, and one of each operator.
+def _weights(model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the weights whose gradients are compared: all that the code itself reads, and one of each operator called.
 
     All weights of one operator read the same gradient, so the smallest one tells as much as all of them; and where an
     input has a gradient, it tells as much as a large weight.
     """
     largest = LARGE_WEIGHT if any(map(_is_smooth, inputs)) else math.inf
-    chosen: list[Tensor] = []
-    for module in model.modules():
-        trained = sorted((p for p in module.parameters(recurse=False) if p.requires_grad), key=torch.numel)
-        chosen += [p for p in trained[:1] if p.numel() <= largest] if is_leaf(module) else trained
-    return chosen
+    chosen, others = set[Tensor](), set[Tensor]()
+    for node in graph.graph.find_nodes(op="call_module"):
+        for part in graph.get_submodule(str(node.target)).modules():
+            trained = sorted((p for p in part.parameters(recurse=False) if p.requires_grad), key=torch.numel)
+            chosen.update(p for p in trained[:1] if p.numel() <= largest)
+            others.update(trained)
+    chosen.update(_read(graph))
+    return [p for p in model.parameters() if p.requires_grad and (p in chosen or p not in others)]
+
+
+def _read(graph: fx.GraphModule) -> list[Any]:
+    """Return the weights and constants that a graph reads itself."""
+    return [operator.attrgetter(str(node.target))(graph) for node in graph.graph.find_nodes(op="get_attr")]
+
+
+Network = Callable[..., Any]
+"""A network, or any other function of tensors."""
 
 
 class _Run(NamedTuple):
@@ -123,8 +136,8 @@ class _Run(NamedTuple):
     sources: list[Tensor]
 
     @classmethod
-    def of(cls, network: nn.Module, weights: list[Tensor], inputs: tuple[Tensor, ...]) -> _Run:
-        """Run a network on inputs."""
+    def of(cls, network: Network, weights: list[Tensor], inputs: tuple[Tensor, ...]) -> _Run:
+        """_Run a network on inputs."""
         with torch.enable_grad():
             leaves = [x.clone().requires_grad_(_is_smooth(x)) for x in inputs]
             outputs = network(*map(torch.clone, leaves))
@@ -141,7 +154,7 @@ class _Run(NamedTuple):
     def gradients(self, scale: float = 1.0) -> list[Tensor]:
         """Return the gradients of a random sum of the outputs, times ``scale``; zeros where there is none."""
         if not self.ends:
-            return []
+            return [torch.zeros_like(source) for source in self.sources]
         random = torch.Generator().manual_seed(0)
         incoming = [scale * torch.randn(y.shape, generator=random, dtype=torch.float64).to(y) for y in self.ends]
         pairs = zip(self.sources, _gradients(self.ends, self.sources, incoming), strict=True)
@@ -179,14 +192,14 @@ def _trains_more(
 
 
 def _same_gradients(
-    graph: fx.GraphModule, of_model: _Run, weights: list[Tensor], inputs: tuple[Tensor, ...], coarse: float
+    graph: Network, of_model: _Run, weights: list[Tensor], inputs: tuple[Tensor, ...], coarse: float
 ) -> bool:
     """Return whether graph and model have the same gradients, where the model has some."""
     try:
         expected, large = of_model.gradients(), of_model.gradients(LARGE)
     except Exception:  # the model cannot be differentiated, whatever its backward raises
         return True
-    if not expected:
+    if not of_model.ends or not expected:
         return True
     try:
         computed = _Run.of(graph, weights, inputs).gradients()
@@ -195,7 +208,8 @@ def _same_gradients(
     largest = max((float(x.nan_to_num(0, 0, 0).abs().max()) for x in expected if x.numel()), default=0.0)
     rounding = 10 * largest * max(torch.finfo(x.dtype).eps for x in expected)
     return len(computed) == len(expected) and all(
-        close(mine, gradient, coarse, rounding) and close(much / LARGE, gradient, coarse, rounding)
+        close(mine, gradient, coarse, rounding)
+        and (not much.isfinite().all() or close(much / LARGE, gradient, coarse, rounding))
         for mine, much, gradient in zip(computed, large, expected, strict=True)
     )
 
