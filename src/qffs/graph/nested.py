@@ -106,10 +106,15 @@ def close(a: Tensor, b: Tensor, coarse: float = 0.0, rounding: float = 0.0) -> b
     """Return whether two tensors are equal up to rounding, which may depend on the batch size.
 
     coarse: the precision of a coarser type through which the values have passed, or 0; rounding: how far values may
-    differ in any case.
+    differ in any case. The types must be the same, but where values passed through another one, a may have kept a
+    higher precision than b.
     """
     if a.shape != b.shape:
         return False
+    if a.dtype != b.dtype:
+        if not coarse or not b.is_floating_point() or torch.promote_types(a.dtype, b.dtype) != a.dtype:
+            return False
+        a = a.to(b.dtype)
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     if not a.is_floating_point():

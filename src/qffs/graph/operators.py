@@ -10,6 +10,10 @@ from torch import Tensor
 from qffs.errors import InvalidArgument
 
 
+class DoesNotRun(Exception):
+    """The error of an operator that fails on the example."""
+
+
 def write(x: Tensor, value: Any, index: Any) -> Tensor:
     """Return a copy of ``x`` after ``x[index] = value``; x itself is not changed.
 
@@ -28,8 +32,10 @@ def write_(x: Tensor, value: Any, index: Any) -> Tensor:
     return x
 
 
-def at_least(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``x`` in ``dtype``, or unchanged where its type has the higher precision.
+def at_least(x: Tensor, dtype: torch.dtype, like: Tensor | None = None) -> Tensor:
+    """Return ``x`` in ``dtype``, or in the type of ``like`` where that has the higher precision.
+
+    like: a tensor of the type in which the network computes now; by default x itself.
 
     A model calls ``x.float()`` before a softmax or a norm for its 16-bit form. In a float64 network that call would
     round a sum and its increments differently, so that the spiking network would no longer be exact.
@@ -38,8 +44,10 @@ def at_least(x: Tensor, dtype: torch.dtype) -> Tensor:
     torch.float32
     >>> at_least(torch.ones(1, dtype=torch.float64), torch.float32).dtype
     torch.float64
+    >>> at_least(torch.ones(1, dtype=torch.float64), torch.float32, like=torch.ones(1)).dtype
+    torch.float32
     """
-    return x.to(torch.promote_types(x.dtype, dtype))
+    return x.to(torch.promote_types((x if like is None else like).dtype, dtype))
 
 
 def expect(value: Any, expected: Any, where: str) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qffs.errors import NotTraceable
+from qffs.errors import InvalidArgument, NotTraceable
 from qffs.graph.trace.trace import trace
 
 
@@ -130,8 +130,56 @@ def test_an_attribute_that_is_read_before_it_is_written_is_named(attribute: str,
     )
 
 
+def recurrent_kept_late(self: Code, h: Tensor) -> Tensor:
+    kept, self.kept = self.kept, h.detach()  # the tracer finds the new value in the place of the old one
+    return h if kept is None else h + kept
+
+
+@pytest.mark.parametrize("code", [recurrent, recurrent_kept_late])
+def test_a_memory_that_was_used_is_named_where_it_holds_another_number_of_images(code: Any) -> None:
+    model, x = Code(code), torch.randn(4, 6)
+    model(x)
+    with pytest.raises(
+        NotTraceable, match=r"keeps values of the images in an attribute \(kept\) and reads them in the"
+    ):
+        trace(model, x)
+    with pytest.raises(
+        InvalidArgument, match=r"does not run on an example of shape \(3, 6\): The size .* \(at .*[^)]\)$"
+    ):
+        trace(model, torch.randn(3, 6))
+
+
+def test_an_example_without_a_batch_is_not_taken_for_a_memory() -> None:
+    def whole(self: Code, h: Tensor) -> Tensor:
+        self.kept = h.detach()
+        return h.reshape(4, 8)
+
+    model, x = Code(whole), torch.randn(4, 6)
+    model(x)
+    with pytest.raises(InvalidArgument, match=r"give example\[None\] where it has none"):
+        trace(model, x)
+
+
 def test_a_question_of_the_type_is_named() -> None:
     assert "asks for the type of a value (isinstance)" in refused(lambda self, h: 2 * h if isinstance(h, Tensor) else h)
+
+
+def test_a_network_with_batch_norm_gets_its_cause_too() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), Code(counting_inside))
+    with pytest.raises(NotTraceable, match=r"keeps a value in an attribute \(3.listed\)"):
+        trace(model, torch.randn(4, 6))
+
+
+class Double(nn.Module):
+    """Code that returns another type for a tensor than for a stand-in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double() if type(x) is Tensor else 1 * x
+
+
+def test_an_output_of_another_type_than_that_of_the_graph_is_refused() -> None:
+    with pytest.raises(NotTraceable, match="asks for the type of a value"):
+        trace(nn.Sequential(nn.Linear(6, 3), nn.ReLU(), Double()), torch.randn(4, 6))
 
 
 def test_no_cause_is_named_that_is_not_there() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 import qffs
 from helpers.problems import calibrated
 from qffs.errors import NotConvertible, NothingToQuantize
+from qffs.graph.trace.trace import trace
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -79,3 +82,67 @@ def test_constants_are_in_no_state_dict_and_are_kept(tmp_path: Path) -> None:
     again.load_state_dict(loaded.state_dict())
     assert torch.equal(again.eval()(x), expected)
     assert {buffer.device.type for buffer in qann.to("meta").buffers()} == {"meta"}
+
+
+class Casts(nn.Module):
+    """A network that computes in other types between its layers, with constants as NumPy makes them."""
+
+    def __init__(self, between: Callable[[Any, Any], Any], before: Callable[[Any, Any], Any] | None = None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.between, self.before = between, before or (lambda self, x: x)
+        self.register_buffer("mean", torch.full((6,), 0.25, dtype=torch.float64))
+        self.register_buffer("scale", torch.linspace(0, 1, 8, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.between(self, torch.relu(self.first(self.before(self, x)))))
+
+
+CASTS: dict[str, Casts] = {
+    "up and down": Casts(lambda self, h: h.double().mul(0.5).float()),
+    "softmax": Casts(lambda self, h: torch.softmax(h.double(), -1).to(torch.float32)),
+    "softmax of its own": Casts(lambda self, h: torch.softmax(h, -1, dtype=torch.float64).float()),
+    "a constant": Casts(lambda self, h: (h * self.scale).to(dtype=torch.float32)),
+    "the input": Casts(lambda self, h: h, lambda self, x: (x - self.mean).float()),
+    "down and up": Casts(lambda self, h: h.bfloat16().float()),
+}
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_a_value_of_a_higher_type_is_reduced_to_the_type_of_the_network(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = copy.deepcopy(CASTS[name]), torch.randn(8, 6)
+    qann = calibrated(model, x, output="analog").eval()
+    snn = qffs.to_spiking(qann)
+    assert qann(x).dtype == torch.float32
+    qffs.verify(qann, snn, x)
+    exact = snn(x, precision="exact")
+    assert torch.equal(qffs.load(qffs.save(qann, tmp_path / "qann")).network(x), qann(x))
+    assert qann.state_dict().keys() == {*model.state_dict(), "relu.step_size"}
+    qffs.verify(qann.double(), snn.double(), x.double())
+    assert torch.equal(exact, snn(x.double()))
+
+
+def test_a_network_casts_its_input_down() -> None:
+    model, x = Casts(lambda self, h: h, lambda self, x: x.bfloat16()).bfloat16(), torch.randn(8, 6)
+    qann = calibrated(model, x, output="analog").eval()
+    qffs.verify(qann, qffs.to_spiking(qann), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_an_output_in_another_type_is_the_same_up_to_its_precision(dtype: torch.dtype) -> None:
+    model, x = nn.Sequential(Casts(lambda self, h: h), To(dtype)), torch.randn(8, 6)
+    computed, expected = trace(model, x)(x), model(x)
+    assert computed.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(computed.to(dtype), expected, rtol=0, atol=0)
+
+
+class To(nn.Module):
+    """A cast."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)

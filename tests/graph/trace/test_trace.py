@@ -828,3 +828,22 @@ def test_buffers_that_the_code_changes_are_those_of_the_model_after_tracing() ->
     model = of(counts)
     model.register_buffer("calls", torch.zeros(()))
     assert float(trace(model, torch.randn(2, 4)).get_buffer("calls")) == 0
+
+
+class Noisy(nn.Module):
+    """Code that draws random numbers in training, and some that it does not use in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.dropout, self.second = nn.Linear(6, 8), nn.Dropout(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(1)
+        return self.second(torch.relu(self.dropout(self.first(x)).detach()))
+
+
+def test_the_random_numbers_of_the_process_are_left_alone() -> None:
+    model, x = Noisy(), torch.randn(4, 6)
+    before = torch.get_rng_state()
+    trace(model, x)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 from qffs.errors import InvalidArgument
 from qffs.graph.call import assembles
 from qffs.graph.nested import close, nested, tensors
-from qffs.graph.operators import at_least, expect
+from qffs.graph.operators import DoesNotRun, at_least, expect
 from qffs.graph.rules import OPERATORS, PLAIN, SHAPED, SHAPES, name_of, rule_of
-from qffs.graph.site import Kind, note, site
+from qffs.graph.site import Kind, described, note, site
 from qffs.graph.trace.same import compare
 
 FEW = 2
@@ -142,7 +142,11 @@ def check(
     """
     alone = _Alone(traced)
     coarse = max((torch.finfo(node.args[1]).eps for node in traced.graph.nodes if node.target is at_least), default=0.0)
-    computed = alone.run(*copies(inputs, FEW))
+    try:
+        computed = alone.run(*copies(inputs, FEW))
+    except Exception as error:  # of code that does not run on a few images, or computes what no stand-in shows
+        failed = next(node for node in traced.graph.nodes if node not in alone.env)
+        raise DoesNotRun(f"{error} (at {failed.target}{described(failed)})") from error
     if not any(site(node).problem for node in traced.graph.nodes):  # else the plan gives the reason
         compare(computed, recorded, new, copies(inputs, FEW), coarse)
     count = min(FEW, len(inputs[0]))

@@ -52,7 +52,7 @@ def normalize(traced: fx.GraphModule, model: nn.Module) -> None:
     _replace_batch_norms(traced, model)
     _make_plain(traced)
     _replace_activations(traced, Spellings(traced, model.state_dict().keys()))
-    _replace_casts(traced.graph)
+    _replace_casts(traced, model)
     _erase_unused(traced.graph)
 
 
@@ -218,19 +218,22 @@ def _drops(node: fx.Node) -> bool:
 CASTS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def _replace_casts(graph: fx.Graph) -> None:
-    """Replace casts to a floating type by `at_least`, which raises a lower precision and never reduces a higher one."""
-    for node in graph.find_nodes(op="call_method", target="to"):
+def _replace_casts(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Replace casts to a floating type by `at_least`, which never reduces a value below the type of the weights."""
+    casts = {node: CASTS[name] for name in CASTS for node in traced.graph.find_nodes(op="call_method", target=name)}
+    for node in traced.graph.find_nodes(op="call_method", target="to"):
         dtypes = [argument for argument in arguments(node)[1:] if isinstance(argument, torch.dtype)]
         if len(arguments(node)) == 2 and dtypes and dtypes[0].is_floating_point:
-            _cast(node, dtypes[0])
-    for name, dtype in CASTS.items():
-        for node in graph.find_nodes(op="call_method", target=name):
-            _cast(node, dtype)
-
-
-def _cast(node: fx.Node, dtype: torch.dtype) -> None:
-    node.op, node.target, node.args, node.kwargs = "call_function", at_least, (node.args[0], dtype), {}
+            casts[node] = dtypes[0]
+    types = [weight.dtype for weight in model.parameters() if weight.dim() and weight.is_floating_point()]
+    path = free_path(traced, "like")
+    if casts and types:
+        traced.register_buffer(path, torch.zeros((), dtype=types[0]), persistent=False)
+    for node, dtype in casts.items():
+        node.op, node.target, node.args, node.kwargs = "call_function", at_least, (node.args[0], dtype), {}
+        if types:  # a constant that changes its type when the network does, as in model.double()
+            with traced.graph.inserting_before(node):
+                node.args = (*node.args, traced.graph.get_attr(path))
 
 
 def _call(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, x: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, fx, nn
 
 from qffs.errors import InvalidArgument, NotConvertible, NotTraceable, QffsError
 from qffs.graph.classify import classify, refusal, write_sites
+from qffs.graph.operators import DoesNotRun
 from qffs.graph.paths import has, refuse_names
 from qffs.graph.rules import is_leaf
 from qffs.graph.site import site
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import hide_constants, normalize
-from qffs.graph.trace.tracer import DoesNotRun, Tracer, Unreadable
+from qffs.graph.trace.tracer import Tracer, Unreadable
 from qffs.nn.copies import copied
 from qffs.nn.inspect import refuse_types, without_autocast
 
@@ -30,7 +32,7 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     example: a batch, or a tuple with one batch for each input, of the shape and type that the network takes, with the
     images in dimension 0. The record of each node (`qffs.graph.site.Site`) holds the shape of its value on the example
     and its kind. Every call of a ReLU, in any form, becomes a call of an `nn.ReLU` of its own. Functional dropout
-    becomes a module, so that it still follows train and eval mode. ``model`` is not changed.
+    becomes a module, so that it still follows train and eval mode. ``model`` and torch's random state do not change.
 
     Raises `NotTraceable` where the model's Python code depends on the data or the graph computes something else than
     the model or has other gradients, `InvalidArgument` where the model cannot run on the example, `NotConvertible`
@@ -45,7 +47,8 @@ def trace(model: nn.Module, example: Example) -> fx.GraphModule:
     refuse_inputs(inputs)
     refuse_additions(model)
     _refuse_spiking(model)
-    with torch.inference_mode(False), without_autocast():
+    devices = {x.device for x in (*inputs, *model.parameters()) if x.is_cuda}
+    with torch.random.fork_rng(devices), torch.inference_mode(False), without_autocast():
         return _trace(model, inputs)
 
 
@@ -57,14 +60,14 @@ def _trace(original: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
         model = new()  # it lends the graph its modules; what its code keeps, no other copy sees
         try:
             graph = _symbolic(model, copies(inputs, FEW))
-        except DoesNotRun as error:
-            raise _failure(new(), inputs, error) from error
-        traced, has_batch_guard = _checked(original, model, graph, inputs)
-        if has_batch_guard:
-            from qffs.graph.trace.batch_guards import without_batch_guards  # imported here because few networks need it
+            traced, has_batch_guard = _checked(original, model, graph, inputs)
+            if has_batch_guard:
+                from qffs.graph.trace.batch_guards import without_batch_guards  # imported here because few need it
 
-            read = without_batch_guards(new, _symbolic, inputs)
-            traced = _checked(original, *read, inputs)[0] if read else traced
+                read = without_batch_guards(new, _symbolic, inputs)
+                traced = _checked(original, *read, inputs)[0] if read else traced
+        except DoesNotRun as error:
+            raise _failure(new, inputs, error) from error
     training = {path: module.training for path, module in original.named_modules()}
     for path, module in traced.named_modules():
         module.training = training.get(path, original.training)
@@ -221,16 +224,21 @@ def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
     return graph
 
 
-def _failure(model: nn.Module, inputs: tuple[Tensor, ...], error: DoesNotRun) -> QffsError:
+def _failure(new: Callable[[], nn.Module], inputs: tuple[Tensor, ...], error: DoesNotRun) -> QffsError:
     """Return the error for an operator that fails on the stand-ins: it may fail in the model too, or only there."""
-    if _runs(model, copies(inputs, FEW)):
+    name = type(new()).__name__
+    if _runs(new(), copies(inputs, FEW)):
         return NotTraceable(
-            f"{type(model).__name__} cannot be read as a static graph: {error}, where the model itself runs; its code "
-            f"may ask for the type of a value (isinstance){_other_refusals(model)}"
+            f"{name} cannot be read as a static graph: {error}, where the model itself runs; its code "
+            f"may ask for the type of a value (isinstance){_other_refusals(new())}"
         )
+    from qffs.graph.trace.cause import kept_images  # imported here because few networks need it
+
+    if kept := kept_images(new, inputs, FEW):
+        return NotTraceable(f"{name} cannot be read as a static graph: {kept}")
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
     hint = "; dimension 0 must be a batch of any size: give example[None] where it has none"
-    batch = hint if _runs(model, inputs) else ""
+    batch = hint if _runs(new(), inputs) else ""
     return InvalidArgument(f"the network does not run on an example of shape {shapes}: {error}{batch}")
 
 

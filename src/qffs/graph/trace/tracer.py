@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.graph.nested import tensors
-from qffs.graph.operators import expect, write_
+from qffs.graph.operators import DoesNotRun, expect, write_
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
 from qffs.graph.site import described, note, source
@@ -50,10 +50,6 @@ HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 class Unreadable(Exception):
     """The error of code that cannot be a static graph."""
-
-
-class DoesNotRun(Exception):
-    """The error of an operator that fails on the example."""
 
 
 class Tracer(Isolated):
