@@ -180,3 +180,18 @@ def test_an_untrained_network_in_float32_has_at_most_a_few_ties() -> None:
     compared = qffs.verify(qann, qffs.to_spiking(qann), x)
     assert sum(units for _, units in compared.layers) > 3_000_000
     assert compared.ties <= 5
+
+
+def test_an_output_in_a_higher_type_has_the_rounding_of_the_network() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x).relu()).double()
+
+    torch.manual_seed(0)
+    x = torch.randn(200, 6)
+    qann = qffs.calibrate(qffs.quantize(Cast(), bits=2, example=x), [x]).eval()
+    assert 1e-9 < qffs.verify(qann, qffs.to_spiking(qann), x).deviation < 1e-5

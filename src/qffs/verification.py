@@ -15,7 +15,7 @@ from qffs.errors import InvalidArgument, Mismatch, QffsError
 from qffs.functional import lsq
 from qffs.functional.neuron import NeuronState
 from qffs.graph.nested import tensors
-from qffs.nn.inspect import evaluating, quantizers, without_autocast
+from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.inputs import check_inputs
 from qffs.spiking.network import SpikingNetwork
@@ -118,7 +118,8 @@ def verify(
         expected = _hooked(qann, inputs, partial(_follow, counts, tie_tolerance, ties))
     active = torch.stack([torch.cat(each) for each in fired.values()]).any(0).nonzero()
     outputs = zip(tensors(readout), tensors(expected), strict=True)
-    differences = [_equal_output(output, value) for output, value in outputs]
+    eps = torch.finfo(empty_like(qann).dtype).eps
+    differences = [_equal_output(output, value, eps) for output, value in outputs]
     return Comparison(
         layers,
         inputs[0].shape[0],
@@ -204,15 +205,16 @@ def _units(path: str, count: Tensor, levels: dict[str, Tensor]) -> int:
     return count.numel()
 
 
-def _equal_output(readout: Tensor, expected: Tensor) -> float:
+def _equal_output(readout: Tensor, expected: Tensor, eps: float) -> float:
     """Return the largest absolute difference of an output; raise `Mismatch` where it is larger than rounding.
 
-    readout: ``[T, B, ...]``, whose largest value at any step is the size of what was added up.
+    readout: ``[T, B, ...]``, whose largest value at any step is the size of what was added up; eps: the rounding of the
+    network's own type, which an output that is cast to a higher type has too.
     """
     after = readout[-1]
     apart = torch.where(after == expected, 0.0, (after - expected).abs())  # 0 also where both are -inf
     difference, finite = float(apart.max()), readout[readout.isfinite()].abs()
     size = float(finite.max()) if len(finite) else 0.0
-    if not difference <= TOLERANCE * torch.finfo(expected.dtype).eps * size:
+    if not difference <= TOLERANCE * max(eps, torch.finfo(expected.dtype).eps) * size:
         raise Mismatch(f"every neuron's count is its quantizer's level, but the output differs by {difference:.3g}")
     return difference
