@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import CellType, FrameType
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -124,27 +121,3 @@ def close(a: Tensor, b: Tensor, coarse: float = 0.0, rounding: float = 0.0) -> b
     fine = a.dtype in {torch.float32, torch.float64} and coarse < torch.finfo(torch.bfloat16).eps / 10
     tolerance = 1000 * max(torch.finfo(a.dtype).eps, coarse) if fine else 0.05
     return bool(torch.allclose(a, b, rtol=0, atol=tolerance * scale + rounding, equal_nan=True))
-
-
-def replace_in(holder: Any, by_id: Mapping[int, Any]) -> None:
-    """Replace in a container, a cache or the attributes of an object the values that ``by_id`` has new ones for."""
-    if isinstance(holder, (list, deque)):
-        for position, value in enumerate(holder):
-            if id(value) in by_id:
-                holder[position] = by_id[id(value)]
-    elif isinstance(holder, dict):
-        for key, value in list(holder.items()):
-            if id(key) in by_id:
-                del holder[key]
-            if id(key) in by_id or id(value) in by_id:
-                holder[by_id.get(id(key), key)] = by_id.get(id(value), value)
-    elif isinstance(holder, set):
-        for value in [each for each in holder if id(each) in by_id]:
-            holder.remove(value)
-            holder.add(by_id[id(value)])
-    elif isinstance(holder, CellType):
-        holder.cell_contents = by_id.get(id(holder.cell_contents), holder.cell_contents)
-    elif isinstance(holder, functools._lru_cache_wrapper):  # it does not show what it holds
-        holder.cache_clear()
-    elif not isinstance(holder, FrameType) and hasattr(holder, "__dict__"):
-        replace_in(vars(holder), by_id)

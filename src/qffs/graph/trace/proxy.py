@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
-from qffs.graph.nested import form, replace_in
+from qffs.graph.nested import form
 from qffs.graph.operators import write_
 from qffs.graph.site import note
 
@@ -194,7 +193,11 @@ class Isolated(Recorder):
                 vars(module).update(attributes)
                 module._buffers.update(buffers)
             self._tables.clear()
-            put_values_back(self._stand_ins, self.values)
+            kept = [stand_in for each in self._stand_ins if (stand_in := each()) is not None]
+            if kept:
+                from qffs.graph.trace.leftovers import put_values_back  # imported here because few networks need it
+
+                put_values_back(kept, self.values)
 
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
@@ -265,25 +268,3 @@ def patched_here(home: Any, name: str, here: Callable[..., Any], elsewhere: Any 
 
     with mock.patch.object(home, name, dispatch):
         yield
-
-
-def put_values_back(stand_ins: Sequence[weakref.ref[StandIn]], values: Mapping[fx.Node, Any]) -> None:
-    """Put the value on the example into every container that still holds a stand-in after the tracing.
-
-    So what the code of a network keeps for later (in a list, in a cache of `functools`, in a global) is what it would
-    have kept when it ran on the example. Stand-ins that nothing holds are gone already.
-    """
-    old: list[Any] = [stand_in for each in stand_ins if (stand_in := each()) is not None]
-    new: list[Any] = [values.get(each.node) for each in old]
-    while old:
-        by_id = {id(each): value for each, value in zip(old, new, strict=True)}
-        holders = [each for each in gc.get_referrers(*old) if each is not old and not isinstance(each, fx.Proxy)]
-        old, new = [], []
-        for holder in holders:
-            if isinstance(holder, tuple):  # its own holders come next
-                parts = [by_id.get(id(part), part) for part in holder]
-                old.append(holder)
-                new.append(holder._make(parts) if hasattr(holder, "_make") else tuple(parts))
-            else:
-                replace_in(holder, by_id)
-        del holders
