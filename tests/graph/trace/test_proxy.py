@@ -175,6 +175,18 @@ def test_other_threads_run_as_ever_while_a_network_is_traced() -> None:
     assert faults == []
 
 
+def test_a_function_that_the_code_keeps_is_that_of_torch_after_the_tracing() -> None:
+    kept = []
+
+    class Keeps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kept.append(torch.zeros)  # as `from torch import zeros` does in a file that is imported here
+            return torch.relu(x)
+
+    trace(Keeps(), torch.randn(3, 4))
+    assert {type(zeros(2)) for zeros in kept} == {Tensor}
+
+
 def test_several_threads_trace_at_a_time() -> None:
     faults = []
 

@@ -43,6 +43,10 @@ class Recorder(fx.Tracer):
     running: bool = False
     """True while a node runs on values, when nothing is recorded."""
 
+    def kept_apart(self, stand_in: fx.Proxy) -> fx.Proxy:
+        """Return a stand-in, and see to it that it does not outlive the tracing."""
+        raise NotImplementedError
+
     def concrete(self, proxy: fx.Proxy) -> Any:
         """Return the value of a stand-in on the example, where the network's code needs a number."""
         raise NotImplementedError
@@ -87,7 +91,7 @@ class StandIn(fx.Proxy):
         if name in fields:
             return self[fields.index(name)]  # type: ignore[index]
         if callable(value):
-            return super().__getattr__(name)
+            return self.tracer.kept_apart(super().__getattr__(name))
         if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return value  # such as the number of dimensions
@@ -157,7 +161,7 @@ class Isolated(Recorder):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._tables: dict[int, _Table] = {}
-        self._stand_ins: list[weakref.ref[StandIn]] = []
+        self._stand_ins: list[weakref.ref[fx.Proxy]] = []
         self._thread = threading.get_ident()
 
     @property
@@ -167,13 +171,16 @@ class Isolated(Recorder):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for a node."""
-        stand_in = StandIn(node, self)
+        return self.kept_apart(StandIn(node, self))
+
+    def kept_apart(self, stand_in: fx.Proxy) -> fx.Proxy:
+        """Return a stand-in, and see to it that it does not outlive the tracing."""
         self._stand_ins.append(weakref.ref(stand_in))
         return stand_in
 
     @contextlib.contextmanager
     def apart(self, root: nn.Module) -> Iterator[None]:
-        """Trace one network at a time, and leave no stand-in behind: see `put_values_back`.
+        """Trace one network at a time, and leave no stand-in behind (`qffs.graph.trace.leftovers`).
 
         At the end the modules of the network have the attributes and buffers that they had before, and the constants
         that the graph reads.
@@ -195,9 +202,9 @@ class Isolated(Recorder):
             self._tables.clear()
             kept = [stand_in for each in self._stand_ins if (stand_in := each()) is not None]
             if kept:
-                from qffs.graph.trace.leftovers import put_values_back  # imported here because few networks need it
+                from qffs.graph.trace.leftovers import settle  # imported here because few networks need it
 
-                put_values_back(kept, self.values)
+                settle(kept, self.values)
 
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
@@ -259,12 +266,19 @@ class Isolated(Recorder):
 
 @contextlib.contextmanager
 def patched_here(home: Any, name: str, here: Callable[..., Any], elsewhere: Any = None) -> Iterator[None]:
-    """Replace a function in this thread. Other threads call ``elsewhere``, by default the function that was there."""
-    original, thread = elsewhere or getattr(home, name), threading.get_ident()
+    """Replace a function in this thread. Other threads call ``elsewhere``, by default the function that was there.
+
+    So does whoever keeps the replacement for later, as a module does that is imported meanwhile, and a cache of torch.
+    """
+    original = elsewhere or getattr(home, name)
+    in_thread = {threading.get_ident(): here}
 
     @functools.wraps(original)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        return (here if threading.get_ident() == thread else original)(*args, **kwargs)
+        return in_thread.get(threading.get_ident(), original)(*args, **kwargs)
 
     with mock.patch.object(home, name, dispatch):
-        yield
+        try:
+            yield
+        finally:
+            in_thread.clear()
