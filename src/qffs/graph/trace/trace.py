@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import re
-import traceback
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import InvalidArgument, NotConvertible, NotTraceable, QffsError
-from qffs.graph.classify import classify, refusal, write_sites
+from qffs.errors import InvalidArgument, NotConvertible, NotTraceable
+from qffs.graph.classify import classify, write_sites
 from qffs.graph.operators import DoesNotRun
 from qffs.graph.paths import has, refuse_names
 from qffs.graph.rules import is_leaf
 from qffs.graph.site import site
 from qffs.graph.trace.check import FEW, check, copies, refuse_inputs
 from qffs.graph.trace.normalize import hide_constants, normalize
-from qffs.graph.trace.tracer import Tracer, Unreadable
+from qffs.graph.trace.tracer import Tracer
 from qffs.nn.copies import copied
 from qffs.nn.inspect import refuse_types, without_autocast
 
@@ -67,7 +63,9 @@ def _trace(original: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
                 read = without_batch_guards(new, _symbolic, inputs)
                 traced = _checked(original, *read, inputs)[0] if read else traced
         except DoesNotRun as error:
-            raise _failure(new, inputs, error) from error
+            from qffs.graph.trace.failure import failure  # imported here because few networks need it
+
+            raise failure(new, inputs, error) from error
     training = {path: module.training for path, module in original.named_modules()}
     for path, module in traced.named_modules():
         module.training = training.get(path, original.training)
@@ -145,13 +143,15 @@ def refuse_additions(network: nn.Module, backward: bool = True) -> None:
     }
     have = [f"{', '.join(at)} ha{'s' if len(at) == 1 else 've'} {what}" for what, at in added.items() if at]
     if have:
+        from qffs.graph.trace.failure import other_refusals
+
         replaced, *hooks = added.values()
         advice = ["delete that forward, or write it into the class"] if replaced else []
         if any(hooks):
             advice.append("remove the hooks (hook.remove(), prune.remove), or write what they do into the class")
         raise NotConvertible(
             f"this network cannot be converted: {'; '.join(have)}, which a graph cannot hold; {'; '.join(advice)}"
-            + _other_refusals(network)
+            + other_refusals(network)
         )
 
 
@@ -189,65 +189,19 @@ def _refuse_spiking(model: nn.Module) -> None:
                 )
 
 
-def _other_refusals(model: nn.Module) -> str:
-    """Return all modules that are refused, as further lines of a message; for errors that come before any plan."""
-    refusals = [
-        f"\n- besides, {type(module).__name__} at {path}: {reason}"
-        for path, module in model.named_modules()
-        if (reason := refusal(module))
-    ]
-    return "".join(refusals)
-
-
 def _symbolic(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
-    name = type(model).__name__
     _check_inputs(model, len(inputs))
     try:
         graph = Tracer(inputs, _input_names(model, len(inputs))).trace(model)
     except DoesNotRun:
         raise
     except Exception as error:
-        where = [
-            f" (in {f.name}, {Path(f.filename).name}, line {f.lineno}: {f.line})"
-            for f in traceback.extract_tb(error.__traceback__)
-            if "torch" not in Path(f.filename).parts and Path(__file__).parents[1] not in Path(f.filename).parents
-        ][-1:]
-        hint = "" if isinstance(error, Unreadable) else "; qffs.register keeps a module or function as one step"
-        why = str(error).partition("\n")[0]
-        if scripted := re.match(r"(\S+)\(\) Expected a value of type", why):
-            why = f"its code calls {scripted[1]}, a scripted function or an operator without a form in Python"
-        raise NotTraceable(
-            f"{name} cannot be read as a static graph: {why}{''.join(where)}{hint}{_other_refusals(model)}"
-        ) from error
+        from qffs.graph.trace.failure import unreadable
+
+        raise unreadable(model, error) from error
     for node in graph.nodes:
         node.type = None  # an annotation that is a string, as under `annotations`, cannot be pickled
     return graph
-
-
-def _failure(new: Callable[[], nn.Module], inputs: tuple[Tensor, ...], error: DoesNotRun) -> QffsError:
-    """Return the error for an operator that fails on the stand-ins: it may fail in the model too, or only there."""
-    name = type(new()).__name__
-    if _runs(new(), copies(inputs, FEW)):
-        return NotTraceable(
-            f"{name} cannot be read as a static graph: {error}, where the model itself runs; its code "
-            f"may ask for the type of a value (isinstance){_other_refusals(new())}"
-        )
-    from qffs.graph.trace.cause import kept_images  # imported here because few networks need it
-
-    if kept := kept_images(new, inputs, FEW):
-        return NotTraceable(f"{name} cannot be read as a static graph: {kept}")
-    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    hint = "; dimension 0 must be a batch of any size: give example[None] where it has none"
-    batch = hint if _runs(new(), inputs) else ""
-    return InvalidArgument(f"the network does not run on an example of shape {shapes}: {error}{batch}")
-
-
-def _runs(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    try:
-        model(*map(torch.clone, inputs))
-    except Exception:  # the network's code may raise anything
-        return False
-    return True
 
 
 def _alone(graph: fx.Graph) -> fx.Graph:
