@@ -231,6 +231,10 @@ def test_unused_and_aliased_modules_keep_their_keys() -> None:
             lambda m: setattr(m, "forward", lambda x: x),
             "the model has a forward of its own, put on the instance, .*; delete that",
         ),
+        (
+            lambda m: (setattr(m[1], "_call_impl", torch.relu), setattr(m[1], "forward", torch.relu)),
+            "1 has a _call_impl of its own.*; 1 has a forward of its own.*; delete that _call_impl and that fo",
+        ),
     ],
 )
 def test_code_that_was_added_from_outside_is_refused(add: Any, said: str) -> None:
@@ -239,6 +243,18 @@ def test_code_that_was_added_from_outside_is_refused(add: Any, said: str) -> Non
     add(model)
     with pytest.raises(NotConvertible, match=said):
         trace(model, torch.zeros(1, 2))
+
+
+def test_a_method_with_which_a_layer_does_not_compute_may_be_replaced() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.ReLU()).eval(), torch.randn(4, 3)
+    model[1].train = lambda mode=True: model[1]  # so the statistics stay
+    for name in ("reset_parameters", "extra_repr", "_load_from_state_dict", "__call__"):
+        setattr(model[0], name, lambda *_: "")
+    assert torch.equal(trace(model, x)(x), model[2](model[1](nn.functional.linear(x, model[0].weight, model[0].bias))))
+    convolution = nn.Conv1d(1, 1, 1)
+    convolution._conv_forward = lambda x, *_: x
+    with pytest.raises(NotConvertible, match="0 has a _conv_forward of its own"):
+        trace(nn.Sequential(convolution), torch.randn(2, 1, 3))
 
 
 @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])

@@ -130,8 +130,7 @@ def refuse_additions(network: nn.Module, backward: bool = True) -> None:
     modules = [(path or "the model", module) for path, module in network.named_modules()]
     weights = dict(network.named_parameters() if backward else ())
     everywhere = any(vars(nn.modules.module)[name] for name in GLOBAL_HOOKS if backward or "forward" in name)
-    added = {
-        "a forward of its own, put on the instance": [path for path, module in modules if _is_replaced(module)],
+    hooks = {
         "forward hooks": [path for path, module in modules if module._forward_hooks or module._forward_pre_hooks],
         "backward hooks": [
             path for path, module in modules if backward and (module._backward_hooks or module._backward_pre_hooks)
@@ -141,13 +140,17 @@ def refuse_additions(network: nn.Module, backward: bool = True) -> None:
         ],
         "hooks for all modules (torch.nn.modules.module)": ["this process"] if everywhere else [],
     }
+    replaced = dict[str, list[str]]()
+    for path, module in modules:
+        for name in _replaced(module):
+            replaced.setdefault(name, []).append(path)
+    added = {f"a {name} of its own, put on the instance": at for name, at in replaced.items()} | hooks
     have = [f"{', '.join(at)} ha{'s' if len(at) == 1 else 've'} {what}" for what, at in added.items() if at]
     if have:
         from qffs.graph.trace.failure import other_refusals
 
-        replaced, *hooks = added.values()
-        advice = ["delete that forward, or write it into the class"] if replaced else []
-        if any(hooks):
+        advice = [f"delete that {' and that '.join(replaced)}, or write it into the class"] if replaced else []
+        if any(hooks.values()):
             advice.append("remove the hooks (hook.remove(), prune.remove), or write what they do into the class")
         raise NotConvertible(
             f"this network cannot be converted: {'; '.join(have)}, which a graph cannot hold; {'; '.join(advice)}"
@@ -159,15 +162,28 @@ GLOBAL_HOOKS = tuple(f"_global_{each}_hooks" for each in ("forward", "forward_pr
 """Where torch keeps the hooks that all modules have."""
 
 
-def _is_replaced(module: nn.Module) -> bool:
-    """Return whether an attribute of a module hides the code of its class: ``forward``, or any method of an operator.
+def _replaced(module: nn.Module) -> list[str]:
+    """Return the methods that a module has on the instance and that its call may use: ``forward``, any of an operator.
 
-    A method of the module itself may take the place of ``forward``: it is read like any other code.
+    A method of the module itself may take the place of ``forward``: it is read like any other code. What every module
+    has (``train``, ``state_dict``) and what sets it up has no part in the call, and Python never looks for ``__call__``
+    on an instance.
     """
     hidden = [name for name in vars(module) if inspect.isfunction(getattr(type(module), name, None))]
     if is_leaf(module):
-        return any(getattr(vars(module)[name], "__func__", None) is not getattr(type(module), name) for name in hidden)
-    return "forward" in hidden and getattr(vars(module)["forward"], "__self__", None) is not module
+        uses = [name for name in hidden if name in CALLING or not (hasattr(nn.Module, name) or name.startswith(SETUP))]
+        return [
+            name for name in uses if getattr(vars(module)[name], "__func__", None) is not getattr(type(module), name)
+        ]
+    own = getattr(vars(module).get("forward"), "__self__", None) is module
+    return ["forward"] if "forward" in hidden and not own else []
+
+
+CALLING = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward")
+"""What every module has and its call uses."""
+
+SETUP = ("reset_", "_reset_", "__")
+"""How the names of methods begin that the call of an operator does not use."""
 
 
 STATEFUL = {
