@@ -181,6 +181,18 @@ def test_the_example_says_how_many_inputs_there_are() -> None:
         trace(Forms(), (torch.zeros(2, 3), torch.zeros(2, 3)))
 
 
+def test_inputs_may_have_the_names_that_the_source_of_a_graph_reads() -> None:
+    class Named(nn.Module):
+        def forward(this, torch: Tensor, slice: Tensor, inf: Tensor, self: Tensor, torch_0: Tensor) -> Tensor:  # noqa: N805
+            return nn.functional.relu(torch + 2 * self)[..., 1:].clamp(max=float("inf")) + slice + inf + torch_0
+
+    inputs = tuple(torch.randn(3, size) for size in (3, 2, 2, 3, 2))
+    traced = trace(Named(), inputs)
+    assert torch.equal(traced(*inputs), Named()(*inputs))
+    names = [str(node.target) for node in traced.graph.find_nodes(op="placeholder")]
+    assert names == ["torch_1", "slice_0", "inf_0", "self_0", "torch_0"]
+
+
 def test_arguments_by_name() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:

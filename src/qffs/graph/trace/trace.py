@@ -243,6 +243,10 @@ def _check_inputs(model: nn.Module, count: int) -> None:
         raise InvalidArgument(f"the example has {count} inputs, but {name} takes {names}") from error
 
 
+IN_SOURCE = {"self", "torch", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree", "slice", "getattr", "Ellipsis"}
+"""Names that the source of a graph reads, which no input may hide."""
+
+
 def _input_names(model: nn.Module, count: int) -> list[str]:
     """Return the names of the first ``count`` inputs of a network; those of ``*args`` are numbered."""
     names: list[str] = []
@@ -251,7 +255,11 @@ def _input_names(model: nn.Module, count: int) -> list[str]:
             names += [f"{name}_{position}" for position in range(count - len(names))]
         elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
             names.append(name)
-    return names[:count]
+    given = names[:count]
+    return [
+        next(new for end in range(count + 1) if (new := f"{name}_{end}") not in given) if name in IN_SOURCE else name
+        for name in given
+    ]
 
 
 def _keep_unused(traced: fx.GraphModule, model: nn.Module) -> None:
