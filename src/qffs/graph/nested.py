@@ -36,6 +36,22 @@ def form(value: Any) -> Form | None:
     return None
 
 
+def plain_key(key: Any) -> Any:
+    """Return what is equal to the key of a dictionary and can be written down; None where nothing is.
+
+    >>> from enum import Enum, IntEnum
+    >>> plain_key((IntEnum("Head", "FIRST").FIRST, "a", None)), plain_key(Enum("Head", "FIRST").FIRST)
+    ((1, 'a', None), None)
+    """
+    if isinstance(key, tuple):
+        return tuple(map(plain_key, key))
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, bool):
+        return key
+    return int(key) if isinstance(key, int) else float(key) if isinstance(key, float) else None
+
+
 def tensors(value: Any) -> list[Tensor]:
     """Return the tensors of a value, in order.
 

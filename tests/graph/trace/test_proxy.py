@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import gc
+import re
 import threading
 from collections import deque
+from enum import Enum, IntEnum
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import NotTraceable
+from qffs.errors import InvalidArgument, NotTraceable
 from qffs.graph.trace.trace import trace
 
 
@@ -114,6 +116,72 @@ def test_a_refused_network_leaves_no_stand_in_either() -> None:
             trace(kind(), torch.randn(3, 4))
         assert stand_ins() == []
         assert all(type(each) is not fx.Proxy for each in [*DEQUE, *DICT.values(), *Keeps.shared.values()])
+
+
+@pytest.mark.parametrize("key", [lambda h: h.shape[1], lambda h: (h.size(-1), h.dtype), lambda h: h.shape])
+def test_a_size_is_one_key_however_it_is_spelled(key: Any) -> None:
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables: dict[Any, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(x)
+            if key(h) not in self.tables:
+                self.tables[key(h)] = torch.ones(h.shape[1])
+            return h + self.tables[key(h)] + few(h.shape[1])
+
+    few.cache_clear()
+    model, x = Tables(), torch.randn(7, 4)
+    assert torch.equal(trace(model, x)(x), Tables()(x))
+    few(4), model(x)  # now they know the plain number
+    assert torch.equal(trace(model, x)(x), Tables()(x))
+    assert few.cache_info().currsize == 1
+
+
+def test_a_table_of_sizes_is_read_at_the_size_of_the_example_alone() -> None:
+    class Table(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x) * {4: 2.0, 8: 3.0}.get(x.shape[1], 1.0)
+
+    for size, factor in ((4, 2.0), (5, 1.0)):
+        x = torch.randn(3, size)
+        traced = trace(Table(), x)
+        assert torch.equal(traced(x[:1]), factor * torch.relu(x[:1]))
+        with pytest.raises(InvalidArgument, match=r"size|shape"):
+            traced(torch.randn(3, 8))
+
+
+class Head(Enum):
+    """Names of outputs."""
+
+    FIRST = 1
+
+
+class Text(str, Enum):  # noqa: UP042, it prints otherwise
+    """Names of outputs that are strings."""
+
+    FIRST = "first"
+
+
+@pytest.mark.parametrize("key", [Text.FIRST, IntEnum("Number", "FIRST").FIRST, (None, True, 1.5, Text.FIRST), 4])
+def test_keys_of_a_dictionary_are_written_as_plain_values(key: Any) -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[Any, Tensor]:
+            return {x.shape[1] if key == 4 else key: torch.relu(x)}
+
+    x = torch.randn(3, 4)
+    assert torch.equal(trace(Named(), x)(x)[key], torch.relu(x))
+
+
+@pytest.mark.parametrize("key", [Head.FIRST, (1, Head.FIRST), torch.float32])
+def test_a_key_that_cannot_be_written_is_named(key: Any) -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[Any, Tensor]:
+            return {key: torch.relu(x)}
+
+    with pytest.raises(NotTraceable, match=rf"a dictionary with the key {re.escape(repr(key))}: use a string$"):
+        trace(Named(), torch.randn(3, 4))
 
 
 def test_tables_are_plain_while_the_code_runs_and_calls_in_the_graph() -> None:

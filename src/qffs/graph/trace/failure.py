@@ -15,7 +15,7 @@ from qffs.graph.classify import refusal
 from qffs.graph.operators import DoesNotRun
 from qffs.graph.trace.cause import kept_images
 from qffs.graph.trace.check import FEW, copies
-from qffs.graph.trace.tracer import DoesNotRun, Unreadable
+from qffs.graph.trace.proxy import Unreadable
 
 
 def unreadable(model: nn.Module, error: Exception) -> NotTraceable:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, CellType, FrameType
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 
 class Leftover:
@@ -24,13 +24,14 @@ class Leftover:
 
     value: Any
 
-    __hash__ = object.__hash__
-
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["value"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.value, name, value)
+
+    def __hash__(self) -> int:
+        return object.__hash__(self) if isinstance(self.value, Tensor) else hash(self.value)  # as that of the stand-in
 
     def __reduce_ex__(self, _: Any) -> Any:
         return copy.copy, (self.value,)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
-from qffs.graph.nested import form
+from qffs.graph.nested import form, plain_key
 from qffs.graph.operators import write_
 from qffs.graph.site import note
 
@@ -34,6 +34,10 @@ the network."""
 
 _SET_ATTRIBUTE = nn.Module.__setattr__
 _ONE = threading.RLock()  # torch.fx replaces functions of torch, so one network is traced at a time
+
+
+class Unreadable(Exception):
+    """The error of code that cannot be a static graph."""
 
 
 class Recorder(fx.Tracer):
@@ -60,7 +64,7 @@ class Recorder(fx.Tracer):
         built = form(a)
         if built is None:
             try:
-                return super().create_arg(a)
+                return super().create_arg({self._key(k): v for k, v in a.items()} if isinstance(a, dict) else a)
             except NotImplementedError:
                 why = f"its code returns or passes on a {type(a).__name__}, which a graph cannot hold"
                 raise NotImplementedError(f"{why}: use a tuple or a dict") from None
@@ -76,6 +80,13 @@ class Recorder(fx.Tracer):
         node = self.create_node("call_function", kind, self.create_arg(args), self.create_arg(kwargs))
         note(node, problem=problem)
         return node
+
+    def _key(self, key: Any) -> Any:
+        key = fx.node.map_aggregate(key, lambda each: self.concrete(each) if isinstance(each, fx.Proxy) else each)
+        plain = plain_key(key)
+        if plain != key:
+            raise Unreadable(f"its code returns or passes on a dictionary with the key {key!r}: use a string")
+        return plain
 
 
 class StandIn(fx.Proxy):
@@ -95,6 +106,11 @@ class StandIn(fx.Proxy):
         if isinstance(value, (Tensor, torch.Size, torch.dtype, torch.device)):
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return value  # such as the number of dimensions
+
+    def __hash__(self) -> int:
+        """Return the hash of the value, so that the same size is one key; tensors are keys by identity."""
+        is_tensor = isinstance(self.tracer.values[self.node], Tensor)
+        return object.__hash__(self) if is_tensor else hash(self.tracer.concrete(self))
 
     def __index__(self) -> int:
         return operator.index(self.tracer.concrete(self))

@@ -21,7 +21,7 @@ from qffs.graph.operators import DoesNotRun, expect, write_
 from qffs.graph.paths import free_path
 from qffs.graph.rules import is_leaf, registered_functions
 from qffs.graph.site import described, note, source
-from qffs.graph.trace.proxy import Isolated, StandIn
+from qffs.graph.trace.proxy import Isolated, StandIn, Unreadable
 from qffs.graph.trace.same import find_aliases, names
 from qffs.nn.inspect import listed
 
@@ -46,10 +46,6 @@ SIZE_READS = ("shape", "size", "dim", "ndimension", "numel", "nelement", "stride
 
 HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 """The methods that attach to a tensor what happens in the backward pass."""
-
-
-class Unreadable(Exception):
-    """The error of code that cannot be a static graph."""
 
 
 class Tracer(Isolated):
