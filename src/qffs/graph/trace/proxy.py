@@ -22,7 +22,6 @@ from torch.fx import _symbolic_trace
 
 from qffs.graph.nested import form, plain_key
 from qffs.graph.operators import write_
-from qffs.graph.site import note
 
 FACTORIES = ("zeros", "ones", "full", "empty", "reshape", "broadcast_to")
 """Functions of torch that take sizes and do not look for stand-ins among them: the tracer records their calls."""
@@ -62,24 +61,15 @@ class Recorder(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         """Return an argument as a graph holds it: for a value of a class of its own, the call of it."""
         built = form(a)
-        if built is None:
-            try:
-                return super().create_arg({self._key(k): v for k, v in a.items()} if isinstance(a, dict) else a)
-            except NotImplementedError:
-                why = f"its code returns or passes on a {type(a).__name__}, which a graph cannot hold"
-                raise NotImplementedError(f"{why}: use a tuple or a dict") from None
-        kind, args, kwargs = built
-        problem = None
+        if built is not None:
+            from qffs.graph.trace.assembly import assembled  # imported here because few networks need it
+
+            return assembled(self, a, built)
         try:
-            kind(*args, **kwargs)  # as the code has just done
-        except Exception as error:
-            if not kwargs:
-                return super().create_arg(dict(a))  # a kind of dictionary that is built in another way
-            why = f"a {kind.__name__} cannot be put together from its fields ({error}): return a tuple or a dict"
-            kind, problem = dict, why
-        node = self.create_node("call_function", kind, self.create_arg(args), self.create_arg(kwargs))
-        note(node, problem=problem)
-        return node
+            return super().create_arg({self._key(k): v for k, v in a.items()} if isinstance(a, dict) else a)
+        except NotImplementedError:
+            why = f"its code returns or passes on a {type(a).__name__}, which a graph cannot hold"
+            raise NotImplementedError(f"{why}: use a tuple or a dict") from None
 
     def _key(self, key: Any) -> Any:
         key = fx.node.map_aggregate(key, lambda each: self.concrete(each) if isinstance(each, fx.Proxy) else each)
