@@ -23,10 +23,11 @@ def label(node: fx.Node, root: nn.Module) -> str:
 
 def arguments(node: fx.Node) -> list[Any]:
     """Return all arguments of a node in order, those inside lists, tuples, dictionaries and slices too."""
-    return _flat((*node.args, *node.kwargs.values()))
+    return flat((*node.args, *node.kwargs.values()))
 
 
-def _flat(nested: Any) -> list[Any]:
+def flat(nested: Any) -> list[Any]:
+    """Return what lists, tuples, dictionaries and slices hold, in order."""
     leaves: list[Any] = []
 
     def visit(argument: Any) -> None:
@@ -80,9 +81,9 @@ def selectors(node: fx.Node, operator: str | None) -> list[Any]:
     """Return the selecting arguments of a node with this operator, as `choosing` does for a node with a record."""
     match operator:
         case "where":
-            return _flat(node.args[:1])
+            return flat(node.args[:1])
         case "write":
-            return _flat(node.args[2:])
+            return flat(node.args[2:])
     return []
 
 

@@ -199,6 +199,53 @@ def test_tables_are_plain_while_the_code_runs_and_calls_in_the_graph() -> None:
     assert not traced.state_dict()
 
 
+ROWS = torch.arange(400.0).view(100, 4)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda rows, n: rows[:n],
+        lambda rows, n: rows[..., :n, :],
+        lambda rows, n: rows.narrow(0, 0, n),
+        lambda rows, n: torch.narrow(rows, dim=0, start=0, length=n),
+        lambda rows, n: rows[0].expand(n, -1),
+    ],
+)
+def test_a_part_of_a_plain_table_is_as_long_as_the_batch(part: Any) -> None:
+    class Attribute(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows: Tensor | None = None
+            self.set()
+
+        def set(self) -> None:
+            self.rows = ROWS
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.rows is None:
+                self.rows = ROWS.relu()
+            return torch.relu(x) + part(self.rows, x.size(0))
+
+    class Late(Attribute):
+        def set(self) -> None:
+            pass
+
+    class Outside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x) + part(ROWS, x.shape[0])
+
+    x = torch.randn(7, 4)
+    for kind in (Attribute, Late, Outside):
+        for used in (False, True):
+            model = kind()
+            if used:
+                model(x)
+            traced = trace(model, x)
+            assert all(torch.equal(traced(x[:n]), kind()(x[:n])) for n in (1, 2, 7))
+    assert "__getitem__" not in vars(Tensor)
+
+
 def test_values_that_are_written_into_a_plain_tensor_are_refused() -> None:
     class Writes(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import operator
 import threading
 import weakref
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
+from qffs.graph.call import flat
 from qffs.graph.nested import form, plain_key
 from qffs.graph.operators import write_
 
@@ -30,6 +32,9 @@ TABLES = ("arange", "linspace", "eye")
 """Functions of torch that make tables, which code may keep: their results are plain tensors, unless a size is one of
 the network."""
 
+
+SIZED = ("__getitem__", "narrow", "expand")
+"""Methods of a tensor that do not look for stand-ins among their sizes: the tracer records them for plain tensors."""
 
 _SET_ATTRIBUTE = nn.Module.__setattr__
 _ONE = threading.RLock()  # torch.fx replaces functions of torch, so one network is traced at a time
@@ -102,24 +107,6 @@ class StandIn(fx.Proxy):
         is_tensor = isinstance(self.tracer.values[self.node], Tensor)
         return object.__hash__(self) if is_tensor else hash(self.tracer.concrete(self))
 
-    def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self))
-
-    def __int__(self) -> int:
-        return int(self.tracer.concrete(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.concrete(self))
-
-    def __round__(self, *digits: int) -> Any:
-        return round(self.tracer.concrete(self), *digits)
-
-    def __ceil__(self) -> int:
-        return -int(-self.tracer.concrete(self) // 1)
-
-    def __floor__(self) -> int:
-        return int(self.tracer.concrete(self) // 1)
-
     def __len__(self) -> int:
         value = self.tracer.values[self.node]
         return int(self.shape[0]) if isinstance(value, Tensor) else len(value)
@@ -133,21 +120,24 @@ class StandIn(fx.Proxy):
         if (last.target, last.args) != (write_, written):  # else the tracer has just recorded this write
             self.tracer.write(self, value, index)
 
-    def _in_place(self, form: Callable[..., Any], plain: Callable[..., Any], other: Any) -> Any:
-        written = isinstance(self.tracer.values[self.node], Tensor)
-        return self.tracer.create_proxy("call_function", form if written else plain, (self, other), {})
 
-    def __iadd__(self, other: Any) -> Any:
-        return self._in_place(operator.iadd, operator.add, other)
+def _as_number(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *digits: function(self.tracer.concrete(self), *digits)
 
-    def __isub__(self, other: Any) -> Any:
-        return self._in_place(operator.isub, operator.sub, other)
 
-    def __imul__(self, other: Any) -> Any:
-        return self._in_place(operator.imul, operator.mul, other)
+def _in_place(name: str) -> Callable[..., Any]:
+    def record(self: StandIn, other: Any) -> Any:
+        written = isinstance(self.tracer.values[self.node], Tensor)  # a number is a new one
+        function = getattr(operator, f"i{name}" if written else name)
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
 
-    def __itruediv__(self, other: Any) -> Any:
-        return self._in_place(operator.itruediv, operator.truediv, other)
+    return record
+
+
+for _function in (operator.index, int, float, round, math.ceil, math.floor):
+    setattr(StandIn, f"__{_function.__name__}__", _as_number(_function))
+for _name in ("add", "sub", "mul", "truediv"):
+    setattr(StandIn, f"__i{_name}__", _in_place(_name))
 
 
 @dataclass
@@ -220,6 +210,12 @@ class Isolated(Recorder):
                 stack.enter_context(patched_here(torch, name, self._recording(getattr(torch, name))))
             for name in TABLES:
                 stack.enter_context(patched_here(torch, name, self._table(getattr(torch, name))))
+            torch.overrides.is_tensor_method_or_property(
+                torch.relu
+            )  # it lists the methods once, before some are replaced
+            for name in SIZED:
+                stack.enter_context(patched_here(Tensor, name, self._sized(name, getattr(Tensor, name))))
+            stack.enter_context(patched_here(torch, "narrow", self._sized("narrow", torch.narrow)))
             stack.enter_context(patched_here(torch, "is_tensor", self._is_tensor))
             stack.enter_context(patched_here(nn.Module, "__setattr__", self._set_attribute))
             for name in ("call", "getattr"):
@@ -259,6 +255,18 @@ class Isolated(Recorder):
             return made
 
         return table
+
+    def _sized(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method that is recorded where it is called with sizes of the network, and runs otherwise."""
+
+        def sized(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.running or not any(isinstance(each, fx.Proxy) for each in flat((x, args, kwargs))):
+                return method(x, *args, **kwargs)
+            if name == "__getitem__":
+                return self.create_proxy("call_function", operator.getitem, (x, *args), {})
+            return self.create_proxy("call_method", name, (x, *args), kwargs)
+
+        return sized
 
     def _set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Set an attribute of a module. A stand-in that the code puts in the place of a buffer hides the buffer."""
