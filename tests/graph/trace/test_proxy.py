@@ -246,12 +246,32 @@ def test_a_part_of_a_plain_table_is_as_long_as_the_batch(part: Any) -> None:
     assert "__getitem__" not in vars(Tensor)
 
 
-def test_values_that_are_written_into_a_plain_tensor_are_refused() -> None:
+def constant(x: Tensor, h: Tensor) -> Tensor:
+    table = torch.arange(4.0)
+    table[:] = x[0]
+    return h + table
+
+
+def part_of_a_table(x: Tensor, h: Tensor) -> Tensor:
+    part = WRITTEN[: x.size(0)]
+    part.copy_(h)
+    return h + WRITTEN[: x.size(0)]
+
+
+def narrow_part(x: Tensor, h: Tensor) -> Tensor:
+    part = WRITTEN.narrow(0, 0, x.size(0))
+    part += h
+    return h + part
+
+
+WRITTEN = torch.zeros(100, 4)
+
+
+@pytest.mark.parametrize("write", [constant, part_of_a_table, narrow_part])
+def test_values_that_are_written_into_a_plain_tensor_are_refused(write: Any) -> None:
     class Writes(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            table = torch.arange(4.0)
-            table[:] = x[0]
-            return torch.relu(x) + table
+            return write(x, torch.relu(x))
 
     with pytest.raises(NotTraceable, match=r"writes values of the network into a plain tensor.*test_proxy.py, line"):
         trace(Writes(), torch.randn(3, 4))

@@ -26,18 +26,8 @@ from qffs.graph.trace.same import find_aliases, names
 from qffs.nn.inspect import listed
 
 TYPE_READS = (
-    *(
-        "dtype",
-        "device",
-        "layout",
-        "is_floating_point",
-        "is_complex",
-        "is_signed",
-        "is_sparse",
-        "is_cuda",
-        "get_device",
-    ),
-    *("element_size", "is_contiguous"),
+    *("dtype", "device", "layout", "is_floating_point", "is_complex", "is_signed", "is_sparse", "is_cuda"),
+    *("get_device", "element_size", "is_contiguous"),
 )
 """The attributes, methods and functions of a tensor that depend neither on its data nor on its shape."""
 
@@ -66,6 +56,7 @@ class Tracer(Isolated):
         self._of_data: set[fx.Node] = set()
         self._of_sizes: set[fx.Node] = set()
         self._guarded: set[fx.Node] = set()
+        self._plain: set[int] = set()  # the memory of tensors that are neither weights nor buffers
         self._without_grad: set[fx.Node] = set()
         self._detached: dict[fx.Node, Any] = {}
 
@@ -162,9 +153,9 @@ class Tracer(Isolated):
         changed = [x for x, version in zip(tensors(read), versions, strict=True) if x._version != version]
         if target is write_:
             x, _, index = self._arguments(node)[0]
-            changed = [x[index] if x[index].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else x]
+            changed = [x[index] if _memory(x[index]) == _memory(x) else x]
         note(node, in_place=bool(changed))
-        if changed and isinstance((args or (None,))[0], Tensor):
+        if changed and (isinstance((args or (None,))[0], Tensor) or self._plain & set(map(_memory, changed))):
             raise Unreadable(f"its code writes values of the network into a plain tensor, as a constant is{self.where}")
         if changed:
             self._writes.append((node, changed))
@@ -233,6 +224,8 @@ class Tracer(Isolated):
     def _value(self, node: fx.Node) -> Any:
         if node not in self.values:
             self.values[node] = self._run(node)  # a tensor of the network that became a node as an argument
+            kept = (*self.root.parameters(), *self.root.buffers())
+            self._plain.update(_memory(x) for x in tensors(self.values[node]) if all(x is not each for each in kept))
         return self.values[node]
 
     def _note(self, node: fx.Node) -> None:
@@ -282,6 +275,10 @@ class Tracer(Isolated):
     def keys(self, obj: fx.Proxy) -> Any:
         """Return the keys of a dictionary."""
         return self.values[obj.node].keys()
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _in_function() -> bool:
