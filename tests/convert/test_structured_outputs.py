@@ -168,6 +168,14 @@ class Computed:
 
 
 @dataclass
+class Doubled:
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        self.logits = 2 * self.logits
+
+
+@dataclass
 class Numbered:
     logits: Tensor
     number: int = 3
@@ -177,6 +185,10 @@ class Numbered:
     ("make", "message"),
     [
         (lambda y, _: Computed(y), "a Computed cannot be put together from its fields .*: return a tuple or a dict"),
+        (
+            lambda y, _: Doubled(y),
+            r"a Doubled cannot be put together from its fields \(it changes them when it is made",
+        ),
         (lambda y, _: Numbered(y), "Numbered at numbered: the network returns 3, which is no tensor"),
         (lambda y, _: SimpleNamespace(y=y), "a SimpleNamespace, which a graph cannot hold: use a tuple or a dict"),
     ],

@@ -743,6 +743,16 @@ class Refused(nn.Module):
         return self.second(self.code(self, torch.relu(self.first(x))))
 
 
+def made_on_the_first_call(self: Any, x: Tensor) -> Tensor:
+    if not hasattr(self, "late"):
+        self.late = nn.Linear(4, 4)
+    return self.late(x)
+
+
+WITH_WEIGHTS = r"its code calls a module with other weights \(torch.func.functional_call\): .*functional \(in <lambda>"
+with_weights = torch.func.functional_call
+
+
 def in_autocast(self: nn.Module, x: Tensor) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return (x @ x.T).float()
@@ -761,7 +771,13 @@ def in_inference_mode(self: nn.Module, x: Tensor) -> Tensor:
         (lambda self, x: self.listed[0](x), r"listed is a plain list of Python: use torch.nn.ModuleList \(in <lambda>"),
         (lambda self, x: self._private[0](x), "_private is a plain tuple of Python: use torch.nn.ModuleList"),
         (lambda self, x: x + self.weights["w"], r"weights is a plain dict of Python: use torch.nn.ParameterList"),
-        (lambda self, x: nn.Linear(4, 4)(x), "its code makes a Linear with weights of its own"),
+        (
+            lambda self, x: nn.Linear(4, 4)(x),
+            "its code makes a Linear with weights of its own: make it in __init__ .in <",
+        ),
+        (made_on_the_first_call, "its code makes a Linear with weights of its own: run it once first .in made_on"),
+        (lambda self, x: with_weights(self.first, {"weight": 2 * self.second.weight}, x), WITH_WEIGHTS),
+        (lambda self, x: with_weights(self.first, dict(self.second.named_parameters()), x), WITH_WEIGHTS),
         (lambda self, x: x.retain_grad() or x, "its code calls retain_grad on a tensor"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from qffs.graph.nested import Form
+from torch import fx
+
+from qffs.graph.nested import Form, form, same
 from qffs.graph.site import note
 
 
@@ -13,7 +15,9 @@ def assembled(tracer: Any, value: Any, built: Form) -> Any:
     kind, args, kwargs = built
     problem = None
     try:
-        kind(*args, **kwargs)  # as the code has just done
+        again = form(kind(*args, **kwargs))  # as the code has just done
+        if kwargs and again and not same(_on_example(tracer, again[2]), _on_example(tracer, kwargs)):
+            raise ValueError("it changes them when it is made")
     except Exception as error:
         if not kwargs:
             return tracer.create_arg(dict(value))  # a kind of dictionary that is built in another way
@@ -22,3 +26,7 @@ def assembled(tracer: Any, value: Any, built: Form) -> Any:
     node = tracer.create_node("call_function", kind, tracer.create_arg(args), tracer.create_arg(kwargs))
     note(node, problem=problem)
     return node
+
+
+def _on_example(tracer: Any, value: Any) -> Any:
+    return fx.node.map_aggregate(value, lambda each: tracer.values[each.node] if isinstance(each, fx.Proxy) else each)

@@ -16,14 +16,19 @@ from qffs.graph.operators import DoesNotRun
 from qffs.graph.trace.cause import kept_images
 from qffs.graph.trace.check import FEW, copies
 from qffs.graph.trace.proxy import Unreadable
+from qffs.graph.trace.tracer import OTHER_WEIGHTS
 
 
 def unreadable(model: nn.Module, error: Exception) -> NotTraceable:
     """Return the error for code that fails while it is traced, with its line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(f.name == "functional_call" for f in frames) and not isinstance(error, Unreadable):
+        error = Unreadable(OTHER_WEIGHTS)
     where = [
         f" (in {f.name}, {Path(f.filename).name}, line {f.lineno}: {f.line})"
-        for f in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(f.filename).parts and Path(__file__).parents[1] not in Path(f.filename).parents
+        for f in frames
+        if not {"torch", "contextlib.py"} & {*Path(f.filename).parts}
+        and Path(__file__).parents[1] not in Path(f.filename).parents
     ][-1:]
     hint = "" if isinstance(error, Unreadable) else "; qffs.register keeps a module or function as one step"
     why = str(error).partition("\n")[0]

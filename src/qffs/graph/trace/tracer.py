@@ -38,6 +38,10 @@ HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 """The methods that attach to a tensor what happens in the backward pass."""
 
 
+OTHER_WEIGHTS = "its code calls a module with other weights (torch.func.functional_call): use torch.nn.functional"
+"""The reason against weights that a module has for one call."""
+
+
 class Tracer(Isolated):
     """A tracer that records a graph while it runs the network on an example.
 
@@ -66,18 +70,14 @@ class Tracer(Isolated):
         No stand-in outlives the tracing: where the code has put one into a list, a cache or an attribute, its value on
         the example takes its place. Other threads may use torch and other networks meanwhile.
         """
+        self._weights = {module: dict(module._parameters) for module in root.modules()}
         with self.apart(root), torch.enable_grad():
             graph = super().trace(root, concrete_args)
             self._detached.clear()
         find_aliases(graph, self.values, self._writes, self.inputs)
         return graph
 
-    def create_args_for_root(
-        self,
-        root_fn: Callable[..., Any],
-        is_module: bool,  # noqa: ARG002
-        concrete_args: Any = None,  # noqa: ARG002
-    ) -> tuple[Any, list[Any]]:
+    def create_args_for_root(self, root_fn: Callable[..., Any], *_: Any, **__: Any) -> tuple[Any, list[Any]]:
         """Return the code of the network and its arguments: itself, and a stand-in for each input of the example."""
         own = getattr(vars(self.root).get("forward"), "__func__", root_fn)
 
@@ -108,8 +108,9 @@ class Tracer(Isolated):
             assert isinstance(self.root, nn.Module)
             if mod.state_dict() or any(isinstance(value, fx.Proxy) for value in vars(mod).values()):
                 kept = listed(self.root, mod)
-                why = f"its code makes a {type(mod).__name__} with weights of its own"
-                raise Unreadable(f"{kept}: use torch.nn.ModuleList" if kept else f"{why}{self.where}") from None
+                advice = "run it once first" if mod in set(self.root.modules()) else "make it in __init__"
+                why = f"its code makes a {type(mod).__name__} with weights of its own{self.where}: {advice}"
+                raise Unreadable(f"{kept}: use torch.nn.ModuleList" if kept else why) from None
             scope = f"{self.scope.module_path}." if self.scope.module_path else ""
             path = free_path(self.root, f"{scope}{type(mod).__name__.lower()}")
             parent, _, name = path.rpartition(".")
@@ -118,6 +119,8 @@ class Tracer(Isolated):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Record a call of a module; while a node runs on values, and in other threads, call the module."""
+        if self.records and any(m._parameters[name] is not own for name, own in self._weights.get(m, {}).items()):
+            raise Unreadable(f"{OTHER_WEIGHTS}{self.where}")
         return super().call_module(m, forward, args, kwargs) if self.records else forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
