@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -51,14 +52,34 @@ def once(self: Code, h: Tensor) -> Tensor:
     return h + self.kept
 
 
+def one_for_each_shape(self: Code, h: Tensor) -> Tensor:
+    self.kept = self.kept or {}
+    if h.shape not in self.kept:
+        self.kept[h.shape] = torch.ones(h.shape)
+    return h + self.kept[h.shape]
+
+
+@cache
+def ones(*sizes: int) -> Tensor:
+    return torch.ones(sizes)
+
+
+def from_a_cache_of_python(self: Code, h: Tensor) -> Tensor:
+    return h + ones(h.shape[0], h.shape[1])
+
+
 def asks_for_the_length(self: Code, h: Tensor) -> Tensor:
     assert len(h) > 0, f"no images among {len(h)}"
     return h
 
 
-@pytest.mark.parametrize("ran", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize("ran", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize(
-    "code", [anew_with_the_shape, anew_with_the_batch, anew_with_the_size, once, asks_for_the_length]
+    "code",
+    [
+        *(anew_with_the_shape, anew_with_the_batch, anew_with_the_size, once, asks_for_the_length),
+        *(one_for_each_shape, from_a_cache_of_python),
+    ],
 )
 def test_what_the_first_call_keeps_decides_nothing(code: Any, ran: int) -> None:
     """Whether the model has run before, and on how many images."""

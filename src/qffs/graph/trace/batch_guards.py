@@ -18,6 +18,9 @@ from qffs.graph.nested import same
 from qffs.graph.operators import expect
 from qffs.graph.trace.check import FEW, copies
 
+UNUSUAL = 11
+"""A number of images for which no code is likely to have kept a table by its size."""
+
 Read = Callable[[nn.Module, tuple[Tensor, ...]], fx.Graph]
 
 
@@ -31,7 +34,7 @@ def without_batch_guards(
     few = copies(inputs, FEW)
     other = _more(few, 3)
     networks = []
-    for images in (few, _more(few, 1)):
+    for images in (_more(few, UNUSUAL - FEW), _more(few, UNUSUAL + 2 - FEW)):
         model = new()
         try:
             model(*map(torch.clone, other))
