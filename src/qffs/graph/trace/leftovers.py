@@ -127,10 +127,10 @@ def _replace_in(holder: Any, by_id: Mapping[int, Any]) -> None:
                 holder[position] = by_id[id(value)]
     elif isinstance(holder, dict):
         for key, value in list(holder.items()):
-            if id(key) in by_id:
+            if id(key) in by_id:  # a table by size, also within `functools.cache`: a later reading starts without it
                 del holder[key]
-            if id(key) in by_id or id(value) in by_id:
-                holder[by_id.get(id(key), key)] = by_id.get(id(value), value)
+            elif id(value) in by_id:
+                holder[key] = by_id[id(value)]
     elif isinstance(holder, set):
         for value in [each for each in holder if id(each) in by_id]:
             holder.remove(value)
