@@ -53,27 +53,66 @@ def test_links_to_folders_that_are_read_are_left_out(links: dict[str, str], tmp_
     assert notice(path, 5) == f"{count.format(path)} left out: {names}"
 
 
-def test_a_link_to_a_folder_above_the_parts_ends_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["../..", "../../..", "../../../.."])
+def test_a_link_to_a_folder_above_images_is_left_out(target: str, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    make_folder(tmp_path / "all" / "others", two_classes())
+    path = make_folder(tmp_path / "all" / "pets", two_classes())
+    (path / "train" / "cat" / "up").symlink_to(target)
+    assert notice(path, 5) == f"1 file of {path} is left out: train/cat/up (a link to a folder above images)"
+
+
+@pytest.mark.parametrize("target", ["../../test", "../../test/cat", "../../test/dog", "../dog"])
+def test_an_image_is_in_one_class_of_one_part(target: str, tmp_path: Path) -> None:
     path = make_folder(tmp_path / "pets", two_classes())
-    (path / "train" / "cat" / "all").symlink_to("../..")
-    assert "train/cat/all/train (a link to a folder that is read already)" in notice(path, 7)
+    (path / "train" / "cat" / "more").symlink_to(target)
+    assert "train/cat/more (a link to a folder that is read already)" in notice(path, 5)
+
+
+def test_a_link_back_from_elsewhere_is_left_out(tmp_path: Path) -> None:
+    elsewhere = make_folder(tmp_path / "elsewhere", two_classes())
+    (elsewhere / "train" / "cat" / "up").symlink_to("../..")
+    path = make_folder(tmp_path / "pets", {})
+    for part in ("train", "test"):
+        (path / part).symlink_to(elsewhere / part)
+    assert "train/cat/up (a link to a folder above images)" in notice(path, 5)
 
 
 def test_classes_and_images_may_be_links_to_elsewhere(tmp_path: Path) -> None:
     path = make_folder(tmp_path / "pets", two_classes())
     (path / "train" / "cat").rename(tmp_path / "cats")
     (path / "train" / "cat").symlink_to(tmp_path / "cats")
-    (path / "train" / "dog" / "again.png").symlink_to("b.png")
-    (path / "val").symlink_to("test")  # a part of its own
-    assert count(path) == 6
+    (tmp_path / "pool.png").write_bytes(picture())
+    (path / "train" / "dog" / "one.png").symlink_to(tmp_path / "pool.png")
+    (path / ".kept.png").write_bytes(picture())
+    (path / "train" / "dog" / "two.png").symlink_to("../../.kept.png")
+    (path / "val").symlink_to("test")  # not needed, because there is a test
+    assert count(path) == 7
 
 
-def test_a_part_may_be_a_link_to_the_other(tmp_path: Path) -> None:
+def test_a_file_is_read_under_one_name(tmp_path: Path) -> None:
     path = make_folder(tmp_path / "pets", two_classes())
-    (path / "test").rename(tmp_path / "aside")
-    (path / "test").symlink_to("train")
-    data = load(str(path), progress=False)
-    assert (len(data.train), len(data.test)) == (5, 5)
+    (tmp_path / "pool.png").write_bytes(picture())
+    links = {"cat/1.png": "../dog/b.png", "cat/2.png": "../../test/cat/z.png", "cat/3.png": tmp_path / "pool.png"}
+    for name, target in {**links, "dog/4.png": "../cat/3.png"}.items():
+        (path / "train" / name).symlink_to(target)
+    names = ", ".join(f"train/{name} (a link to a file that is read already)" for name in ("cat/1.png", "cat/2.png"))
+    assert notice(path, 6).partition(": ")[2] == f"{names}, train/dog/4.png (a link to a file that is read already)"
+
+
+@pytest.mark.parametrize(("part", "other"), [("test", "train"), ("val", "train"), ("train", "test")])
+def test_a_part_that_is_a_link_to_the_other_is_refused(part: str, other: str, tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "pets", two_classes())
+    (path / ("test" if part == "val" else part)).rename(tmp_path / "aside")
+    (path / part).symlink_to(other)
+    assert f" folder ({part} is a link to a folder that is read already): expected " in refusal(path)
+
+
+def test_a_part_may_be_a_link_to_another_name_of_it(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "pets", two_classes())
+    (path / "test").rename(path / "val")
+    (path / "test").symlink_to("val")
+    assert len(load(str(path), progress=False).test) == 2
 
 
 # Files only

@@ -7,7 +7,7 @@ import stat
 import struct
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from qffs.errors import DataError
 
 PARTS = ("train", "test", "val")
 
+_Key = tuple[int, int]
+
 _INSIDE = ("ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")
 """The folders around the parts in ImageNet's own archive, relative to each of the folders above the parts."""
 
@@ -27,7 +29,8 @@ UNPACKED, RATIO = 2**30, 100
 
 Photographs are compressed already, so that a zip does not make them smaller."""
 
-LINK, NOWHERE, NO_FILE = "a link to a folder that is read already", "a link to nothing", "no regular file"
+LINK, ABOVE = "a link to a folder that is read already", "a link to a folder above images"
+AGAIN, NOWHERE, NO_FILE = "a link to a file that is read already", "a link to nothing", "no regular file"
 """The reasons to leave a name out."""
 
 
@@ -40,8 +43,8 @@ class Archive:
 
     path: the zip or folder. prefix: the folders around the parts, such as ``"cats/"``, or empty. names: the files, and
     the folders with a ``/`` at the end, relative to the prefix, with forward slashes, without hidden ones. entries: all
-    entries of a zip by their whole name; None for a folder. left_out: names that are no files, or are links to a folder
-    that is read under another name, each with this reason.
+    entries of a zip by their whole name; None for a folder. left_out: names that are no files, or are links to what is
+    read under another name, each with this reason.
     """
 
     path: Path
@@ -138,42 +141,69 @@ def _folder(path: Path) -> Archive:
     try:
         tops = {child.name for child in path.iterdir() if _visible(child.name) and child.is_dir()}
         prefix = _prefix(tops, lambda folder: (path / folder).is_dir())
-        names = {name: reason for part in PARTS for name, reason in _walk(path / prefix, part)}
+        names = dict(_walk(path / prefix))
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be listed: {error.strerror}") from error
     files = tuple(name for name, reason in names.items() if reason is None)
     return Archive(path, prefix, files, None, {name: reason for name, reason in names.items() if reason is not None})
 
 
-def _walk(root: Path, part: str) -> Iterator[tuple[str, str | None]]:
-    """Yield all names under one part of a folder, if the part exists, each with the reason to leave it out, or None.
+def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield all names under the parts of a folder, each with the reason to leave it out, or None.
 
-    A link to a folder is followed after all other folders, and only to a folder that has not been read: so each folder
-    is read once, and links that lead back up come to an end. Raises OSError if a folder cannot be listed.
+    The folders of all parts are listed before a link is followed, and a link is followed only to a folder that is not
+    listed and holds no listed one. So each image is read once, under one label and in one part, and links that lead
+    back up come to an end. Raises OSError if a folder cannot be listed.
     """
-    seen: set[tuple[int, int]] = set()
-    folders, links = deque([part] if (root / part).is_dir() else []), deque[str]()
+    seen = dict.fromkeys(map(_key, [root, *root.resolve().parents]), ABOVE)
+    parts, linked_files = [part for part in PARTS if (root / part).is_dir()], list[str]()
+    links = deque(part for part in parts if (root / part).is_symlink())
+    folders = deque(part for part in parts if part not in links)
     while folders or links:
+        linked = not folders
         folder = (folders or links).popleft()
-        status = os.stat(root / folder)
-        if (status.st_dev, status.st_ino) in seen:
-            yield folder, LINK
+        key = _key(root / folder)
+        if key in seen:
+            yield folder, seen[key]
             continue
-        seen.add((status.st_dev, status.st_ino))
+        if linked:
+            for above in map(_key, (root / folder).resolve().parents):
+                seen.setdefault(above, ABOVE)
+        seen[key] = LINK
         yield f"{folder}/", None
         with os.scandir(root / folder) as entries:
-            for entry in filter(lambda entry: _visible(entry.name), entries):
+            # By name, so that of two links to one folder every file system follows the same.
+            for entry in sorted(filter(lambda entry: _visible(entry.name), entries), key=lambda entry: entry.name):
                 name, link = f"{folder}/{entry.name}", entry.is_symlink()
                 if os.path.isdir(entry) if link else entry.is_dir():  # the second asks the system nothing
                     (links if link else folders).append(name)
+                elif link and os.path.isfile(entry):
+                    linked_files.append(name)
                 else:
                     yield name, _reason(entry, link)
+    yield from _linked(root, linked_files, {key for key, reason in seen.items() if reason == LINK})
+
+
+def _linked(root: Path, names: Iterable[str], listed: Container[_Key]) -> Iterator[tuple[str, str | None]]:
+    """Yield the names of links to files, each with the reason to leave it out, or None; listed: the folders' keys."""
+    read: set[str] = set()
+    for name in sorted(names):
+        target = os.path.realpath(root / name)
+        folder, last = os.path.split(target)
+        yield name, AGAIN if target in read or (_visible(last) and _key(folder) in listed) else None
+        read.add(target)
+
+
+def _key(path: str | Path) -> _Key:
+    """Return the numbers by which a file system knows a folder under all its names."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _reason(entry: os.DirEntry[str], link: bool) -> str | None:
-    """Return the reason to leave an entry of a folder out that is no folder; None for a file."""
-    if os.path.isfile(entry) if link else entry.is_file():
-        return None
+    """Return the reason to leave an entry of a folder out that is no folder and no link to a file; None for a file."""
+    if not link:
+        return None if entry.is_file() else NO_FILE
     return NO_FILE if os.path.exists(entry) else NOWHERE
 
 

@@ -61,7 +61,8 @@ def _classes(archive: Archive, left_out: dict[str, str], *parts: str) -> Classes
     """
     existing = [part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)]
     if not existing:
-        raise DataError(f"{archive.path} has no {' or '.join(parts)} folder: expected {_LAYOUT}")
+        links = "".join(f" ({part} is {archive.left_out[part]})" for part in parts if part in archive.left_out)
+        raise DataError(f"{archive.path} has no {' or '.join(parts)} folder{links}: expected {_LAYOUT}")
     # ImageNet's own archive has a test part without labels, in addition to its val.
     part = next((part for part in existing if _sorted_by_class(archive, part)), existing[-1])
     names = [name for name in archive.names if name.startswith(f"{part}/")]
