@@ -19,7 +19,7 @@ from qffs.convert import calibrate, quantize
 from qffs.data import Dataset, Images, hold_out, in_memory
 from qffs.data import load as load_data
 from qffs.data.augment import Augmentation
-from qffs.errors import InvalidArgument
+from qffs.errors import DataError, InvalidArgument
 from qffs.files import Results
 from qffs.graph.trace.trace import trace
 from qffs.measurement.batches import check_fit
@@ -92,24 +92,8 @@ class RunInputs:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """The hashes by which data are known: ``data``, see `fingerprint`, and ``images``, see `Images.digest`."""
-        images = self.undecoded.train.digest() + self.undecoded.test.digest()
-        return {"data": fingerprint(self.data), "images": images}
-
-    def check_same(self, saved: Mapping[str, Any], data: str, folder: Path) -> None:
-        """Raise `InvalidArgument` if the saved ``fingerprints`` of a run are those of other images or labels.
-
-        data, folder: the names of the data and of the run's folder in messages. Warn if the run is from an earlier
-        version, whose fingerprint says nothing about images.
-        """
-        if any(saved.get(key, value) != value for key, value in self.fingerprints.items()):
-            raise InvalidArgument(f"{folder} holds a run on other images or labels than {data}")
-        if not self.fingerprints.keys() <= saved.keys():
-            warnings.warn(
-                f"{folder} holds a run of an earlier version, which did not save which images it was on: "
-                f"check yourself that they are those of {data}",
-                stacklevel=2,
-            )
+        """The hashes by which the data are known, see `fingerprints`."""
+        return fingerprints(self.undecoded)
 
     def quantized(self) -> fx.GraphModule:
         """Return the quantized network with the present weights of the network; its step sizes do not change."""
@@ -200,6 +184,53 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
         "device": device.type,
         "versions": {"qffs": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def check_same(saved: Mapping[str, Any], present: Mapping[str, str], data: str, folder: Path) -> None:
+    """Raise `InvalidArgument` if the saved `fingerprints` of a run are those of other images or labels.
+
+    data, folder: the names of the present data and of the run's folder in messages. Warn if the run is from an earlier
+    version, whose fingerprints say nothing about images.
+    """
+    if any(saved.get(key, value) != value for key, value in present.items()):
+        raise InvalidArgument(f"{folder} holds a run on other images or labels than {data}")
+    if not present.keys() <= saved.keys():
+        warnings.warn(
+            f"{folder} holds a run of an earlier version, which did not save which images it was on: "
+            f"check yourself that they are those of {data}",
+            stacklevel=2,
+        )
+
+
+def check_ended(recipe: Recipe, folder: Path, *, progress: bool) -> None:
+    """Check as `check_same` that a run that has ended was on the images of its recipe.
+
+    Warn if these cannot be listed: the results are as good as before, and perhaps all that is left.
+    """
+    from qffs.runs.stored import read_origin  # imported here because most runs have no earlier results
+
+    saved = read_origin(folder / "run.json").get("fingerprints", {})
+    try:
+        present = listed(recipe.data, recipe.size, progress=progress)
+    except DataError as error:
+        warnings.warn(
+            f"these are the results of an earlier run; its images are not here to compare: {error}", stacklevel=2
+        )
+    else:
+        check_same(saved, present, recipe.data, folder)
+
+
+def listed(data: str, size: int | None, *, progress: bool) -> dict[str, str]:
+    """Return the `fingerprints` of the data with this name, whose images are listed and not decoded."""
+    return fingerprints(load_data(data, size, in_memory_gib=0, progress=progress))
+
+
+def fingerprints(data: Dataset) -> dict[str, str]:
+    """Return the hashes by which data are known: ``data``, see `fingerprint`, and ``images``, see `Images.digest`.
+
+    data: with its images in their files, if they come from files.
+    """
+    return {"data": fingerprint(data), "images": data.train.digest() + data.test.digest()}
 
 
 def fingerprint(data: Dataset) -> str:

@@ -13,6 +13,7 @@ from qffs.recipes import read
 from qffs.report.page import PageContents, check, page
 from qffs.runs.convert import plan
 from qffs.runs.folder import REPORTED, check_results, reserved
+from qffs.runs.inputs import check_same, listed
 from qffs.runs.measure import Trial, energy, noise
 from qffs.runs.provenance import command
 from qffs.runs.stored import read_origin, read_results
@@ -36,8 +37,8 @@ def report(
     that folder; images: how many test images, by default `IMAGES`, or all if there are fewer; data: the data, if they
     are no longer where the recipe says. ``noise.json`` and ``energy.json`` are also written to the run's folder.
 
-    Raises `InvalidArgument` if ``output`` is a folder or a file that is no report, `CheckpointError` if ``run`` holds
-    no results of a run, and `DataError` if the images cannot be read.
+    Raises `InvalidArgument` if ``output`` is a folder or a file that is no report, or if the run was on other images,
+    `CheckpointError` if ``run`` holds no results of a run, and `DataError` if the images cannot be read.
     """
     check()
     output = run / "report.html" if output is None else output
@@ -75,6 +76,8 @@ def _check_outputs(run: Path, output: Path) -> None:
 def _write(run: Path, output: Path, trial: Trial, results: Results, origin: Results) -> Path:
     """Measure a trial, write the measurements to the folder of a run, and the page to ``output``."""
     try:
+        images = listed(trial.data, trial.size, progress=trial.progress)["images"]  # their folder may be another one
+        check_same(origin.get("fingerprints", {}), {"images": images}, trial.data, run)
         measured = {"noise": noise(trial), "energy": energy(trial, Energy())}
     except DataError as error:
         raise DataError(f"{error}; --data says where the images are") from error
@@ -83,7 +86,7 @@ def _write(run: Path, output: Path, trial: Trial, results: Results, origin: Resu
     planned, _ = plan(str(run / "float"), progress=trial.progress)
     contents = PageContents(
         results=results,
-        provenance=origin,
+        provenance={key: value for key, value in origin.items() if key != "fingerprints"},
         noise=measured["noise"],
         energy=measured["energy"],
         plan=planned,

@@ -76,9 +76,10 @@ class _Run(_Checked):
 
 
 class _Origin(_Checked):
-    """What pages read of run.json."""
+    """What pages and later runs read of run.json."""
 
     command: str = ""
+    fingerprints: dict[str, str] = {}
     versions: dict[str, Any] = {}
 
 

@@ -26,7 +26,16 @@ from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw_accuracy
 from qffs.report.results import by_layer, by_step
 from qffs.runs.folder import CHECKPOINTS, Stage, check_demo, check_outputs, clear, finished, reserved
-from qffs.runs.inputs import RunInputs, about, calibrate_on, device_of, run_inputs, usual_augmentation
+from qffs.runs.inputs import (
+    RunInputs,
+    about,
+    calibrate_on,
+    check_ended,
+    check_same,
+    device_of,
+    run_inputs,
+    usual_augmentation,
+)
 from qffs.runs.provenance import command, provenance
 from qffs.spiking.network import SpikingNetwork
 from qffs.train import distributed
@@ -63,6 +72,7 @@ class Run:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
         self.interruption, self.state, self.curves, self.progress = interruption, state, curves, progress
         self.about = about(recipe, inputs.data, inputs.device)
+        self.fingerprints = inputs.fingerprints  # now, because files may change while the run goes on
         self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
         self.histories: dict[str, list[Results]] = {}
         self.seconds, self.began_s = 0.0, time.monotonic()
@@ -78,7 +88,7 @@ class Run:
             from qffs.runs.stored import check_state  # imported here because most runs do not continue one
 
             check_state(saved, self.folder / "state.pt")
-            self.inputs.check_same(saved, self.recipe.data, self.folder)
+            check_same(saved, self.fingerprints, self.recipe.data, self.folder)
             self.histories, self.seconds = saved["histories"], saved["seconds"]
         elif not distributed.rank():
             clear(self.folder)
@@ -94,8 +104,8 @@ class Run:
         results = self._measured(qann, snn) | {"charge_choices": choices}
         if not distributed.rank():
             write(self.folder / "accuracy.png", lambda path: draw_accuracy(results, path))
-            origin = provenance(self.inputs.device, self.elapsed_s) | {"resumable": self.state is not None}
-            write_text(self.folder / "run.json", to_json(origin))
+            more = {"resumable": self.state is not None, "fingerprints": self.fingerprints}
+            write_text(self.folder / "run.json", to_json(provenance(self.inputs.device, self.elapsed_s) | more))
             write_text(self.folder / "results.json", to_json(results))
         if self.state is not None:
             self.state.remove()
@@ -157,7 +167,7 @@ class Run:
 
     def _extra_state(self) -> dict[str, Any]:
         """Return the values beside the state of the training that a run needs to continue."""
-        return {"histories": self.histories, "seconds": self.elapsed_s, **self.inputs.fingerprints}
+        return {"histories": self.histories, "seconds": self.elapsed_s, **self.fingerprints}
 
     @property
     def elapsed_s(self) -> float:
@@ -252,8 +262,9 @@ def train(
     same recipe on the same machine writes the same results.json, bit for bit. If ``torchrun`` started several
     processes, each returns the results, and the first one writes the files.
 
-    Raises `InvalidArgument` if the folder holds a run and ``resume`` is false, if it holds the run of another recipe or
-    files that no run wrote, or if another process uses it; `Stopped` after SIGTERM or SIGINT, when the state is saved.
+    Raises `InvalidArgument` if the folder holds a run and ``resume`` is false, if it holds the run of another recipe,
+    on other images, or files that no run wrote, or if another process uses it; `Stopped` after SIGTERM or SIGINT, when
+    the state is saved. A run that has ended returns its results, with a warning if its images are not there.
     """
     check_outputs(folder, recipe)
     with (
@@ -263,6 +274,7 @@ def train(
     ):
         results = finished(recipe, folder, resume)
         if results is not None:
+            check_ended(recipe, folder, progress=progress)
             return results
         curves = _curves(folder) if tensorboard else None
         run = Run(

@@ -21,6 +21,7 @@ from qffs.files import Results
 from qffs.models.checkpoint import load, save
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe
+from qffs.runs import inputs
 from qffs.runs import train as runs_train
 from qffs.runs.convert import convert, quantize
 from qffs.runs.folder import check_set, reserved
@@ -246,6 +247,18 @@ def test_what_could_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: pyte
 
 
 # The page of a run
+
+
+def test_a_report_is_on_the_images_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_demo(tmp_path)
+    digits = inputs.load_data("digits")
+    exchanged = dataclasses.replace(digits.train, images=digits.train.images.flip(3))
+    with monkeypatch.context() as within:
+        instead_of_data(within, lambda *_, **__: dataclasses.replace(digits, train=exchanged))
+        refused(lambda: report(tmp_path, progress=False), "holds a run on other images or labels than digits", tmp_path)
+    instead_of_data(monkeypatch, lambda *_, **__: dataclasses.replace(digits, name="moved"))
+    report(tmp_path, images=2, progress=False)
+    assert "fingerprints" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:

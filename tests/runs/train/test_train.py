@@ -18,7 +18,7 @@ import torch
 from helpers.problems import instead_of_data
 from qffs import models
 from qffs.data import load
-from qffs.errors import CheckpointError, Diverged, InvalidArgument, QffsError
+from qffs.errors import CheckpointError, DataError, Diverged, InvalidArgument, QffsError
 from qffs.files import Results
 from qffs.measurement import batches
 from qffs.models.checkpoint import save
@@ -54,7 +54,7 @@ def test_a_run_that_has_ended_is_not_lost_and_not_repeated(tmp_path: Path, monke
         train(tmp_path)
     with pytest.raises(InvalidArgument, match=r"the run of another recipe: it differs in quantized\.epochs, seed"):
         train(tmp_path, resume=True, seed=1, quantized=ROUND | {"epochs": 2})
-    instead_of_data(monkeypatch, lambda *_, **__: pytest.fail("began to work"))
+    monkeypatch.setattr("qffs.runs.train.run_inputs", lambda *_, **__: pytest.fail("began to work"))
     assert train(tmp_path, resume=True) == json.loads(json.dumps(results))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -166,6 +166,30 @@ def test_a_run_goes_on_only_with_its_own_images(tmp_path: Path, monkeypatch: pyt
     state.write(saved)
     with pytest.warns(UserWarning, match=r"of an earlier version, .*: check yourself that they are those of digits$"):
         train(tmp_path, resume=True)
+
+
+def test_results_are_shown_only_for_their_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, digits = json.loads(json.dumps(train(tmp_path))), inputs.load_data("digits")
+
+    def again(read: Callable[..., Any]) -> Results:
+        with monkeypatch.context() as within:
+            instead_of_data(within, read)
+            return train(tmp_path, resume=True)
+
+    exchanged = dataclasses.replace(digits.test, images=digits.test.images.flip(3))  # with the same labels
+    with pytest.raises(InvalidArgument, match=r"holds a run on other images or labels than digits$"):
+        again(lambda *_, **__: dataclasses.replace(digits, test=exchanged))
+    with pytest.warns(UserWarning, match=r"earlier run; its images are not here to compare: 'digits' is gone$"):
+        assert again(gone) == results
+    origin = json.loads((tmp_path / "run.json").read_text())
+    assert origin["fingerprints"].keys() == {"data", "images"}
+    (tmp_path / "run.json").write_text(json.dumps({**origin, "fingerprints": {}}))  # as an earlier version wrote it
+    with pytest.warns(UserWarning, match=r"of an earlier version, .*: check yourself that they are those of digits$"):
+        assert train(tmp_path, resume=True) == results
+
+
+def gone(data: str, *_: object, **__: object) -> None:
+    raise DataError(f"{data!r} is gone")
 
 
 @pytest.mark.slow
