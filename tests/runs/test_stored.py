@@ -10,7 +10,7 @@ import pytest
 
 from helpers import mutations
 from qffs.errors import CheckpointError
-from qffs.runs.stored import read_origin, read_results
+from qffs.runs.stored import check_state, read_origin, read_results
 
 STEP = {"steps": 1, "accuracy": 0.5, "spikes_per_image": 3.0, "agreement": 0.75}
 RESULTS: dict[str, Any] = {
@@ -40,6 +40,10 @@ def test_what_a_run_wrote_is_read_as_it_is(tmp_path: Path) -> None:
         ({"snn": [{**STEP, "accuracy": None}]}, r"is damaged: snn\.0\.accuracy is null$"),
         ({"snn": [{**STEP, "accuracy": float("nan")}]}, r"is damaged: snn\.0\.accuracy "),
         ({"snn": [{**STEP, "steps": 0}]}, r"is damaged: snn\.0\.steps "),
+        ({"snn": [{**STEP, "accuracy": 7.0}]}, r"is damaged: snn\.0\.accuracy "),
+        ({"snn": [{**STEP, "agreement": 1.01}]}, r"is damaged: snn\.0\.agreement "),
+        ({"qann": {"accuracy": 7}}, r"is damaged: qann\.accuracy is 7$"),
+        ({"full_precision": {"accuracy": -0.1}}, r"is damaged: full_precision\.accuracy "),
         ({"images": "x"}, 'is damaged: images is "x"$'),
         ({"images": 0}, "is damaged: images "),
         ({"model": None}, "is damaged: model "),
@@ -79,6 +83,34 @@ def test_the_origin_may_be_missing_but_not_damaged(tmp_path: Path) -> None:
     assert read_origin(written({"command": "qffs demo", "seconds": 1}, tmp_path))["seconds"] == 1
     with pytest.raises(CheckpointError, match=r"damaged: command is 3$"):
         read_origin(written({"command": 3}, tmp_path))
+
+
+EPOCH = {"number": 1, "loss": 0.5, "accuracy": 0.5, "held_out": None}
+STATE: dict[str, Any] = {
+    "stage": "quantized", "data": "x", "histories": {"full precision": [EPOCH, {**EPOCH, "number": 2}]}, "seconds": 1.0,
+}  # fmt: skip
+
+
+def test_a_state_of_each_stage_is_taken() -> None:
+    check_state(STATE, Path("state.pt"), 2)
+    check_state(STATE | {"stage": "full precision", "histories": {}}, Path("state.pt"), 2)
+    check_state(STATE | {"histories": {"full precision": []}}, Path("state.pt"), 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"histories": {}},
+        {"stage": "full precision"},
+        {"histories": {"full precision": [EPOCH]}},
+        {"histories": {**STATE["histories"], "quantized": []}},
+        {"histories": {"full precision": [EPOCH, EPOCH]}},
+        {"histories": {"full precision": [EPOCH, {**EPOCH, "number": 2, "accuracy": 2.0}]}},
+    ],
+)
+def test_a_state_that_no_run_had_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"^state\.pt is damaged: histories"):
+        check_state(STATE | change, Path("state.pt"), 2)
 
 
 def test_any_damage_is_one_sentence(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ class Parts:
         layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
         self.network: Any = quantize(layers, 2, example=x)
         self.network(x)
-        self.optimizer = optimizer_of(self.network, Training(epochs=1, learning_rate=0.1, optimizer=optimizer))
+        self.training = Training(epochs=2, learning_rate=0.1, optimizer=optimizer, batch_size=2)
+        self.optimizer = optimizer_of(self.network, self.training)
         self.average = Average(self.network, 0.9)
 
     def trained(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class Parts:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        load(state, self.network, self.optimizer, self.average)
+        load(state, self.network, self.optimizer, self.average, self.training, images=7)  # 4 steps
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -70,6 +71,15 @@ def change(state: dict[str, Any], *keys: Any, value: Any) -> None:
         (("history",), None, "history Input should be a valid list"),
         (("history", 0, "loss"), float("nan"), r"history\.0\.loss"),
         (("history", 0, "more"), 1, r"history\.0\.more"),
+        (("history", 0, "accuracy"), 1.5, r"history\.0\.accuracy"),
+        (("history", 0, "held_out"), -0.5, r"history\.0\.held_out"),
+        (("history", 0, "number"), 297, "history .* must have the epochs 1, 2, 3 and so on"),
+        (("history",), [{"number": k, "loss": 1.0, "accuracy": 0.5} for k in (1, 2, 3)], "history has 3 of 2 epochs"),
+        (("step",), 5, "step is 5, more than an epoch has"),
+        (("step",), 0, "sums has 2 correct images after step 0"),
+        (("sums",), [1.0, 6.5], r"sums has 6\.5 correct images after step 3"),
+        (("sums",), [1.0, -1.0], "sums has -1 correct images"),
+        (("sums",), [float("inf"), 1.0], "sums"),
         (("step",), -1, "step Input"),
         (("step",), 10**30, "step Input"),
         (("sums",), [1.0], "sums List"),
@@ -122,7 +132,7 @@ def test_damaged_values_are_one_sentence() -> None:
     for key, value in state.items():
         sentences = [said(parts, {**state, key: damaged}) for damaged in mutations.of_json(plain(value), 20)]
         assert not any("\n" in sentence for sentence in sentences)
-        assert all(sentences) == (key in {"network", "optimizer", "average"})
+        assert all(sentences) == (key in {"step", "network", "optimizer", "average"})
 
 
 def test_damaged_bytes_are_one_sentence(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from qffs.errors import CheckpointError
 from qffs.files import Results
 from qffs.recipes.messages import shown
-from qffs.train.saved import SavedEpoch
+from qffs.train.saved import Fraction, History
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=0, lt=1e300)]
@@ -25,14 +25,14 @@ class _Checked(BaseModel):
 
 
 class _Network(_Checked):
-    accuracy: Number
+    accuracy: Fraction
 
 
 class _Step(_Checked):
     steps: Annotated[int, Field(ge=1, lt=2**31)]
-    accuracy: Number
+    accuracy: Fraction
     spikes_per_image: Number
-    agreement: Number = 0.0
+    agreement: Fraction = 0.0
 
 
 class _Layer(_Checked):
@@ -88,13 +88,19 @@ class _State(_Checked):
 
     stage: Literal["full precision", "quantized"]
     data: Any
-    histories: dict[Literal["full precision", "quantized"], list[SavedEpoch]]
+    histories: dict[Literal["full precision", "quantized"], History]
     seconds: Number
 
 
-def check_state(state: Results, path: Path) -> None:
-    """Raise `CheckpointError` if the state of a run is damaged."""
+def check_state(state: Results, path: Path, epochs: int) -> None:
+    """Raise `CheckpointError` if the state of a run is damaged.
+
+    epochs: those of the training in full precision, which alone has ended while the quantized network is trained.
+    """
     _checked(_State, state, path)
+    ended = {"full precision": epochs} if state["stage"] == "quantized" else {}
+    if {stage: len(history) for stage, history in state["histories"].items()} != ended:
+        raise CheckpointError(f"{path} is damaged: histories are not those of a run at stage {state['stage']}")
 
 
 def read_results(path: Path) -> Results:

@@ -87,7 +87,7 @@ class Run:
         if saved is not None:
             from qffs.runs.stored import check_state  # imported here because most runs do not continue one
 
-            check_state(saved, self.folder / "state.pt")
+            check_state(saved, self.folder / "state.pt", self.recipe.full_precision.epochs)
             check_same(saved, self.fingerprints, self.recipe.data, self.folder)
             self.histories, self.seconds = saved["histories"], saved["seconds"]
         elif not distributed.rank():

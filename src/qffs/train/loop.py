@@ -162,7 +162,7 @@ class _Loop:
         """Continue from a state that `state` returned; raises `CheckpointError` where it does not fit."""
         from qffs.train.saved import load  # imported here because most trainings do not continue one
 
-        load(state, self.network, self.optimizer, self.average)
+        load(state, self.network, self.optimizer, self.average, self.training, len(self.images))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.step, self.sums = state["step"], list(state["sums"])
 

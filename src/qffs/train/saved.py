@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from qffs.errors import CheckpointError
 from qffs.nn.inspect import broken
+from qffs.recipes.recipe import Training
 from qffs.train.optimize import Average
 
 KEPT: dict[type[torch.optim.Optimizer], set[str]] = {
@@ -20,31 +22,50 @@ KEPT: dict[type[torch.optim.Optimizer], set[str]] = {
 """The names of what an optimizer keeps of a parameter."""
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""An accuracy or an agreement."""
+
+
 class SavedEpoch(BaseModel):
     """An epoch as plain data."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    number: Annotated[int, Field(ge=1)]
+    number: int
     loss: float
-    accuracy: float
-    held_out: float | None = None
+    accuracy: Fraction
+    held_out: Fraction | None = None
+
+
+def _numbered(epochs: list[SavedEpoch]) -> list[SavedEpoch]:
+    if [epoch.number for epoch in epochs] != list(range(1, len(epochs) + 1)):
+        raise ValueError("must have the epochs 1, 2, 3 and so on")
+    return epochs
+
+
+History = Annotated[list[SavedEpoch], AfterValidator(_numbered)]
 
 
 class _Progress(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    history: list[SavedEpoch]
+    history: History
     step: Annotated[int, Field(ge=0, lt=2**63)]
     sums: Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 def load(
-    state: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+    state: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    training: Training,
+    images: int,
 ) -> None:
     """Load the weights of a state into a network, its optimizer and its average; check the other values.
 
-    Raises `CheckpointError` where the state does not fit, or holds NaN or infinity.
+    training, images: the training that continues, and the number of its images. Raises `CheckpointError` where the
+    state does not fit, or holds NaN or infinity.
     """
     groups = [dict(group) for group in optimizer.param_groups]
     try:
@@ -53,7 +74,7 @@ def load(
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.restore(state["average"])
-        reason = _misfit(network, optimizer, groups)
+        reason = _impossible(state, training, images) or _misfit(network, optimizer, groups)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         reason = f"{'.'.join(map(str, first['loc']))} {first['msg']}"
@@ -61,6 +82,18 @@ def load(
         reason = " ".join(f"{type(error).__name__} {error}".split())
     if reason:
         raise CheckpointError(f"the saved state of the run is damaged, or of another training: {reason}")
+
+
+def _impossible(state: Mapping[str, Any], training: Training, images: int) -> str:
+    """Return which progress this training cannot have made; an empty text if there is none."""
+    epochs, step, hits = len(state["history"]), state["step"], state["sums"][1]
+    if epochs > training.epochs:
+        return f"history has {epochs} of {training.epochs} epochs"
+    if step > math.ceil(images / training.batch_size):  # as many after the last step of an epoch
+        return f"step is {step}, more than an epoch has"
+    if not 0 <= hits <= min(step * training.batch_size, images):
+        return f"sums has {hits:g} correct images after step {step}"
+    return ""
 
 
 def _misfit(network: nn.Module, optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> str:
