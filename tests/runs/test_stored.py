@@ -85,6 +85,14 @@ def test_the_origin_may_be_missing_but_not_damaged(tmp_path: Path) -> None:
         read_origin(written({"command": 3}, tmp_path))
 
 
+@pytest.mark.parametrize("content", ["[1]", "null", '"x"', "[]", "0", "false"])
+def test_what_is_no_mapping_is_damaged(content: str, tmp_path: Path) -> None:
+    path = written(content, tmp_path)
+    for read in (read_origin, read_results):
+        with pytest.raises(CheckpointError, match=r"is damaged: it holds .+, where a mapping is needed$"):
+            read(path)
+
+
 EPOCH = {"number": 1, "loss": 0.5, "accuracy": 0.5, "held_out": None}
 STATE: dict[str, Any] = {
     "stage": "quantized", "data": "x", "histories": {"full precision": [EPOCH, {**EPOCH, "number": 2}]}, "seconds": 1.0,

@@ -117,12 +117,14 @@ def read_origin(path: Path) -> Results:
 
 
 def _mapping(path: Path) -> Results:
-    """Return the mapping in a JSON file."""
+    """Return the mapping in a JSON file; raise `CheckpointError` if it holds anything else."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds {shown(content)}, where a mapping is needed")
+    return content
 
 
 def _checked(kind: type[BaseModel], content: Results, path: Path) -> Results:
