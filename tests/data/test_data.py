@@ -23,7 +23,9 @@ from helpers.pictures import BLUE, GREEN, RED, make_folder, make_zip, picture, t
 from qffs.data import Dataset, Images, hold_out, load, photographs
 from qffs.data.archive import open_archive
 from qffs.data.decode import FORMATS
+from qffs.data.load import LARGEST_SIZE
 from qffs.errors import DataError, InvalidArgument
+from qffs.recipes.recipe import Recipe
 
 SHARED = places.SHARED / "data" / "cifar10.zip"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -317,10 +319,16 @@ def test_resizing_takes_the_mean_of_what_it_leaves_out(make: Callable[..., Path]
     assert (data.train.images[0, :, 1:-1, 1:-1].int() - 100).abs().max() <= 2
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, True])
-def test_a_size_is_a_whole_number_of_at_least_one(size: Any) -> None:
-    with pytest.raises(InvalidArgument, match="whole number"):
-        load("digits", size)
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, LARGEST_SIZE + 1, 4 * 10**9, 2**70])
+def test_a_size_is_a_whole_number_within_limits(size: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="size must be a whole number from 1 to 8,192, not "):
+        load(str(make_folder(tmp_path / "pets", two_classes())), size)
+
+
+def test_a_recipe_takes_the_same_sizes() -> None:
+    assert Recipe.of({"size": LARGEST_SIZE}).size == LARGEST_SIZE
+    with pytest.raises(InvalidArgument, match="size must be"):
+        Recipe.of({"size": LARGEST_SIZE + 1})
 
 
 # Photographs that cannot be used

@@ -95,6 +95,16 @@ def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(
     assert str(caught.value) == "it has more than 100 pixels: remove it, or save it in a smaller size"
 
 
+@pytest.mark.parametrize("side", [(3000, 2), (2, 3000)])
+def test_a_narrow_image_that_a_size_makes_too_large_is_refused(side: tuple[int, int]) -> None:
+    assert decode.decode(picture(size=side), "it", 8).shape == (8, 8, 3)
+    with pytest.raises(DataError) as caught:
+        decode.decode(picture(size=side), "it", 8192)
+    assert str(caught.value) == (
+        "it has more than 134,217,728 pixels when its shorter side has 8,192: give a smaller size"
+    )
+
+
 def test_a_large_photograph_is_read_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     with decode.patient():

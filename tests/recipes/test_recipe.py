@@ -28,7 +28,7 @@ def wrong(**values: Any) -> str:
     [
         ("held_out", 1.0, "a number of at least 0 and below 1, not 1.0"),
         ("seed", -1, "a whole number of at least 0 and below 2^63, not -1"),
-        ("size", 2.5, "a whole number of at least 1, or null, not 2.5"),
+        ("size", 2.5, "a whole number of at least 1 and at most 8192, or null, not 2.5"),
         ("steps", "8", 'a whole number of at least 1, or null, not "8"'),
         ("per_channel", 1, "true or false, not 1"),
         ("workers", True, "a whole number of at least 0, not true"),
@@ -97,7 +97,7 @@ def test_a_recipe_never_changes() -> None:
         ({"candidates": [2, 0], "held_out": 0.1}, "candidates cannot hold 0: charge steps must be a whole number"),
         ({"steps": 2}, "steps must be at least the 3 charge steps and at most 1,048,576, not 2"),
         ({"steps": 2**20 + 1}, "and at most 1,048,576"),
-        ({"size": 10**80}, "size is too large a number: 1000000000"),
+        ({"calibration_images": 10**80}, "calibration_images is too large a number: 1000000000"),
         ({"quantized": {**SECTION, "epochs": 2**63}}, "quantized.epochs is too large a number: 9223372036854775808"),
         ({"workers": 257}, "workers must be at most 256, not 257: each is a process"),
         ({"steps": 3, "candidates": [4], "held_out": 0.1}, "steps must be at least the 4 charge steps"),

@@ -95,7 +95,7 @@ def test_every_key_has_its_line() -> None:
         ("a: !!int x", "line 1: 'x' is no int"),
         ("- 1", "line 1: a recipe is a mapping"),
         ("", "line 1: a recipe is a mapping"),
-        ("seed: 1\nsize: no", 'line 2: size must be a whole number of at least 1, or null, not "no"'),
+        ("seed: 1\nsize: no", 'line 2: size must be a whole number of at least 1 and at most 8192, or null, not "no"'),
         ("\nquantized:\n  epochs: 1", "line 2: quantized.learning_rate is missing: it must be a number above 0"),
         ("quantized:\n  epochs: 1\n  learning_rat: 1\n", "line 3: quantized.learning_rat is no key; did you mean quan"),
         ("seed: 1\nbits: {a: 2, b: 10}", "line 2: bits cannot be"),
@@ -115,7 +115,7 @@ def test_reading_says_the_file_and_all_mistakes(file: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         read(path, ["workers=-1"])
     assert str(caught.value) == (
-        f"{path}, line 2: size must be a whole number of at least 1, or null, not 0; "
+        f"{path}, line 2: size must be a whole number of at least 1 and at most 8192, or null, not 0; "
         "workers=-1: workers must be a whole number of at least 0, not -1; "
         "line 1: seed must be a whole number of at least 0 and below 2^63, not -1"
     )

@@ -57,6 +57,10 @@ def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
         raise DataError(f"{label} is broken, or is no image of a known format ({', '.join(FORMATS)})") from error
     if large:
         raise DataError(f"{label} has more than {PIXELS:,} pixels: remove it, or save it in a smaller size")
+    if size is not None and size * size * max(rgb.size) > PIXELS * min(rgb.size):
+        raise DataError(
+            f"{label} has more than {PIXELS:,} pixels when its shorter side has {size:,}: give a smaller size"
+        )
     if deep:
         # Pillow clips every value above 255 to white.
         raise DataError(f"{label} has more than 8 bits per pixel value: save it with 8 bits")

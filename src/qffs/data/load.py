@@ -12,6 +12,8 @@ from qffs.data.digits import read_digits
 from qffs.errors import DataError, InvalidArgument
 
 NEVER_RESIZED = "a size fits only image files given as images:PATH or PATH: {} is never resized"
+LARGEST_SIZE = 2**13
+"""The largest size: a square of it has 67 million pixels, half of the most that an image may have."""
 _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that exists"
 
 
@@ -27,8 +29,8 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
         flat if Kaggle's ``LOC_val_solution.csv`` exists. PATH may also be the folder with the CIFAR-10 pickles
         (``cifar-10-batches-py``) or its parent.
         ``cifar10:PATH``: as ``images:PATH``, with exactly 10 classes of 32 x 32 pixels.
-    size: resize the shorter side of each image to this number of pixels and cut out the center square; only for image
-        files of ``images:PATH`` or PATH.
+    size: resize the shorter side of each image to this number of pixels, at most `LARGEST_SIZE`, and cut out the center
+        square; only for image files of ``images:PATH`` or PATH.
     in_memory_gib: decode all image files now if all images together take at most this many GiB of memory; if not, each
         image is decoded on access. 0 leaves all images in their files.
     progress: show progress bars on stderr.
@@ -39,8 +41,8 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
     """
     if not in_memory_gib >= 0:
         raise InvalidArgument(f"the images held in memory must be limited to 0 GiB or more, not {in_memory_gib!r}")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise InvalidArgument(f"the image size must be a whole number of at least 1, not {size!r}")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE):
+        raise InvalidArgument(f"the image size must be a whole number from 1 to {LARGEST_SIZE:,}, not {size!r}")
     kind, path = _parse(spec)
     if kind == "digits":
         if size is not None:

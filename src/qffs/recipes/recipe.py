@@ -108,7 +108,7 @@ class Recipe(Section):
     model_arguments: dict[str, Any] = {}
     weights: str | None = None
     data: str = "digits"
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: Annotated[int, Field(ge=1, le=8192)] | None = None  # as `qffs.data.load.LARGEST_SIZE`
     workers: Annotated[int, Field(ge=0)] = 0
     held_out: Share = 0.0
     augmentation: Augmentations = []
