@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,32 @@ def test_each_format_is_read(end: str, tmp_path: Any) -> None:
 
 def test_gray_of_a_pgm_is_read() -> None:
     assert decode.decode(content(Image.new("L", (4, 4), 90), "PPM"), "it", None).tolist() == [[[90] * 3] * 4] * 4
+
+
+def deep_png(colors: int, channels: int) -> bytes:
+    """Return a PNG of 256 x 1 pixels with 16 bits: the upper 8 are 0 to 255, the lower all 0 or all 1."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    values = (np.arange(256) * 256 + np.arange(256) % 2 * 255).astype(">u2").repeat(channels)
+    header = struct.pack(">IIBBBBB", 256, 1, 16, colors, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + values.tobytes())), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(("colors", "channels"), [(2, 3), (6, 4)])
+def test_colors_of_16_bits_are_scaled_to_8(colors: int, channels: int) -> None:
+    wanted = [[[value] * 3 for value in range(256)]]
+    assert decode.decode(deep_png(colors, channels), "it", None).tolist() == wanted
+    values = (np.arange(256) * 257).astype(">u2").repeat(3).tobytes()
+    assert decode.decode(b"P6 256 1 65535\n" + values, "it", None).tolist() == wanted
+
+
+def test_gray_of_16_bits_is_refused() -> None:
+    for data in (deep_png(0, 1), b"P5 2 1 65535\n\0\1\2\3"):
+        with pytest.raises(DataError, match="it has more than 8 bits per pixel value: save it with 8 bits"):
+            decode.decode(data, "it", None)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -39,8 +39,8 @@ def decode(data: bytes, label: str, size: int | None) -> NDArray[np.uint8]:
 
     The image is turned upright if its EXIF data say how the camera was held; of several frames it is the first. size:
     None does not resize. The content decides the format, not the name (ImageNet has a PNG with the suffix .JPEG).
-    Raises `DataError`, with the label, if the image is broken, has more than 8 bits per value, or has more than
-    `PIXELS` pixels.
+    Colors with 16 bits per value are scaled to 8. Raises `DataError`, with the label, if the image is broken,
+    is gray with more than 8 bits per value, or has more than `PIXELS` pixels.
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
