@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,30 @@ def test_a_state_dict_is_found_whatever_the_file_is_called(
     read = read_weights(tmp_path / name)
     assert read.keys() == own.keys()
     assert all(torch.equal(tensor, own[key]) for key, tensor in read.items())
+
+
+def packed(path: Path, tensor: torch.Tensor) -> Path:
+    """Return the path of a torch file whose records another program has compressed."""
+    torch.save({"w": tensor}, path)
+    with zipfile.ZipFile(path) as whole:
+        records = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in records.items():
+            zipped.writestr(name, content)
+    return path
+
+
+def test_a_file_that_unpacks_to_far_more_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(read_weights(packed(tmp_path / "w.pt", weights))["w"], weights)
+    path = packed(tmp_path / "bomb.pt", torch.zeros(2**20))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked it"))
+    with pytest.raises(
+        CheckpointError, match=r"bomb\.pt has 0\.0 MiB and unpacks to 4\.0, but torch\.save packs nothing"
+    ):
+        read_weights(path)
 
 
 def test_safetensors_are_known_by_their_content_too(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ WEIGHTS = "model.safetensors"
 
 WITHIN = ("state_dict", "model_state_dict", "model", "net")
 """The keys under which training scripts save the state dict, beside the optimizer and the epoch."""
+
+RATIO = 10
+"""How many times its own size a torch file may unpack to: weights hardly get smaller when they are packed."""
 
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that nn.DataParallel and torch.compile put before every name."""
@@ -42,7 +46,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     The content decides what kind of file it is, not its name. A torch file is read with ``weights_only=True``; its
     state dict may be under one of the keys `WITHIN`. Raises `CheckpointError` if the file is missing, incomplete or of
-    another kind, or if reading it would run code.
+    another kind, if it unpacks to more than `RATIO` times its size, or if reading it would run code.
     """
     path = path_of(path)
     if os.path.isdir(path):  # Path.is_dir raises on some names
@@ -70,7 +74,22 @@ def _begins_as_torch_file(path: Path) -> bool:
     return start[8:] != b"{" and start.startswith((b"PK", b"\x80"))
 
 
+def _check_unpacked(path: Path) -> None:
+    """Raise `CheckpointError` if a torch file is a zip that unpacks to more than `RATIO` times its size."""
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            unpacked, size = sum(entry.file_size for entry in zipped.infolist()), path.stat().st_size
+    except Exception:  # no zip, or a damaged one, which torch names
+        return
+    if unpacked > RATIO * size:
+        raise CheckpointError(
+            f"{path} has {size / 2**20:,.1f} MiB and unpacks to {unpacked / 2**20:,.1f}, but torch.save packs nothing: "
+            "write the state dict again, torch.save(network.state_dict(), path)"
+        )
+
+
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    _check_unpacked(path)
     try:
         with path.open("rb") as stream:  # with a path, torch would decide by its suffix
             content = torch.load(stream, map_location="cpu", weights_only=True)
