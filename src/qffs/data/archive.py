@@ -9,6 +9,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -186,11 +187,15 @@ def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
 
 def _linked(root: Path, names: Iterable[str], listed: Container[_Key]) -> Iterator[tuple[str, str | None]]:
     """Yield the names of links to files, each with the reason to leave it out, or None; listed: the folders' keys."""
+    real, is_listed = cache(os.path.realpath), cache(lambda folder: _key(folder) in listed)  # many are in one folder
     read: set[str] = set()
     for name in sorted(names):
-        target = os.path.realpath(root / name)
+        target = f"{root}/{name}"
+        while os.path.islink(target):
+            folder, last = os.path.split(os.path.join(os.path.dirname(target), os.readlink(target)))
+            target = os.path.join(real(folder), last)
         folder, last = os.path.split(target)
-        yield name, AGAIN if target in read or (_visible(last) and _key(folder) in listed) else None
+        yield name, AGAIN if target in read or (_visible(last) and is_listed(folder)) else None
         read.add(target)
 
 
