@@ -26,6 +26,9 @@ CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantized": "qann"}
 LOCK = ".qffs.lock"
 """The name of the file that is locked in a folder which a process has reserved."""
 
+LOCKED = b"process "
+"""The first bytes of a lock file, unless it is empty; by them it is told from a file of the user."""
+
 FOLDERS = (*CHECKPOINTS.values(), "snn")
 LAST = ("results.json", "run.json", "accuracy.png")
 """The files that a run writes at its end."""
@@ -236,8 +239,13 @@ def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[No
 
 
 def _lock_file(path: Path, folder: Path, command: str) -> tuple[int, bool]:
-    """Return the handle of a lock file that holds the name of this process, and whether the system can lock it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Return the handle of a lock file that holds the name of this process, and whether the system can lock it.
+
+    Raises `InvalidArgument` if another process has locked it, or if it is no lock file but a link or file of others.
+    """
+    if path.is_symlink():
+        raise InvalidArgument(f"{path} is a link, where a run puts its lock: remove it, or name another --output")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows has no such flag
     try:
         locked = lock(handle)
     except BlockingIOError:
@@ -248,13 +256,19 @@ def _lock_file(path: Path, folder: Path, command: str) -> tuple[int, bool]:
     if locked and not _is_at(path, handle):  # the process before has removed the file after it was opened here
         os.close(handle)
         return _lock_file(path, folder, command)
+    if not path.is_file() or os.read(handle, len(LOCKED)) not in (b"", LOCKED):
+        os.close(handle)
+        raise InvalidArgument(f"{path} is not the lock of a run: it is not replaced; name another --output")
     if not locked:
         warnings.warn(f"{folder} cannot be locked: make sure that no other process writes there", stacklevel=1)
+    os.lseek(handle, 0, os.SEEK_SET)
     os.ftruncate(handle, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     os.write(
         handle,
-        f"process {os.getpid()} on {platform.node()} since {since} ({command})".encode("utf-8", "replace")[:1000],
+        f"{LOCKED.decode()}{os.getpid()} on {platform.node()} since {since} ({command})".encode("utf-8", "replace")[
+            :1000
+        ],
     )
     return handle, locked
 

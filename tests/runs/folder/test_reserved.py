@@ -130,3 +130,41 @@ def test_the_root_of_the_file_system_is_no_folder_of_a_run(tmp_path: Path) -> No
     for root in (Path("/"), Path("/tmp/..")):
         with pytest.raises(InvalidArgument, match="is the root of a file system"), reserved(root, ""):
             pytest.fail("files would be written to the root")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_file_of_the_user_is_no_lock(beside: bool, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path, mine = tmp_path / (".run.qffs.lock" if beside else "run/.qffs.lock"), tmp_path / "mine"
+    for target, there in ((mine, True), (mine, False), (tmp_path / "nothing", False)):
+        mine.write_text("precious" if there else "")
+        path.symlink_to(target)
+        with (
+            pytest.raises(InvalidArgument, match=r"qffs\.lock is a link, where"),
+            reserved(tmp_path / "run", "", beside=beside),
+        ):
+            pytest.fail("a link was followed")
+        assert mine.read_text() == ("precious" if there else "")
+        path.unlink()
+    assert not (tmp_path / "nothing").exists()
+    for text in ("mine", "p", "processes are described here"):
+        path.write_text(text)
+        with (
+            pytest.raises(InvalidArgument, match="is not the lock of a run"),
+            reserved(tmp_path / "run", "", beside=beside),
+        ):
+            pytest.fail("a file of the user was replaced")
+        assert path.read_text() == text
+    path.unlink()
+    os.mkfifo(path)
+    with (
+        pytest.raises(InvalidArgument, match="is not the lock of a run"),
+        reserved(tmp_path / "run", "", beside=beside),
+    ):
+        pytest.fail("a pipe was replaced")
+    path.unlink()
+    for text in ("", "process 1 on vm since 2026 (qffs train)"):  # which a process left behind that was killed
+        path.write_text(text)
+        with reserved(tmp_path / "run", "", beside=beside):
+            assert path.read_text().startswith(f"process {os.getpid()} on ")
+        assert not path.exists()
