@@ -14,6 +14,7 @@ from qffs.files import (
     expanded,
     remove_temporary,
     temporary,
+    read_text,
     write,
     write_folder,
 )
@@ -85,10 +86,55 @@ def test_what_was_left_behind_in_a_folder_is_removed(tmp_path: Path) -> None:
 def test_only_a_file_is_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "null").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "pipe")
-    for name in ("null", "pipe", "."):
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("null", "pipe", ".", "circle"):
         with pytest.raises(InvalidArgument, match="is no regular file, and cannot be replaced by one"):
             write(tmp_path / name, lambda fresh: fresh.write_text("new"))
-    assert names(tmp_path) == ["null", "pipe"]
+    assert names(tmp_path) == ["circle", "null", "pipe"]
+
+
+def test_a_link_stays_and_the_file_that_it_names_is_written(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("old")
+    (tmp_path / "empty").touch()
+    for name in ("full", "empty", "folder/missing"):
+        link = tmp_path / "link.txt"
+        link.symlink_to(tmp_path / name)
+        assert write(link, lambda fresh: fresh.write_text("new")) == link
+        assert link.is_symlink()
+        assert (tmp_path / name).read_text() == "new"
+        link.unlink()
+    assert names(tmp_path) == ["empty", "folder", "full"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="open files have no paths here")
+def test_an_open_pipe_is_no_file_and_an_open_file_is_one(tmp_path: Path) -> None:
+    ends = os.pipe()
+    with pytest.raises(InvalidArgument, match="is no regular file"):
+        write(Path(f"/dev/fd/{ends[1]}"), lambda fresh: fresh.write_text("new"))
+    for end in ends:
+        os.close(end)
+    with (tmp_path / "x").open("w") as stream:
+        write(Path(f"/dev/fd/{stream.fileno()}"), lambda fresh: fresh.write_text("new"))
+    assert (tmp_path / "x").read_text() == "new"
+
+
+# Texts
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no devices here")
+def test_only_a_regular_file_of_some_size_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("ä" * 4)
+    assert read_text(path, 4) == "ä" * 4
+    with pytest.raises(OSError, match="it has more than 3 characters"):
+        read_text(path, 3)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero", "."):
+        with pytest.raises(OSError, match="it is no regular file"):
+            read_text(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "nowhere")
 
 
 # What may be replaced
@@ -105,8 +151,10 @@ def test_only_a_file_of_the_same_kind_may_be_replaced(tmp_path: Path) -> None:
             check_replaceable(path, "a page", b"<html>", b"qffs")
     path.write_text("<html>by qffs</html>")
     check_replaceable(path, "a page", b"<html>", b"qffs")
-    with pytest.raises(InvalidArgument, match="is not a page"):
-        check_replaceable(tmp_path, "a page", b"")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InvalidArgument, match="is not a page"):
+            check_replaceable(path, "a page", b"")
 
 
 # The home folder

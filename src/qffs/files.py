@@ -46,24 +46,40 @@ def write(path: Path, write_to: Callable[[Path], object]) -> Path:
     """Let ``write_to`` write a file beside ``path``, rename it to ``path``, and return ``path``.
 
     Raises `QffsError` where the file cannot be written; an earlier file at ``path`` then stays. Only a file is
-    replaced, never a device such as /dev/null.
+    replaced, never a device such as /dev/null. A link stays: the file that it names is written.
     """
-    if path.exists() and not path.is_file():
+    whole = Path(os.path.realpath(path))
+    # An open pipe, such as /dev/stdout, exists, but not under the path that it resolves to.
+    if (path.exists() and not whole.is_file()) or whole.is_symlink():
         raise InvalidArgument(f"{path} is no regular file, and cannot be replaced by one: name another output")
-    fresh = temporary(path, f"new{path.suffix}")
+    fresh = temporary(whole, f"new{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        whole.parent.mkdir(parents=True, exist_ok=True)
         fresh.touch(exist_ok=False)
         write_to(fresh)
         with fresh.open("r+b") as stream:
             os.fsync(stream.fileno())
-        os.replace(fresh, path)
+        os.replace(fresh, whole)
     except OSError as error:
         raise QffsError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             fresh.unlink()
     return path
+
+
+def read_text(path: Path, most: int = 2**26) -> str:
+    """Return the text of a regular file in UTF-8 with at most so many characters.
+
+    Raises OSError on anything else, such as a pipe or a device, which might never end, and ValueError on other bytes.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")
+    with path.open(encoding="utf-8") as stream:
+        text = stream.read(most + 1)
+    if len(text) > most:
+        raise OSError(f"it has more than {most:,} characters")
+    return text
 
 
 def put(path: Path, save: Callable[[BinaryIO], object]) -> None:
@@ -203,11 +219,11 @@ def check_replaceable(path: Path, what: str, begins: bytes, *contains: bytes) ->
     """
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return
-    try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            same = content[: len(begins)] == begins and all(content.find(each) >= 0 for each in contains)
-    except (OSError, ValueError):
-        same = False
+    same = False
+    with suppress(OSError, ValueError):
+        if path.is_file():  # a pipe would wait for a writer
+            with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                same = content[: len(begins)] == begins and all(content.find(each) >= 0 for each in contains)
     if not same:
         raise InvalidArgument(f"{path} exists and is not {what}: it is not replaced; name another output, or remove it")
 
