@@ -12,9 +12,9 @@ from qffs.files import (
     check_replaceable,
     existing,
     expanded,
+    read_text,
     remove_temporary,
     temporary,
-    read_text,
     write,
     write_folder,
 )
@@ -68,7 +68,7 @@ def test_the_old_version_is_there_where_the_machine_stopped_between_the_renames(
     assert existing(out) == out
     old.mkdir()
     assert existing(out) == old
-    remove_temporary(tmp_path)
+    remove_temporary(tmp_path, ["out"])
     assert names(tmp_path) == ["out"]
 
 
@@ -78,8 +78,10 @@ def test_what_was_left_behind_in_a_folder_is_removed(tmp_path: Path) -> None:
         temporary(tmp_path / name, "new").touch()
         temporary(tmp_path / name, "old").mkdir()
     (tmp_path / ".mine.new").touch()
-    remove_temporary(tmp_path)
-    assert names(tmp_path) == [".mine.new", "float", "state.pt"]
+    other = temporary(tmp_path / "notes", "new")
+    other.mkdir()
+    remove_temporary(tmp_path, ["state.pt", "float"])
+    assert names(tmp_path) == sorted([".mine.new", "float", other.name, "state.pt"])
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="there are no devices here")

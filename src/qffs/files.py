@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -191,11 +191,15 @@ def existing(folder: Path) -> Path:
     return olds[-1] if olds else folder
 
 
-def remove_temporary(folder: Path) -> None:
-    """Remove what processes left behind in a folder when they were killed; no process may be writing there."""
+def remove_temporary(folder: Path, written: Iterable[str]) -> None:
+    """Remove what processes left behind in a folder when they were killed; no process may be writing there.
+
+    written: the names that they write; hidden files and folders of other names belong to others.
+    """
+    names = frozenset(written)
     for path in folder.iterdir():
         match = TEMPORARY.fullmatch(path.name)
-        if match is None:
+        if match is None or match["name"] not in names:
             continue
         if match["version"] == "old" and not (folder / match["name"]).exists():
             path.rename(folder / match["name"])

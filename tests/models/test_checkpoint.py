@@ -375,6 +375,14 @@ def test_a_folder_that_holds_anything_else_is_not_touched(files: dict[str, bytes
     assert contents(tmp_path) == before
 
 
+def test_a_folder_with_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="holds something else than a checkpoint"):
+        checkpoint.check_folder(tmp_path)
+    with pytest.raises(CheckpointError, match=r"it has no config\.json"):
+        load(tmp_path)
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     assert load(save(small(), tmp_path / "net")).kind == "float"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -158,3 +159,9 @@ def test_a_mask_of_infinities_is_no_broken_weight() -> None:
     for name, value in (("mask", torch.nan), ("bias", torch.inf)):
         with pytest.raises(CheckpointError, match=f"NaN or infinity in {name}"):
             load_weights(network, {**good, name: torch.tensor([0.0, value])}, "w")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"there is no weight file .*w\.pt"):
+        read_weights(tmp_path / "w.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -140,6 +141,17 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(InvalidArgument, match=r"a\.yaml is no text in UTF-8"):
         read(str(tmp_path / "a.yaml"))
+
+
+def test_only_a_regular_file_of_the_size_of_a_recipe_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(InvalidArgument, match=rf"{name}\.yaml cannot be read: it is no regular file"):
+            read(str(tmp_path / f"{name}.yaml"))
+    (tmp_path / "long.yaml").write_text("#" * (2**20 + 1))
+    with pytest.raises(InvalidArgument, match=r"long\.yaml cannot be read: it has more than 1,048,576 characters"):
+        read(str(tmp_path / "long.yaml"))
 
 
 # Overrides

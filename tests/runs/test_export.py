@@ -104,6 +104,9 @@ def test_what_cannot_be_is_refused_before_anything_is_written(run: Path, tmp_pat
         run_export(run / "snn", "hub", tmp_path / "file")
     with pytest.raises(InvalidArgument, match="snn is the checkpoint itself: name another output"):
         run_export(run / "snn", "hub", run / "snn")
+    for name, output in (("hub", "float"), ("hub", "snn/x"), ("onnx", "noise.json"), ("pt2", "snn/x.pt2")):
+        with pytest.raises(InvalidArgument, match=f"{output} belongs to the run in .*run: name another output"):
+            run_export(run / "qann", name, run / output)
     assert not (tmp_path / "out").exists()
 
 

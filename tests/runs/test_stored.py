@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ def written(content: Any, folder: Path) -> Path:
 
 def test_what_a_run_wrote_is_read_as_it_is(tmp_path: Path) -> None:
     assert read_results(written(RESULTS, tmp_path)) == RESULTS
+
+
+@pytest.mark.parametrize("of", [read_results, read_origin])
+def test_a_pipe_is_not_waited_for(of: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(CheckpointError, match=r"x\.json cannot be read: it is no regular file"):
+        of(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize(

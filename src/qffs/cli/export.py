@@ -61,9 +61,9 @@ def push(
 
     Example: `qffs push runs/demo/hub me/digits-snn`
     """
-    from qffs import export
+    from qffs.runs.export import push as run_push
 
-    say(f"Uploaded {folder} to {export.push(folder, repository, private=private)}.")
+    say(f"Uploaded {folder} to {run_push(folder, repository, private=private)}.")
 
 
 def pull(
@@ -75,7 +75,6 @@ def pull(
 
     Example: `qffs pull me/digits-snn -o runs/digits`
     """
-    from qffs import export
+    from qffs.runs.export import pull as run_pull
 
-    loaded = export.pull(repository, output, revision)
-    say(f"Wrote the {loaded.kind} to {output}.")
+    say(f"Wrote the {run_pull(repository, output, revision)} to {output}.")

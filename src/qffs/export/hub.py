@@ -11,7 +11,7 @@ from typing import Any
 
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
 from qffs.export.target import Network, Target, Written
-from qffs.files import expanded, write_folder
+from qffs.files import expanded, read_text, write_folder
 from qffs.models.checkpoint import CONFIG, Checkpoint, check_folder, filler, kind_of, load
 from qffs.models.weights import WEIGHTS
 from qffs.spiking.network import SpikingNetwork
@@ -168,7 +168,7 @@ def _check(folder: Path) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, ValueError):
         return ""
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from qffs.errors import CheckpointError
-from qffs.files import existing, write_folder
+from qffs.files import existing, read_text, write_folder
 from qffs.graph.rebuild import fill, rebuild
 from qffs.graph.serialize import describe, tensors_of
 from qffs.graph.site import Kind, site
@@ -148,7 +148,7 @@ def _replaceable(folder: Path, others: frozenset[str] = frozenset()) -> bool:
     if not names or not names <= {CONFIG, WEIGHTS, *others}:
         return not names
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_text(folder / CONFIG))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "qffs" in config
@@ -232,7 +232,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     keys = {"format", "kind", "schedule", "network", "about"}

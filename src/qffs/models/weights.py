@@ -51,7 +51,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = path_of(path)
     if os.path.isdir(path):  # Path.is_dir raises on some names
         return read_safetensors(path / WEIGHTS)
-    return _read_torch(path) if _begins_as_torch_file(path) else read_safetensors(path)
+    return _read_torch(path) if os.path.isfile(path) and _begins_as_torch_file(path) else read_safetensors(path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qffs.errors import InvalidArgument
+from qffs.files import read_text
 from qffs.recipes.messages import Fault, unknown
 from qffs.recipes.recipe import SPELLINGS, Recipe, Section, spelled
 from qffs.recipes.yaml import Key, dump, parse
@@ -17,6 +18,8 @@ from qffs.recipes.yaml import Key, dump, parse
 SHIPPED = files("qffs.recipes")
 SUFFIXES = (".yaml", ".yml")
 ABOUT = "# about: "
+MOST = 2**20
+"""The most characters of a file with a recipe."""
 TEXTS = (str, str | None)
 """The types of keys whose values are texts, which are not read as YAML."""
 OPEN = "model_arguments"
@@ -42,9 +45,9 @@ def text(name_or_path: str) -> str:
             f"there is no recipe {name_or_path!r}; there is {', '.join(near)}, and a file ends in .yaml"
         )
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MOST)
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, ValueError):
         raise InvalidArgument(f"{path} is no text in UTF-8") from None
 

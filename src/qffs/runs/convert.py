@@ -16,8 +16,9 @@ from qffs.models import find
 from qffs.models.checkpoint import load_kind, save
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
-from qffs.runs.folder import check_checkpoint, reserved
+from qffs.runs.folder import reserved
 from qffs.runs.inputs import about, calibrate_on, device_of, run_inputs, seeded_device
+from qffs.runs.outputs import check_checkpoint
 from qffs.runs.provenance import command
 from qffs.train.loop import Setting, fit
 

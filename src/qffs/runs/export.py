@@ -1,4 +1,4 @@
-"""Export of a checkpoint's network to the form of another tool."""
+"""Export of a checkpoint's network to the form of another tool, and its way to the Hugging Face Hub and back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torch import Tensor, fx
 
 from qffs.errors import CheckpointError, InvalidArgument
 from qffs.export import TARGETS
+from qffs.export.hub import pull as pull_from_hub
+from qffs.export.hub import push as push_to_hub
 from qffs.export.target import Network, Target
 from qffs.files import Results, check_replaceable
 from qffs.models.checkpoint import kind_of, load
 from qffs.progress import wait
 from qffs.runs.measure import Trial
+from qffs.runs.outputs import check_owner
 from qffs.runs.stored import read_results
 from qffs.spiking.network import SpikingNetwork
 
@@ -66,8 +69,19 @@ def export(
     return dataclasses.asdict(written) | {"path": str(written.path)}
 
 
+def push(folder: Path, repository: str, *, private: bool = False) -> str:
+    """Upload a folder of the target hub to the Hugging Face Hub, as `qffs.export.push` does; return its address."""
+    return push_to_hub(folder, repository, private=private)
+
+
+def pull(repository: str, folder: Path, revision: str | None = None) -> str:
+    """Download a network as `qffs.export.pull` does, and return its kind; the folder must not belong to a run."""
+    check_owner(folder)
+    return pull_from_hub(repository, folder, revision).kind
+
+
 def _check_output(target: Target, output: Path, checkpoint: Path) -> None:
-    """Raise `InvalidArgument` if a file would replace a folder, a folder a file, or the output the checkpoint."""
+    """Raise `InvalidArgument` if a file would replace a folder, a folder a file, or the output a part of a network."""
     if output.is_dir() != target.folder and output.exists():
         kind = "a folder" if target.folder else "a file"
         raise InvalidArgument(f"{target.name} writes {kind}, but {output} is not {kind}: name another output")
@@ -75,6 +89,7 @@ def _check_output(target: Target, output: Path, checkpoint: Path) -> None:
         raise InvalidArgument(f"{output} is the checkpoint itself: name another output")
     if checkpoint.resolve() in output.resolve().parents:
         raise InvalidArgument(f"{output} lies inside the checkpoint {checkpoint}: name another output")
+    check_owner(output)
     if not target.folder:
         check_replaceable(output, f"a file of qffs export --to {target.name}", *target.marks)
 

@@ -7,17 +7,17 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from qffs.errors import CheckpointError, InvalidArgument, QffsError
-from qffs.files import Results, check_replaceable, lock, remove_folder, remove_temporary
+from qffs.files import Results, check_replaceable, lock, read_text, remove_folder, remove_temporary
 from qffs.models.checkpoint import CONFIG, check_folder
-from qffs.recipes import read, to_yaml
+from qffs.recipes import read, text, to_yaml
 from qffs.recipes.recipe import Recipe, differences, spelled
-from qffs.train.state import RunState
+from qffs.train.state import FILE, RunState
 
 Stage = Literal["full precision", "quantized"]
 CHECKPOINTS: dict[Stage, str] = {"full precision": "float", "quantized": "qann"}
@@ -34,40 +34,31 @@ LAST = ("results.json", "run.json", "accuracy.png")
 """The files that a run writes at its end."""
 
 REPORTED: dict[str, tuple[bytes, ...]] = {
-    "noise.json": (b"{", b'"model"', b'"images"'),
-    "energy.json": (b"{", b'"model"', b'"images"'),
-    "report.html": (b"<!doctype html>", b"qffs"),
+    "noise.json": (b"{", b'"remedies"', b'"output_error"'),
+    "energy.json": (b"{", b'"energy_pj"', b'"bits_sent"'),
+    "report.html": (
+        b"<!doctype html>",
+        b'id="figure-accuracy"',
+        b"spiking network of signed integrate-and-fire neurons",
+    ),
 }
 """The files that a report writes, and their first and other bytes, by which `check_replaceable` recognizes them."""
+
+WRITTEN = (*FOLDERS, *LAST, *REPORTED, "recipe.yaml", FILE)
+"""All that a run or its report writes in its folder, beside its lock."""
 
 
 def check_outputs(folder: Path, recipe: Recipe) -> None:
     """Raise if a run of a recipe could not write into a folder, or would replace its own input."""
     for name in FOLDERS:
         check_folder(folder / name)
-        _check_inputs(folder / name, recipe.model, recipe.weights)
+        check_inputs(folder / name, recipe.model, recipe.weights)
     for name in LAST:
         if (folder / name).is_dir():
             raise InvalidArgument(f"{folder / name} is a folder, where a file is to be written: name another output")
 
 
-def check_checkpoint(folder: Path, kind: str, *inputs: str | None) -> None:
-    """Raise if a command must not write a checkpoint of a kind to a folder.
-
-    inputs: the paths of the command's inputs, or names of networks. Refused is a folder with an input, with a
-    checkpoint of another kind, with files that are no checkpoint, or with the checkpoint of a run.
-    """
-    check_folder(folder)
-    _check_inputs(folder, *inputs)
-    present = _json(folder / CONFIG).get("kind", kind)
-    if present != kind:
-        raise InvalidArgument(f"{folder} holds a network of kind {present!r}, not {kind!r}: name another folder")
-    whole = folder.resolve()
-    if whole.name in FOLDERS and any((whole.parent / name).exists() for name in ("results.json", "state.pt", LOCK)):
-        raise InvalidArgument(f"{folder} belongs to the run in {folder.parent}: name another folder")
-
-
-def _check_inputs(folder: Path, *inputs: str | None) -> None:
+def check_inputs(folder: Path, *inputs: str | None) -> None:
     """Raise `InvalidArgument` if one of the paths is the folder, is inside it, or is around it; None is no path."""
     whole = folder.resolve()
     for each in inputs:
@@ -103,7 +94,7 @@ def finished(recipe: Recipe, folder: Path, resume: bool) -> Results | None:
 
 def check_demo(folder: Path) -> None:
     """Raise if a demo would replace something else than an earlier demo: the run of a training, or files of others."""
-    run, results, recipe = _json(folder / "run.json"), folder / "results.json", folder / "recipe.yaml"
+    run, results, recipe = mapping_in(folder / "run.json"), folder / "results.json", folder / "recipe.yaml"
     # Earlier versions wrote only the command.
     trained = run.get("resumable", " train " in f" {run.get('command', '')} ")
     if RunState(folder).path.exists() or (trained and results.exists()):
@@ -115,8 +106,7 @@ def check_demo(folder: Path) -> None:
 
         read_results(results)
         return
-    written = recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else None
-    if written is not None and written != to_yaml(read(str(recipe), trust=True)):
+    if recipe.exists() and text(str(recipe)) != to_yaml(read(str(recipe), trust=True)):
         raise InvalidArgument(f"{recipe} was not written by a run: name another --output")
     _check_others(folder)
 
@@ -129,22 +119,11 @@ def _check_others(folder: Path) -> None:
     path, names = folder / "recipe.yaml", [f"a file {name}" for name in LAST if (folder / name).exists()]
     recipe = read(str(path), trust=True) if path.exists() else None
     for name in FOLDERS:
-        about = _json(folder / name / CONFIG).get("about")
+        about = mapping_in(folder / name / CONFIG).get("about")
         if about is not None and (recipe is None or not isinstance(about, dict) or _others(spelled(about), recipe)):
             names.append(f"a checkpoint {name}")
     if names:
         raise InvalidArgument(f"{folder} holds no run, but {names[0]} that a run would replace: name another --output")
-
-
-def check_set(path: Path, name: str, *keys: bytes) -> None:
-    """Raise `InvalidArgument` if a JSON file and its figures beside it, in PNG and SVG, are not those of a command.
-
-    name: the command. keys: keys in each of its JSON files, by which they are recognized.
-    """
-    check_replaceable(path, f"a file of {name}", b"{", *(b'"' + key + b'"' for key in keys))
-    for figure in (path.with_suffix(end) for end in (".png", ".svg")):
-        if figure.exists() and not path.exists():
-            raise InvalidArgument(f"{figure} exists and is not a file of {name}: name another --output, or remove it")
 
 
 def clear(folder: Path) -> None:
@@ -195,21 +174,22 @@ def without_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": kind + colon + Path(path).name, "weights": weights, "workers": 0})
 
 
-def _json(path: Path) -> dict[str, Any]:
+def mapping_in(path: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file; an empty one if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 @contextmanager
-def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[None]:
+def reserved(folder: Path, command: str, *, beside: bool = False, written: Iterable[str] = WRITTEN) -> Iterator[None]:
     """Keep a folder for this process until the block ends, or until the process ends in any way.
 
     command: the command of this process, for the message in another one. The lock is on a file in the folder; beside:
-    on one next to it, for a folder that is replaced as a whole. Raises `InvalidArgument` with the name of the process
+    on one next to it, for a folder that is replaced as a whole. written: the names that are written in the folder: what
+    killed processes left behind of them is removed. Raises `InvalidArgument` with the name of the process
     that has the folder, or for the root of a file system, and `QffsError` if the folder cannot be written. Where the
     system cannot lock files, a warning says so, and nothing is locked.
     """
@@ -226,7 +206,7 @@ def reserved(folder: Path, command: str, *, beside: bool = False) -> Iterator[No
     _handles.add(handle)
     try:
         if locked and not beside:
-            remove_temporary(folder)
+            remove_temporary(folder, written)
         yield
     finally:
         _handles.discard(handle)

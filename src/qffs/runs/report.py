@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
-from qffs.files import Results, check_replaceable, to_json, write_text
+from qffs.files import Results, check_replaceable, read_text, to_json, write_text
 from qffs.measurement.energy import Energy
 from qffs.recipes import read
 from qffs.report.page import PageContents, check, page
@@ -90,7 +90,7 @@ def _write(run: Path, output: Path, trial: Trial, results: Results, origin: Resu
         noise=measured["noise"],
         energy=measured["energy"],
         plan=planned,
-        recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
+        recipe=read_text(run / "recipe.yaml"),
         commands=_commands(run, trial),
     )
     return write_text(output, page(contents))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from qffs.errors import CheckpointError
-from qffs.files import Results
+from qffs.files import Results, read_text
 from qffs.recipes.messages import shown
 from qffs.train.saved import Fraction, History
 
@@ -119,7 +119,7 @@ def read_origin(path: Path) -> Results:
 def _mapping(path: Path) -> Results:
     """Return the mapping in a JSON file; raise `CheckpointError` if it holds anything else."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

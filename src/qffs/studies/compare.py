@@ -15,8 +15,9 @@ from qffs.files import Results, to_json, write, write_text
 from qffs.method import MAX_STEPS
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
-from qffs.runs.folder import check_set, reserved
+from qffs.runs.folder import reserved
 from qffs.runs.inputs import device_of
+from qffs.runs.outputs import check_set
 from qffs.runs.provenance import command, provenance
 from qffs.studies.compare_cache import seconds_of
 from qffs.studies.compare_findings import findings, title
@@ -53,8 +54,8 @@ def compare(
     """
     compared, latencies = _methods(methods), _latencies(steps)
     _check(recipe, folder, seeds)
-    check_set(folder / "compare.json", "qffs compare", b"methods", b"latencies")
-    with reserved(folder, command(sys.argv)):
+    written = check_set(folder / "compare.json", "qffs compare", b"methods", b"latencies")
+    with reserved(folder, command(sys.argv), written=written):
         return _compare(recipe, folder, methods, compared, latencies, seeds=seeds, progress=progress)
 
 

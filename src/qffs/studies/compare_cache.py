@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qffs.files import Results, to_json, write_text
+from qffs.files import Results, read_text, to_json, write_text
 
 PARTS = "parts"
 """The folder of the rows, next to the results."""
@@ -28,7 +28,7 @@ class RowCache:
     def read(self, method: str, latencies: list[int]) -> Results | None:
         """Return the row of a method if the cache holds one with the same key, else None."""
         try:
-            part: Results = json.loads(self._path(method).read_text(encoding="utf-8"))
+            part: Results = json.loads(read_text(self._path(method)))
         except (OSError, ValueError):
             return None
         if not self.is_cacheable or not isinstance(part, dict):

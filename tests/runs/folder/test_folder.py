@@ -24,7 +24,7 @@ from qffs.recipes.recipe import Recipe
 from qffs.runs import inputs
 from qffs.runs import train as runs_train
 from qffs.runs.convert import convert, quantize
-from qffs.runs.folder import check_set, reserved
+from qffs.runs.folder import REPORTED, reserved
 from qffs.runs.report import report
 from qffs.runs.train import demo, train
 from qffs.studies.compare import compare
@@ -91,9 +91,8 @@ def test_a_demo_that_is_stopped_leaves_nothing_of_the_demo_before(
     name: str, there: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_demo(tmp_path)
-    for file in ("noise.json", "energy.json"):
-        (tmp_path / file).write_text('{"model": "digits_net", "images": 4}')
-    (tmp_path / "report.html").write_text("<!doctype html>by qffs")
+    for file, (begins, *contains) in REPORTED.items():
+        (tmp_path / file).write_bytes(b" ".join([begins, *contains]))
     (tmp_path / "notes.txt").write_text("mine")
     stopped(monkeypatch, name, lambda: run_demo(tmp_path, bits=3, seed=7))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*there, "notes.txt", "recipe.yaml"])
@@ -200,7 +199,7 @@ def test_a_checkpoint_is_replaced_only_by_one_of_its_kind(tmp_path: Path) -> Non
         lambda: convert(run / "qann", tmp_path / "mine", None), "holds a network of kind 'qann', not 'snn'", tmp_path
     )
     refused(to(tmp_path / "spiking"), "holds a network of kind 'snn', not 'qann'", tmp_path)
-    refused(to(run / "qann"), "qann belongs to the run in .*run: name another folder", tmp_path)
+    refused(to(run / "qann"), "qann belongs to the run in .*run: name another output", tmp_path)
     refused(lambda: convert(run / "qann", run / "snn", 5), "snn belongs to the run in .*run", tmp_path)
     refused(to(run / "float", model=str(run / "float")), "float would replace .*float, which is read", tmp_path)
     refused(to(run / "float" / "q", model=str(run / "float")), "q would replace .*float, which is read", tmp_path)
@@ -268,21 +267,17 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
         said = f"{name} exists and is not a file of qffs report: it is not replaced"
         refused(lambda: report(tmp_path, tmp_path / name, progress=False), said, tmp_path)  # noqa: B023
     refused(lambda: report(tmp_path, tmp_path / "noise.json", progress=False), "writes its measurements", tmp_path)
-    (tmp_path / "energy.json").write_text('{"mine": 1}')
-    refused(lambda: report(tmp_path, progress=False), r"energy\.json exists and is not a file", tmp_path)
-    (tmp_path / "energy.json").unlink()
+    for name, mine in (
+        ("energy.json", '{"model": 1, "images": 2, "energy_pj": 3}'),
+        ("noise.json", '{"model": 1, "images": 2, "noise": 3}'),
+        ("report.html", "<!doctype html> my page on qffs, a spiking network"),
+    ):
+        (tmp_path / name).write_text(mine)
+        refused(lambda: report(tmp_path, progress=False), rf"{re.escape(name)} exists and is not a file", tmp_path)
+        (tmp_path / name).unlink()
     for _ in range(2):
         report(tmp_path, tmp_path / "page.html", images=2, progress=False)
-
-
-def test_figures_may_be_replaced_only_beside_their_results(tmp_path: Path) -> None:
-    path = tmp_path / "fig.json"
-    check_set(path, "qffs paper", b"item")
-    (tmp_path / "fig.svg").write_text("mine")
-    with pytest.raises(InvalidArgument, match=r"fig\.svg exists and is not a file of qffs paper"):
-        check_set(path, "qffs paper", b"item")
-    path.write_text('{"mine": 1}')
-    with pytest.raises(InvalidArgument, match=r"fig\.json exists and is not a file of qffs paper"):
-        check_set(path, "qffs paper", b"item")
-    path.write_text('{\n  "item": "fig"}')
-    check_set(path, "qffs paper", b"item")
+    (tmp_path / "notes.txt").write_text("mine")
+    run_demo(tmp_path)
+    assert not (tmp_path / "noise.json").exists()
+    assert (tmp_path / "notes.txt").exists()

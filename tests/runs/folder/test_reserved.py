@@ -70,11 +70,23 @@ def test_what_was_not_there_before_is_removed_unless_something_was_written(tmp_p
     assert names(tmp_path) == []
     with reserved(tmp_path / "a" / "run", ""):
         (tmp_path / "a" / "run" / "x").touch()
-        (left,) = [temporary(tmp_path / "a" / "run" / "y", "new")]
-        left.touch()
+        temporary(tmp_path / "a" / "run" / "state.pt", "new").touch()
     with reserved(tmp_path / "a" / "run", ""):
         assert names(tmp_path / "a" / "run") == [".qffs.lock", "x"]
     assert names(tmp_path / "a" / "run") == ["x"]
+
+
+def test_only_names_that_are_written_there_are_cleared(tmp_path: Path) -> None:
+    mine = [temporary(tmp_path / name, version) for name in ("notes", "x") for version in ("new", "old")]
+    for path in mine:
+        path.mkdir()
+    for name in folder.WRITTEN:
+        temporary(tmp_path / name, "new").touch()
+    temporary(tmp_path / "snn", "old").mkdir()
+    with reserved(tmp_path, ""):
+        assert names(tmp_path) == sorted([".qffs.lock", "snn", *(path.name for path in mine)])
+    with reserved(tmp_path, "", written=["x"]):
+        assert names(tmp_path) == sorted([".qffs.lock", "snn", "x", *(path.name for path in mine[:2])])
 
 
 def test_a_worker_process_does_not_keep_the_folder_of_a_killed_run(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from qffs.errors import InvalidArgument
 from qffs.files import Results, to_json, write, write_text
 from qffs.recipes.recipe import Recipe
 from qffs.report.plots import draw
-from qffs.runs.folder import check_set, reserved
+from qffs.runs.folder import reserved
 from qffs.runs.inputs import device_of
+from qffs.runs.outputs import check_set
 from qffs.runs.provenance import command, provenance
 from qffs.studies.paper.items import ITEMS
 from qffs.studies.paper.shelf import Shelf
@@ -28,8 +29,8 @@ def make(name: str, recipe: Recipe, folder: Path, *, jobs: int | None = None, pr
     """
     if name not in ITEMS:
         raise InvalidArgument(f"there is no {name!r} to make; there are {', '.join(ITEMS)}")
-    check_set(folder / f"{name}.json", "qffs paper", b"item", b"paper")
-    with reserved(folder, command(sys.argv)):
+    written = check_set(folder / f"{name}.json", "qffs paper", b"item", b"paper")
+    with reserved(folder, command(sys.argv), written=written):
         return _make(name, recipe, folder, jobs=jobs, progress=progress)
 
 
