@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,16 @@ def test_a_full_disk_is_one_sentence_that_names_the_path(name: str, tmp_path: Pa
     with full_from(500), pytest.raises(QffsError, match=re.escape(str(path))):
         TARGETS[name].write(network, path)
     assert [each for each in tmp_path.rglob("*") if each.is_file() or each.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if not target.folder])
+@pytest.mark.parametrize("file", [b"x.json", b"x.textproto", b"x\xfe.pt2"])
+def test_the_name_of_a_file_decides_nothing_and_may_be_any(name: str, file: bytes, tmp_path: Path) -> None:
+    network, target = network_for(TARGETS[name]), TARGETS[name]
+    if name == "pt2" and not file.endswith(b".pt2"):
+        pytest.skip("PyTorch reads archives by their suffix")
+    written = target.write(network, tmp_path / os.fsdecode(file)).path
+    begins, *contains = target.marks
+    content = written.read_bytes()
+    assert content.startswith(begins)
+    assert all(each in content for each in contains)

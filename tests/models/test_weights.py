@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from qffs.errors import CheckpointError
@@ -165,3 +165,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=r"there is no weight file .*w\.pt"):
         read_weights(tmp_path / "w.pt")
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"w\xff\xfe.safetensors")
+    path.write_bytes(save(network().state_dict()))
+    load_weights(network(), read_weights(path), "w")

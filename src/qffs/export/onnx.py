@@ -94,14 +94,9 @@ def onnx(
     except torch.onnx.OnnxExporterError as error:
         raise NotConvertible(f"ONNX has no counterpart of an operator of this network: {_cause(error)}") from error
     assert onnx_program is not None
-    deviation: float | None = None
-
-    def save(fresh: Path) -> None:
-        nonlocal deviation
-        onnx_program.save(fresh, external_data=False)
-        deviation = _deviation(fresh, module, examples(network, 3, example))
-
-    write(path, save)
+    model: bytes = onnx_program.model_proto.SerializeToString()  # with a path, onnx would choose a form by its suffix
+    deviation = _deviation(model, module, examples(network, 3, example))
+    write(path, lambda fresh: fresh.write_bytes(model))
     return Written(path, kind, steps, deviation)
 
 
@@ -120,12 +115,12 @@ def _cause(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _deviation(path: Path, module: nn.Module, inputs: Sequence[Tensor]) -> float | None:
+def _deviation(model: bytes, module: nn.Module, inputs: Sequence[Tensor]) -> float | None:
     try:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     feed = {each.name: x.numpy() for each, x in zip(session.get_inputs(), inputs, strict=True)}
     with torch.no_grad():
         return apart([torch.from_numpy(each) for each in session.run(None, feed)], module(*inputs))

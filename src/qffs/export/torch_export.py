@@ -50,8 +50,8 @@ def pt2(
 
     def save(fresh: Path) -> None:
         put(fresh, partial(torch.export.save, exported))
-        with torch.no_grad():
-            deviation = apart(torch.export.load(fresh).module()(*inputs), module(*inputs))
+        with torch.no_grad(), fresh.open("rb") as stream:  # PyTorch opens no name that is not UTF-8
+            deviation = apart(torch.export.load(stream).module()(*inputs), module(*inputs))
         if deviation:
             raise Mismatch(f"the program for {path} differs from the network by {deviation:.3g}")
 

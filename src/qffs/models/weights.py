@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from qffs.errors import CheckpointError
@@ -59,7 +59,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         if not path.is_file():
             raise CheckpointError(f"there is no weight file {path}")
-        return load_file(path)
+        return load_file(path) if str(path).isprintable() else load(path.read_bytes())  # it opens only names in UTF-8
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no complete safetensors file: {error}") from error
 
