@@ -137,6 +137,10 @@ def brightness(color: str) -> int:
     return sum(map(int, color.removeprefix("rgb(").rstrip(")").split(",")[:3]))
 
 
+def test_names_that_are_not_utf_8_are_shown_with_question_marks(results: dict[str, Any]) -> None:
+    assert "noise a? --steps" in pages.page(pages.PageContents(results, commands=["noise a\udcff --steps"]))
+
+
 def test_what_cannot_be_reported_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="holds no results of a run"):
         report(tmp_path)

@@ -79,13 +79,14 @@ def page(of: PageContents) -> str:
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     results = of.results
     sections = [_accuracy(of), _activity(of), _noise(of), _energy(of), _plan(of), _provenance(of)]
-    return template.render(
+    text: str = template.render(
         title=f"{results['model']} on {results['data']}",
         subtitle=f"{results['images']:,} test images; spiking network of signed integrate-and-fire neurons.",
         tiles=_tiles(of),
         sections=[section for section in sections if section is not None],
         library=page_figures.library(),
     )
+    return text.encode(errors="replace").decode()  # the commands may name files whose names are not UTF-8
 
 
 def _tiles(of: PageContents) -> list[tuple[str, str, str]]:
