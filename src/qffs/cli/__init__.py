@@ -99,6 +99,9 @@ def main() -> None:
     sys.exit(code)
 
 
+INTERRUPTED = 128 + Signals.SIGINT
+"""The exit code after Ctrl-C."""
+
 PARTED = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
 """Messages of PyTorch in a process whose connection to another process has ended; the process that failed says why."""
 
@@ -134,6 +137,8 @@ def _run() -> int:
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # which the library of the command line turns into code 1
             raise end.__context__ from None
+        if end.code == INTERRUPTED:  # so does it with Ctrl-C, and says nothing
+            _say("stopped")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as error:
         for each in (Signals.SIGTERM, Signals.SIGINT):  # a launcher may send them again while this process ends
@@ -153,5 +158,5 @@ def _run() -> int:
         return 1
     except KeyboardInterrupt:
         _say("stopped")
-        return 130
+        return INTERRUPTED
     return 0
