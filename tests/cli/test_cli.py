@@ -384,6 +384,33 @@ def bad(path: Path) -> None:
 
 
 CASES: dict[str, tuple[str, str]] = {
+    **{
+        f"an unset variable: {words}": (words, f"qffs: {name} is empty: give it a value, or leave it out")
+        for words, name in [
+            ("train digits -o ", "-o"),
+            ("demo --output=", "--output"),
+            ("quantize digits_net --data digits -o ", "-o"),
+            ("convert  -o out", "an argument"),
+            ("simulate none --qann ", "--qann"),
+            ("plan digits_net --weights ", "--weights"),
+            ("report ", "an argument"),
+            ("report none --data ", "--data"),
+            ("compare ", "an argument"),
+            ("paper fig6 -o ", "-o"),
+            ("export  --to onnx -o x", "an argument"),
+            ("pull me/net -o ", "-o"),
+            ("push  me/net", "an argument"),
+            ("recipes show ", "an argument"),
+            ("recipes validate ", "an argument"),
+        ]
+    },
+    **{
+        f"to save every {value} seconds": (
+            f"train digits --save-every {value}",
+            "--save-every must be a finite number of at least 0, not ",
+        )
+        for value in ("nan", "inf", "-1", "1e999")
+    },
     "bits": ("demo bits=9", "bits must be a whole number from 1 to 8, not 9"),
     "bits in words": ("demo bits=two", "bits must be a whole number from 1 to 8, or a mapping from patterns to such"),
     "bits of a name": ("demo bits={stem.2:\xa03,'*':\xa09}", "for '*', bits must be a whole number from 1 to 8, not 9"),

@@ -17,14 +17,13 @@ from signal import Signals
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from qffs.cli import recipes
 from qffs.cli.convert import convert, plan, quantize
 from qffs.cli.export import export, pull, push
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.cli.measure import energy, noise, simulate
-from qffs.cli.options import with_home
+from qffs.cli.options import Command, with_home
 from qffs.cli.report import report
 from qffs.cli.studies import compare, methods, paper
 from qffs.cli.train import demo, train
@@ -65,9 +64,9 @@ def _root(
 COMMANDS = (
     demo, train, plan, quantize, convert, simulate, noise, energy, report, paper, compare, methods, export, push, pull,
 )  # fmt: skip
-KINDS: dict[Callable[..., None], type[TyperCommand]] = {demo: DemoCommand, quantize: QuantizeCommand}
+KINDS: dict[Callable[..., None], type[Command]] = {demo: DemoCommand, quantize: QuantizeCommand}
 for each in COMMANDS:
-    app.command(cls=KINDS.get(each))(with_home(each))
+    app.command(cls=KINDS.get(each, Command))(with_home(each))
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import typer.core
-
+from qffs.cli.options import Command
 from qffs.errors import InvalidArgument
 
 Flags = dict[str, str | Callable[[str], str]]
@@ -38,7 +37,7 @@ def charge_steps(value: str) -> str:
     return f"charge_steps=[{value}]" if "," in value else f"charge_steps={value}"
 
 
-class QuantizeCommand(typer.core.TyperCommand):
+class QuantizeCommand(Command):
     """A command that answers a former flag with `InvalidArgument`, whose message names the KEY=VALUE to write."""
 
     former: ClassVar[Flags] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from qffs.errors import InvalidArgument
 from qffs.files import expanded
@@ -62,6 +63,19 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Let the recipe name a function outside of the current folder as its model.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")]
+
+
+class Command(TyperCommand):
+    """A command that takes no empty text, which an unset variable of a shell leaves: as a path it is this folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raise `InvalidArgument` if there is an empty text, else parse the arguments."""
+        for before, argument in zip(["", *args], args, strict=False):
+            flag, equals, value = argument.partition("=")
+            if not argument or (flag.startswith("--") and equals and not value):
+                name = flag or (before if before.startswith("-") else "an argument")
+                raise InvalidArgument(f"{name} is empty: give it a value, or leave it out")
+        return super().parse_args(ctx, args)
 
 
 def with_home(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from qffs import recipes
-from qffs.cli.options import Json, Trust, print_json
+from qffs.cli.options import Command, Json, Trust, print_json
 from qffs.errors import InvalidArgument
 from qffs.recipes.recipe import Recipe
 
@@ -37,7 +37,7 @@ def list_(json: Json = False) -> None:
     print_json(rows) if json else _show(rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(recipe: Which) -> None:
     """Print the YAML of a recipe, so that you can copy and change it.
 
@@ -46,7 +46,7 @@ def show(recipe: Which) -> None:
     typer.echo(recipes.text(recipe), nl=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(
     recipe: Which,
     overrides: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from types import FrameType
@@ -10,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from qffs.cli.options import Changes, Json, Output, Trust, say, show
+from qffs.errors import InvalidArgument
 from qffs.progress import first
 
 
@@ -57,6 +59,8 @@ def train(
 
     Example: `qffs train cifar10_resnet20 data=cifar10:cifar10.zip quantized.epochs=3 --output runs/short`
     """
+    if not 0 <= save_every < math.inf:
+        raise InvalidArgument(f"--save-every must be a finite number of at least 0, not {save_every}")
     signal.signal(signal.SIGTERM, _nothing_to_save)
     from qffs.recipes import read
     from qffs.runs.train import train as run_train
