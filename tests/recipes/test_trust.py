@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -38,6 +41,9 @@ named: object = build
     "folder/deep.py": "def build(): ...\n",
     "circle.py": "from circle import something\n",
     "broken.py": "def build(:\n",
+    "subprocess.py": "def getoutput(cmd): ...\n",
+    "yaml.py": "def load(text): ...\n",
+    "passing.py": "from yaml import load\nfrom subprocess import getoutput\n",
     "again.py": "def build(): ...\nfrom subprocess import getoutput as build\n",
 }
 
@@ -69,11 +75,25 @@ def test_names_of_the_folder_and_of_libraries(model: str) -> None:
         "subprocess:getoutput", "os:system", "builtins:eval", "torch.hub:load", "nets:subprocess.getoutput",
         "nets:getoutput", "nets:passed_on", "nets:path", "nets:build.__globals__", "nets:Net.__init__.__globals__",
         "nets:made.call", "nets:__loader__", "nets:missing", "package:inner.Inner", "circle:something", "broken:build",
-        "again:build", "../here/nets:build", "/etc/x:build", ".nets:build", ":build", "nets:", "nets.:build",
+        "again:build", "yaml:load", "passing:load", "passing:getoutput",
+        "../here/nets:build", "/etc/x:build", ".nets:build", ":build", "nets:", "nets.:build",
     ],
 )  # fmt: skip
 def test_names_of_other_code(model: str) -> None:
     assert "if you trust it, type model=" in (distrusted(model) or "")
+
+
+def test_a_module_that_python_has_loaded_from_elsewhere_is_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert distrusted("nets:Net") is None
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "nets.py").write_text("class Net: ...")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    assert distrusted("nets:Net") is None  # the current folder is searched first
+    monkeypatch.setitem(sys.modules, "nets", ModuleType("nets"))
+    sys.modules["nets"].__spec__ = PathFinder.find_spec("nets", [str(tmp_path / "elsewhere")])
+    assert "if you trust it" in (distrusted("nets:Net") or "")
 
 
 def test_a_file_is_refused_with_its_line(tmp_path: Path) -> None:

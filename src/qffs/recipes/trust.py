@@ -7,7 +7,9 @@ names must be defined in the current folder. This is read from its source, and n
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 LIBRARIES = ("torchvision", "timm")
@@ -41,7 +43,7 @@ def _defines(module: Path, attribute: str, depth: int) -> bool:
     first, *rest = attribute.split(".")
     files = (module.with_name(f"{module.name}.py"), module / "__init__.py")
     file = next((file for file in files if file.is_file()), None)
-    if file is None or not depth or any(part.startswith("_") for part in rest):
+    if file is None or not depth or any(part.startswith("_") for part in rest) or not _is_imported(file):
         return False
     for node in _statements(file):
         match node:
@@ -58,6 +60,24 @@ def _defines(module: Path, attribute: str, depth: int) -> bool:
                     if (alias.asname or alias.name) == first:
                         return _defines(_imported(node, file), ".".join([alias.name, *rest]), depth - 1)
     return False
+
+
+def _is_imported(file: Path) -> bool:
+    """Return whether Python takes the top module of a file in the current folder from there, and imports nothing.
+
+    A ``subprocess.py`` of the folder is never it, nor is a file with the name of a module that is loaded already.
+    """
+    here = Path.cwd()
+    if not file.is_relative_to(here):
+        return False
+    name = file.relative_to(here).parts[0].removesuffix(".py")
+    if name in sys.stdlib_module_names:
+        return False
+    path = sys.path if str(here) in sys.path else [str(here), *sys.path]  # as `qffs.models.function` searches
+    loaded = sys.modules.get(name)
+    found = loaded.__spec__ if loaded is not None else PathFinder.find_spec(name, path)
+    places = [found.origin, *(found.submodule_search_locations or [])] if found is not None else []
+    return any(str(here / place) in places for place in (f"{name}.py", f"{name}/__init__.py", name))
 
 
 def _statements(file: Path) -> Iterator[ast.stmt]:
