@@ -460,7 +460,10 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "endless run": ("demo steps=1000000000", "and at most 1,048,576, not 1000000000"),
     "endless charge": ("demo charge_steps=1" + "0" * 30, "there can be at most 1,048,576 charge steps"),
-    "size": ("demo data=images:{bad}/color size=0", "size must be a whole number of at least 1, or null, not 0"),
+    "size": (
+        "demo data=images:{bad}/color size=0",
+        "size must be a whole number of at least 1 and at most 8192, or null, not 0",
+    ),
     "size of digits": ("demo size=8", "a size fits only image files"),
     "size of digits to quantize": ("quantize digits_net --data digits size=8 -o q", "a size fits only image files"),
     "size of digits to simulate": ("simulate {made}/snn --size 8", "a size fits only image files"),
