@@ -76,6 +76,11 @@ def test_a_damaged_state_is_one_sentence_and_runs_no_code(tmp_path: Path) -> Non
         state.path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"state\.pt cannot be read: \w"):
             state.read()
+    state.path.unlink()
+    os.mkfifo(state.path)
+    with pytest.raises(CheckpointError, match="it is no regular file"):
+        state.read()
+    state.path.unlink()
     for value in ([1, 2], {"epoch": 3}):
         torch.save(value, state.path)
         with pytest.raises(CheckpointError, match=r"state\.pt holds no state of a run$"):

@@ -61,6 +61,8 @@ class RunState:
 
         Raises `CheckpointError` if the file cannot be read or holds no state of a run.
         """
+        if self.path.exists() and not self.path.is_file():
+            raise CheckpointError(f"{self.path} cannot be read: it is no regular file")  # a pipe would never answer
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
