@@ -42,18 +42,18 @@ def test_a_pipe_is_not_waited_for(of: Callable[[Path], object], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"snn": []}, r"is damaged: snn is \[\]$"),
-        ({"snn": [1]}, r"is damaged: snn\.0 is 1$"),
-        ({"snn": {}}, r"is damaged: snn is {}$"),
+        ({"snn": []}, r"is damaged: snn cannot be \[\]$"),
+        ({"snn": [1]}, r"is damaged: snn\.0 cannot be 1$"),
+        ({"snn": {}}, r"is damaged: snn cannot be {}$"),
         ({"snn": [STEP, {k: STEP[k] for k in list(STEP)[:3]}]}, "agreement for each step, or for none"),
-        ({"snn": [{**STEP, "accuracy": None}]}, r"is damaged: snn\.0\.accuracy is null$"),
+        ({"snn": [{**STEP, "accuracy": None}]}, r"is damaged: snn\.0\.accuracy cannot be null$"),
         ({"snn": [{**STEP, "accuracy": float("nan")}]}, r"is damaged: snn\.0\.accuracy "),
         ({"snn": [{**STEP, "steps": 0}]}, r"is damaged: snn\.0\.steps "),
         ({"snn": [{**STEP, "accuracy": 7.0}]}, r"is damaged: snn\.0\.accuracy "),
         ({"snn": [{**STEP, "agreement": 1.01}]}, r"is damaged: snn\.0\.agreement "),
-        ({"qann": {"accuracy": 7}}, r"is damaged: qann\.accuracy is 7$"),
+        ({"qann": {"accuracy": 7}}, r"is damaged: qann\.accuracy cannot be 7$"),
         ({"full_precision": {"accuracy": -0.1}}, r"is damaged: full_precision\.accuracy "),
-        ({"images": "x"}, 'is damaged: images is "x"$'),
+        ({"images": "x"}, 'is damaged: images cannot be "x"$'),
         ({"images": 0}, "is damaged: images "),
         ({"model": None}, "is damaged: model "),
         ({"qann": None}, "is damaged: qann is null"),
@@ -90,7 +90,7 @@ def test_the_origin_may_be_missing_but_not_damaged(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     assert read_origin(path) == {}
     assert read_origin(written({"command": "qffs demo", "seconds": 1}, tmp_path))["seconds"] == 1
-    with pytest.raises(CheckpointError, match=r"damaged: command is 3$"):
+    with pytest.raises(CheckpointError, match=r"damaged: command cannot be 3$"):
         read_origin(written({"command": 3}, tmp_path))
 
 

@@ -188,10 +188,10 @@ def reserved(folder: Path, command: str, *, beside: bool = False, written: Itera
     """Keep a folder for this process until the block ends, or until the process ends in any way.
 
     command: the command of this process, for the message in another one. The lock is on a file in the folder; beside:
-    on one next to it, for a folder that is replaced as a whole. written: the names that are written in the folder: what
-    killed processes left behind of them is removed. Raises `InvalidArgument` with the name of the process
-    that has the folder, or for the root of a file system, and `QffsError` if the folder cannot be written. Where the
-    system cannot lock files, a warning says so, and nothing is locked.
+    on one next to it, for a folder that is replaced as a whole. written: the names that are written in the folder; what
+    killed processes left behind of them is removed. Raises `InvalidArgument` with the name of the process that has the
+    folder, or for the root of a file system, and `QffsError` if the folder cannot be written. Where the system cannot
+    lock files, a warning says so, and nothing is locked.
     """
     if folder.resolve().parent == folder.resolve():
         raise InvalidArgument(f"{folder} is the root of a file system, not the folder of a run: name another --output")
@@ -244,12 +244,8 @@ def _lock_file(path: Path, folder: Path, command: str) -> tuple[int, bool]:
     os.lseek(handle, 0, os.SEEK_SET)
     os.ftruncate(handle, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.write(
-        handle,
-        f"{LOCKED.decode()}{os.getpid()} on {platform.node()} since {since} ({command})".encode("utf-8", "replace")[
-            :1000
-        ],
-    )
+    holder = f"{os.getpid()} on {platform.node()} since {since} ({command})"
+    os.write(handle, (LOCKED + holder.encode("utf-8", "replace"))[:1000])
     return handle, locked
 
 

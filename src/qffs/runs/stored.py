@@ -142,4 +142,4 @@ def _fault(error: ErrorDetails) -> str:
         return f"{key} is missing"
     if kind == "value_error":
         return f"{key} {error['msg'].removeprefix('Value error, ')}".strip()
-    return f"{key} is {shown(error['input'])}".strip()
+    return f"{key} cannot be {shown(error['input'])}".strip()

@@ -210,9 +210,8 @@ class Isolated(Recorder):
                 stack.enter_context(patched_here(torch, name, self._recording(getattr(torch, name))))
             for name in TABLES:
                 stack.enter_context(patched_here(torch, name, self._table(getattr(torch, name))))
-            torch.overrides.is_tensor_method_or_property(
-                torch.relu
-            )  # it lists the methods once, before some are replaced
+            # torch lists the methods of a tensor at the first question: here, before some are replaced.
+            torch.overrides.is_tensor_method_or_property(torch.relu)
             for name in SIZED:
                 stack.enter_context(patched_here(Tensor, name, self._sized(name, getattr(Tensor, name))))
             stack.enter_context(patched_here(torch, "narrow", self._sized("narrow", torch.narrow)))

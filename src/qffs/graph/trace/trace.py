@@ -255,10 +255,10 @@ def _input_names(model: nn.Module, count: int) -> list[str]:
             names += [f"{name}_{position}" for position in range(count - len(names))]
         elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
             names.append(name)
-    given = names[:count]
+    own = names[:count]
     return [
-        next(new for end in range(count + 1) if (new := f"{name}_{end}") not in given) if name in IN_SOURCE else name
-        for name in given
+        next(new for end in range(count + 1) if (new := f"{name}_{end}") not in own) if name in IN_SOURCE else name
+        for name in own
     ]
 
 
