@@ -121,6 +121,8 @@ def test_a_recipe_never_changes() -> None:
         ),
         ({"full_precision": SECTION | {"step_size_learning_rate": 0.1}}, "full_precision.step_size_learning_rate acts"),
         ({"quantized": SECTION | {"temperature": 2}}, "quantized.temperature acts only with a distillation"),
+        ({"teacher": "cifar_resnet56"}, "teacher acts only with a quantized.distillation above 0: leave it out"),
+        ({"teacher_weights": "w.pt", "quantized": SECTION | {"distillation": 1}}, "teacher_weights acts only with a"),
         ({"augmentation": [{"A": {}}, {"B": {}, "C": {}}]}, "augmentation must name one class in each place, not 2 in"),
     ],
 )
@@ -141,6 +143,7 @@ def test_what_does_not_fit_together_is_refused(values: dict[str, Any], sentence:
         {"quantized": SECTION | {"decay": 0.5, "schedule": "exponential"}},
         {"quantized": SECTION | {"distillation": 1, "temperature": 2}},
         {"full_precision": SECTION | {"epochs": 0}},
+        {"teacher": "n", "teacher_weights": "w.pt", "quantized": SECTION | {"distillation": 0.5}},
     ],
 )
 def test_what_just_fits_together_is_taken(values: dict[str, Any]) -> None:

@@ -106,6 +106,18 @@ def test_a_file_is_refused_with_its_line(tmp_path: Path) -> None:
     assert read("digits", ["model=subprocess:getoutput"]).model == "subprocess:getoutput"
 
 
+def test_the_teacher_of_a_file_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model: torchvision:resnet18\n"
+        "teacher: subprocess:getoutput\n"
+        "quantized: {epochs: 1, learning_rate: 0.1, distillation: 0.5}\n"
+    )
+    with pytest.raises(InvalidArgument, match=r"line 2: teacher names a function .* type teacher=subprocess:getoutput"):
+        read(str(path), ["model=digits_net"])
+    assert read(str(path), ["teacher=subprocess:getoutput"]).teacher == "subprocess:getoutput"
+
+
 def test_the_command_line_runs_no_code_of_a_recipe(command_line: Callable[..., Said], tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("model: subprocess:getoutput\nmodel_arguments: {cmd: touch RAN}\n")

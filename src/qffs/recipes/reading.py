@@ -125,13 +125,23 @@ def attempt(name_or_path: str, overrides: Sequence[str] = (), *, trust: bool = F
     if not isinstance(values, dict):
         return ["line 1: a recipe is a mapping, such as `data: digits`"]
     result = _attempt(values, {key: f"line {line}" for key, line in lines.items()}, overrides)
-    typed = any(override.partition("=")[0].strip() == "model" for override in overrides)
-    if trust or typed or not isinstance(result, Recipe) or ":" not in result.model:
+    typed = {override.partition("=")[0].strip() for override in overrides}
+    if trust or not isinstance(result, Recipe):
         return result
+    reasons = [
+        f"line {lines.get((key,), 1)}: {key} {reason}"
+        for key, name in (("model", result.model), ("teacher", result.teacher or ""))
+        if key not in typed and (reason := _distrusted(key, name)) is not None
+    ]
+    return reasons or result
+
+
+def _distrusted(key: str, name: str) -> str | None:
+    if ":" not in name:
+        return None
     from qffs.recipes.trust import distrusted  # imported here because few recipes need it
 
-    reason = distrusted(result.model)
-    return result if reason is None else [f"line {lines.get(('model',), 1)}: model {reason}"]
+    return distrusted(name, key)
 
 
 def _attempt(values: dict[str, Any], origins: dict[Key, str], overrides: Sequence[str]) -> Recipe | list[str]:

@@ -58,8 +58,8 @@ class Training(Section):
     factor of the learning rate of step sizes. ``ema``: the decay per step of an exponential moving average of all
     weights; if it is not 0, the averaged weights are measured and saved. ``clip_gradient``: the largest norm of the
     gradient of all parameters together. ``distillation``: d in the loss ``(1 - d) CE + d τ² KL(teacher || student)``,
-    in which logits are divided by the ``temperature`` τ and the teacher is the network in full precision (Hinton,
-    Vinyals, Dean 2015); only for quantized training.
+    in which logits are divided by the ``temperature`` τ (Hinton, Vinyals, Dean 2015); only for quantized training. The
+    teacher is the recipe's ``teacher``, or the network in full precision.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -98,10 +98,11 @@ class Recipe(Section):
 
     ``augmentation``: classes of ``kornia.augmentation`` with their arguments, applied in this order to training
     batches. ``held_out``: the share of the training images that are not trained on, but used to choose from the
-    candidates. The test images are read once, at the end: all, or ``test_images`` of them, chosen at random. The charge
-    schedule is the one of the ``candidates`` with the best accuracy on held-out images after ``choose_at`` steps;
-    without candidates it is ``charge_steps``. ``fused``: train through compiled kernels; "auto" does so if it saves
-    time.
+    candidates. ``teacher``: the name of the network whose logits ``quantized.distillation`` distils, with its
+    ``teacher_weights``; without it, the network in full precision. The test images are read once, at the end: all, or
+    ``test_images`` of them, chosen at random. The charge schedule is the one of the ``candidates`` with the best
+    accuracy on held-out images after ``choose_at`` steps; without candidates it is ``charge_steps``. ``fused``: train
+    through compiled kernels; "auto" does so if it saves time.
     """
 
     model: str = "digits_net"
@@ -118,6 +119,8 @@ class Recipe(Section):
     calibration_images: Annotated[int, Field(ge=1)] = 512
     full_precision: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     quantized: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
+    teacher: str | None = None
+    teacher_weights: str | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
     test_images: Annotated[int, Field(ge=1)] | None = None
     charge_steps: int | Weights | None = None
@@ -165,6 +168,11 @@ class Recipe(Section):
         return Schedule.of(max(levels.highest for levels in hidden or [output]))
 
     @property
+    def weight_files(self) -> dict[str, str | None]:
+        """The keys whose values are paths of trained weights, with these paths."""
+        return {"weights": self.weights, "teacher_weights": self.teacher_weights}
+
+    @property
     def horizon(self) -> int:
         """The number of steps to simulate; by default 8 for digits, else 16, or twice the charge steps if more."""
         if self.steps is not None:
@@ -187,9 +195,11 @@ class Recipe(Section):
             if getattr(self.full_precision, name) != Training.model_fields[name].default:
                 yield Fault(("full_precision", name), "acts only in quantized training: leave it out")
         if self.full_precision.distillation:
-            yield Fault(
-                ("full_precision", "distillation"), "must be 0: only quantized training has a teacher, this network"
-            )
+            yield Fault(("full_precision", "distillation"), "must be 0: only quantized training has a teacher")
+        if self.teacher is not None and not self.quantized.distillation:
+            yield Fault(("teacher",), "acts only with a quantized.distillation above 0: leave it out")
+        if self.teacher_weights is not None and self.teacher is None:
+            yield Fault(("teacher_weights",), "acts only with a teacher: leave it out")
         if self.workers > MOST_WORKERS:
             yield Fault(("workers",), f"must be at most {MOST_WORKERS}, not {self.workers}: each is a process")
         for index, step in enumerate(self.augmentation):

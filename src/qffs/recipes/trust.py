@@ -18,8 +18,8 @@ DEEPEST = 8
 """The most modules from which a name may be imported in turn."""
 
 
-def distrusted(model: str) -> str | None:
-    """Return why a recipe may not name this model, as the end of a sentence; None where it may.
+def distrusted(model: str, key: str = "model") -> str | None:
+    """Return why a recipe may not name this model under a key, as the end of a sentence; None where it may.
 
     >>> distrusted("torchvision:resnet18"), distrusted("digits_net")
     (None, None)
@@ -34,7 +34,7 @@ def distrusted(model: str) -> str | None:
         return None
     return (
         "names a function that no module of the current folder defines, and a recipe could run any code so: if you "
-        f"trust it, type model={model} on the command line too, or give --trust"
+        f"trust it, type {key}={model} on the command line too, or give --trust"
     )
 
 

@@ -43,7 +43,7 @@ def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
     precision are left out. Raises `InvalidArgument` if ``folder`` has an input of the run, holds another kind of
     network, belongs to a run, or is in use by another process.
     """
-    check_checkpoint(folder, "qann", recipe.model, recipe.weights)
+    check_checkpoint(folder, "qann", recipe.model, recipe.weights, recipe.teacher, recipe.teacher_weights)
     with reserved(folder, command(sys.argv), beside=True):
         return _quantize(recipe, folder, progress)
 
@@ -56,7 +56,7 @@ def _quantize(recipe: Recipe, folder: Path, progress: bool) -> Results:
         label="quantized",
         precision=recipe.precision,
         augmentation=inputs.augmentation,
-        teacher=inputs.network.eval(),
+        teacher=inputs.teacher(),
         seed=recipe.seed,
         progress=progress,
     )

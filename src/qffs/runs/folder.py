@@ -52,7 +52,7 @@ def check_outputs(folder: Path, recipe: Recipe) -> None:
     """Raise if a run of a recipe could not write into a folder, or would replace its own input."""
     for name in FOLDERS:
         check_folder(folder / name)
-        check_inputs(folder / name, recipe.model, recipe.weights)
+        check_inputs(folder / name, recipe.model, recipe.weights, recipe.teacher, recipe.teacher_weights)
     for name in LAST:
         if (folder / name).is_dir():
             raise InvalidArgument(f"{folder / name} is a folder, where a file is to be written: name another output")
@@ -151,7 +151,7 @@ def check_results(results: Results, recipe: Recipe, path: Path) -> Results:
     return results
 
 
-NOT_IN_RESULTS = ("data", "weights", "workers", "device", "full_precision")
+NOT_IN_RESULTS = ("data", "weights", "teacher_weights", "workers", "device", "full_precision")
 """The keys of a recipe that results have under the same name with other values, or that may change in a run."""
 
 
@@ -170,8 +170,8 @@ def _others(results: Results, recipe: Recipe) -> list[str]:
 def without_paths(recipe: Recipe) -> Recipe:
     """Return the recipe without the values that may change before a run continues: folders of files, and workers."""
     kind, colon, path = recipe.data.rpartition(":")
-    weights = recipe.weights and Path(recipe.weights).name
-    return recipe.model_copy(update={"data": kind + colon + Path(path).name, "weights": weights, "workers": 0})
+    weights = {name: value and Path(value).name for name, value in recipe.weight_files.items()}
+    return recipe.model_copy(update={"data": kind + colon + Path(path).name, **weights, "workers": 0})
 
 
 def mapping_in(path: Path) -> dict[str, Any]:

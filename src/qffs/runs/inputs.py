@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qffs.convert import calibrate, quantize
 from qffs.data import Dataset, Images, hold_out, in_memory
@@ -78,6 +78,7 @@ class RunInputs:
     """The inputs of a run: a network as a graph on its device, data, and the function from images to its input.
 
     ``qann``: the quantized network with the weights before training; `quantized` gives it the present weights.
+    ``named_teacher``: the network that the recipe names as its teacher.
     ``undecoded``: the data with its image files before they are decoded.
     """
 
@@ -89,6 +90,7 @@ class RunInputs:
     normalize: Normalize
     augmentation: Augmentation
     undecoded: Dataset
+    named_teacher: nn.Module | None = None
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -100,6 +102,10 @@ class RunInputs:
         missing, _ = self.qann.load_state_dict(self.network.state_dict(), strict=False)
         assert all(key.endswith("step_size") for key in missing), missing
         return self.qann
+
+    def teacher(self) -> nn.Module:
+        """Return the network whose logits are distilled, in eval mode: the named teacher, or the present network."""
+        return (self.named_teacher or self.network).eval()
 
     def threads(self, *trainings: Training) -> AbstractContextManager[None]:
         """Return a context whose block uses the threads that `threads_for` chooses for these trainings."""
@@ -124,14 +130,15 @@ def run_inputs(
     """
     Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
-    network = find.find(recipe.model, recipe.weights, recipe.model_arguments).network.to(device)
-    if recipe.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _found(recipe.model, recipe.weights, recipe, device, recipe.model_arguments)
+    teacher = None if recipe.teacher is None else _found(recipe.teacher, recipe.teacher_weights, recipe, device)
     data = load_data(recipe.data, recipe.size, in_memory_gib=0, progress=progress)
     normalize = normalizer(data, device, recipe.channels_last)
     images = data.train.read(torch.arange(min(2, len(data.train))))
     graph, classes = trace(network, normalize(images)), len(data.classes)
     check_fit(graph, data.train, normalize, classes=classes, name=recipe.model)
+    if teacher is not None:
+        check_fit(teacher.eval(), data.train, normalize, classes=classes, name=f"the teacher {recipe.teacher}")
     augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
     augmented = Images(augmentation(images), data.train.labels[:2])
     check_fit(graph, augmented, normalize, classes=classes, name=f"{recipe.model} with this augmentation")
@@ -149,7 +156,18 @@ def run_inputs(
         normalize=normalize,
         augmentation=augmentation,
         undecoded=data,
+        named_teacher=teacher,
     )
+
+
+def _found(
+    name: str, weights: str | None, recipe: Recipe, device: torch.device, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Return the network of a name on the device, in the memory format of the recipe."""
+    network = find.find(name, weights, arguments).network.to(device)
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def parts_of(recipe: Recipe, data: Dataset, seed: int) -> Parts:
@@ -180,7 +198,7 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
     return {
         **recipe.model_dump(mode="json"),
         "data": data.name,
-        "weights": Path(recipe.weights).name if recipe.weights else None,
+        **{name: path and Path(path).name for name, path in recipe.weight_files.items()},
         "device": device.type,
         "versions": {"qffs": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -155,7 +155,7 @@ class Run:
             label=stage,
             precision=self.recipe.precision,
             augmentation=self.inputs.augmentation,
-            teacher=self.inputs.network.eval() if stage == "quantized" else None,
+            teacher=self.inputs.teacher() if stage == "quantized" else None,
             fused=pays if self.recipe.fused == "auto" else self.recipe.fused,
             seed=self.recipe.seed,
             workers=self.recipe.workers,

@@ -139,7 +139,7 @@ class SeedComparison:
         network = placed(copy.deepcopy(self.inputs.network), self.sample[:2], activation)
         trains = over_time(started(network, activation, self.sample), activation)
         changes = {**self.recipe.quantized.model_dump(), **activation.training}
-        training, teacher = Training.model_validate(changes), self.inputs.network.eval()
+        training, teacher = Training.model_validate(changes), self.inputs.teacher()
         modules = [network.get_submodule(path) for path in activations(network)]
         self._train(trains, activation.name, training, teacher=teacher, activation=activation, modules=modules)
         if activation.finish is not None:

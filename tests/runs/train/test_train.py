@@ -280,6 +280,10 @@ def test_a_file_where_curves_are_to_be_is_refused_at_once(tmp_path: Path) -> Non
         ({"held_out": 0.001}, "leaves the held-out part empty"),
         ({"test_images": 31}, r"^test_images is 31, but digits has 30$"),
         ({"model_arguments": {"classes": 3}}, "returns .* numbers per image, but the data have 10 classes"),
+        (
+            {"teacher": "cifar_resnet20", "quantized": {"epochs": 1, "learning_rate": 0.1, "distillation": 0.5}},
+            "^the teacher cifar_resnet20 does not run on images of 1 x 8 x 8: ",
+        ),
     ],
 )
 def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
@@ -289,6 +293,23 @@ def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
     with pytest.raises(InvalidArgument, match=told):
         train(tmp_path / "run", **said)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_named_teacher_is_distilled(tmp_path: Path) -> None:
+    for name in ("own", "other"):
+        weights = models.build("digits_net").state_dict()
+        torch.save(weights, tmp_path / f"{name}.pt")
+    said = {"weights": str(tmp_path / "own.pt"), "full_precision": ROUND | {"epochs": 0}}
+    said |= {"quantized": ROUND | {"distillation": 1.0}}
+
+    def taught(by: str) -> Results:
+        weights = str(tmp_path / f"{by}.pt")
+        return train(tmp_path / f"by_{by}", **said, teacher="digits_net", teacher_weights=weights)
+
+    alone, own, other = train(tmp_path / "alone", **said), taught("own"), taught("other")
+    assert own["qann"] == alone["qann"]
+    assert other["qann"]["epochs"][0]["loss"] > alone["qann"]["epochs"][0]["loss"] + 0.01
+    assert (other["teacher"], other["teacher_weights"]) == ("digits_net", "other.pt")
 
 
 def test_the_command_line_trains(command_line: Callable[..., Any]) -> None:
