@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from qffs.graph.rules import register
     from qffs.measurement.accuracy import measure
     from qffs.method import FiringRule, Levels
-    from qffs.models.checkpoint import load, save
+    from qffs.models.checkpoint import save
+    from qffs.models.load import load
     from qffs.spiking.network import SpikingNetwork
     from qffs.verification import verify
 
@@ -44,7 +45,7 @@ _HOMES = {
     "Plan": "qffs.graph.plan",
     "SpikingNetwork": "qffs.spiking.network",
     "calibrate": "qffs.convert",
-    "load": "qffs.models.checkpoint",
+    "load": "qffs.models.load",
     "measure": "qffs.measurement.accuracy",
     "plan": "qffs.convert",
     "quantize": "qffs.convert",

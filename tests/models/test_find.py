@@ -219,7 +219,7 @@ def test_arguments_reach_the_networks_of_others(name: str, arguments: dict[str, 
         ("mine:wants", {"channels": 3}, "mine:wants is called with only channels: missing a required argument: "),
         ("mine:made", {"classes": 3}, "mine:made is a network that has been built: it takes no arguments"),
         ("mine:make", {"classes": "3"}, "mine:make raised an error: TypeError: "),
-        (".", {"classes": 3}, ". is the folder of a checkpoint: its network is built and takes no arguments"),
+        (".", {"classes": 3}, ". names a checkpoint: its network is built and takes no arguments"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("here")
@@ -290,7 +290,7 @@ def test_a_shape_beyond_all_memory_is_refused() -> None:
     [
         ("cifar_resnet2", "; nearest to it: cifar_resnet"),
         ("digitsnet", "; nearest to it: digits_net"),
-        ("vgg", "timm:NAME, package.module:function, and the folder of a checkpoint"),
+        ("vgg", "timm:NAME, package.module:function, the folder of a checkpoint, and the trained networks that"),
         ("", "there is no model ''; there are digits_net, "),
         ("a/b.py:make", "there is no model 'a/b.py:make'; there are "),
         ("mine:", "there is no model 'mine:'; there are "),

@@ -23,6 +23,7 @@ from qffs.cli.convert import convert, plan, quantize
 from qffs.cli.export import export, pull, push
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.cli.measure import energy, noise, simulate
+from qffs.cli.networks import networks
 from qffs.cli.options import Command, with_home
 from qffs.cli.report import report
 from qffs.cli.studies import compare, methods, paper
@@ -62,7 +63,8 @@ def _root(
 
 
 COMMANDS = (
-    demo, train, plan, quantize, convert, simulate, noise, energy, report, paper, compare, methods, export, push, pull,
+    demo, networks, train, plan, quantize, convert, simulate, noise, energy, report, paper, compare, methods, export,
+    push, pull,
 )  # fmt: skip
 KINDS: dict[Callable[..., None], type[Command]] = {demo: DemoCommand, quantize: QuantizeCommand}
 for each in COMMANDS:

@@ -85,7 +85,7 @@ def quantize(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantized network.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a quantized network, or the name of a trained one.")],
     output: Output,
     charge_steps: Charge = "",
     seed: Seed = 0,

@@ -14,7 +14,10 @@ PROFILES = "nir, spikingjelly, snntorch, norse or sinabs"
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a network that train, quantize or convert wrote.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Folder of a network that train, quantize or convert wrote, or the name of a trained one."),
+    ],
     to: Annotated[str, typer.Option("--to", help=f"{TARGETS}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; for brian2, pynn and hub a folder.")],
     steps: Annotated[

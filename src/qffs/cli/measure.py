@@ -9,7 +9,7 @@ import typer
 
 from qffs.cli.options import Data, Device, Json, Seed, Size, Steps, Where, print_json, show
 
-Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network.")]
+Spiking = Annotated[Path, typer.Argument(help="Folder of a spiking network, or the name of a trained one.")]
 Images = Annotated[
     int | None, typer.Option(metavar="N", help="Use only N of the test images, evenly spread; all by default.")
 ]
@@ -95,12 +95,11 @@ def energy(
 
     Example: `qffs energy runs/demo/snn --steps 8`
     """
-    from qffs.measurement.energy import Energy
     from qffs.runs.measure import Trial
     from qffs.runs.measure import energy as run_energy
 
     trial = Trial(checkpoint, data=data, size=size, steps=steps, images=images, device=device.value, seed=seed)
-    results = run_energy(trial, Energy(multiply_add_pj, add_pj))
+    results = run_energy(trial, multiply_add_pj=multiply_add_pj, add_pj=add_pj)
     if json:
         print_json(results)
     else:

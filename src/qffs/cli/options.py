@@ -31,7 +31,7 @@ Data = Annotated[
 ]
 NETWORK = (
     "digits_net, cifar_resnet18, torchvision:NAME, timm:NAME, package.module:function, "
-    "or the folder of a float checkpoint."
+    "the folder of a float checkpoint, or a trained network of `qffs networks`."
 )
 Size = Annotated[
     int | None,

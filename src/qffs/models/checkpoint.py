@@ -191,15 +191,13 @@ def load(folder: str | Path) -> Checkpoint:
     return Checkpoint(config["kind"], network.eval(), config["about"])
 
 
-def load_kind(kind: str, folder: str | Path, advice: str) -> Checkpoint:
-    """Return the checkpoint in a folder; raise `CheckpointError` if it is not of the kind ``kind``.
+def check_kind(loaded: Checkpoint, kind: str, source: str | Path, advice: str) -> None:
+    """Raise `CheckpointError` if a checkpoint is not of the kind ``kind``.
 
-    advice: the end of the message, which tells the user what to do.
+    source: its name in the message. advice: the end of the message, which tells the user what to do.
     """
-    loaded = load(folder)
     if loaded.kind != kind:
-        raise CheckpointError(f"{folder} holds a network of kind {loaded.kind!r}: {advice}")
-    return loaded
+        raise CheckpointError(f"{source} holds a network of kind {loaded.kind!r}: {advice}")
 
 
 def _assemble(config: dict[str, Any], tensors: Mapping[str, Tensor], source: str) -> nn.Module:

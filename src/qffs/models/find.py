@@ -1,4 +1,4 @@
-"""Networks from names: a network of this library, of torchvision or timm, of a user's function, or a checkpoint."""
+"""Networks from names: of this library, trained or not, of torchvision or timm, of a function, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from qffs.models.weights import load_weights, read_weights
 
 __all__ = ["FORMS", "Shape", "Source", "example", "find", "shape_of", "show"]
 
-FORMS = f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:function, and the folder of a checkpoint"
+FORMS = (
+    f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:function, the folder of a checkpoint, and the "
+    "trained networks that qffs networks lists"
+)
 
 
 def find(name: str, weights: str | None = None, arguments: Arguments | None = None) -> Source:
@@ -44,16 +47,14 @@ def _named(name: str, arguments: Arguments) -> Source:
     if name in MODELS:
         return _of_ours(name, arguments)
     if os.path.isdir(os.path.expanduser(name)):
-        if arguments:
-            raise InvalidArgument(f"{name} is the folder of a checkpoint: its network is built and takes no arguments")
-        return _of_checkpoint(name)
+        return _of_checkpoint(name, arguments, "name one of a float network, which demo writes to its folder float")
     if colon and library in LIBRARIES:
         return LIBRARIES[library](rest, arguments)
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         from qffs.models.function import of_function  # imported here because few networks need it
 
         return Source(of_function(library, rest, arguments))
-    raise InvalidArgument(f"there is no model {name!r}; there are {FORMS}{nearest(name, MODELS)}{_elsewhere(name)}")
+    return _of_library(name, arguments)
 
 
 def _of_ours(name: str, arguments: Arguments) -> Source:
@@ -64,10 +65,24 @@ def _of_ours(name: str, arguments: Arguments) -> Source:
     return Source(network, (network.image_shape,))
 
 
-def _of_checkpoint(folder: str) -> Source:
-    from qffs.models.checkpoint import load_kind  # imported here because it imports the simulation
+def _of_library(name: str, arguments: Arguments) -> Source:
+    from qffs.models import trained  # imported here because few networks need it
 
-    network = load_kind("float", folder, "name one of a float network, which demo writes to its folder float").network
+    if not trained.is_name(name):
+        close = nearest(name, [*MODELS, *trained.names()])
+        raise InvalidArgument(f"there is no model {name!r}; there are {FORMS}{close}{_elsewhere(name)}")
+    advice = f"name {trained.card(name)['full_precision']}, from which it was made"
+    return _of_checkpoint(name, arguments, advice)
+
+
+def _of_checkpoint(source: str, arguments: Arguments, advice: str) -> Source:
+    from qffs.models import checkpoint, trained  # imported here because it imports the simulation
+
+    if arguments:
+        raise InvalidArgument(f"{source} names a checkpoint: its network is built and takes no arguments")
+    loaded = checkpoint.load(trained.folder(source) if trained.is_name(source) else source)
+    checkpoint.check_kind(loaded, "float", source, advice)
+    network = loaded.network
     assert isinstance(network, fx.GraphModule)
     shapes = [site(node).shape for node in network.graph.find_nodes(op="placeholder")]
     return Source(network, tuple(shape[1:] for shape in shapes if shape) if all(shapes) else ())

@@ -13,7 +13,8 @@ from qffs.files import Results
 from qffs.graph.plan import Plan
 from qffs.measurement.accuracy import accuracy
 from qffs.models import find
-from qffs.models.checkpoint import load_kind, save
+from qffs.models.checkpoint import save
+from qffs.models.load import load_kind
 from qffs.progress import wait
 from qffs.recipes.recipe import Recipe
 from qffs.runs.folder import reserved

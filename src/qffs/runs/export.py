@@ -15,7 +15,9 @@ from qffs.export.hub import pull as pull_from_hub
 from qffs.export.hub import push as push_to_hub
 from qffs.export.target import Network, Target
 from qffs.files import Results, check_replaceable
-from qffs.models.checkpoint import kind_of, load
+from qffs.models.checkpoint import kind_of
+from qffs.models.load import load
+from qffs.models.trained import card, is_name
 from qffs.progress import wait
 from qffs.runs.measure import Trial
 from qffs.runs.outputs import check_owner
@@ -105,6 +107,8 @@ def _labeled_inputs(trial: Trial) -> dict[str, Tensor]:
 
 def _results(checkpoint: Path, network: Network) -> Results | None:
     """Return the results in the folder of the run that wrote a checkpoint; None if they are not of this network."""
+    if is_name(checkpoint):
+        return dict(card(str(checkpoint))["results"])
     try:
         results = read_results(checkpoint.absolute().parent / "results.json")
     except CheckpointError:

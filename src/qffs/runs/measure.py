@@ -19,7 +19,8 @@ from qffs.measurement.batches import check_fit
 from qffs.measurement.cost import cost
 from qffs.measurement.energy import Energy
 from qffs.measurement.noise import noise as noise_of
-from qffs.models.checkpoint import load_kind
+from qffs.models.load import load_kind
+from qffs.models.trained import is_name
 from qffs.nn.neuron import Neuron
 from qffs.nn.quantizer import Quantizer
 from qffs.report.results import by_layer, by_step, of_cost, of_noise
@@ -48,8 +49,12 @@ class Trial:
     progress: bool = True
 
     def with_qann_beside(self) -> Trial:
-        """Return a copy whose ``qann``, if it is None, is the folder ``qann`` next to the checkpoint."""
-        return replace(self, qann=self.qann or self.checkpoint.parent / "qann")
+        """Return a copy whose ``qann``, if it is None, is the folder ``qann`` next to the checkpoint.
+
+        A trained network of the library is its own.
+        """
+        beside = self.checkpoint if is_name(self.checkpoint) else self.checkpoint.parent / "qann"
+        return replace(self, qann=self.qann or beside)
 
     def load(self) -> Evaluation:
         """Load the networks and the images, check that they fit, and return them.
@@ -124,11 +129,12 @@ def _step_sizes(network: nn.Module) -> list[tuple[int, list[float]]]:
 def simulate(trial: Trial, stop_when: Sequence[float] = ()) -> Results:
     """Return accuracy and spikes after each step, and agreement with the quantized network if the trial names one.
 
+    A trained network of the library is always compared with its quantized network.
     stop_when: margins at which each image is also stopped early.
     """
     for margin in stop_when:
         check_margin(margin)
-    evaluation = trial.load()
+    evaluation = (trial.with_qann_beside() if is_name(trial.checkpoint) else trial).load()
     measured = measure(
         evaluation.snn,
         evaluation.images,
@@ -161,15 +167,16 @@ def noise(trial: Trial) -> Results:
     return evaluation.head | of_noise(measured)
 
 
-def energy(trial: Trial, constants: Energy) -> Results:
-    """Return operations, energy and sent bits; see `qffs.measurement.cost`."""
+def energy(trial: Trial, **constants: float) -> Results:
+    """Return operations, energy and sent bits; see `qffs.measurement.cost`. constants: the fields of `Energy`."""
+    operation = Energy(**constants)
     evaluation = trial.load()
     measured = cost(
         evaluation.snn,
         evaluation.images,
         evaluation.normalize,
         evaluation.steps,
-        energy=constants,
+        energy=operation,
         progress=trial.progress,
     )
     return evaluation.head | of_cost(measured)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from qffs.errors import CheckpointError, DataError, InvalidArgument
 from qffs.files import Results, check_replaceable, read_text, to_json, write_text
-from qffs.measurement.energy import Energy
 from qffs.recipes import read
 from qffs.report.page import PageContents, check, page
 from qffs.runs.convert import plan
@@ -78,7 +77,7 @@ def _write(run: Path, output: Path, trial: Trial, results: Results, origin: Resu
     try:
         images = listed(trial.data, trial.size, progress=trial.progress)["images"]  # their folder may be another one
         check_same(origin.get("fingerprints", {}), {"images": images}, trial.data, run)
-        measured = {"noise": noise(trial), "energy": energy(trial, Energy())}
+        measured = {"noise": noise(trial), "energy": energy(trial)}
     except DataError as error:
         raise DataError(f"{error}; --data says where the images are") from error
     for name, part in measured.items():
