@@ -1,0 +1,77 @@
+"""``qffs networks`` and the names of trained networks in the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers.command_line import Said
+from qffs.models import trained
+
+
+def test_the_networks_are_listed(command_line: Callable[..., Said]) -> None:
+    out = command_line("networks").out
+    assert all(name in out for name in trained.names())
+    assert "99.55 %" in out
+    listed = json.loads(command_line("networks", "--json").out)
+    assert [each["name"] for each in listed] == list(trained.names())
+
+
+def test_the_card_of_one_is_shown(command_line: Callable[..., Said]) -> None:
+    out, card = command_line("networks", "digits-2bit").out, trained.card("digits-2bit")
+    for words in (card["title"], card["license"], card["source"], card["run"]["commit"], "QANN", "5 to 8"):
+        assert words in out
+    assert "99.33 %" in command_line("networks", "digits").out
+    assert json.loads(command_line("networks", "digits-2bit", "--json").out)["kind"] == "qann"
+    said = command_line("networks", "nothing")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("qffs: no trained network 'nothing' comes with qffs; there are ")
+
+
+def test_a_simulation_gives_the_figures_of_the_card(command_line: Callable[..., Said]) -> None:
+    results = json.loads(command_line("simulate", "digits-2bit", "--json").out)
+    card = trained.card("digits-2bit")["results"]
+    assert results["qann"]["accuracy"] == card["qann"]["accuracy"]
+    assert [row["accuracy"] for row in results["snn"]] == [row["accuracy"] for row in card["snn"]]
+    assert [row["agreement"] for row in results["snn"]] == [row["agreement"] for row in card["snn"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["noise", "digits-2bit", "--images", "20"], "pre-charge"),
+        (["energy", "digits-2bit", "--images", "20"], "spikes per image"),
+        (["convert", "digits-2bit", "--charge-steps", "2", "-o", "snn"], "charged over 2 steps"),
+        (["export", "digits-2bit", "--to", "hub", "-o", "hub"], "Wrote the snn"),
+        (["plan", "digits"], "nothing refused"),
+        (["quantize", "digits", "--data", "digits", "-o", "q"], "Wrote the quantized network"),
+    ],
+)
+def test_a_command_takes_a_name(command_line: Callable[..., Said], words: list[str], told: str) -> None:
+    said = command_line(*words)
+    assert said.code == 0, said.err
+    assert told in said.out
+
+
+def test_a_hub_folder_of_a_name_shows_its_accuracy(command_line: Callable[..., Said], tmp_path: Path) -> None:
+    command_line("export", "digits-2bit", "--to", "hub", "-o", tmp_path / "hub")
+    assert "| quantized |  | 99.55 |" in (tmp_path / "hub" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "digits-2bit"], "digits-2bit holds a network of kind 'qann': name digits, from which it was made"),
+        (["compare", "digits-2bit"], "digits-2bit holds a network of kind 'qann': name digits, from which it was made"),
+        (["simulate", "digits"], "digits holds a network of kind 'float'"),
+        (["simulate", "digits2bit"], "nearest to it: digits-2bit"),
+        (["train", "digits", "model=digits", "model_arguments.width=3"], "digits names a checkpoint: its network is"),
+    ],
+)
+def test_a_name_of_another_kind_is_told(command_line: Callable[..., Said], words: list[str], told: str) -> None:
+    said = command_line(*words)
+    assert said.code == 2
+    assert told in said.err
