@@ -151,7 +151,6 @@ def text(name: str, card: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["add"]:
         add(Path(arguments[1]), arguments[2])
-    trained.names.cache_clear()
     PAGE.write_text(page({name: trained.card(name) for name in trained.names()}), encoding="utf-8")
 
 

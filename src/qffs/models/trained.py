@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ FOLDER = Path(__file__).with_name("networks")
 CARD = "card.json"
 
 
-@cache
 def names() -> tuple[str, ...]:
     """Return the names of the trained networks that come with the library.
 
