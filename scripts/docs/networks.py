@@ -88,8 +88,8 @@ qffs quantize cifar10-resnet20 --data cifar10:PATH bits=3 -o qann  # from the ne
 import torch
 import qffs
 
-snn = qffs.load("digits-2bit").network                 # the spiking network
-qann = qffs.load("digits-2bit", kind="qann").network   # the quantized network from which it is converted
+snn = qffs.load("digits-2bit").network  # the spiking network
+qann = qffs.load("digits-2bit", kind="qann").network  # the quantized network from which it is converted
 x = torch.rand(2, 1, 8, 8)
 print(snn(x, steps=8)[-1].argmax(-1), qann(x).argmax(-1))
 ```
