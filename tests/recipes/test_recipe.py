@@ -120,6 +120,7 @@ def test_a_recipe_never_changes() -> None:
             "acts only in quantized training: leave it out",
         ),
         ({"full_precision": SECTION | {"step_size_learning_rate": 0.1}}, "full_precision.step_size_learning_rate acts"),
+        ({"full_precision": SECTION | {"level_penalty": 0}}, "full_precision.level_penalty acts only in quantized"),
         ({"quantized": SECTION | {"temperature": 2}}, "quantized.temperature acts only with a distillation"),
         ({"teacher": "cifar_resnet56"}, "teacher acts only with a quantized.distillation above 0: leave it out"),
         ({"teacher_weights": "w.pt", "quantized": SECTION | {"distillation": 1}}, "teacher_weights acts only with a"),

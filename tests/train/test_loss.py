@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qffs.recipes.recipe import Training
-from qffs.train.loss import loss_of
+from qffs.train.loss import loss_of, wrong_levels
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,26 @@ def test_the_sum_written_out(smoothing: float, share: float, τ: float) -> None:
     torch.testing.assert_close(loss_of(logits, labels, training, teacher), expected, rtol=1e-5, atol=1e-6)
     if share < 1:
         torch.testing.assert_close(loss_of(logits, labels, training), entropy, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [torch.tensor(0.5), torch.tensor([0.5, 0.25, 1.0])])
+def test_the_levels_of_wrong_classes_are_penalized(unit: torch.Tensor) -> None:
+    logits = torch.tensor([[2.0, 0.5, 1.0], [0.5, 1.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0, 1])
+    unit = unit.requires_grad_()
+    steps = unit.detach().expand(3)
+    expected = (0.5**2 / steps[1] + 1.0**2 / steps[2] + 0.5**2 / steps[0]) / 2
+    penalty = wrong_levels(logits, labels, unit)
+    torch.testing.assert_close(penalty, expected)
+    penalty.backward()
+    assert unit.grad is None
+    assert logits.grad is not None
+    assert logits.grad[0, 0] == logits.grad[1, 1] == 0
+    training = Training(epochs=1, learning_rate=1, level_penalty=0.3)
+    with_penalty = loss_of(logits, labels, training, unit=unit)
+    torch.testing.assert_close(with_penalty, loss_of(logits, labels, training) + 0.3 * expected)
+    without = Training(epochs=1, learning_rate=1, level_penalty=0)
+    assert loss_of(logits, labels, without, unit=unit) == loss_of(logits, labels, training)
 
 
 def test_half_precision_logits_are_widened_first() -> None:

@@ -59,7 +59,9 @@ class Training(Section):
     weights; if it is not 0, the averaged weights are measured and saved. ``clip_gradient``: the largest norm of the
     gradient of all parameters together. ``distillation``: d in the loss ``(1 - d) CE + d τ² KL(teacher || student)``,
     in which logits are divided by the ``temperature`` τ (Hinton, Vinyals, Dean 2015); only for quantized training. The
-    teacher is the recipe's ``teacher``, or the network in full precision.
+    teacher is the recipe's ``teacher``, or the network in full precision. ``level_penalty``: λ in the term ``λ sum_c
+    k_c y_c`` of each image, with the value y_c and the level k_c of a wrong class c; it acts on outputs that spike, see
+    `qffs.train.loss.wrong_levels`.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -79,6 +81,7 @@ class Training(Section):
     step_size_weight_decay: bool = False
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Positive = 1.0
+    level_penalty: Annotated[float, Field(ge=0)] = 0.05
 
     def _faults(self) -> Iterator[Fault]:
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
@@ -191,7 +194,7 @@ class Recipe(Section):
             yield from self._steps_faults()
         if self.choose_at is not None and not self.candidates:
             yield Fault(("choose_at",), "acts only where there are candidates: leave it out, or set it to null")
-        for name in ("step_size_learning_rate", "step_size_weight_decay"):
+        for name in ("step_size_learning_rate", "step_size_weight_decay", "level_penalty"):
             if getattr(self.full_precision, name) != Training.model_fields[name].default:
                 yield Fault(("full_precision", name), "acts only in quantized training: leave it out")
         if self.full_precision.distillation:

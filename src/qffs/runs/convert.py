@@ -58,6 +58,7 @@ def _quantize(recipe: Recipe, folder: Path, progress: bool) -> Results:
         precision=recipe.precision,
         augmentation=inputs.augmentation,
         teacher=inputs.teacher(),
+        output=inputs.output(),
         seed=recipe.seed,
         progress=progress,
     )

@@ -21,9 +21,11 @@ from qffs.data import load as load_data
 from qffs.data.augment import Augmentation
 from qffs.errors import DataError, InvalidArgument
 from qffs.files import Results
+from qffs.graph.replace import output_quantizers
 from qffs.graph.trace.trace import trace
 from qffs.measurement.batches import check_fit
 from qffs.models import find
+from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Recipe, Training
 from qffs.runs.processors import threads_for
 from qffs.train.seeds import check_seed
@@ -106,6 +108,11 @@ class RunInputs:
     def teacher(self) -> nn.Module:
         """Return the network whose logits are distilled, in eval mode: the named teacher, or the present network."""
         return (self.named_teacher or self.network).eval()
+
+    def output(self) -> Quantizer | None:
+        """Return the quantizer of the quantized network's output; None where the output is analog."""
+        modules = [self.qann.get_submodule(path) for path in output_quantizers(self.qann)]
+        return next((module for module in modules if isinstance(module, Quantizer)), None)
 
     def threads(self, *trainings: Training) -> AbstractContextManager[None]:
         """Return a context whose block uses the threads that `threads_for` chooses for these trainings."""

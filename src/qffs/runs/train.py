@@ -156,6 +156,7 @@ class Run:
             precision=self.recipe.precision,
             augmentation=self.inputs.augmentation,
             teacher=self.inputs.teacher() if stage == "quantized" else None,
+            output=self.inputs.output() if stage == "quantized" else None,
             fused=pays if self.recipe.fused == "auto" else self.recipe.fused,
             seed=self.recipe.seed,
             workers=self.recipe.workers,

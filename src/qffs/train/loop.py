@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from qffs.data import Images, batches
 from qffs.data.augment import Augmentation
 from qffs.errors import Diverged, InvalidArgument, Stopped
-from qffs.nn.quantizer import fuse
+from qffs.nn.quantizer import Quantizer, fuse
 from qffs.progress import Bar, track
 from qffs.recipes.recipe import Training
 from qffs.train import distributed
@@ -40,16 +40,17 @@ class Epoch:
 class Setting:
     """The setting of a training beside its section of the recipe; ``label`` names it in bars, messages and seeds.
 
-    ``teacher``: the network whose logits are distilled. ``fused``: train through compiled kernels. ``state``: the file
-    of the run's state. ``interruption``: the signals that may stop the training. ``extra_state``: returns more entries
-    of the state. ``penalty``: returns a term of the loss. ``resume_hint``: the words before the state's path in the
-    message of `Stopped`.
+    ``teacher``: the network whose logits are distilled. ``output``: the quantizer of an output that spikes. ``fused``:
+    train through compiled kernels. ``state``: the file of the run's state. ``interruption``: the signals that may stop
+    the training. ``extra_state``: returns more entries of the state. ``penalty``: returns a term of the loss.
+    ``resume_hint``: the words before the state's path in the message of `Stopped`.
     """
 
     label: str = "training"
     precision: Literal["float32", "bfloat16"] = "float32"
     augmentation: Augmentation | None = None
     teacher: nn.Module | None = None
+    output: Quantizer | None = None
     fused: bool = False
     seed: int = 0
     workers: int = 0
@@ -215,7 +216,8 @@ class _Loop:
         x = self.normalize(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
-            loss = loss_of(logits, labels, training, self._teacher_logits(x))
+            unit = None if setting.output is None else setting.output.step_size
+            loss = loss_of(logits, labels, training, self._teacher_logits(x), unit)
             loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
         losses, correct = distributed.total(torch.stack([loss.detach() * len(x), hits]).double()).tolist()
