@@ -4,6 +4,7 @@
     python scripts/docs/results.py                                              # write everything
 
 A file with the name of a recipe is a run of that recipe as it is; NAME_WORDS is a run of the recipe NAME with changes.
+NAME_seed1 and NAME_seed2 are the same run as NAME with other seeds; their mean is shown too.
 The header of a recipe describes the former, or the latter if there is no run of the recipe as it is.
 """
 
@@ -14,6 +15,7 @@ import re
 import sys
 from itertools import groupby
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,13 +58,8 @@ def page(runs: list[dict[str, Any]]) -> str:
     parts = [HEAD]
     for data, group in groupby(runs, key=lambda row: str(row["results"]["data"])):
         members = list(group)
-        parts += [
-            f"## {data}\n",
-            summary(members),
-            by_step(members),
-            "### How\n",
-            "\n".join(how(row) for row in members) + "\n",
-        ]
+        tables = [summary(members), by_step(members), over_seeds(members)]
+        parts += [f"## {data}\n", *filter(None, tables), "### How\n", "\n".join(map(how, members)) + "\n"]
     return "\n".join(parts)
 
 
@@ -102,6 +99,38 @@ def by_step(runs: list[dict[str, Any]]) -> str:
         cells = [f"{100 * steps[t]:.2f}" if t in steps else "" for t in shown]
         lines.append(f"| {row['name']} | {schedule(row['results'])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def over_seeds(runs: list[dict[str, Any]]) -> str:
+    """Return the mean and the standard deviation over the seeds of each recipe that ran with several; else no text."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in runs:
+        groups.setdefault(re.sub("_seed[0-9]+$", "", row["name"]), []).append(row)
+    shown = [t for t in (2, 4, 8) if any(t == entry["steps"] for row in runs for entry in row["results"]["snn"])]
+    lines = [
+        "Over seeds, mean ± standard deviation (%):\n",
+        f"| run | seeds | FP | QANN | {' | '.join(f'SNN, T = {t}' for t in shown)} |",
+        f"|---|---:|---:|---:|{'---:|' * len(shown)}",
+    ]
+    several = {name: members for name, members in groups.items() if len(members) > 1}
+    for name, members in several.items():
+        results = [row["results"] for row in members]
+        cells = [spread([each[part]["accuracy"] for each in results]) for part in ("full_precision", "qann")]
+        cells += [
+            spread([entry["accuracy"] for each in results for entry in each["snn"] if entry["steps"] == t])
+            for t in shown
+        ]
+        lines.append(f"| {name} | {len(members)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if several else ""
+
+
+def spread(shares: list[float]) -> str:
+    """Return the mean and the standard deviation (of a sample) of shares, in percent.
+
+    >>> spread([0.90, 0.91, 0.92])
+    '91.00 ± 1.00'
+    """
+    return f"{100 * mean(shares):.2f} ± {100 * stdev(shares):.2f}"
 
 
 def how(row: dict[str, Any]) -> str:

@@ -46,6 +46,21 @@ def test_every_figure_has_its_command_commit_and_device(script: Any) -> None:
         assert not row["run"]["commit"].endswith("-dirty")
 
 
+def test_runs_that_differ_in_their_seed_have_a_mean(script: Any) -> None:
+    def run(name: str, accuracy: float) -> dict[str, Any]:
+        snn = [{"steps": t, "accuracy": accuracy - 0.01 * (4 - t)} for t in (2, 4)]
+        return {
+            "name": name,
+            "results": {"snn": snn, "qann": {"accuracy": accuracy}, "full_precision": {"accuracy": 1}},
+        }
+
+    runs = [run("pets", 0.90), run("pets_seed1", 0.91), run("pets_seed2", 0.92), run("pets_seedless", 0.5)]
+    text = script.over_seeds(runs)
+    assert "| pets | 3 | 100.00 ± 0.00 | 91.00 ± 1.00 | 89.00 ± 1.00 | 91.00 ± 1.00 |" in text
+    assert "seedless" not in text
+    assert script.over_seeds([runs[0], runs[3]]) == ""
+
+
 def test_a_row_is_read_rightly(script: Any) -> None:
     snn = [{"steps": t, "accuracy": 0.5 + t / 100, "agreement": 0.9} for t in range(1, 9)]
     told = {"data": "pets", "images": 1000, "seed": 3, "bits": 2, "output": 3, "charge_schedule": [0.5, 0.25, 0.25]}
