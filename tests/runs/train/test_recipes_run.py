@@ -21,7 +21,7 @@ CLASSES = 10
 FEW = ["batch_size=10", "warmup_epochs=0", "learning_rate=1e-3"]
 SHORT = [f"{stage}.{change}" for stage in ("full_precision", "quantized") for change in FEW]
 SHORT += ["full_precision.epochs=8", "quantized.epochs=1"]  # fewer, and running statistics would still be far off
-SHORT += ["weights=null", "workers=0", "steps=4", "device=cpu", "calibration_images=10"]
+SHORT += ["weights=null", "teacher_weights=null", "workers=0", "steps=4", "device=cpu", "calibration_images=10"]
 SMALL = [
     "size=32",
     "model_arguments.num_classes=10",
@@ -68,7 +68,7 @@ def test_a_recipe_runs(name: str, pictures: Path, tmp_path: Path) -> None:
     if name == "digits":
         changes = ["full_precision.batch_size=200"]
     elif name.startswith("cifar10"):
-        changes = [f"data=cifar10:{pictures}"] + ["model_arguments.width=4"] * ("resnet20" not in name)
+        changes = [f"data=cifar10:{pictures}", "held_out=0.1"] + ["model_arguments.width=4"] * ("resnet20" not in name)
     else:
         changes = [f"data=images:{pictures}", *SMALL]
         changes += ["model_arguments.width_per_group=8"] * ("resnet50" in name)  # an eighth of what is inside blocks
