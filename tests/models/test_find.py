@@ -156,7 +156,7 @@ def test_weights_are_loaded_into_whatever_the_name_gives(here: Path) -> None:
         assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
 
 
-@pytest.mark.parametrize("name", ["digits_net", "cifar_vgg16"])
+@pytest.mark.parametrize("name", ["digits_net", "cifar_vgg16", "mlperf_resnet8"])
 def test_the_folder_of_a_float_checkpoint_is_a_file_of_weights(name: str, tmp_path: Path) -> None:
     source = find(name, arguments={"width": 4})
     (x,) = sources.example(name, source)

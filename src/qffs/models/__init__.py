@@ -11,16 +11,17 @@ from torch import nn
 
 from qffs.errors import InvalidArgument
 from qffs.models.digits import DigitsNet
-from qffs.models.residual import POOLINGS, Block, CifarResNet
+from qffs.models.residual import POOLINGS, Block, CifarResNet, MLPerfResNet8
 from qffs.models.vgg import CifarVGG
 
-__all__ = ["MODELS", "Block", "CifarResNet", "CifarVGG", "DigitsNet", "build"]
+__all__ = ["MODELS", "Block", "CifarResNet", "CifarVGG", "DigitsNet", "MLPerfResNet8", "build"]
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "digits_net": DigitsNet,
     **{f"cifar_resnet{6 * blocks + 2}": partial(CifarResNet, 3 * (blocks,), False) for blocks in (3, 5, 7, 9, 18)},
     "cifar_resnet18": partial(CifarResNet, (2, 2, 2, 2), True, width=64),
     "cifar_vgg16": CifarVGG,
+    "mlperf_resnet8": MLPerfResNet8,
 }
 """The functions that build the untrained networks, by name.
 

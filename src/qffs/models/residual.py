@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""The statistics by which qffs normalizes photographs, those of `qffs.data.photographs`, by channel."""
 
 
 class Block(nn.Module):
@@ -69,6 +73,54 @@ class CifarResNet(nn.Module):
             x = self.get_submodule(stage)(x)
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
+
+
+class MLPerfResNet8(nn.Module):
+    """MLPerf Tiny's reference network for CIFAR-10: a convolution, three residual units, and one linear layer.
+
+    Its trained weights read pixels from 0 to 255, so the network first undoes the normalization of the data,
+    ``255 (std x + mean)`` by channel, before it pads with zeros. For another number of channels than three, mean and
+    std are the averages of the three. The second and the third unit have stride 2, with the padding that TensorFlow
+    calls SAME: zeros at the right and below only. The convolutions have biases, and batch norm an epsilon of 0.001.
+
+    Banbury et al., "MLPerf Tiny benchmark", NeurIPS Datasets and Benchmarks 2021; ``conv``, ``bn`` and ``fc`` are the
+    names of its weights, in the order of computation. The convolution of a shortcut comes after those of its branch.
+    """
+
+    def __init__(self, classes: int = 10, channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        self.image_shape = (channels, 32, 32)
+        self.mean, self.std = (each if channels == 3 else channels * (sum(each) / 3,) for each in (MEAN, STD))
+        wide, wider = 2 * width, 4 * width
+        self.conv = nn.ModuleList(
+            [
+                nn.Conv2d(channels, width, 3, 1, 1),
+                *(nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)),
+                *_halving(width, wide),
+                *_halving(wide, wider),
+            ]
+        )
+        sizes = (*3 * (width,), *2 * (wide,), *2 * (wider,))
+        self.bn = nn.ModuleList(nn.BatchNorm2d(size, eps=1e-3) for size in sizes)
+        self.fc = nn.Linear(wider, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits ``[B, classes]`` of normalized images ``[B, channels, 32, 32]``."""
+        # Numbers of the graph and no buffers, which would be weights that the file does not have.
+        statistics = zip(x.split(1, 1), self.std, self.mean, strict=True)
+        x = torch.cat([255 * (std * channel + mean) for channel, std, mean in statistics], 1)
+        x = F.relu(self.bn[0](self.conv[0](x)))
+        x = F.relu(x + self.bn[2](self.conv[2](F.relu(self.bn[1](self.conv[1](x))))))
+        for conv, bn in ((3, 3), (6, 5)):
+            branch = F.relu(self.bn[bn](self.conv[conv](F.pad(x, (0, 1, 0, 1)))))
+            x = F.relu(self.conv[conv + 2](x) + self.bn[bn + 1](self.conv[conv + 1](branch)))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def _halving(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+    """Return the convolutions of a unit with stride 2: two of its branch, whose input is padded, and its shortcut."""
+    return nn.Conv2d(inputs, outputs, 3, 2), nn.Conv2d(outputs, outputs, 3, 1, 1), nn.Conv2d(inputs, outputs, 1, 2)
 
 
 POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
