@@ -1,6 +1,6 @@
 """Convert each classification network of torchvision and timm that contains a ReLU, and compare it in float64.
 
-    python scripts/docs/models.py                       # all networks: write docs/models.md
+    python scripts/docs/models.py                       # all networks: write the first part of docs/models.md
     python scripts/docs/models.py timm:resnet10t        # some networks: print their rows
 
 Weights are random; batch norm statistics are those of two random batches. Results are stored, line by line, in
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from page_parts import with_part
 from torch import Tensor, fx, nn
 
 import qffs
@@ -214,7 +215,7 @@ def _spikes(snn: SpikingNetwork, inputs: Sequence[Tensor], steps: int, chunk: in
 
 HEAD = """# Networks that were tried
 
-This page lists the classification networks of torchvision and timm that contain a ReLU. Each has random weights and the
+This part lists the classification networks of torchvision and timm that contain a ReLU. Each has random weights and the
 batch norm statistics of two random batches, and was quantized to 2 bits, calibrated, converted, and compared in float64
 on one image of the network's usual size. (Where that would take many minutes, the image is smaller; `image` is its side
 in pixels.) A network counts as converted if
@@ -234,7 +235,7 @@ constants (of relative positions). Written by `python scripts/docs/models.py` on
 
 
 def document(rows: Sequence[Row]) -> str:
-    """Return the text of docs/models.md."""
+    """Return the text of the first part of docs/models.md; real_networks.py writes the second."""
     lines = [HEAD.format(count=_count(rows), machine=_machine())]
     for library in ("torchvision", "timm"):
         members = [row for row in rows if row.name.startswith(f"{library}:")]
@@ -269,7 +270,7 @@ def _machine() -> str:
 
 
 def main(chosen: Sequence[str], log: Path, file: Path) -> None:
-    """Examine the networks that are not in the log yet, and write the document if none was chosen by name."""
+    """Examine the networks that are not in the log yet, and write their part of a page if none was chosen by name."""
     selected = list(chosen) or names()
     log.parent.mkdir(exist_ok=True)
     done = (
@@ -287,7 +288,7 @@ def main(chosen: Sequence[str], log: Path, file: Path) -> None:
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(done[name])) + "\n")
     if not chosen:
-        file.write_text(document([done[name] for name in selected]))
+        file.write_text(with_part(file.read_text(), document([done[name] for name in selected])))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""Measurements of a network with published weights: in full precision, quantized by calibration, and spiking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+import qffs
+from qffs.errors import QffsError
+from qffs.measurement.accuracy import accuracy
+from qffs.measurement.activity import Activity
+from qffs.measurement.batches import fitting
+from qffs.measurement.cost import cost
+from qffs.progress import track, wait
+from qffs.report.results import by_step
+from qffs.spiking.network import SpikingNetwork
+from qffs.verification import Comparison
+from real.detected import detected
+from real.subject import Subject
+
+ENERGY_IMAGES, VERIFIED_IMAGES = 16, 4
+"""The number of images on which operations are counted, and on which the networks are compared neuron by neuron."""
+
+Results = dict[str, Any]
+
+
+def measured(subject: Subject, bits: Sequence[int]) -> Results:
+    """Return the results of a network: in full precision, and one entry of ``quantized`` for each number of bits."""
+    results: Results = {
+        "data": subject.data,
+        "images": len(subject.test),
+        "calibration_images": len(subject.calibration),
+        "energy_images": min(ENERGY_IMAGES, len(subject.test)),
+        "outputs": list(subject.outputs),
+    }
+    if not subject.outputs:
+        results["full_precision"] = {"accuracy": accuracy(subject.network, subject.test, subject.normalize)}
+    return results | {"quantized": [_quantized(subject, each) for each in bits]}
+
+
+def _quantized(subject: Subject, bits: int) -> Results:
+    """Return the results at a number of bits, or the ``reason`` why the network cannot be converted."""
+    try:
+        with wait(f"quantizing to {bits} bits"):
+            qann = qffs.quantize(subject.network, bits, example=subject.normalize(subject.calibration[:2]))
+        qffs.calibrate(qann, _calibration(subject, bits)).eval()
+        snn, compared = _verified(subject, qann)
+    except QffsError as error:
+        return {"bits": bits, "reason": f"{type(error).__name__}: {error}"}
+    results: Results = {
+        "bits": bits,
+        "charge_steps": snn.schedule.steps,
+        "neurons": sum(units for _, units in compared.layers) // compared.images,
+        "verified_images": compared.images,
+    }
+    charged = max(compared.settled, snn.schedule.steps)
+    steps = charged + max(4, charged // 2)
+    if subject.outputs:
+        results |= detected(subject, qann, snn, steps)
+    else:
+        snn = qffs.to_spiking(qann.float())  # as users run it
+        results |= _classified(subject, qann, snn, steps)
+    images = subject.test.select(_spread(len(subject.test), ENERGY_IMAGES))
+    counted = cost(snn.float(), images, subject.normalize, results["settled"])
+    return results | {"energy_pj": counted.energy_pj, "spiking_pj": counted.spiking_pj, "uncounted": counted.uncounted}
+
+
+def _calibration(subject: Subject, bits: int) -> Iterator[Tensor]:
+    with track(f"calibration, {bits} bits", len(subject.calibration), "images") as bar:
+        for part in subject.calibration.split(fitting(subject.test, 64)):
+            yield subject.normalize(part)
+            bar.advance(len(part))
+
+
+def _verified(subject: Subject, qann: fx.GraphModule) -> tuple[SpikingNetwork, Comparison]:
+    """Return the spiking network and its comparison with the quantized network on a few test images, in float64.
+
+    Both networks are in float64 afterward.
+    """
+    x = subject.normalize(subject.test.read(_spread(len(subject.test), VERIFIED_IMAGES))).double()
+    with wait("comparing neuron by neuron"):
+        snn = qffs.to_spiking(qann.double())
+        return snn, qffs.verify(qann, snn, x, tie_tolerance=0)
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """Return the indices of at most ``most`` of ``count`` images, evenly spread."""
+    return torch.linspace(0, count - 1, min(most, count)).long()
+
+
+def _classified(subject: Subject, qann: nn.Module, snn: SpikingNetwork, steps: int) -> Results:
+    """Return accuracies, agreement and spikes after each step of as many steps as the network needs to settle.
+
+    steps: how many are tried first.
+    """
+    while True:
+        result = qffs.measure(snn, subject.test, subject.normalize, steps, qann=qann)
+        settled = max(_last(result.activity), snn.schedule.steps)
+        if settled < steps:
+            break
+        steps *= 2
+    return {"qann": {"accuracy": result.qann_accuracy}, "settled": settled, "snn": by_step(result)[:settled]}
+
+
+def _last(activity: Sequence[Activity]) -> int:
+    """Return the last step at which a neuron fired on any image."""
+    counts = [[up + down for up, down in zip(each.positive, each.negative, strict=True)] for each in activity]
+    return max(step for step, spikes in enumerate(map(sum, zip(*counts, strict=True)), 1) if spikes)

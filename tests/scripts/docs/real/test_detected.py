@@ -1,0 +1,55 @@
+"""The distances between the outputs of a detector's networks, and the step from which on they are equal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from real.detected import _equal_from, detected
+from real.subject import Subject
+from torch import Tensor, nn
+
+import qffs
+from qffs.data import Images
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.box, self.score = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.relu(self.first(x))
+        return self.box(x), self.score(x)
+
+
+def test_the_step_from_which_on_every_output_is_equal() -> None:
+    one = torch.tensor([[1.0, 1.0], [5.0, 1.0], [2.0, 1.0], [2.0, 1.0]]).unsqueeze(2)  # [T, B, 1]
+    other = torch.tensor([[0.0, 3.0], [0.0, 4.0], [0.0, 3.0], [0.0, 4.0]]).unsqueeze(2)
+    expected = [torch.tensor([[2.0], [1.0]]), torch.tensor([[0.0], [4.0 + 1e-7]])]
+    assert _equal_from([one, other], expected).tolist() == [3, 4]
+    assert _equal_from([one, other], [expected[0], torch.tensor([[1.0], [4.0]])]).tolist() == [5, 4]
+
+
+@torch.no_grad()
+def test_distances_are_averages_over_images() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 7, 7), dtype=torch.uint8)
+    test, network = Images(images, torch.zeros(3, dtype=torch.int64)), Detector().eval()
+    subject = Subject(network, "any", images, test, lambda pixels: pixels.float() / 255, ("boxes", "scores"))
+    x = images.double() / 255
+    qann = qffs.calibrate(qffs.quantize(network, example=x.float()), [x.float()]).eval().double()
+    results = detected(subject, qann, qffs.to_spiking(qann), 3)
+    assert next(network.parameters()).dtype == torch.float32
+    for entry, full, quantized in zip(results["qann"], network.double()(x), qann(x), strict=True):
+        cosines = [torch.cosine_similarity(a.flatten(), b.flatten(), 0) for a, b in zip(full, quantized, strict=True)]
+        assert entry["cosine"] == pytest.approx(float(sum(cosines)) / 3)
+        assert entry["difference"] == pytest.approx(float((full - quantized).abs().mean()))
+        assert entry["size"] == pytest.approx(float(full.abs().mean()))
+    assert [entry["output"] for entry in results["qann"]] == ["boxes", "scores"]
+    snn = qffs.to_spiking(qann)
+    spikes: list[int] = []
+    snn.run(x, steps=20, observer=lambda path, sent, state: spikes.extend(sent.abs().flatten(1).sum(1).tolist()))
+    assert results["spikes_per_image"] == pytest.approx(sum(spikes) / 3)
+    assert results["settled"] == max([3, *(step for step, count in enumerate(spikes, 1) if count)])
+    assert results["equal"] == 1
+    assert results["equal_from"] <= results["settled"]

@@ -1,0 +1,33 @@
+"""FastestDet has the published layers and stays exact as a spiking network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from real.fastestdet import FastestDet, Unit
+
+import qffs
+
+
+def test_objects_boxes_and_classes_at_every_place() -> None:
+    outputs = FastestDet()(torch.zeros(2, 3, 64, 96))
+    assert [tuple(each.shape) for each in outputs] == [(2, 1, 4, 6), (2, 4, 4, 6), (2, 80, 4, 6)]
+
+
+def test_even_channels_pass_a_unit_and_odd_ones_are_read() -> None:
+    torch.manual_seed(0)
+    unit, x = Unit(8, 8, 1).eval(), torch.randn(3, 8, 5, 5)
+    output = unit(x)
+    # The same in the words of the authors' code, for one image: pairs of channels are taken apart.
+    first, second = x[0].reshape(4, 2, 25).permute(1, 0, 2).reshape(2, 4, 5, 5)
+    assert torch.equal(output[0, :4], first)
+    torch.testing.assert_close(output[:1, 4:], unit.branch_main(second[None]))
+
+
+@pytest.mark.slow
+def test_exact() -> None:
+    torch.manual_seed(0)
+    network, x = FastestDet().double().eval(), torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    qann = qffs.calibrate(qffs.quantize(network, example=x), [x]).eval()
+    compared = qffs.verify(qann, qffs.to_spiking(qann), x[:1], tie_tolerance=0)
+    assert len(compared.layers) == 48

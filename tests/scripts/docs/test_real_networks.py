@@ -1,0 +1,117 @@
+"""The second part of docs/models.md says what results/real holds, and every network can be loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from page_parts import with_part
+from real import NETWORKS
+from real.subject import Choice
+
+from helpers import scripted
+from qffs.errors import QffsError
+
+RUN = {"command": "python it", "device": "a machine", "threads": 1, "seconds": 90, "commit": "abc"}
+ABOUT = {"seed": 3, "calibration_images": 512, "energy_images": 16, "run": RUN | {"versions": {"torch": "2"}}}
+ENERGY = {"energy_pj": {"full precision": 8e6, "QANN": 4e6, "SNN": 2e6}}
+OTHERS = [name for name in NETWORKS if name != "blazeface"]
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    return scripted.script("real_networks")
+
+
+def test_the_part_of_the_page_is_that_of_the_results(script: Any) -> None:
+    page, part = script.PAGE.read_text(encoding="utf-8"), script.part(script.rows())
+    assert page == (with_part(page, part) if part else page)
+    assert ("# Networks with published weights\n" in page) == bool(part)
+    assert {path.stem for path in script.RESULTS.glob("*.json")} <= set(NETWORKS)
+    for row in script.rows():
+        assert not str(row["run"]["commit"]).endswith("-dirty")
+
+
+def classifier(network: str, *quantized: dict[str, Any]) -> dict[str, Any]:
+    about = {"network": network, "data": "Pets", "images": 1000, "outputs": [], "full_precision": {"accuracy": 0.9}}
+    return ABOUT | about | {"quantized": list(quantized)}
+
+
+def test_classifiers_are_told_in_a_row_for_each_number_of_bits(script: Any) -> None:
+    snn = [{"steps": t, "accuracy": t / 100, "agreement": t / 50, "spikes_per_image": 1000.0 * t} for t in range(1, 11)]
+    converted = {"bits": 2, "qann": {"accuracy": 0.8}, "settled": 10, "snn": snn} | ENERGY
+    text = script.part([classifier("cat", converted, {"bits": 3, "reason": "NotConvertible: no"}), classifier("dog")])
+    assert "## Pets\n" in text
+    # After the last step that was measured nothing changes: T = 16 is what it is after 10.
+    shown = "4.00 % | 8.00 % | 10.00 % | 10.00 % | 16.00 % | 20.00 % | 10 | 10,000 | 8.0 and 2.0 uJ | 0.25 |"
+    assert f"| cat | 1,000 | 90.00 % | 2 | 80.00 % | {shown}" in text
+    assert "| cat | 1,000 | 90.00 % | 3 | NotConvertible: no |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert "- **cat**: `python it`  \n  1,000 images, 512 for calibration, 16 for energy, seed 3, a machine" in text
+    assert "2 min, commit abc" in text
+
+
+def test_detectors_are_told_by_output(script: Any) -> None:
+    outputs = [
+        {"output": "boxes", "cosine": 0.5, "difference": 1.0, "size": 10.0},
+        {"output": "scores", "cosine": 0.25, "difference": 0.125, "size": 2.0},
+    ]
+    converted = {"bits": 2, "qann": outputs, "equal": 1.0, "equal_from": 9, "settled": 10, "spikes_per_image": 1234.5}
+    about = {"network": "eye", "data": "Pictures", "images": 20, "outputs": ["boxes", "scores"]}
+    never = converted | {"bits": 3, "equal": 0.75}
+    text = script.part(
+        [ABOUT | about | {"quantized": [converted | ENERGY, never | ENERGY, {"bits": 4, "reason": "X"}]}]
+    )
+    shown = "0.500, 0.250 | 1 of 10, 0.12 of 2"
+    assert f"| eye | 20 | boxes, scores | 2 | {shown} | 9 | 10 | 1,234 | 8.0 and 2.0 uJ | 0.25 |" in text
+    assert f"| eye | 20 | boxes, scores | 3 | {shown} | 75.00 % of images | 10 |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert "There are no labels here" in text
+
+
+def test_results_are_written_and_what_is_missing_is_skipped_with_a_sentence(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(choice: Choice) -> None:
+        raise QffsError("there is no file net.safetensors")
+
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "real")
+    monkeypatch.setattr(script, "NETWORKS", {"gone": missing, "net": lambda choice: choice})
+    monkeypatch.setattr(script, "measured", lambda subject, bits: {"images": subject.images, "bits": bits})
+    script.main(["measure", "--images", "7", "--bits", "2", "4", "--seed", "5"])
+    assert capsys.readouterr().err == "gone is skipped: there is no file net.safetensors\n"
+    (path,) = (tmp_path / "real").iterdir()
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert path.name == "net.json"
+    assert results["run"].pop("seconds") >= 0
+    command = "python scripts/docs/real_networks.py measure net --images 7 --bits 2 4 --seed 5"
+    assert results["run"]["command"] == command
+    assert {"network": "net", "seed": 5, "images": 7, "bits": [2, 4]}.items() <= results.items()
+    with pytest.raises(SystemExit):
+        script.main(["measure", "other"])
+    assert "there is no network 'other'; there are gone, net" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["blazeface", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_every_network_loads_with_its_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("real.subject.CALIBRATION_IMAGES", 3)
+    try:
+        subject = NETWORKS[name](Choice(images=2))
+    except QffsError as error:
+        pytest.skip(str(error))
+    assert len(subject.test) == 2
+    assert len(subject.calibration) == 3
+    pixels = subject.test.read(torch.tensor([0, 1]))
+    assert not any(torch.equal(one, other) for one in pixels for other in subject.calibration)
+    x = subject.normalize(pixels)
+    assert float(x.min()) < float(x.max()) < 3
+    with torch.no_grad():
+        outputs = subject.network(x)
+    if subject.outputs:
+        assert [len(each) for each in outputs] == len(subject.outputs) * [2]
+    else:
+        assert outputs.shape == (2, 10 if "CIFAR" in subject.data else 1000)
+        assert int(subject.test.labels.max()) < outputs.shape[1]
