@@ -22,10 +22,11 @@ import torch
 from markdown_table import table
 from page_parts import with_part
 from real import NETWORKS
-from real.measured import measured
+from real.measured import FLOAT32, PRECISIONS, measured
 from real.subject import Choice
 
 from qffs.errors import QffsError
+from qffs.measurement.energy import FULL_PRECISION, SNN
 from qffs.runs.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,27 +36,31 @@ SHOWN = (4, 8, 16)
 HEAD = """# Networks with published weights
 
 These networks come with weights that their authors trained. Nothing is trained here: each is quantized, its step sizes
-are set by `qffs.calibrate` from 512 training images, and it is converted. This part is written by
-`python scripts/docs/real_networks.py` from [`results/real/`](../results/real), where the same script with `measure`
-puts what it measures. In each of them, the spike counts of all neurons are the levels of the quantized network on a few
-test images, in float64 (`qffs.verify`).
+are set by `qffs.calibrate` from 512 training images, and it is converted. This part of the page is written by
+`python scripts/docs/real_networks.py` from the files in [`results/real/`](../results/real), which the same script
+writes when it measures. On a few test images of each network, the spike counts of all neurons were found to be the
+levels of the quantized network (`qffs.verify`, in float64).
 
-FP is the network in full precision, QANN the quantized one, SNN the spiking one after T steps, with the charge schedule
-of `qffs.to_spiking` (2^b - 1 steps at b bits: before that, not all of the image has arrived). `equal` is the share of
-images on which the SNN predicts the class that its QANN predicts, after 8 steps and when it has settled (in float32,
-where rounding may decide a unit at a tie). `settled` is the step after which no neuron fires any more on any image.
-Spikes and energy are those of one image until then; the energy is that of the arithmetic, as `qffs energy` counts it.
+FP is the network in full precision, QANN the quantized one with b bits, and SNN the spiking one after T steps, all in %
+of the images. The charge schedule has 2^b - 1 steps; before these, not all of an image has arrived. `equal` is the
+share of images, in %, on which the SNN predicts the class that its QANN predicts: after 8 steps, and at the end. The
+end is the step after which no neuron fires any more on any image. Spikes and energy are those of one image until the
+end; the energy is that of the arithmetic, as `qffs energy` counts it, of the network in full precision and of the SNN.
+
+Both networks compute in the precision that is named below the table. In float32, rounding decides a unit that is nearly
+on a tie between two levels, and may decide differently in the two networks. In float64 such ties are very rare.
 """
 
 DETECTORS = """
-There are no labels here: the table shows how far the outputs are from each other, in the order of the column `outputs`,
-as averages over the images. `cosine` is the cosine similarity of the QANN's output to that of the network in full
-precision, and `difference` their mean absolute difference, with the mean absolute value in full precision. `equal from`
-is the step from which on all outputs of the SNN are those of its QANN on all images, but for rounding (in float64).
+There are no labels here. Instead of accuracies, the table shows how far the outputs of the QANN are from those of the
+network in full precision, as averages over the images, one number for each output in the order of the column `outputs`.
+`cosine` is their cosine similarity, and `difference` their mean absolute difference, of a mean absolute value in full
+precision. `equal from` is the step from which on all outputs of the SNN are those of its QANN on all images, but for
+rounding.
 """
 
 
-def measure(name: str, choice: Choice, bits: list[int]) -> dict[str, Any] | None:
+def measure(name: str, choice: Choice, bits: list[int], precision: str) -> dict[str, Any] | None:
     """Return the results of a network, or None, after one sentence, where a file or a package for it is missing."""
     start = time.monotonic()
     try:
@@ -64,10 +69,11 @@ def measure(name: str, choice: Choice, bits: list[int]) -> dict[str, Any] | None
         print(f"{name} is skipped: {error}", file=sys.stderr)
         return None
     torch.manual_seed(choice.seed)
-    results = {"network": name, "seed": choice.seed} | measured(subject, bits)
+    results = {"network": name, "seed": choice.seed} | measured(subject, bits, precision)
     images = [] if choice.images is None else ["--images", str(choice.images)]
     seed = ["--seed", str(choice.seed)] if choice.seed else []
     words = ["python scripts/docs/real_networks.py measure", name, *images, "--bits", *map(str, bits), *seed]
+    words += [] if precision == FLOAT32 else ["--precision", precision]
     run = provenance(torch.device("cpu"), time.monotonic() - start)
     return results | {"run": run | {"command": " ".join(words)}}
 
@@ -93,27 +99,26 @@ def part(measurements: list[dict[str, Any]]) -> str:
 
 def classifiers(measurements: list[dict[str, Any]]) -> str:
     """Return the table of classifiers, one row for each network and number of bits."""
-    head = ["network", "images", "FP", "bits", "QANN", *(f"SNN, T = {t}" for t in SHOWN), "settled SNN"]
-    head += ["equal, T = 8", "equal, settled", "settled", "spikes", "energy of FP and SNN", "ratio"]
-    return table(head, [_row(each, of) for each in measurements for of in each["quantized"]])
+    head = ["network", "images", "FP", "bits", "QANN", *(f"SNN, T = {t}" for t in SHOWN), "SNN, end"]
+    head += ["equal, T = 8", "equal, end", "end", "spikes", "energy", "SNN / FP"]
+    return table(head, [_classifier(each, of) for each in measurements for of in each["quantized"]])
 
 
-def _row(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
-    first = [measurement["network"], f"{measurement['images']:,}", _percent(measurement["full_precision"]["accuracy"])]
+def _classifier(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
+    first = [measurement["network"], measurement["images"], 100 * measurement["full_precision"]["accuracy"], of["bits"]]
     if "reason" in of:
-        return [*first, of["bits"], of["reason"], *10 * [None]]
+        return [*first, of["reason"], *10 * [None]]
     steps = {entry["steps"]: entry for entry in of["snn"]}
-    last = of["snn"][-1]
-    shown = [_percent(steps.get(t, last)["accuracy"]) for t in SHOWN]
-    equal = [_percent(entry["agreement"]) for entry in (steps.get(8, last), last)]
-    row = [*first, of["bits"], _percent(of["qann"]["accuracy"]), *shown, _percent(last["accuracy"]), *equal]
-    return [*row, of["settled"], f"{last['spikes_per_image']:,.0f}", *_energy(of)]
+    last = of["snn"][-1]  # nothing changes after it
+    accuracies = [of["qann"]["accuracy"], *(steps.get(t, last)["accuracy"] for t in SHOWN), last["accuracy"]]
+    equal = [steps.get(8, last)["agreement"], last["agreement"]]
+    return [*first, *(100 * share for share in accuracies + equal), *_ending(of, last["spikes_per_image"])]
 
 
 def detectors(measurements: list[dict[str, Any]]) -> str:
     """Return the table of detectors, one row for each network and number of bits."""
-    head = ["network", "images", "outputs", "bits", "cosine", "difference", "equal from", "settled", "spikes"]
-    head += ["energy of FP and SNN", "ratio"]
+    head = ["network", "images", "outputs", "bits", "cosine", "difference", "equal from", "end", "spikes", "energy"]
+    head += ["SNN / FP"]
     return table(head, [_detector(each, of) for each in measurements for of in each["quantized"]])
 
 
@@ -123,28 +128,34 @@ def _detector(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
         return [*first, of["reason"], *6 * [None]]
     cosine = ", ".join(f"{each['cosine']:.3f}" for each in of["qann"])
     difference = ", ".join(f"{each['difference']:.2g} of {each['size']:.2g}" for each in of["qann"])
-    start = str(of["equal_from"]) if of["equal"] == 1 else f"{_percent(of['equal'])} of images"
-    return [*first, cosine, difference, start, of["settled"], f"{of['spikes_per_image']:,.0f}", *_energy(of)]
+    start = of["equal_from"] if of["equal"] == 1 else f"on {100 * of['equal']:.2f} % of the images only"
+    return [*first, cosine, difference, start, *_ending(of, of["spikes_per_image"])]
 
 
-def _energy(of: dict[str, Any]) -> list[str]:
-    full, snn = (of["energy_pj"][network] for network in ("full precision", "SNN"))
-    return [f"{full * 1e-6:,.1f} and {snn * 1e-6:,.1f} uJ", f"{snn / full:.2f}"]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+def _ending(of: dict[str, Any], spikes: float) -> list[Any]:
+    """Return the last cells of a row: the last step, spikes, the energy of both networks, and its ratio."""
+    full, snn = (of["energy_pj"][network] for network in (FULL_PRECISION, SNN))
+    return [of["settled"], f"{spikes:,.0f}", f"{full / 1e6:,.1f} and {snn / 1e6:,.1f} uJ", snn / full]
 
 
 def how(measurement: dict[str, Any]) -> str:
     """Return the command, the images, the machine and the time of a measurement."""
-    run = measurement["run"]
-    return (
-        f"- **{measurement['network']}**: `{run['command']}`  \n  {measurement['images']:,} images, "
-        f"{measurement['calibration_images']} for calibration, {measurement['energy_images']} for energy, "
-        f"seed {measurement['seed']}, {run['device']}, {run['threads']} threads, torch {run['versions']['torch']}, "
-        f"{run['seconds'] / 60:.0f} min, commit {run['commit']}"
-    )
+    run, threads = measurement["run"], measurement["run"]["threads"]
+    seconds = run["seconds"]
+    words = [
+        f"{measurement['images']:,} images",
+        f"{measurement['calibration_images']} for calibration",
+        f"{measurement['energy_images']} for energy",
+        f"{measurement['verified_images']} compared neuron by neuron",
+        f"seed {measurement['seed']}",
+        measurement["precision"],
+        run["device"],
+        f"{threads} thread{'s' if threads > 1 else ''}",
+        f"torch {run['versions']['torch']}",
+        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
+        f"commit {run['commit']}",
+    ]
+    return f"- **{measurement['network']}**: `{run['command']}`  \n  {', '.join(words)}"
 
 
 def main(arguments: list[str]) -> None:
@@ -155,6 +166,7 @@ def main(arguments: list[str]) -> None:
     measuring.add_argument("--images", type=int, help="how many test images, evenly spread; by default all")
     measuring.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4], help="the bits of the activations")
     measuring.add_argument("--seed", type=int, default=0, help="chooses the calibration images")
+    measuring.add_argument("--precision", choices=PRECISIONS, default=FLOAT32, help="what classifiers compute in")
     chosen = parser.parse_args(arguments)
     if chosen.command == "measure":
         unknown = [name for name in chosen.names if name not in NETWORKS]
@@ -162,7 +174,7 @@ def main(arguments: list[str]) -> None:
             parser.error(f"there is no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
         RESULTS.mkdir(parents=True, exist_ok=True)
         for name in chosen.names or NETWORKS:
-            results = measure(name, Choice(chosen.images, chosen.seed), chosen.bits)
+            results = measure(name, Choice(chosen.images, chosen.seed), chosen.bits, chosen.precision)
             if results is not None:
                 (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     elif text := part(rows()):

@@ -24,24 +24,33 @@ from real.subject import Subject
 ENERGY_IMAGES, VERIFIED_IMAGES = 16, 4
 """The number of images on which operations are counted, and on which the networks are compared neuron by neuron."""
 
+FLOAT32, FLOAT64 = PRECISIONS = ("float32", "float64")
+
 Results = dict[str, Any]
 
 
-def measured(subject: Subject, bits: Sequence[int]) -> Results:
-    """Return the results of a network: in full precision, and one entry of ``quantized`` for each number of bits."""
+def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32) -> Results:
+    """Return the results of a network: in full precision, and one entry of ``quantized`` for each number of bits.
+
+    precision: the type of the quantized and the spiking network of a classifier, `FLOAT32` or `FLOAT64`; a detector's
+    networks are compared in float64.
+    """
+    precision = FLOAT64 if subject.outputs else precision
     results: Results = {
         "data": subject.data,
         "images": len(subject.test),
         "calibration_images": len(subject.calibration),
         "energy_images": min(ENERGY_IMAGES, len(subject.test)),
+        "verified_images": min(VERIFIED_IMAGES, len(subject.test)),
+        "precision": precision,
         "outputs": list(subject.outputs),
     }
     if not subject.outputs:
         results["full_precision"] = {"accuracy": accuracy(subject.network, subject.test, subject.normalize)}
-    return results | {"quantized": [_quantized(subject, each) for each in bits]}
+    return results | {"quantized": [_quantized(subject, each, precision) for each in bits]}
 
 
-def _quantized(subject: Subject, bits: int) -> Results:
+def _quantized(subject: Subject, bits: int, precision: str) -> Results:
     """Return the results at a number of bits, or the ``reason`` why the network cannot be converted."""
     try:
         with wait(f"quantizing to {bits} bits"):
@@ -54,15 +63,12 @@ def _quantized(subject: Subject, bits: int) -> Results:
         "bits": bits,
         "charge_steps": snn.schedule.steps,
         "neurons": sum(units for _, units in compared.layers) // compared.images,
-        "verified_images": compared.images,
     }
     charged = max(compared.settled, snn.schedule.steps)
     steps = charged + max(4, charged // 2)
-    if subject.outputs:
-        results |= detected(subject, qann, snn, steps)
-    else:
-        snn = qffs.to_spiking(qann.float())  # as users run it
-        results |= _classified(subject, qann, snn, steps)
+    if precision == FLOAT32:  # as users run it: batch norm is folded in this type too
+        snn = qffs.to_spiking(qann.float())
+    results |= (detected if subject.outputs else _classified)(subject, qann, snn, steps)
     images = subject.test.select(_spread(len(subject.test), ENERGY_IMAGES))
     counted = cost(snn.float(), images, subject.normalize, results["settled"])
     return results | {"energy_pj": counted.energy_pj, "spiking_pj": counted.spiking_pj, "uncounted": counted.uncounted}

@@ -16,7 +16,8 @@ from helpers import scripted
 from qffs.errors import QffsError
 
 RUN = {"command": "python it", "device": "a machine", "threads": 1, "seconds": 90, "commit": "abc"}
-ABOUT = {"seed": 3, "calibration_images": 512, "energy_images": 16, "run": RUN | {"versions": {"torch": "2"}}}
+COUNTS = {"calibration_images": 512, "energy_images": 16, "verified_images": 4}
+ABOUT = {"seed": 3, "precision": "float32", "run": RUN | {"versions": {"torch": "2"}}} | COUNTS
 ENERGY = {"energy_pj": {"full precision": 8e6, "QANN": 4e6, "SNN": 2e6}}
 OTHERS = [name for name in NETWORKS if name != "blazeface"]
 
@@ -46,12 +47,14 @@ def test_classifiers_are_told_in_a_row_for_each_number_of_bits(script: Any) -> N
     text = script.part([classifier("cat", converted, {"bits": 3, "reason": "NotConvertible: no"}), classifier("dog")])
     assert "## Pets\n" in text
     # After the last step that was measured nothing changes: T = 16 is what it is after 10.
-    shown = "4.00 % | 8.00 % | 10.00 % | 10.00 % | 16.00 % | 20.00 % | 10 | 10,000 | 8.0 and 2.0 uJ | 0.25 |"
-    assert f"| cat | 1,000 | 90.00 % | 2 | 80.00 % | {shown}" in text
-    assert "| cat | 1,000 | 90.00 % | 3 | NotConvertible: no |" in text
+    shown = "80.00 | 4.00 | 8.00 | 10.00 | 10.00 | 16.00 | 20.00 | 10 | 10,000 | 8.0 and 2.0 uJ | 0.25 |"
+    assert f"| cat | 1000 | 90.00 | 2 | {shown}" in text
+    assert "| cat | 1000 | 90.00 | 3 | NotConvertible: no |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    assert "- **cat**: `python it`  \n  1,000 images, 512 for calibration, 16 for energy, seed 3, a machine" in text
-    assert "2 min, commit abc" in text
+    run = (
+        "512 for calibration, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine, 1 thread, torch 2"
+    )
+    assert f"- **cat**: `python it`  \n  1,000 images, {run}, 90 s, commit abc" in text
 
 
 def test_detectors_are_told_by_output(script: Any) -> None:
@@ -62,12 +65,11 @@ def test_detectors_are_told_by_output(script: Any) -> None:
     converted = {"bits": 2, "qann": outputs, "equal": 1.0, "equal_from": 9, "settled": 10, "spikes_per_image": 1234.5}
     about = {"network": "eye", "data": "Pictures", "images": 20, "outputs": ["boxes", "scores"]}
     never = converted | {"bits": 3, "equal": 0.75}
-    text = script.part(
-        [ABOUT | about | {"quantized": [converted | ENERGY, never | ENERGY, {"bits": 4, "reason": "X"}]}]
-    )
+    refused = {"bits": 4, "reason": "X"}
+    text = script.part([ABOUT | about | {"quantized": [converted | ENERGY, never | ENERGY, refused]}])
     shown = "0.500, 0.250 | 1 of 10, 0.12 of 2"
     assert f"| eye | 20 | boxes, scores | 2 | {shown} | 9 | 10 | 1,234 | 8.0 and 2.0 uJ | 0.25 |" in text
-    assert f"| eye | 20 | boxes, scores | 3 | {shown} | 75.00 % of images | 10 |" in text
+    assert f"| eye | 20 | boxes, scores | 3 | {shown} | on 75.00 % of the images only | 10 |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "There are no labels here" in text
 
@@ -80,16 +82,16 @@ def test_results_are_written_and_what_is_missing_is_skipped_with_a_sentence(
 
     monkeypatch.setattr(script, "RESULTS", tmp_path / "real")
     monkeypatch.setattr(script, "NETWORKS", {"gone": missing, "net": lambda choice: choice})
-    monkeypatch.setattr(script, "measured", lambda subject, bits: {"images": subject.images, "bits": bits})
-    script.main(["measure", "--images", "7", "--bits", "2", "4", "--seed", "5"])
+    monkeypatch.setattr(script, "measured", lambda subject, *others: {"images": subject.images, "asked": others})
+    script.main(["measure", "--images", "7", "--bits", "2", "4", "--seed", "5", "--precision", "float64"])
     assert capsys.readouterr().err == "gone is skipped: there is no file net.safetensors\n"
     (path,) = (tmp_path / "real").iterdir()
     results = json.loads(path.read_text(encoding="utf-8"))
     assert path.name == "net.json"
     assert results["run"].pop("seconds") >= 0
-    command = "python scripts/docs/real_networks.py measure net --images 7 --bits 2 4 --seed 5"
+    command = "python scripts/docs/real_networks.py measure net --images 7 --bits 2 4 --seed 5 --precision float64"
     assert results["run"]["command"] == command
-    assert {"network": "net", "seed": 5, "images": 7, "bits": [2, 4]}.items() <= results.items()
+    assert {"network": "net", "seed": 5, "images": 7, "asked": [[2, 4], "float64"]}.items() <= results.items()
     with pytest.raises(SystemExit):
         script.main(["measure", "other"])
     assert "there is no network 'other'; there are gone, net" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,22 @@ def test_what_a_calibration_gives_is_what_is_measured(subject: Subject) -> None:
     assert entry["qann"]["accuracy"] == result.qann_accuracy
     assert [row["accuracy"] for row in entry["snn"]] == list(result.accuracy[: len(entry["snn"])])
     assert entry["snn"][-1]["spikes_per_image"] == result.spikes_per_image[-1]
+
+
+def test_the_networks_of_a_classifier_compute_in_the_precision_that_is_chosen(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types: list[torch.dtype] = []
+    original = qffs.measure
+
+    def measure(snn: qffs.SpikingNetwork, *arguments: Any, qann: nn.Module, **options: Any) -> qffs.Measurement:
+        types.extend([snn.empty_like.dtype, next(qann.parameters()).dtype])
+        return original(snn, *arguments, qann=qann, **options)
+
+    monkeypatch.setattr(qffs, "measure", measure)
+    assert measured(subject, [2])["precision"] == "float32"
+    assert measured(subject, [2], "float64")["precision"] == "float64"
+    assert types == [torch.float32, torch.float32, torch.float64, torch.float64]
 
 
 def test_a_network_that_cannot_be_converted_is_told_with_the_reason(subject: Subject) -> None:
