@@ -54,7 +54,7 @@ def test_classifiers_are_told_in_a_row_for_each_number_of_bits(script: Any) -> N
     run = (
         "512 for calibration, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine, 1 thread, torch 2"
     )
-    assert f"- **cat**: `python it`  \n  1,000 images, {run}, 90 s, commit abc" in text
+    assert f"- **cat**: `python it`  \n  1,000 images, {run}, torch 2, 90 s, commit abc" in text
 
 
 def test_detectors_are_told_by_output(script: Any) -> None:
