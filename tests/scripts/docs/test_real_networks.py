@@ -51,9 +51,7 @@ def test_classifiers_are_told_in_a_row_for_each_number_of_bits(script: Any) -> N
     assert f"| cat | 1000 | 90.00 | 2 | {shown}" in text
     assert "| cat | 1000 | 90.00 | 3 | NotConvertible: no |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    run = (
-        "512 for calibration, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine, 1 thread, torch 2"
-    )
+    run = "512 for calibration, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine, 1 thread"
     assert f"- **cat**: `python it`  \n  1,000 images, {run}, torch 2, 90 s, commit abc" in text
 
 
@@ -103,6 +101,8 @@ def test_every_network_loads_with_its_images(name: str, monkeypatch: pytest.Monk
     try:
         subject = NETWORKS[name](Choice(images=2))
     except QffsError as error:
+        if not any(words in str(error) for words in ("there is no", "does not exist", "is not installed")):
+            raise
         pytest.skip(str(error))
     assert len(subject.test) == 2
     assert len(subject.calibration) == 3
