@@ -36,6 +36,27 @@ def test_the_part_of_the_page_is_that_of_the_results(script: Any) -> None:
         assert not str(row["run"]["commit"]).endswith("-dirty")
 
 
+def test_each_script_replaces_its_own_part_of_the_page(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, page = scripted.script("models"), tmp_path / "models.md"
+    heading = models.HEAD.partition("\n")[0]
+    page.write_text(f"{heading}\n\nold\n", encoding="utf-8")
+    monkeypatch.setattr(script, "PAGE", page)
+    monkeypatch.setattr(script, "rows", list)
+    script.main([])
+    assert page.read_text(encoding="utf-8") == f"{heading}\n\nold\n"
+    monkeypatch.setattr(script, "rows", lambda: [classifier("cat")])
+    monkeypatch.setattr(script, "classifiers", lambda measurements: "a table")
+    script.main([])
+    assert page.read_text(encoding="utf-8").startswith(f"{heading}\n\nold\n\n{script.HEAD}")
+    monkeypatch.setattr(models, "names", list)
+    monkeypatch.setattr(models, "document", lambda rows: f"{heading}\n\nnew\n")
+    models.main([], tmp_path / "models.jsonl", page)
+    part = script.part([classifier("cat")])
+    assert page.read_text(encoding="utf-8") == f"{heading}\n\nnew\n\n{part}"
+
+
 def classifier(network: str, *quantized: dict[str, Any]) -> dict[str, Any]:
     about = {"network": network, "data": "Pets", "images": 1000, "outputs": [], "full_precision": {"accuracy": 0.9}}
     return ABOUT | about | {"quantized": list(quantized)}
