@@ -143,7 +143,7 @@ def how(measurement: dict[str, Any]) -> str:
     run, threads = measurement["run"], measurement["run"]["threads"]
     seconds = run["seconds"]
     words = [
-        f"{measurement['images']:,} images",
+        f"{measurement['images']:,} images of {' x '.join(map(str, measurement['shape'][1:]))}",
         f"{measurement['calibration_images']} for calibration",
         f"{measurement['energy_images']} for energy",
         f"{measurement['verified_images']} compared neuron by neuron",

@@ -39,6 +39,7 @@ def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32) ->
     results: Results = {
         "data": subject.data,
         "images": len(subject.test),
+        "shape": list(subject.test.shape),
         "calibration_images": len(subject.calibration),
         "energy_images": min(ENERGY_IMAGES, len(subject.test)),
         "verified_images": min(VERIFIED_IMAGES, len(subject.test)),

@@ -42,7 +42,7 @@ def imagenet(network: nn.Module, choice: Choice, normalize: Callable[[Tensor], T
     chosen = [validation[number] for number in choice.test(len(validation)).tolist()]
     labels = torch.tensor([CLASSES[name.split("/")[1]] for name in chosen])
     calibration = read(SAMPLES, [samples[number] for number in choice.calibration(len(samples)).tolist()], SIDE)
-    data = "ImageNet (500 validation images of 10 classes, 160 x 160 enlarged to 224 x 224)"
+    data = "ImageNet, on validation images of 10 classes, enlarged from 160 x 160"
     return Subject(network, data, calibration, Images(read(IMAGENETTE, chosen, SIDE), labels), normalize)
 
 
@@ -56,9 +56,8 @@ def detecting(
     chosen = Choice(choice.images or DETECTED).test(len(others)).tolist()
     test = read(SAMPLES, [names[others[number]] for number in chosen], side)
     images = Images(test, torch.zeros(len(test), dtype=torch.int64))
-    data = f"ImageNet (training images, {side} x {side}, no labels)"
     pixels = read(SAMPLES, [names[number] for number in calibration], side)
-    return Subject(network.eval(), data, pixels, images, normalize, outputs)
+    return Subject(network.eval(), "Detectors, on ImageNet without labels", pixels, images, normalize, outputs)
 
 
 def normalizer(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:

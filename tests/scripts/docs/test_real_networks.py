@@ -16,7 +16,7 @@ from helpers import scripted
 from qffs.errors import QffsError
 
 RUN = {"command": "python it", "device": "a machine", "threads": 1, "seconds": 90, "commit": "abc"}
-COUNTS = {"calibration_images": 512, "energy_images": 16, "verified_images": 4}
+COUNTS = {"calibration_images": 512, "energy_images": 16, "verified_images": 4, "shape": [3, 8, 9]}
 ABOUT = {"seed": 3, "precision": "float32", "run": RUN | {"versions": {"torch": "2"}}} | COUNTS
 ENERGY = {"energy_pj": {"full precision": 8e6, "QANN": 4e6, "SNN": 2e6}}
 OTHERS = [name for name in NETWORKS if name != "blazeface"]
@@ -73,7 +73,7 @@ def test_classifiers_are_told_in_a_row_for_each_number_of_bits(script: Any) -> N
     assert "| cat | 1000 | 90.00 | 3 | NotConvertible: no |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     run = "512 for calibration, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine, 1 thread"
-    assert f"- **cat**: `python it`  \n  1,000 images, {run}, torch 2, 90 s, commit abc" in text
+    assert f"- **cat**: `python it`  \n  1,000 images of 8 x 9, {run}, torch 2, 90 s, commit abc" in text
 
 
 def test_detectors_are_told_by_output(script: Any) -> None:

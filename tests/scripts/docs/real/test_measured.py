@@ -30,6 +30,7 @@ def test_a_classifier_is_measured_at_each_number_of_bits(subject: Subject) -> No
         right = subject.network(subject.normalize(subject.test.read(torch.arange(20)))).argmax(1) == subject.test.labels
     assert results["full_precision"]["accuracy"] == int(right.sum()) / 20
     assert [results[key] for key in ("images", "calibration_images", "energy_images")] == [20, 4, 16]
+    assert results["shape"] == [3, 6, 6]
     for bits, entry in zip((2, 3), results["quantized"], strict=True):
         assert entry["bits"] == bits
         assert entry["charge_steps"] == 2**bits - 1
