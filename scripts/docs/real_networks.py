@@ -48,7 +48,9 @@ end is the step after which no neuron fires any more on any image. Spikes and en
 end; the energy is that of the arithmetic, as `qffs energy` counts it, of the network in full precision and of the SNN.
 
 Both networks compute in the precision that is named below the table. In float32, rounding decides a unit that is nearly
-on a tie between two levels, and may decide differently in the two networks. In float64 such ties are very rare.
+on a tie between two levels, and may decide differently in the two networks. In float64 such ties are very rare. The
+outputs of SqueezeNet are averages of levels after a ReLU, so that those of two classes can be equal: then rounding
+decides in either precision which of the two is predicted.
 """
 
 DETECTORS = """
