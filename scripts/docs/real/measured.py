@@ -65,8 +65,7 @@ def _quantized(subject: Subject, bits: int, precision: str) -> Results:
         "charge_steps": snn.schedule.steps,
         "neurons": sum(units for _, units in compared.layers) // compared.images,
     }
-    charged = max(compared.settled, snn.schedule.steps)
-    steps = charged + max(4, charged // 2)
+    steps = 2 * max(compared.settled, snn.schedule.steps)  # of all images, some need longer than those few
     if precision == FLOAT32:  # as users run it: batch norm is folded in this type too
         snn = qffs.to_spiking(qann.float())
     results |= (detected if subject.outputs else _classified)(subject, qann, snn, steps)
