@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
 from qffs.train.loss import loss_of, wrong_levels
 
@@ -40,10 +41,12 @@ def test_the_levels_of_wrong_classes_are_penalized(unit: torch.Tensor) -> None:
     assert logits.grad is not None
     assert logits.grad[0, 0] == logits.grad[1, 1] == 0
     training = Training(epochs=1, learning_rate=1, level_penalty=0.3)
-    with_penalty = loss_of(logits, labels, training, unit=unit)
+    output = Quantizer(7, channels=len(unit) if unit.dim() else None)
+    output.set_step_size(unit.detach())
+    with_penalty = loss_of(logits, labels, training, output=output)
     torch.testing.assert_close(with_penalty, loss_of(logits, labels, training) + 0.3 * expected)
     without = Training(epochs=1, learning_rate=1, level_penalty=0)
-    assert loss_of(logits, labels, without, unit=unit) == loss_of(logits, labels, training)
+    assert loss_of(logits, labels, without, output=output) == loss_of(logits, labels, training)
 
 
 def test_half_precision_logits_are_widened_first() -> None:

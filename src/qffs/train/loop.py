@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from qffs.data import Images, batches
 from qffs.data.augment import Augmentation
@@ -170,7 +169,7 @@ class _Loop:
     def run(self, after_epoch: AfterEpoch) -> None:
         """Train the remaining epochs."""
         epochs, label = self.training.epochs, self.setting.label
-        model = _parallel(self.network)
+        model = distributed.parallel(self.network)
         done = len(self.history) * len(self.images) + min(self.step * self.training.batch_size, len(self.images))
         total, shown = epochs * len(self.images), self.setting.progress and len(self.history) < epochs
         with track(label, total, "images", show=shown) as bar:
@@ -216,8 +215,7 @@ class _Loop:
         x = self.normalize(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
-            unit = None if setting.output is None else setting.output.step_size
-            loss = loss_of(logits, labels, training, self._teacher_logits(x), unit)
+            loss = loss_of(logits, labels, training, self._teacher_logits(x), setting.output)
             loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
         losses, correct = distributed.total(torch.stack([loss.detach() * len(x), hits]).double()).tolist()
@@ -292,11 +290,3 @@ def part_of(count: int) -> slice:
     sizes = [len(part) for part in torch.arange(count).tensor_split(distributed.world())]
     before = sum(sizes[: distributed.rank()])
     return slice(before, before + sizes[distributed.rank()])
-
-
-def _parallel(network: nn.Module) -> nn.Module:
-    """Return the network; for several processes, one that averages their gradients."""
-    if distributed.world() == 1:
-        return network
-    # Parameters that a graph does not use, such as those of an auxiliary head, never have a gradient.
-    return DistributedDataParallel(network, static_graph=True)

@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
 
 
 def loss_of(
-    logits: Tensor, labels: Tensor, training: Training, teacher: Tensor | None = None, unit: Tensor | None = None
+    logits: Tensor, labels: Tensor, training: Training, teacher: Tensor | None = None, output: Quantizer | None = None
 ) -> Tensor:
     """Return the mean cross-entropy of logits ``[B, classes]`` and labels ``[B]``, or its mix with distillation.
 
-    unit: the step size of an output that spikes, whose `wrong_levels` are added times the ``level_penalty``.
+    output: the quantizer of an output that spikes, whose `wrong_levels` are added times the ``level_penalty``.
     Labels are smoothed as the recipe says. With a teacher, whose logits are ``[B, classes]``, the loss is ``(1 - d)
     CE(logits, labels) + d τ² KL(p || q)``: d is the recipe's ``distillation``, τ its ``temperature``, and p and q are
     the softmax of the teacher's and the network's logits divided by τ (Hinton, Vinyals, Dean, "Distilling the knowledge
@@ -24,8 +25,8 @@ def loss_of(
     loss = F.cross_entropy(logits.to(wide), labels, label_smoothing=training.label_smoothing)
     if teacher is not None and training.distillation:
         loss = (1 - training.distillation) * loss + training.distillation * _divergence(logits, teacher, training)
-    if unit is not None and training.level_penalty:
-        loss = loss + training.level_penalty * wrong_levels(logits.to(wide), labels, unit)
+    if output is not None and training.level_penalty:
+        loss = loss + training.level_penalty * wrong_levels(logits.to(wide), labels, output.step_size)
     return loss
 
 

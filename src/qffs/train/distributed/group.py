@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from qffs.errors import InvalidArgument
 
@@ -119,6 +120,14 @@ def broadcast(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """Return the network; for several processes, one that averages their gradients."""
+    if world() == 1:
+        return network
+    # Parameters that a graph does not use, such as those of an auxiliary head, never have a gradient.
+    return DistributedDataParallel(network, static_graph=True)
 
 
 def barrier() -> None:
