@@ -315,6 +315,22 @@ def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert norms == [pytest.approx(0.01, rel=1e-4)]
 
 
+def test_the_first_epochs_see_smaller_images() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Noted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(tuple(x.shape[1:]))
+            return self.layer(x.mean((2, 3)))
+
+    fit(Noted(), pictures(), normalize, sgd(3, 0.01, batch_size=40, small_epochs=2), QUIET)
+    assert sizes == [(1, 6, 6), (1, 6, 6), (1, 8, 8)]
+
+
 def test_distillation_pulls_towards_the_teacher() -> None:
     images = pictures()
     torch.manual_seed(0)

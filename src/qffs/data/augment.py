@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qffs.errors import InvalidArgument
@@ -60,6 +61,18 @@ class Augmentation:
             if 0 in x.shape[1:]:
                 raise InvalidArgument(f"{type(step).__name__} returns images without pixels: choose another size")
         return (x.clamp(0, 1) * self.peak).round().to(torch.uint8)
+
+
+def smaller(images: Tensor) -> Tensor:
+    """Return images of three quarters of the height and width, rounded down, and at least one pixel.
+
+    images: floating point ``[B, C, H, W]``. They are resized bilinearly, with antialiasing, in their memory format.
+
+    >>> smaller(torch.ones(1, 3, 32, 33)).shape
+    torch.Size([1, 3, 24, 24])
+    """
+    size = [max(1, side * 3 // 4) for side in images.shape[2:]]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def _cut(name: str, value: Any, part: slice | Tensor) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from qffs.convert import calibrate, quantize
 from qffs.data import Dataset, Images, hold_out, in_memory
 from qffs.data import load as load_data
-from qffs.data.augment import Augmentation
+from qffs.data.augment import Augmentation, smaller
 from qffs.errors import DataError, InvalidArgument
 from qffs.files import Results
 from qffs.graph.replace import output_quantizers
@@ -149,6 +149,9 @@ def run_inputs(
     augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
     augmented = Images(augmentation(images), data.train.labels[:2])
     check_fit(graph, augmented, normalize, classes=classes, name=f"{recipe.model} with this augmentation")
+    if recipe.full_precision.small_epochs or recipe.quantized.small_epochs:
+        name = f"{recipe.model} with small_epochs, in which images are smaller,"
+        check_fit(graph, augmented, lambda few: smaller(normalize(few)), classes=classes, name=name)
     qann = quantize(
         graph, recipe.bits, recipe.output, example=normalize(images), per_channel=recipe.per_channel
     )  # before training, so that a network that cannot be quantized is refused at once

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qffs.data import Images, batches
-from qffs.data.augment import Augmentation
+from qffs.data.augment import Augmentation, smaller
 from qffs.errors import Diverged, InvalidArgument, Stopped
 from qffs.nn.quantizer import Quantizer, fuse
 from qffs.progress import Bar, track
@@ -213,6 +213,8 @@ class _Loop:
         if distributed.world() > 1:  # dropout should drop other units in each process
             seed_generators(seed_of(*key, distributed.rank()), self.device)
         x = self.normalize(x)
+        if number <= training.small_epochs:
+            x = smaller(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
             logits = model(x)
             loss = loss_of(logits, labels, training, self._teacher_logits(x), setting.output)

@@ -297,6 +297,19 @@ def test_what_does_not_fit_the_data_is_told_before_they_are_decoded(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_that_does_not_take_the_smaller_images_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = ROUND | {"small_epochs": 1}
+    assert train(tmp_path / "run", full_precision=section)["full_precision"]["epochs"]
+    monkeypatch.setattr(inputs, "smaller", lambda images: images[..., :4, :4])
+    for name in ("full_precision", "quantized"):
+        with pytest.raises(
+            InvalidArgument, match=r"^digits_net with small_epochs, in which images are smaller, does not"
+        ):
+            train(tmp_path / name, **{name: section})
+
+
 def test_a_named_teacher_is_distilled(tmp_path: Path) -> None:
     for seed, name in enumerate(("own", "other")):
         torch.manual_seed(seed)
