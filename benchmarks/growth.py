@@ -57,7 +57,7 @@ def curves(
     """Return functions that make a network, images and steps, by the quantity that grows and by its size."""
 
     def trained(steps: int, path: str = path) -> SpikingNetwork:
-        return channels_last(qffs.to_spiking(qffs.load(path).network, min(4, steps)))
+        return channels_last(qffs.to_spiking(qffs.load(path, "qann").network, min(4, steps)))
 
     def residual(model: Callable[[], nn.Module]) -> Callable[[], Point]:
         return lambda: (calibrated(model(), calibration), x[:BATCH], STEPS)

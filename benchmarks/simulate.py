@@ -231,7 +231,7 @@ def main() -> None:
     x = next(images(arguments.batch))
     results: dict[str, dict[str, Any]] = {}
     for path in arguments.qann:
-        snn = to_spiking(load(path).network, arguments.charge_steps)
+        snn = to_spiking(load(path, "qann").network, arguments.charge_steps)
         snn.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if arguments.peak_of:
             print(json.dumps(peak_of(snn, x, arguments.steps[0], arguments.peak_of)))

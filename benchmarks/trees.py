@@ -69,7 +69,7 @@ def run(source: str, qann: str, images: str, steps: str, backend: str | None = N
     import qffs
 
     assert Path(qffs.__path__[0]).is_relative_to(Path(source).resolve()), f"{qffs.__path__[0]} is not in {source}"
-    snn = qffs.to_spiking(qffs.load(qann).network).to(memory_format=torch.channels_last)
+    snn = qffs.to_spiking(qffs.load(qann, "qann").network).to(memory_format=torch.channels_last)
     call = getattr(snn, "readout", snn)  # what the fast simulation was called before it had one name
     x, options = torch.load(images), {} if backend is None else {"backend": backend}
     with torch.no_grad():

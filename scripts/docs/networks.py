@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from markdown_table import table
+from torch import fx
 
 from qffs.models import trained
-from qffs.models.checkpoint import CONFIG
+from qffs.models.checkpoint import CONFIG, load, save
 from qffs.models.weights import WEIGHTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
@@ -38,33 +39,34 @@ class Entry(NamedTuple):
     input: str
     classes: list[str]
     license: str
+    copyright: str
     source: str
 
 
 def digits(title: str, full_precision: str | None = None) -> Entry:
     """Return the entry of a network for the digits, which was trained here."""
     inputs, source = "images in gray, 1 x 8 x 8, values from 0 to 16 divided by 16", "trained from random weights"
-    return Entry(title, full_precision, inputs, list("0123456789"), "Apache-2.0, as qffs", source)
+    return Entry(title, full_precision, inputs, list("0123456789"), "Apache-2.0", "as qffs", source)
 
 
 def resnet20(title: str, full_precision: str | None = "cifar10-resnet20") -> Entry:
-    """Return the entry of a ResNet-20 that began with the published weights."""
-    license = "BSD-2-Clause, Copyright (c) 2018 Yerlan Idelbayev; the text is in BSD-2-Clause.txt beside the folder"
+    """Return the entry of a ResNet-20, or a deeper one, that began with the published weights."""
+    holder = "Copyright (c) 2018 Yerlan Idelbayev"
     weights = "weights of akamaster/pytorch_resnet_cifar10 (He, Zhang, Ren, Sun 2016, shortcuts of option A)"
-    return Entry(title, full_precision, COLORS, CLASSES, license, weights)
+    return Entry(title, full_precision, COLORS, CLASSES, "BSD-2-Clause", holder, weights)
 
 
 def resnet8(title: str, full_precision: str | None = "cifar10-resnet8") -> Entry:
     """Return the entry of a ResNet-8 that began with the weights of MLPerf Tiny."""
-    license = "Apache-2.0, Copyright MLCommons"
     weights = "weights of mlcommons/tiny, image classification (Banbury et al., MLPerf Tiny Benchmark, 2021)"
-    return Entry(title, full_precision, COLORS, CLASSES, license, weights)
+    return Entry(title, full_precision, COLORS, CLASSES, "Apache-2.0", "Copyright MLCommons", weights)
 
 
 ENTRIES = {
     "digits": digits("network of two convolutions"),
     "digits-2bit": digits("network of two convolutions, 2 bits", "digits"),
     "cifar10-resnet20": resnet20("ResNet-20", None),
+    "cifar10-resnet56": resnet20("ResNet-56", None),
     "cifar10-resnet20-2bit": resnet20("ResNet-20, 2 bits"),
     "cifar10-resnet20-3bit": resnet20("ResNet-20, 3 bits"),
     "cifar10-resnet20-2bit-output3": resnet20("ResNet-20, 2 bits, spiking output of 3 bits"),
@@ -94,10 +96,11 @@ x = torch.rand(2, 1, 8, 8)
 print(snn(x, steps=8)[-1].argmax(-1), qann(x).argmax(-1))
 ```
 
-A folder of the same name in the current folder is meant before a network of the package. The files are checked by the
-SHA-256 hashes on the card when they are loaded. Accuracies are shares of all test images in percent, which were read
-once, at the end of the run that made the network; `equal`: the share that the spiking network classifies as the
-quantized network does. This page is written by `python scripts/docs/networks.py` from the cards.
+Where the current folder has a folder of that name, the name means that folder. When a network is loaded, its files are
+checked against the SHA-256 hashes on its card. FP is the network in full precision, QANN the quantized one, and the
+spiking network is read after T steps; all are shares of all test images in percent, which were read once, at the end of
+the run that made the network. `equal` is the share that the spiking network classifies as the quantized one does. This
+page is written by `python scripts/docs/networks.py` from the cards.
 """
 
 
@@ -105,9 +108,12 @@ def add(run: Path, name: str) -> None:
     """Copy the network of a finished run into the library under a name, with its card."""
     entry, folder = ENTRIES[name], trained.FOLDER / name
     kind = "float" if entry.full_precision is None else "qann"
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in (CONFIG, WEIGHTS):
-        shutil.copyfile(run / kind / file, folder / file)
+    stored, text = load(run / kind), trained.FOLDER / f"{entry.license}.txt"
+    notes = {"license": entry.license, "copyright": entry.copyright, "source": entry.source}
+    notes |= {"license_text": text.read_text(encoding="utf-8")} if text.exists() else {}
+    assert isinstance(stored.network, fx.GraphModule)
+    shutil.rmtree(folder, ignore_errors=True)
+    save(stored.network, folder, stored.about | notes)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     if kind == "float":
         results = {key: results[key] for key in ("model", "data", "images", "full_precision", "seed")}
@@ -142,7 +148,7 @@ def row(name: str, card: dict[str, Any]) -> list[Any]:
 def text(name: str, card: dict[str, Any]) -> str:
     """Return the section of a network: what it takes, where it comes from, and how it was made."""
     run, results = card["run"], card["results"]
-    lines = [f"{key}: {card[key]}" for key in ("input", "license", "source")]
+    lines = [f"{key}: {card[key]}" for key in ("input", "license", "copyright", "source")]
     lines.append(f"made by `{run['command']}`, seed {results['seed']}")
     lines.append(f"on {run['device']}, {run['seconds'] / 60:.1f} min, commit {run['commit']}")
     return "\n".join([f"## {name}\n", *(f"- {line}" for line in lines), ""])

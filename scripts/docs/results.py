@@ -116,10 +116,9 @@ def over_seeds(runs: list[dict[str, Any]]) -> str:
     for name, members in several.items():
         results = [row["results"] for row in members]
         cells = [spread([each[part]["accuracy"] for each in results]) for part in ("full_precision", "qann")]
-        cells += [
-            spread([entry["accuracy"] for each in results for entry in each["snn"] if entry["steps"] == t])
-            for t in shown
-        ]
+        for t in shown:
+            shares = [entry["accuracy"] for each in results for entry in each["snn"] if entry["steps"] == t]
+            cells.append(spread(shares) if len(shares) == len(members) else "")
         lines.append(f"| {name} | {len(members)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" if several else ""
 

@@ -511,7 +511,7 @@ CASES: dict[str, tuple[str, str]] = {
     "convert into its input": ("convert {made}/qann -o {made}/qann/snn", "snn lies inside the checkpoint {made}/qann"),
     "convert with weights": ("convert {made}/qann -o out --charge-steps 0.5,0.6", "charge weights must add up to 1"),
     "noise of no network": ("noise none", "none is not a checkpoint: it has no config.json"),
-    "noise of a quantized one": ("noise {made}/qann", "run qffs convert on it first"),
+    "noise of a quantized one": ("noise {made}/qann", "simulate takes a spiking one, which qffs convert makes"),
     "noise beside another": ("noise {made}/snn --qann {made}/snn", "--qann takes a quantized one"),
     "no image": ("energy {made}/snn --images 0", "images must be from 1 to the 449 of digits, not 0"),
     "more images than there are": ("simulate {made}/snn --images 450", "images must be from 1 to the 449 of digits"),
@@ -520,7 +520,7 @@ CASES: dict[str, tuple[str, str]] = {
         "the energy of an addition must be a number of pJ",
     ),
     "simulate nothing": ("simulate none", "none is not a checkpoint: it has no config.json"),
-    "simulate a quantized one": ("simulate {made}/qann", "run qffs convert on it first"),
+    "simulate a quantized one": ("simulate {made}/qann", "simulate takes a spiking one, which qffs convert makes"),
     "simulate too short": ("simulate {made}/snn --steps 2", "at least as many steps as the 3 charge steps"),
     "simulate to no margin": (
         "simulate {made}/snn --stop-when 0",

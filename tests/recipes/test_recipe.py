@@ -112,7 +112,7 @@ def test_a_recipe_never_changes() -> None:
         ({"full_precision": SECTION | {"distillation": 0.5}}, "full_precision.distillation must be 0"),
         ({"quantized": SECTION | {"nesterov": True, "optimizer": "adamw"}}, "quantized.nesterov needs optimizer: sgd"),
         ({"quantized": SECTION | {"nesterov": True, "momentum": 0}}, "quantized.nesterov needs"),
-        ({"quantized": SECTION | {"small_epochs": 4}}, "quantized.small_epochs must be at most the 3 epochs, not 4"),
+        ({"quantized": SECTION | {"small_share": 1.5}}, "quantized.small_share must be a number of at least 0 and at"),
         ({"quantized": SECTION | {"warmup_epochs": 4}}, "quantized.warmup_epochs must be at most the 3 epochs, not 4"),
         ({"quantized": SECTION | {"decay": 0.5}}, "quantized.decay acts only with schedule: exponential, not cosine"),
         ({"quantized": SECTION | {"momentum": 0.8, "optimizer": "adamw"}}, "quantized.momentum acts only with"),
@@ -144,7 +144,7 @@ def test_what_does_not_fit_together_is_refused(values: dict[str, Any], sentence:
         {"quantized": SECTION | {"warmup_epochs": 3}},
         {"quantized": SECTION | {"decay": 0.5, "schedule": "exponential"}},
         {"quantized": SECTION | {"distillation": 1, "temperature": 2}},
-        {"full_precision": SECTION | {"epochs": 0, "warmup_epochs": 2, "small_epochs": 2}},
+        {"full_precision": SECTION | {"epochs": 0, "warmup_epochs": 2, "small_share": 1}},
         {"teacher": "n", "teacher_weights": "w.pt", "quantized": SECTION | {"distillation": 0.5}},
     ],
 )

@@ -368,7 +368,10 @@ def test_convert_takes_a_quantized_network_and_does_not_replace_it(snn: Path, tm
 def test_simulate_refuses_what_does_not_belong_together(snn: Path) -> None:
     qann = snn.parent / "qann"
     for arguments, message in (
-        ((qann, "digits", 4, None, "cpu", False), "of kind 'qann': run qffs convert on it first"),
+        (
+            (qann, "digits", 4, None, "cpu", False),
+            "of kind 'qann': simulate takes a spiking one, which qffs convert makes",
+        ),
         ((snn, "digits", 4, snn, "cpu", False), "of kind 'snn': --qann takes a quantized one"),
         ((snn, "digits", 2, None, "cpu", False), "at least as many steps as the 3 charge steps"),
         ((snn, "color", 4, None, "cpu", False), r"snn does not run on images of 3 x 8 x 8"),

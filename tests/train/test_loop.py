@@ -327,7 +327,7 @@ def test_the_first_epochs_see_smaller_images() -> None:
             sizes.append(tuple(x.shape[1:]))
             return self.layer(x.mean((2, 3)))
 
-    fit(Noted(), pictures(), normalize, sgd(3, 0.01, batch_size=40, small_epochs=2), QUIET)
+    fit(Noted(), pictures(), normalize, sgd(3, 0.01, batch_size=40, small_share=0.6), QUIET)
     assert sizes == [(1, 6, 6), (1, 6, 6), (1, 8, 8)]
 
 

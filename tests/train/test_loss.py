@@ -7,7 +7,7 @@ import torch
 
 from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
-from qffs.train.loss import loss_of, wrong_levels
+from qffs.train.loss import loss_of, recorded, wrong_levels
 
 
 @pytest.mark.parametrize(
@@ -27,26 +27,34 @@ def test_the_sum_written_out(smoothing: float, share: float, τ: float) -> None:
         torch.testing.assert_close(loss_of(logits, labels, training), entropy, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("unit", [torch.tensor(0.5), torch.tensor([0.5, 0.25, 1.0])])
-def test_the_levels_of_wrong_classes_are_penalized(unit: torch.Tensor) -> None:
-    logits = torch.tensor([[2.0, 0.5, 1.0], [0.5, 1.0, 0.0]], requires_grad=True)
-    labels = torch.tensor([0, 1])
-    unit = unit.requires_grad_()
-    steps = unit.detach().expand(3)
-    expected = (0.5**2 / steps[1] + 1.0**2 / steps[2] + 0.5**2 / steps[0]) / 2
-    penalty = wrong_levels(logits, labels, unit)
-    torch.testing.assert_close(penalty, expected)
+@pytest.mark.parametrize("steps", [[0.5], [0.5, 0.25, 1.0]])
+def test_the_levels_of_wrong_classes_are_lowered(steps: list[float]) -> None:
+    output = Quantizer(3, channels=len(steps) if len(steps) > 1 else None)
+    output.set_step_size(torch.tensor(steps).squeeze())
+    s = torch.tensor(steps).expand(3)
+    x = (s * torch.tensor([[2.0, 1.1, 9.0], [3.0, 1.0, -1.0]])).requires_grad_()
+    with recorded(output) as charge:
+        output(x)
+    penalty = wrong_levels(charge[0], torch.tensor([0, 1]), output)
+    torch.testing.assert_close(penalty, (1.1 * s[1] + 3 * 9 * s[2] + 3 * 3 * s[0]) / 2)
     penalty.backward()
-    assert unit.grad is None
-    assert logits.grad is not None
-    assert logits.grad[0, 0] == logits.grad[1, 1] == 0
-    training = Training(epochs=1, learning_rate=1, level_penalty=0.3)
-    output = Quantizer(7, channels=len(unit) if unit.dim() else None)
-    output.set_step_size(unit.detach())
-    with_penalty = loss_of(logits, labels, training, output=output)
-    torch.testing.assert_close(with_penalty, loss_of(logits, labels, training) + 0.3 * expected)
-    without = Training(epochs=1, learning_rate=1, level_penalty=0)
-    assert loss_of(logits, labels, without, output=output) == loss_of(logits, labels, training)
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0, 0.5, 1.5], [1.5, 0, 0]]  # half of the levels 1, 3 and 3, also above the highest
+    assert output.step_size.grad is None
+
+
+def test_nothing_is_recorded_without_a_quantizer_or_after_the_block() -> None:
+    with recorded(None) as charge:
+        pass
+    assert charge == []
+    output = Quantizer(3)
+    output.set_step_size(1.0)
+    with recorded(output) as charge:
+        output(torch.zeros(2, 3))
+        output(torch.ones(2, 3))
+    output(torch.zeros(2, 3))
+    (last,) = charge
+    assert last.tolist() == torch.ones(2, 3).tolist()
 
 
 def test_half_precision_logits_are_widened_first() -> None:

@@ -19,11 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from qffs.cli import recipes
-from qffs.cli.convert import convert, plan, quantize
+from qffs.cli.convert import convert, networks, plan, quantize
 from qffs.cli.export import export, pull, push
 from qffs.cli.former_flags import DemoCommand, QuantizeCommand
 from qffs.cli.measure import energy, noise, simulate
-from qffs.cli.networks import networks
 from qffs.cli.options import Command, with_home
 from qffs.cli.report import report
 from qffs.cli.studies import compare, methods, paper

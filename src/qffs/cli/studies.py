@@ -112,13 +112,13 @@ def _network_or_recipe(name: str, changes: Sequence[str], trust: bool) -> Recipe
 
     Raises `InvalidArgument` if the name is neither that of a recipe nor that of a network.
     """
-    from qffs.models import MODELS
-    from qffs.models.trained import is_name
+    from qffs.models import MODELS, trained
 
     path = Path(os.path.expanduser(name))
     if name in names() or path.suffix in SUFFIXES:
         return read(name, changes, trust=trust)
-    if name in MODELS or path.is_dir() or ":" in name or is_name(name):
+    if name in MODELS or path.is_dir() or ":" in name or trained.is_name(name):
         return of_network(name, changes)
-    near = get_close_matches(name, [*names(), *MODELS]) or [*names(), *MODELS]
+    every = [*names(), *MODELS, *trained.names()]
+    near = get_close_matches(name, every) or every
     raise InvalidArgument(f"there is no recipe or network {name!r}; there is {', '.join(near)}")

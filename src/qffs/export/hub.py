@@ -41,7 +41,7 @@ def hub(
     folder: the folder to write. An earlier export in it is replaced when the new one is complete; a folder with other
         files is not changed.
     about: notes to save with the network, as in `qffs.save`; the card shows ``model``, ``data``, ``bits``, ``output``
-        and ``versions`` if they are present.
+        ``license``, ``copyright``, ``source``, ``license_text`` and ``versions`` if they are present.
     results: the content of the ``results.json`` of a run; the card shows its accuracy as a table.
 
     Writes ``model.safetensors``, ``config.json`` and the model card ``README.md``. Returns a `Written` with the path
@@ -133,6 +133,10 @@ def card(network: Network, about: Mapping[str, Any], results: Mapping[str, Any] 
         parts.append(f"Charge schedule: {weights}. Layers of neurons: {len(list(network.neurons()))}.\n")
     if results is not None:
         parts.append(_measured(results))
+    if "license" in notes:
+        holder = ", ".join(notes[key] for key in ("license", "copyright", "source") if key in notes)
+        text = str(about.get("license_text", "")).replace("`", "")
+        parts.append(f"## License\n\n{holder}.\n" + (f"\n```text\n{text}```\n" if text else ""))
     steps = ", steps=8" if kind == "snn" else ""
     parts.append(
         "```python\nimport qffs.export\n\n"

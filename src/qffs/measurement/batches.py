@@ -21,9 +21,10 @@ BATCH_PIXELS = 2**21
 
 
 @torch.no_grad()
-def check_fit(network: nn.Module, images: Images, normalize: Normalize, classes: int, name: str) -> None:
-    """Raise `InvalidArgument` unless a network runs on the images and has at least one output for each class.
+def check_fit(network: nn.Module, images: Images, normalize: Normalize, classes: int, name: str) -> int:
+    """Return the number of outputs per image of a network.
 
+    Raises `InvalidArgument` unless it runs on the images and has at least one output for each class.
     name: the name of the network in the message. Every process checks the first image, so either all processes raise
     or none.
     """
@@ -39,6 +40,7 @@ def check_fit(network: nn.Module, images: Images, normalize: Normalize, classes:
         raise InvalidArgument(f"{name} does not run on images of {shape}: {error}") from error
     if len(outputs) != 1 or outputs[0] < classes:
         raise InvalidArgument(f"{name} returns {list(outputs)} numbers per image, but the data have {classes} classes")
+    return int(outputs[0])
 
 
 def fitting(images: Images, most: int, steps: int = 1) -> int:

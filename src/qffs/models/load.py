@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import fx
 
 from qffs.convert import to_spiking
-from qffs.errors import CheckpointError
+from qffs.errors import CheckpointError, InvalidArgument
 from qffs.models import checkpoint, trained
 from qffs.models.checkpoint import Checkpoint, check_kind
 from qffs.models.source import nearest
@@ -26,13 +26,16 @@ def load(source: str | Path, kind: str | None = None) -> Checkpoint:
     computes the same as the network that was saved. No code from the files is run.
 
     Raises `CheckpointError` if there is no such folder or name, if a file is missing, damaged or not the one of the
-    card, if the network is of another kind, or if it has the format of another version of qffs.
+    card, if the network is of another kind, or if it has the format of another version of qffs; and `InvalidArgument`
+    if there is no such kind.
 
     >>> loaded = load("digits-2bit")
     >>> loaded.kind, loaded.network(torch.zeros(1, 1, 8, 8), steps=4)[-1].shape
     ('snn', torch.Size([1, 10]))
     """
-    return load_kind(kind, source, "name one of that kind")
+    if kind not in {None, "snn", "qann", "float"}:
+        raise InvalidArgument(f"kind must be 'snn', 'qann' or 'float', not {kind!r}")
+    return load_kind(kind, source, f"it cannot be loaded as {kind!r}")
 
 
 def load_kind(kind: str | None, source: str | Path, advice: str) -> Checkpoint:
@@ -57,5 +60,4 @@ def _of_library(name: str, kind: str | None) -> Checkpoint:
     if loaded.kind != "qann" or kind not in {None, "snn"}:
         return loaded
     assert isinstance(loaded.network, fx.GraphModule)
-    schedule = trained.card(name)["results"]["charge_schedule"]
-    return replace(loaded, kind="snn", network=to_spiking(loaded.network, schedule))
+    return replace(loaded, kind="snn", network=to_spiking(loaded.network, trained.schedule(name)))

@@ -29,16 +29,26 @@ def names() -> tuple[str, ...]:
 
 
 def is_name(source: str | Path) -> bool:
-    """Return whether a text names a trained network of the library; a folder of that name is meant before it."""
-    return str(source) in names() and not Path(source).exists()
+    """Return whether a text names a trained network of the library: where there is a folder of that name, it does not.
+
+    >>> is_name("digits-2bit"), is_name("digits_net")
+    (True, False)
+    """
+    return str(source) in names() and not Path(source).is_dir()
+
+
+def schedule(name: str) -> list[float]:
+    """Return the charge schedule on the card of a quantized network, one weight for each step."""
+    weights: list[float] = card(name)["results"]["charge_schedule"]
+    return weights
 
 
 def card(name: str) -> dict[str, Any]:
     """Return the card of a trained network: what it is, on what it was measured, and whose weights it began with.
 
-    ``title``, ``kind``, ``input`` (what the network takes), ``classes``, ``license``, ``source``, ``full_precision``
-    (the name of the network that was quantized, or None), ``sha256`` by file, and ``run`` and ``results``, as `qffs
-    train` writes them. Raises `CheckpointError` if there is no network of that name.
+    ``title``, ``kind``, ``input`` (what the network takes), ``classes``, ``license``, ``copyright``, ``source``,
+    ``full_precision`` (the name of the network that was quantized, or None), ``sha256`` by file, and ``run`` and
+    ``results``, as `qffs train` writes them. Raises `CheckpointError` if there is no network of that name.
 
     >>> card("digits-2bit")["kind"]
     'qann'

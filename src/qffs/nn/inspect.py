@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,15 @@ def empty_like(network: nn.Module) -> Tensor:
              if isinstance(m, Quantizer | Neuron))  # fmt: skip
     floating = (x for x in chain(steps, network.parameters(), network.buffers()) if x.is_floating_point())
     return next(floating, torch.zeros(())).detach().new_empty(0)
+
+
+def digest(network: nn.Module) -> str:
+    """Return a hash of all tensors of a network by name, and of the code of a graph."""
+    hashed = hashlib.sha256(str(getattr(network, "code", "")).encode())
+    for name, tensor in network.state_dict().items():
+        hashed.update(name.encode() + str(tensor.dtype).encode())
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 @contextmanager

@@ -51,18 +51,18 @@ class Section(BaseModel):
 class Training(Section):
     """The settings of a training; a QANN's step sizes train like other parameters, except for two keys.
 
-    ``small_epochs``: so many of the ``epochs``, the first ones, train on images of three quarters of the height and
-    width, which take nine sixteenths of the time. ``learning_rate``: the highest learning rate, which is reached after
-    ``warmup_epochs`` of a linear rise. Then the learning rate falls to zero (``schedule: cosine``), is multiplied by
-    ``decay`` per epoch, in equal factors per step (``exponential``), or stays (``constant``). ``weight_decay`` acts on
-    the weights of convolutions and linear layers, never on biases and norms, and on step sizes only with
-    ``step_size_weight_decay``. ``step_size_learning_rate``: the factor of the learning rate of step sizes. ``ema``: the
-    decay per step of an exponential moving average of all weights; if it is not 0, the averaged weights are measured
-    and saved. ``clip_gradient``: the largest norm of the gradient of all parameters together. ``distillation``: d in
-    the loss ``(1 - d) CE + d τ² KL(teacher || student)``, in which logits are divided by the ``temperature`` τ (Hinton,
-    Vinyals, Dean 2015); only for quantized training. The teacher is the recipe's ``teacher``, or the network in full
-    precision. ``level_penalty``: λ in the term ``λ sum_c k_c y_c`` of each image, with the value y_c and the level k_c
-    of a wrong class c; it acts on outputs that spike, see `qffs.train.loss.wrong_levels`.
+    ``small_share``: the share of the ``epochs``, from the first one, that train on images of three quarters of the
+    height and width. ``learning_rate``: the highest learning rate, which is reached after ``warmup_epochs`` of a linear
+    rise. Then the learning rate falls to zero (``schedule: cosine``), is multiplied by ``decay`` per epoch, in equal
+    factors per step (``exponential``), or stays (``constant``). ``weight_decay`` acts on the weights of convolutions
+    and linear layers, never on biases and norms, and on step sizes only with ``step_size_weight_decay``.
+    ``step_size_learning_rate``: the factor of the learning rate of step sizes. ``ema``: the decay per step of an
+    exponential moving average of all weights; if it is not 0, the averaged weights are measured and saved.
+    ``clip_gradient``: the largest norm of the gradient of all parameters together. ``distillation``: d in the loss ``(1
+    - d) CE + d τ² KL(teacher || student)``, in which logits are divided by the ``temperature`` τ (Hinton, Vinyals, Dean
+    2015); only for quantized training. The teacher is the recipe's ``teacher``, or the network in full precision.
+    ``level_penalty``: λ in the term ``λ sum_c k_c x_c`` of each image, where the output's quantizer reads x_c and makes
+    the level k_c of a wrong class c of it; only for outputs that spike, see `qffs.train.loss.wrong_levels`.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -75,7 +75,7 @@ class Training(Section):
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    small_epochs: Annotated[int, Field(ge=0)] = 0
+    small_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     label_smoothing: Share = 0.0
     ema: Share = 0.0
     clip_gradient: Positive | None = None
@@ -83,16 +83,15 @@ class Training(Section):
     step_size_weight_decay: bool = False
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Positive = 1.0
-    level_penalty: Annotated[float, Field(ge=0)] = 0.05
+    level_penalty: Annotated[float, Field(ge=0)] = 0.1
 
     def _faults(self) -> Iterator[Fault]:
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             yield Fault(("nesterov",), "needs optimizer: sgd and a momentum above 0")
         if self.optimizer == "adamw" and self.momentum != Training.model_fields["momentum"].default:
             yield Fault(("momentum",), "acts only with optimizer: sgd: leave it out")
-        for name in ("warmup_epochs", "small_epochs"):
-            if getattr(self, name) > self.epochs > 0:  # without an epoch, neither acts
-                yield Fault((name,), f"must be at most the {self.epochs} epochs, not {getattr(self, name):g}")
+        if self.warmup_epochs > self.epochs > 0:  # without an epoch it does not act
+            yield Fault(("warmup_epochs",), f"must be at most the {self.epochs} epochs, not {self.warmup_epochs:g}")
         if self.decay != Training.model_fields["decay"].default and self.schedule != "exponential":
             yield Fault(("decay",), f"acts only with schedule: exponential, not {self.schedule}: leave it out")
         if self.temperature != 1 and not self.distillation:
@@ -104,7 +103,7 @@ class Recipe(Section):
 
     ``augmentation``: classes of ``kornia.augmentation`` with their arguments, applied in this order to training
     batches. ``held_out``: the share of the training images that are not trained on, but used to choose from the
-    candidates. ``teacher``: the name of the network whose logits ``quantized.distillation`` distils, with its
+    candidates. ``teacher``: the name of the network whose logits ``quantized.distillation`` distills, with its
     ``teacher_weights``; without it, the network in full precision. The test images are read once, at the end: all, or
     ``test_images`` of them, chosen at random. The charge schedule is the one of the ``candidates`` with the best
     accuracy on held-out images after ``choose_at`` steps; without candidates it is ``charge_steps``. ``fused``: train

@@ -12,7 +12,7 @@ from qffs.errors import InvalidArgument
 from qffs.files import Results
 from qffs.graph.plan import Plan
 from qffs.measurement.accuracy import accuracy
-from qffs.models import find
+from qffs.models import find, trained
 from qffs.models.checkpoint import save
 from qffs.models.load import load_kind
 from qffs.progress import wait
@@ -84,7 +84,8 @@ def convert(
 ) -> Results:
     """Convert the quantized network of a checkpoint to a spiking network and write it to ``folder``.
 
-    Returns the description of the checkpoint, the ``charge_schedule`` and the ``highest_level`` of each layer. Raises
+    charge_steps: None takes the schedule on the card of a trained network of the library, else D = 2^b - 1. Returns the
+    description of the checkpoint, the ``charge_schedule`` and the ``highest_level`` of each layer. Raises
     `InvalidArgument` if ``folder`` is the checkpoint or lies in it, holds another kind of network, or belongs to a run.
     """
     torch_device = seeded_device(device, seed)
@@ -96,6 +97,8 @@ def convert(
         )
     check_checkpoint(folder, "snn", str(checkpoint))
     loaded = load_kind("qann", checkpoint, "convert takes a quantized one")
+    if charge_steps is None and trained.is_name(checkpoint):
+        charge_steps = trained.schedule(str(checkpoint))
     snn = to_spiking(loaded.network.to(torch_device), charge_steps)
     save(snn, folder, loaded.about)
     layers = {path: neuron.highest for path, neuron in snn.neurons()}

@@ -107,12 +107,12 @@ def _labeled_inputs(trial: Trial) -> dict[str, Tensor]:
 
 def _results(checkpoint: Path, network: Network) -> Results | None:
     """Return the results in the folder of the run that wrote a checkpoint; None if they are not of this network."""
-    if is_name(checkpoint):
-        return dict(card(str(checkpoint))["results"])
     try:
-        results = read_results(checkpoint.absolute().parent / "results.json")
+        named = is_name(checkpoint)
+        path = checkpoint.absolute().parent / "results.json"
+        results = card(str(checkpoint))["results"] if named else read_results(path)
     except CheckpointError:
         return None
     complete = {"full_precision", "qann", "charge_schedule"} <= results.keys()
     same = not isinstance(network, SpikingNetwork) or list(network.schedule.weights) == results.get("charge_schedule")
-    return results if complete and same and checkpoint.name == kind_of(network) else None  # a run names its folders so
+    return results if complete and same and (named or checkpoint.name == kind_of(network)) else None

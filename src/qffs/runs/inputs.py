@@ -25,6 +25,7 @@ from qffs.graph.replace import output_quantizers
 from qffs.graph.trace.trace import trace
 from qffs.measurement.batches import check_fit
 from qffs.models import find
+from qffs.nn.inspect import digest
 from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Recipe, Training
 from qffs.runs.processors import threads_for
@@ -96,8 +97,9 @@ class RunInputs:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """The hashes by which the data are known, see `fingerprints`."""
-        return fingerprints(self.undecoded)
+        """The hashes by which the data are known, see `fingerprints`, and that of a named teacher."""
+        teacher = {} if self.named_teacher is None else {"teacher": digest(self.named_teacher)}
+        return fingerprints(self.undecoded) | teacher
 
     def quantized(self) -> fx.GraphModule:
         """Return the quantized network with the present weights of the network; its step sizes do not change."""
@@ -107,10 +109,13 @@ class RunInputs:
 
     def teacher(self) -> nn.Module:
         """Return the network whose logits are distilled, in eval mode: the named teacher, or the present network."""
-        return (self.named_teacher or self.network).eval()
+        return self.network.eval() if self.named_teacher is None else self.named_teacher
 
     def output(self) -> Quantizer | None:
-        """Return the quantizer of the quantized network's output; None where the output is analog."""
+        """Return the quantizer of the quantized network's output, None where the output is a number.
+
+        A network that ends in a ReLU has one, even if the recipe's output is analog.
+        """
         modules = [self.qann.get_submodule(path) for path in output_quantizers(self.qann)]
         return next((module for module in modules if isinstance(module, Quantizer)), None)
 
@@ -137,21 +142,28 @@ def run_inputs(
     """
     Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
-    network = _found(recipe.model, recipe.weights, recipe, device, recipe.model_arguments)
-    teacher = None if recipe.teacher is None else _found(recipe.teacher, recipe.teacher_weights, recipe, device)
+    network = find.find(recipe.model, recipe.weights, recipe.model_arguments).network.to(device)
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = load_data(recipe.data, recipe.size, in_memory_gib=0, progress=progress)
     normalize = normalizer(data, device, recipe.channels_last)
-    images = data.train.read(torch.arange(min(2, len(data.train))))
-    graph, classes = trace(network, normalize(images)), len(data.classes)
-    check_fit(graph, data.train, normalize, classes=classes, name=recipe.model)
-    if teacher is not None:
-        check_fit(teacher.eval(), data.train, normalize, classes=classes, name=f"the teacher {recipe.teacher}")
     augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
-    augmented = Images(augmentation(images), data.train.labels[:2])
-    check_fit(graph, augmented, normalize, classes=classes, name=f"{recipe.model} with this augmentation")
-    if recipe.full_precision.small_epochs or recipe.quantized.small_epochs:
-        name = f"{recipe.model} with small_epochs, in which images are smaller,"
-        check_fit(graph, augmented, lambda few: smaller(normalize(few)), classes=classes, name=name)
+    images = data.train.read(torch.arange(min(2, len(data.train))))
+    graph, teacher = trace(network, normalize(images)), None
+    cases = [
+        (data.train, normalize, ""),
+        (Images(augmentation(images), data.train.labels[:2]), normalize, " with this augmentation"),
+    ]
+    if any(section.small_share and section.epochs for section in (recipe.full_precision, recipe.quantized)):
+        words = " with small_share, in which images are smaller,"
+        cases.append((cases[1][0], lambda few: smaller(normalize(few)), words))
+    for part, prepare, where in cases:
+        outputs = check_fit(graph, part, prepare, classes=len(data.classes), name=recipe.model + where)
+    if recipe.teacher is not None:
+        from qffs.runs.teacher import prepare as prepare_teacher  # imported here because few recipes name one
+
+        teacher = find.find(recipe.teacher, recipe.teacher_weights).network
+        prepare_teacher(teacher, recipe, graph, cases, classes=len(data.classes), outputs=outputs)
     qann = quantize(
         graph, recipe.bits, recipe.output, example=normalize(images), per_channel=recipe.per_channel
     )  # before training, so that a network that cannot be quantized is refused at once
@@ -168,16 +180,6 @@ def run_inputs(
         undecoded=data,
         named_teacher=teacher,
     )
-
-
-def _found(
-    name: str, weights: str | None, recipe: Recipe, device: torch.device, arguments: Mapping[str, Any] | None = None
-) -> nn.Module:
-    """Return the network of a name on the device, in the memory format of the recipe."""
-    network = find.find(name, weights, arguments).network.to(device)
-    if recipe.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
 
 
 def parts_of(recipe: Recipe, data: Dataset, seed: int) -> Parts:
@@ -215,11 +217,14 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
 
 
 def check_same(saved: Mapping[str, Any], present: Mapping[str, str], data: str, folder: Path) -> None:
-    """Raise `InvalidArgument` if the saved `fingerprints` of a run are those of other images or labels.
+    """Raise `InvalidArgument` if the saved hashes of a run are those of other images or labels, or another teacher.
 
     data, folder: the names of the present data and of the run's folder in messages. Warn if the run is from an earlier
-    version, whose fingerprints say nothing about images.
+    version, whose hashes say nothing about images.
     """
+    present = dict(present)
+    if saved.get("teacher") != present.pop("teacher", saved.get("teacher")):
+        raise InvalidArgument(f"{folder} holds a run with another teacher")
     if any(saved.get(key, value) != value for key, value in present.items()):
         raise InvalidArgument(f"{folder} holds a run on other images or labels than {data}")
     if not present.keys() <= saved.keys():

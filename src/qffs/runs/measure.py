@@ -62,7 +62,7 @@ class Trial:
         Raises `InvalidArgument`, `CheckpointError` or `DataError` before images are decoded.
         """
         device = seeded_device(self.device, self.seed)
-        loaded = load_kind("snn", self.checkpoint, "run qffs convert on it first")
+        loaded = load_kind("snn", self.checkpoint, "simulate takes a spiking one, which qffs convert makes")
         snn = loaded.network.to(device)
         assert isinstance(snn, SpikingNetwork)
         steps = snn.schedule.usual_steps if self.steps is None else self.steps

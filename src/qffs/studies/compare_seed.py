@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import time
@@ -21,6 +20,7 @@ from qffs.graph.replace import activations
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
 from qffs.measurement.cost import cost
+from qffs.nn.inspect import digest
 from qffs.recipes.recipe import Recipe, Training
 from qffs.runs.inputs import about, device_of, run_inputs
 from qffs.runs.provenance import commit
@@ -74,7 +74,7 @@ class SeedComparison:
             **self.inputs.fingerprints,
             "commit": commit(),
             "versions": self.about["versions"],
-            "network": _fingerprint(self.inputs.network),
+            "network": digest(self.inputs.network),
         }
         self.cache = RowCache(folder, seed, cache_key)
         generator = torch.Generator().manual_seed(seed)
@@ -224,15 +224,6 @@ class SeedComparison:
 def left_out(method: Method, why: QffsError) -> Results:
     """Return the entry in the results of a method that was not measured: its name, its title and why."""
     return {"method": method.name, "title": method.title, "why": str(why)}
-
-
-def _fingerprint(network: fx.GraphModule) -> str:
-    """Return a hash of the code and all tensors of a network."""
-    digest = hashlib.sha256(network.code.encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + str(tensor.dtype).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _slug(name: str) -> str:

@@ -19,7 +19,7 @@ from qffs.nn.quantizer import Quantizer, fuse
 from qffs.progress import Bar, track
 from qffs.recipes.recipe import Training
 from qffs.train import distributed
-from qffs.train.loss import loss_of
+from qffs.train.loss import loss_of, recorded, wrong_levels
 from qffs.train.optimize import Average, optimizer_of, rate
 from qffs.train.seeds import check_seed, seed_generators, seed_of
 from qffs.train.state import Interruption, RunState
@@ -213,11 +213,14 @@ class _Loop:
         if distributed.world() > 1:  # dropout should drop other units in each process
             seed_generators(seed_of(*key, distributed.rank()), self.device)
         x = self.normalize(x)
-        if number <= training.small_epochs:
+        if number <= round(training.small_share * training.epochs):
             x = smaller(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
-            logits = model(x)
-            loss = loss_of(logits, labels, training, self._teacher_logits(x), setting.output)
+            with recorded(setting.output) as charge:
+                logits = model(x)
+            loss = loss_of(logits, labels, training, self._teacher_logits(x))
+            if setting.output is not None:
+                loss = loss + training.level_penalty * wrong_levels(charge[0], labels, setting.output)
             loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
         losses, correct = distributed.total(torch.stack([loss.detach() * len(x), hits]).double()).tolist()

@@ -1,54 +1,68 @@
-"""The loss that training minimizes."""
+"""The loss that training minimizes, and the term that it adds for outputs that spike."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
 
 
-def loss_of(
-    logits: Tensor, labels: Tensor, training: Training, teacher: Tensor | None = None, output: Quantizer | None = None
-) -> Tensor:
+def loss_of(logits: Tensor, labels: Tensor, training: Training, teacher: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of logits ``[B, classes]`` and labels ``[B]``, or its mix with distillation.
 
-    output: the quantizer of an output that spikes, whose `wrong_levels` are added times the ``level_penalty``.
-    Labels are smoothed as the recipe says. With a teacher, whose logits are ``[B, classes]``, the loss is ``(1 - d)
-    CE(logits, labels) + d τ² KL(p || q)``: d is the recipe's ``distillation``, τ its ``temperature``, and p and q are
-    the softmax of the teacher's and the network's logits divided by τ (Hinton, Vinyals, Dean, "Distilling the knowledge
-    in a neural network", 2015). The factor τ² keeps the size of the gradient when τ changes.
+    Labels are smoothed as the recipe says. With a teacher, whose logits are ``[B, classes]``, the loss is
+    ``(1 - d) CE(logits, labels) + d τ² KL(p || q)``: d is the recipe's ``distillation``, τ its ``temperature``, and p
+    and q are the softmax of the teacher's and the network's logits divided by τ (Hinton, Vinyals, Dean, "Distilling the
+    knowledge in a neural network", 2015). The factor τ² keeps the size of the gradient when τ changes.
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
-    loss = F.cross_entropy(logits.to(wide), labels, label_smoothing=training.label_smoothing)
-    if teacher is not None and training.distillation:
-        loss = (1 - training.distillation) * loss + training.distillation * _divergence(logits, teacher, training)
-    if output is not None and training.level_penalty:
-        loss = loss + training.level_penalty * wrong_levels(logits.to(wide), labels, output.step_size)
-    return loss
-
-
-def _divergence(logits: Tensor, teacher: Tensor, training: Training) -> Tensor:
-    wide = torch.promote_types(logits.dtype, torch.float32)
+    entropy = F.cross_entropy(logits.to(wide), labels, label_smoothing=training.label_smoothing)
+    if teacher is None or not training.distillation:
+        return entropy
     τ = training.temperature
     student, target = (F.log_softmax(each.to(wide) / τ, -1) for each in (logits, teacher))
-    return τ**2 * F.kl_div(student, target, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(student, target, reduction="batchmean", log_target=True)
+    return (1 - training.distillation) * entropy + training.distillation * τ**2 * divergence
 
 
-def wrong_levels(logits: Tensor, labels: Tensor, unit: Tensor) -> Tensor:
-    """Return the mean over images of ``sum_c k_c y_c``: c are all classes but the label's, and ``k_c = y_c / s``.
+def wrong_levels(x: Tensor, labels: Tensor, output: Quantizer) -> Tensor:
+    """Return the mean over images of ``sum_c k_c x_c`` over all classes c but the label's, with constant levels k.
 
-    logits: y, ``[B, classes]``, the values of an output that spikes, so that the levels k are whole; unit: its step
-    size s, a scalar or ``[classes]``, which gets no gradient. The gradient of y is 2 k, in any units of y.
+    x: ``[B, classes]`` in the shape of the output, what its quantizer reads (see `recorded`); k: its levels. The
+    gradient of x is k, in any units of x, also where x is above the highest level; the step size has none.
 
     An output neuron sends at most one spike per step: after T steps its count is at most T, and classes with levels
-    from T on tie. Cross-entropy alone leaves the levels of wrong classes high, as long as the right one is higher. This
-    term lowers them.
+    from T on can tie. Cross-entropy alone leaves the levels of wrong classes high, as long as the right one is higher.
+    This term lowers them.
 
-    >>> wrong_levels(torch.tensor([[3.5, 1.5, 0.5]]), torch.tensor([0]), torch.tensor(0.5))
+    >>> quantizer = Quantizer(highest=7)
+    >>> quantizer.set_step_size(0.5)
+    >>> wrong_levels(torch.tensor([[3.5, 1.5, 0.5]]), torch.tensor([0]), quantizer)  # 3 * 1.5 + 1 * 0.5
     tensor(5.)
     """
-    wrong = logits.scatter(1, labels[:, None], 0.0)
-    return (wrong.square() / unit.detach()).sum(1).mean()
+    with torch.no_grad():
+        levels = output.level(x)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (levels * wide).flatten(1).scatter(1, labels[:, None], 0.0).sum(1).mean()
+
+
+@contextmanager
+def recorded(output: Quantizer | None) -> Iterator[list[Tensor]]:
+    """Yield a list that holds what a quantizer read in its last call; without a quantizer it stays empty."""
+    last: list[Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        last[:] = arguments[:1]
+
+    handle = None if output is None else output.register_forward_pre_hook(keep)
+    try:
+        yield last
+    finally:
+        if handle is not None:
+            handle.remove()

@@ -123,11 +123,9 @@ class Shelf:
         return list(measure(snn.to(device), test, normalizer(data, device), steps, progress=self.progress).accuracy)
 
     def _marks(self) -> str:
-        """Return the hashes of data and weights, which do not depend on their folders."""
-        return "".join(
-            mark(Path(os.path.expanduser(path)))
-            for path in (self.recipe.data.rpartition(":")[2], self.recipe.weights or "")
-        )
+        """Return the hashes of data, weights and teacher, which do not depend on their folders."""
+        paths = [self.recipe.data.rpartition(":")[2], *self.recipe.weight_files.values(), self.recipe.teacher]
+        return "".join(mark(Path(os.path.expanduser(path or ""))) for path in paths)
 
     def _recipe(self, variant: Variant, changes: dict[str, Any], quantized: dict[str, Any]) -> Recipe:
         plain: dict[str, Any] = {"charge_steps": None, "candidates": [], "choose_at": None, "held_out": 0.0}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import qffs
 from helpers.command_line import Said
 from qffs.models import trained
 
@@ -56,9 +57,24 @@ def test_a_command_takes_a_name(command_line: Callable[..., Said], words: list[s
     assert told in said.out
 
 
-def test_a_hub_folder_of_a_name_shows_its_accuracy(command_line: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_hub_folder_of_a_name_shows_its_accuracy_and_license(
+    command_line: Callable[..., Said], tmp_path: Path
+) -> None:
     command_line("export", "digits-2bit", "--to", "hub", "-o", tmp_path / "hub")
-    assert "| quantized |  | 99.55 |" in (tmp_path / "hub" / "README.md").read_text()
+    page = (tmp_path / "hub" / "README.md").read_text()
+    assert "| quantized |  | 99.55 |" in page
+    assert "## License\n\nApache-2.0, as qffs, trained from random weights.\n" in page
+    assert command_line("export", "digits", "--to", "hub", "-o", tmp_path / "float").code == 0
+    assert "accuracy (%)" not in (tmp_path / "float" / "README.md").read_text()
+
+
+def test_a_conversion_of_a_name_has_the_schedule_of_its_card(
+    command_line: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "schedule", lambda name: [0.5, 0.5])
+    assert command_line("convert", "digits-2bit", "-o", tmp_path / "snn").code == 0
+    assert list(qffs.load(tmp_path / "snn").network.schedule.weights) == [0.5, 0.5]
+    assert list(qffs.load("digits-2bit").network.schedule.weights) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +82,8 @@ def test_a_hub_folder_of_a_name_shows_its_accuracy(command_line: Callable[..., S
     [
         (["plan", "digits-2bit"], "digits-2bit holds a network of kind 'qann': name digits, from which it was made"),
         (["compare", "digits-2bit"], "digits-2bit holds a network of kind 'qann': name digits, from which it was made"),
-        (["simulate", "digits"], "digits holds a network of kind 'float'"),
+        (["simulate", "digits"], "digits holds a network of kind 'float': simulate takes a spiking one, which qffs"),
+        (["compare", "digits-2bits"], "there is digits-2bit"),
         (["simulate", "digits2bit"], "nearest to it: digits-2bit"),
         (["train", "digits", "model=digits", "model_arguments.width=3"], "digits names a checkpoint: its network is"),
     ],
