@@ -83,7 +83,7 @@ qffs networks                                                      # list them
 qffs networks cifar10-resnet8-2bit                                 # the card of one
 qffs simulate cifar10-resnet8-2bit --data cifar10:PATH             # measure it again
 qffs export cifar10-resnet8-2bit --to onnx -o resnet8.onnx
-qffs quantize cifar10-resnet56 --data cifar10:PATH bits=3 -o qann  # from a network in full precision
+qffs quantize cifar10-resnet8 --data cifar10:PATH bits=3 -o qann   # from a network in full precision
 ```
 
 ```python

@@ -219,7 +219,7 @@ class _Loop:
             with recorded(setting.output) as charge:
                 logits = model(x)
             loss = loss_of(logits, labels, training, self._teacher_logits(x))
-            if setting.output is not None:
+            if setting.output is not None and training.level_penalty:
                 loss = loss + training.level_penalty * wrong_levels(charge[0], labels, setting.output)
             loss = loss if setting.penalty is None else loss + setting.penalty()
         hits = (logits.argmax(-1) == labels).sum()
