@@ -83,7 +83,7 @@ def compare(
 ) -> None:
     """Compare methods on one network, each with the same data, test images and epochs of training.
 
-    Example: `qffs compare cifar10_resnet20 data=cifar10:PATH weights=PATH quantized.epochs=1 --methods qffs,qcfs`
+    Example: `qffs compare cifar10_resnet20 data=cifar10:PATH quantized.epochs=1 --methods qffs,qcfs`
     """
     from qffs.studies.compare import compare as run_compare
 
