@@ -90,6 +90,7 @@ class _State(_Checked):
     data: Any
     histories: dict[Literal["full precision", "quantized"], History]
     seconds: Number
+    command: str = ""
 
 
 def check_state(state: Results, path: Path, epochs: int) -> None:

@@ -75,7 +75,7 @@ class Run:
         self.fingerprints = inputs.fingerprints  # now, because files may change while the run goes on
         self.reading: dict[str, Any] = {"workers": recipe.workers, "progress": progress}
         self.histories: dict[str, list[Results]] = {}
-        self.seconds, self.began_s = 0.0, time.monotonic()
+        self.seconds, self.began_s, self.command = 0.0, time.monotonic(), command(sys.argv)
 
     def results(self, resume: bool = False) -> Results:
         """Run all stages, and return and write the results on the test images; then remove the state."""
@@ -90,6 +90,7 @@ class Run:
             check_state(saved, self.folder / "state.pt", self.recipe.full_precision.epochs)
             check_same(saved, self.fingerprints, self.recipe.data, self.folder)
             self.histories, self.seconds = saved["histories"], saved["seconds"]
+            self.command = saved.get("command") or self.command  # earlier versions did not save it
         elif not distributed.rank():
             clear(self.folder)
         self._write_recipe()
@@ -104,8 +105,9 @@ class Run:
         results = self._measured(qann, snn) | {"charge_choices": choices}
         if not distributed.rank():
             write(self.folder / "accuracy.png", lambda path: draw_accuracy(results, path))
+            run = provenance(self.inputs.device, self.elapsed_s) | {"command": self.command}
             more = {"resumable": self.state is not None, "fingerprints": self.fingerprints}
-            write_text(self.folder / "run.json", to_json(provenance(self.inputs.device, self.elapsed_s) | more))
+            write_text(self.folder / "run.json", to_json(run | more))
             write_text(self.folder / "results.json", to_json(results))
         if self.state is not None:
             self.state.remove()
@@ -168,7 +170,8 @@ class Run:
 
     def _extra_state(self) -> dict[str, Any]:
         """Return the values beside the state of the training that a run needs to continue."""
-        return {"histories": self.histories, "seconds": self.elapsed_s, **self.fingerprints}
+        own = {"histories": self.histories, "seconds": self.elapsed_s, "command": self.command}
+        return own | self.fingerprints
 
     @property
     def elapsed_s(self) -> float:

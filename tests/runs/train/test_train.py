@@ -140,9 +140,13 @@ def test_curves_that_cannot_be_written_stop_with_a_sentence(tmp_path: Path, monk
 
     whole = train(tmp_path / "whole")
     monkeypatch.setattr(tensorboard.SummaryWriter, "flush", full)
+    monkeypatch.setattr(sys, "argv", ["qffs", "train", "digits"])
     with pytest.raises(QffsError, match=r"^TensorBoard's curves could not be written: No space left on device$"):
         train(tmp_path / "run", tensorboard=True)
+    monkeypatch.setattr(sys, "argv", ["qffs", "train", "digits", "--resume"])
     assert train(tmp_path / "run", resume=True) == whole  # the epoch was not lost
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["command"]
+    assert command == "qffs train digits"  # the command that began the run
 
 
 def save_but_the_quantized(network: Any, folder: Path, about: Any) -> None:
