@@ -80,10 +80,10 @@ These networks are part of the package. Each name can be given wherever a comman
 
 ```sh
 qffs networks                                                      # list them
-qffs networks cifar10-resnet8-2bit                                 # the card of one
-qffs simulate cifar10-resnet8-2bit --data cifar10:PATH             # measure it again
-qffs export cifar10-resnet8-2bit --to onnx -o resnet8.onnx
-qffs quantize cifar10-resnet8 --data cifar10:PATH bits=3 -o qann   # from a network in full precision
+qffs networks cifar10-resnet20-2bit                                # the card of one
+qffs simulate cifar10-resnet20-2bit --data cifar10:PATH            # measure it again
+qffs export cifar10-resnet20-2bit --to onnx -o resnet20.onnx
+qffs quantize cifar10-resnet20 --data cifar10:PATH bits=3 -o qann  # from a network in full precision
 ```
 
 ```python

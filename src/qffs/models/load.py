@@ -18,7 +18,7 @@ from qffs.models.weights import path_of
 def load(source: str | Path, kind: str | None = None) -> Checkpoint:
     """Return the network in a folder that `qffs.save` wrote, or a trained network that comes with the library.
 
-    source: the folder, or a name that `qffs networks` lists, such as ``"cifar10-resnet8-2bit"``. kind: ``"snn"``,
+    source: the folder, or a name that `qffs networks` lists, such as ``"cifar10-resnet20-2bit"``. kind: ``"snn"``,
     ``"qann"`` or ``"float"``, to be sure of what is returned. A trained network that is quantized can be had as either
     of the first two, and is a spiking one by default.
 
