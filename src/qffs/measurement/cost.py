@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.data import Images
-from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis as of_images
 from qffs.graph.call import label, signals
 from qffs.graph.site import Kind, site
@@ -173,7 +172,7 @@ class _Counter:
         """Simulate the batch and add its events and spikes to the counts."""
         walk(self.walked.operations, self.walked.state.inputs, self.walked, before=self._look)
 
-    def _see(self, path: str, spikes: Tensor, _: NeuronState) -> None:
+    def _see(self, path: str, spikes: Tensor, _: object) -> None:
         for number, sign in enumerate((1, -1)):
             self.counts.spikes[path][number] += (sign * spikes).clamp_min(0).flatten(1).sum(1)
 

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from qffs.data import Images
 from qffs.errors import InvalidArgument
-from qffs.functional.neuron import NeuronState
 from qffs.graph import batch_axis as of_images
 from qffs.measurement.batches import Normalize, fitting, labeled
 from qffs.nn.neuron import Neuron
@@ -187,13 +186,13 @@ class _Counts:
         step = dict.fromkeys(networks, 0)
         fired = {path: torch.zeros(len(x), dtype=torch.int64, device=x.device) for path in networks}
 
-        def observe(path: str, spikes: Tensor, state: NeuronState) -> None:
-            t = step[path]
+        def observe(path: str, spikes: Tensor, state: tuple[Tensor, Tensor]) -> None:
+            t, (_, sent) = step[path], state
             masks = sort(networks[path], self.offsets[path], state, levels[path], t + 1)
             self.suffering[path][t] += torch.stack([each.sum() for each in masks])
             fires = spikes[0].movedim(batch_dimensions[path], 0).reshape(len(x), -1).any(1)
             fired[path] = torch.where(fires, t + 1, fired[path])
-            self.neurons[path] = state.sent.numel() // len(x)
+            self.neurons[path] = sent.numel() // len(x)
             step[path] += 1
 
         snn.run(x, steps=self.steps, chunk=1, observer=observe)
@@ -233,11 +232,11 @@ class _Counts:
         return Noise(images, self.steps, right / images, tuple(layers), tuple(remedies))
 
 
-def sort(neuron: Neuron, offset: float, state: NeuronState, level: Tensor, steps: int) -> tuple[Tensor, ...]:
+def sort(neuron: Neuron, offset: float, state: tuple[Tensor, Tensor], level: Tensor, steps: int) -> tuple[Tensor, ...]:
     """Return one mask for each of `NOISES`, in the shape of the state: the neurons that have this noise.
 
-    A neuron has at most one noise. offset: the rounding offset of the quantizer. state: the state after ``steps``
-    steps. level: the level of the neuron in the quantized network.
+    A neuron has at most one noise. offset: the rounding offset of the quantizer. state: the potential and
+    the spikes sent after ``steps`` steps. level: the level of the neuron in the quantized network.
     """
     potential, sent = state
     threshold, n = neuron.threshold.to(potential.dtype), neuron.highest

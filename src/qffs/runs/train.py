@@ -6,6 +6,7 @@ import copy
 import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,6 @@ from qffs.convert import to_spiking
 from qffs.files import Results, to_json, write, write_text
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
-from qffs.method import Schedule
 from qffs.models.checkpoint import load, save
 from qffs.models.weights import load_weights
 from qffs.recipes import read, to_yaml
@@ -99,8 +99,8 @@ class Run:
         if saved is None or saved["stage"] != "quantized":
             calibrate_on(self.inputs.parts.train, qann, self.inputs.normalize, self.recipe)
         self._stage("quantized", qann, saved)
-        schedule, choices = self._best_schedule(qann)
-        snn = to_spiking(qann, schedule.weights)
+        charge, choices = self._best_charge(qann)
+        snn = to_spiking(qann, charge)
         self._save(snn, "snn")
         results = self._measured(qann, snn) | {"charge_choices": choices}
         if not distributed.rank():
@@ -170,8 +170,7 @@ class Run:
 
     def _extra_state(self) -> dict[str, Any]:
         """Return the values beside the state of the training that a run needs to continue."""
-        own = {"histories": self.histories, "seconds": self.elapsed_s, "command": self.command}
-        return own | self.fingerprints
+        return {"histories": self.histories, "seconds": self.elapsed_s, "command": self.command} | self.fingerprints
 
     @property
     def elapsed_s(self) -> float:
@@ -182,14 +181,14 @@ class Run:
         if not distributed.rank():
             save(network, self.folder / name, self.about)
 
-    def _best_schedule(self, qann: fx.GraphModule) -> tuple[Schedule, list[Results]]:
-        """Return the charge schedule, and the accuracy of each candidate on held-out images.
+    def _best_charge(self, qann: fx.GraphModule) -> tuple[int | Sequence[float], list[Results]]:
+        """Return the charge steps, or their weights, and the accuracy of each candidate on held-out images.
 
-        The schedule is the candidate with the best accuracy; without candidates it is that of the recipe.
+        They are the candidate with the best accuracy; without candidates they are those of the recipe.
         """
         held_out = self.inputs.parts.held_out
         if not self.recipe.candidates or held_out is None:
-            return self.recipe.schedule, []
+            return self.recipe.schedule.weights, []
         steps = self.recipe.choose_at or self.recipe.horizon
         choices: list[Results] = []
         for candidate in self.recipe.candidates:
@@ -197,14 +196,14 @@ class Run:
             measured = measure(snn, held_out, self.inputs.normalize, steps, **self.reading)
             choices.append({"charge_steps": candidate, "steps": steps, "held_out": measured.accuracy[-1]})
         best = max(choices, key=lambda choice: float(choice["held_out"]))  # the first of equals
-        return Schedule.of(best["charge_steps"]), choices
+        return best["charge_steps"], choices
 
     def _measured(self, qann: fx.GraphModule, snn: SpikingNetwork) -> Results:
         """Return the results of the three networks on the test images, which are read here for the first time."""
         images, test, normalize = self.inputs.parts.train, self.inputs.parts.test, self.inputs.normalize
         count = min(len(images), fitting(images, VERIFIED_IMAGES, self.recipe.horizon))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.recipe.seed))
-        verified = _verify_exactly(qann, snn.schedule, normalize(images.read(order[:count])))
+        verified = _verify_exactly(qann, snn.schedule.weights, normalize(images.read(order[:count])))
         full_precision = accuracy(self.inputs.network, test, normalize, **self.reading)
         measured = measure(snn, test, normalize, self.recipe.horizon, qann=qann, **self.reading)
         return {
@@ -225,10 +224,10 @@ class Run:
         }
 
 
-def _verify_exactly(qann: fx.GraphModule, schedule: Schedule, x: Tensor) -> Comparison:
+def _verify_exactly(qann: fx.GraphModule, charge: int | Sequence[float], x: Tensor) -> Comparison:
     """Return the comparison of `verify` in float64, which runs until the network has settled."""
     exact = copy.deepcopy(qann).double()
-    return verify(exact, to_spiking(exact, schedule.weights), x.double())
+    return verify(exact, to_spiking(exact, charge), x.double())
 
 
 def demo(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
