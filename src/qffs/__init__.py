@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from qffs.models.checkpoint import save
     from qffs.models.load import load
     from qffs.spiking.network import SpikingNetwork
+    from qffs.train.reconstruct import reconstruct
     from qffs.verification import verify
 
 _HOMES = {
@@ -49,6 +50,7 @@ _HOMES = {
     "measure": "qffs.measurement.accuracy",
     "plan": "qffs.convert",
     "quantize": "qffs.convert",
+    "reconstruct": "qffs.train.reconstruct",
     "register": "qffs.graph.rules",
     "save": "qffs.models.checkpoint",
     "to_spiking": "qffs.convert",
@@ -79,6 +81,7 @@ __all__ = [
     "measure",
     "plan",
     "quantize",
+    "reconstruct",
     "register",
     "save",
     "to_spiking",

@@ -88,6 +88,27 @@ def output_quantizers(network: fx.GraphModule, kind: type[nn.Module] = Quantizer
     }
 
 
+def in_full_precision(qann: fx.GraphModule, model: nn.Module) -> fx.GraphModule:
+    """Return a copy of a QANN with the weights of ``model``, and a ReLU in the place of every quantizer.
+
+    So an output with a quantizer is ``max(x, 0)``. Raises `InvalidArgument` where ``model`` lacks a weight of the QANN,
+    or has it in another shape.
+    """
+    network = copied(qann)
+    for path, module in list(network.named_modules()):
+        if isinstance(module, Quantizer):
+            network.set_submodule(path, FullPrecision(module.clip))
+    weights = model.state_dict()
+    missing = [name for name, _ in network.named_parameters() if name not in weights]
+    if missing:
+        raise InvalidArgument(f"the model is not the one that was quantized: it has no {missing[0]}")
+    try:
+        network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise InvalidArgument(f"the model is not the one that was quantized: {error}") from error
+    return network
+
+
 def refuse_lost(network: fx.GraphModule) -> None:
     """Raise `InvalidArgument` where a graph reads a module or a tensor that is no longer there."""
     for node in network.graph.nodes:
