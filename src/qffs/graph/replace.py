@@ -99,13 +99,12 @@ def in_full_precision(qann: fx.GraphModule, model: nn.Module) -> fx.GraphModule:
         if isinstance(module, Quantizer):
             network.set_submodule(path, FullPrecision(module.clip))
     weights = model.state_dict()
-    missing = [name for name, _ in network.named_parameters() if name not in weights]
-    if missing:
-        raise InvalidArgument(f"the model is not the one that was quantized: it has no {missing[0]}")
-    try:
-        network.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise InvalidArgument(f"the model is not the one that was quantized: {error}") from error
+    for name, tensor in network.named_parameters():
+        if name not in weights or weights[name].shape != tensor.shape:
+            raise InvalidArgument(
+                f"the model is not the one that was quantized: it has no {name} of shape {list(tensor.shape)}"
+            )
+    network.load_state_dict(weights, strict=False)
     return network
 
 

@@ -1,0 +1,228 @@
+"""Reconstruction against closed forms, and what it must leave alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qffs
+from helpers.problems import images, network
+from qffs.errors import InvalidArgument, NotCalibrated
+from qffs.nn.quantizer import Quantizer
+from qffs.train import reconstruct as module
+from qffs.train.reconstruct import error, mixed, reconstruct
+
+
+def perceptron(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 4)).double()
+
+
+def inputs(count: int = 256, width: int = 6) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def quantized(model: nn.Module, x: Tensor, bits: int = 2, output: Any = "analog") -> fx.GraphModule:
+    qann = qffs.quantize(model, bits, output, example=x)
+    qffs.calibrate(qann, [x])
+    return qann
+
+
+def short(qann: fx.GraphModule, model: nn.Module, x: Any, **options: Any) -> nn.Module:
+    options = {"steps": 40, "block_steps": 40, "progress": False} | options
+    return reconstruct(qann, model, x.split(64) if isinstance(x, Tensor) else x, **options)
+
+
+def distance(qann: nn.Module, model: nn.Module, x: Tensor) -> float:
+    """The error of the outputs; that of a spiking output is against ``max(t, 0)``."""
+    with torch.no_grad():
+        return float(error([qann.eval()(x)], [model(x)]))
+
+
+def test_a_linear_layer_behind_a_quantizer_reaches_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEARNING_RATE", 0.02)
+    monkeypatch.setattr(module, "PATIENCE", module.CHECKS)
+    model, x = nn.Sequential(nn.ReLU(), nn.Linear(6, 3)).double(), inputs()
+    qann = quantized(model, x, bits=1)
+    quantizer = qann.get_submodule("0")
+    assert isinstance(quantizer, Quantizer)
+    quantizer.step_size.requires_grad_(False)
+    levels = torch.cat([quantizer(x), torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    targets = model(x).detach()
+    best = float(error([levels @ torch.linalg.lstsq(levels, targets).solution], [targets]))
+    before = distance(qann, model, x)
+    short(qann, model, x, steps=1500, block_steps=0, mix=False)
+    assert before > 1.3 * best
+    assert best <= distance(qann, model, x) < 1.03 * best
+
+
+@pytest.mark.parametrize(("steps", "block_steps"), [(60, 0), (0, 60)])
+def test_it_comes_nearer_to_the_network_in_full_precision(steps: int, block_steps: int) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    before = distance(qann, model, x)
+    assert short(qann, model, x, steps=steps, block_steps=block_steps) is qann
+    assert distance(qann, model, x) < 0.8 * before
+
+
+def test_the_spiking_network_equals_the_reconstructed_one() -> None:
+    model, x = network(), images(count=32)
+    qann = quantized(model, x, output=3)
+    short(qann, model, x).eval()
+    qffs.verify(qann, qffs.to_spiking(qann), images(seed=5))
+
+
+def test_an_output_that_spikes_approaches_the_positive_part() -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x, output=3)
+    positive = nn.Sequential(model, nn.ReLU())
+    before = distance(qann, positive, x)
+    short(qann, model, x, steps=100)
+    assert distance(qann, positive, x) < 0.7 * before
+
+
+def test_the_seed_decides_every_weight() -> None:
+    model, x = perceptron(), inputs()
+    first, again, other = (short(quantized(model, x), model, x, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_network_of_many_levels_stays_as_good_as_it_is() -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x, bits=8)
+    before = distance(qann, model, x)
+    short(qann, model, x)
+    assert before < 1e-3
+    assert distance(qann, model, x) <= before * 1.05  # other images than those held out
+
+
+def test_it_ends_no_worse_than_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    before = {name: tensor.clone() for name, tensor in qann.state_dict().items()}
+    monkeypatch.setattr(module, "LEARNING_RATE", 10.0)
+    short(qann, model, x)
+    assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_blocks_that_harm_the_whole_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    before = {name: tensor.clone() for name, tensor in qann.state_dict().items()}
+
+    def harm(work: Any, *_: Any) -> None:
+        for parameter in work.parameters:
+            parameter.data.mul_(3.0)
+
+    monkeypatch.setattr(module._Work, "minimize", harm)
+    short(qann, model, x)
+    assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_values_in_files_give_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    memory = short(quantized(model, x), model, x).state_dict()
+    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    files = short(quantized(model, x), model, x).state_dict()
+    assert all(torch.equal(memory[name], files[name]) for name in memory)
+
+
+def test_modes_statistics_and_the_model_are_left_alone() -> None:
+    model, x = network(), images(count=32)
+    qann = quantized(model, x).train()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    statistics = {name: tensor.clone() for name, tensor in qann.state_dict().items() if "running" in name}
+    short(qann, model, x)
+    assert qann.training
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in weights.items())
+    assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in statistics.items())
+    assert all(parameter.requires_grad for parameter in qann.parameters())
+
+
+def test_parameters_without_gradients_stay() -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    first = qann.get_submodule("0")
+    first.requires_grad_(False)
+    weight = first.weight.clone()
+    short(qann, model, x)
+    assert torch.equal(first.weight, weight)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.last = nn.Embedding(5, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, tokens: Tensor, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.relu(self.embed(tokens) + self.first(x))
+        return {"out": self.last(hidden), "hidden": hidden}
+
+
+def test_several_inputs_some_of_them_whole_numbers() -> None:
+    torch.manual_seed(0)
+    model, x = TwoInputs().double(), inputs()
+    tokens = torch.arange(len(x)) % 5
+    qann = qffs.quantize(model, bits=1, example=(tokens, x))
+    qffs.calibrate(qann, [(tokens, x)])
+
+    def total() -> float:
+        with torch.no_grad():
+            outputs, targets = qann.eval()(tokens, x), model(tokens, x)
+            return float(error(list(outputs.values()), list(targets.values())))
+
+    before = total()
+    short(qann, model, [(tokens[:40], x[:40]), (tokens[40:], x[40:])], steps=100)
+    assert total() < 0.98 * before
+
+
+def test_mixed_images_are_between_two_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 5, generator=generator)
+    (y,) = mixed((x,), generator)
+    assert y.min() >= 0
+    assert y.std() < x.std()
+    tokens = torch.arange(64)
+    assert mixed((tokens, x), generator) == (tokens, x)
+
+
+def test_images_are_shifted_by_at_most_an_eighth_and_mirrored_in_color() -> None:
+    one = torch.zeros(1, 3, 16, 16)
+    one[0, :, 8, 8] = 1
+    gray, places = one[:, :1], []
+    for seed in range(200):
+        (y,) = mixed((one,), torch.Generator().manual_seed(seed))  # one image: mixed with itself
+        places.append(tuple(y[0, 0].nonzero()[0].tolist()))
+        (z,) = mixed((gray,), torch.Generator().manual_seed(seed))
+        assert z[0, 0].nonzero()[0].tolist()[1] in range(6, 11)
+    assert {row for row, _ in places} == set(range(6, 11))
+    assert {column for _, column in places} == set(range(5, 11))  # 7 is the mirror image of 8
+
+
+def test_bad_input() -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    with pytest.raises(InvalidArgument, match="reconstruct takes the network"):
+        short(model, model, x)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="alone, without labels"):
+        short(qann, model, [(x, torch.zeros(len(x)))])
+    with pytest.raises(InvalidArgument, match=r"such as \[x\]"):
+        reconstruct(qann, model, x)
+    with pytest.raises(InvalidArgument, match="at least two images"):
+        short(qann, model, [x[:1]])
+    with pytest.raises(InvalidArgument, match="at least two images"):
+        short(qann, model, [])
+    with pytest.raises(
+        InvalidArgument, match=r"not the one that was quantized: it has no 0\.weight of shape \[24, 6\]"
+    ):
+        short(qann, nn.Linear(6, 4).double(), x)
+    with pytest.raises(InvalidArgument, match=r"it has no 0\.weight of shape \[24, 6\]"):
+        short(qann, nn.Sequential(nn.Linear(6, 6)).double(), x)
+    with pytest.raises(InvalidArgument, match="seed"):
+        short(qann, model, x, seed=-1)
+    with pytest.raises(NotCalibrated):
+        short(qffs.quantize(model, bits=2, example=x), model, x)
