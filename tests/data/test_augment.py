@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qffs.data.augment import Augmentation
+from qffs.data.augment import Augmentation, mixed
 from qffs.errors import InvalidArgument
 from qffs.recipes import names, read
 
@@ -170,3 +170,26 @@ def test_images_on_the_gpu_are_changed_there_by_the_same_random_numbers() -> Non
     on_gpu = augmented(augmentation, 0, images().cuda())
     assert on_gpu.is_cuda
     assert torch.equal(on_gpu.cpu(), augmented(augmentation, 0, images()))
+
+
+def test_mixed_images_are_between_two_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 5, generator=generator)
+    (y,) = mixed((x,), generator)
+    assert y.min() >= 0
+    assert y.std() < x.std()
+    tokens = torch.arange(64)
+    assert mixed((tokens, x), generator) == (tokens, x)
+
+
+def test_images_are_shifted_by_at_most_an_eighth_and_mirrored_in_color() -> None:
+    one = torch.zeros(1, 3, 16, 16)
+    one[0, :, 8, 8] = 1
+    gray, places = one[:, :1], []
+    for seed in range(200):
+        (y,) = mixed((one,), torch.Generator().manual_seed(seed))  # one image: mixed with itself
+        places.append(tuple(y[0, 0].nonzero()[0].tolist()))
+        (z,) = mixed((gray,), torch.Generator().manual_seed(seed))
+        assert z[0, 0].nonzero()[0].tolist()[1] in range(6, 11)
+    assert {row for row, _ in places} == set(range(6, 11))
+    assert {column for _, column in places} == set(range(5, 11))  # 7 is the mirror image of 8

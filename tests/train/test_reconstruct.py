@@ -13,7 +13,8 @@ from helpers.problems import images, network
 from qffs.errors import InvalidArgument, NotCalibrated
 from qffs.nn.quantizer import Quantizer
 from qffs.train import reconstruct as module
-from qffs.train.reconstruct import error, mixed, reconstruct
+from qffs.train import values
+from qffs.train.reconstruct import error, reconstruct
 
 
 def perceptron(seed: int = 0) -> nn.Sequential:
@@ -91,6 +92,17 @@ def test_the_seed_decides_every_weight() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+def test_autocast_sets_the_type_of_the_steps() -> None:
+    model, x = perceptron().float(), inputs().float()
+    qann = quantized(model, x)
+    before = distance(qann, model, x)
+    full = short(quantized(model, x), model, x).state_dict()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = short(qann, model, x)
+    assert distance(half, model, x) < 0.9 * before
+    assert not all(torch.equal(full[name], qann.state_dict()[name]) for name in full)
+
+
 def test_a_network_of_many_levels_stays_as_good_as_it_is() -> None:
     model, x = perceptron(), inputs()
     qann = quantized(model, x, bits=8)
@@ -118,7 +130,7 @@ def test_blocks_that_harm_the_whole_are_undone(monkeypatch: pytest.MonkeyPatch) 
         for parameter in work.parameters:
             parameter.data.mul_(3.0)
 
-    monkeypatch.setattr(module._Work, "minimize", harm)
+    monkeypatch.setattr(module._Task, "minimize", harm)
     short(qann, model, x)
     assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in before.items())
 
@@ -126,7 +138,7 @@ def test_blocks_that_harm_the_whole_are_undone(monkeypatch: pytest.MonkeyPatch) 
 def test_values_in_files_give_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = perceptron(), inputs()
     memory = short(quantized(model, x), model, x).state_dict()
-    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    monkeypatch.setattr(values, "IN_MEMORY", 0)
     files = short(quantized(model, x), model, x).state_dict()
     assert all(torch.equal(memory[name], files[name]) for name in memory)
 
@@ -178,29 +190,6 @@ def test_several_inputs_some_of_them_whole_numbers() -> None:
     before = total()
     short(qann, model, [(tokens[:40], x[:40]), (tokens[40:], x[40:])], steps=100)
     assert total() < 0.98 * before
-
-
-def test_mixed_images_are_between_two_images() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(64, 5, generator=generator)
-    (y,) = mixed((x,), generator)
-    assert y.min() >= 0
-    assert y.std() < x.std()
-    tokens = torch.arange(64)
-    assert mixed((tokens, x), generator) == (tokens, x)
-
-
-def test_images_are_shifted_by_at_most_an_eighth_and_mirrored_in_color() -> None:
-    one = torch.zeros(1, 3, 16, 16)
-    one[0, :, 8, 8] = 1
-    gray, places = one[:, :1], []
-    for seed in range(200):
-        (y,) = mixed((one,), torch.Generator().manual_seed(seed))  # one image: mixed with itself
-        places.append(tuple(y[0, 0].nonzero()[0].tolist()))
-        (z,) = mixed((gray,), torch.Generator().manual_seed(seed))
-        assert z[0, 0].nonzero()[0].tolist()[1] in range(6, 11)
-    assert {row for row, _ in places} == set(range(6, 11))
-    assert {column for _, column in places} == set(range(5, 11))  # 7 is the mirror image of 8
 
 
 def test_bad_input() -> None:

@@ -75,6 +75,35 @@ def smaller(images: Tensor) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
+def mixed(inputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Return ``a x + (1 - a) y`` for each image x of a batch, another image y of it, and a random from 0 to 1 (mixup).
+
+    Images ``[B, C, H, W]`` are shifted by up to an eighth of their sides before, the same for a batch, and some of
+    those with three channels are mirrored. Several inputs of a network are mixed alike. Inputs that are no
+    floating-point numbers, such as the numbers of tokens, are returned as they are, and so are all that go with them.
+    """
+    if not all(x.is_floating_point() for x in inputs):
+        return inputs
+    count = len(inputs[0])
+    share, other = torch.rand(count, generator=generator), torch.randperm(count, generator=generator)
+    mirrored, shift = torch.rand(count, generator=generator) < 0.5, torch.rand(2, generator=generator)
+    return tuple(_mixed(_moved(x, mirrored, shift.tolist()), share, other) for x in inputs)
+
+
+def _moved(x: Tensor, mirrored: Tensor, shift: Sequence[float]) -> Tensor:
+    if x.dim() != 4:
+        return x
+    most = [side // 8 for side in x.shape[2:]]
+    top, left = (int(part * (2 * each + 1)) for part, each in zip(shift, most, strict=True))
+    padded = F.pad(x, (most[1], most[1], most[0], most[0]))
+    x = padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    return x.where(~mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(3)) if x.shape[1] == 3 else x
+
+
+def _mixed(x: Tensor, share: Tensor, other: Tensor) -> Tensor:
+    return x[other.to(x.device)].lerp(x, share.to(x).view(-1, *(1,) * (x.dim() - 1)))
+
+
 def _cut(name: str, value: Any, part: slice | Tensor) -> Any:
     return value if name in SHARED or not isinstance(value, Tensor) else value[part]
 

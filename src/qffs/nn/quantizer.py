@@ -14,6 +14,9 @@ from qffs.functional import lsq
 from qffs.kernels import lsq as kernel
 from qffs.method import Levels
 
+FUSED_FROM_PIXELS = 10**8
+"""The number of training pixels from which `fuse` saves more time than compiling takes."""
+
 
 class Quantizer(nn.Module):
     """The LSQ activation quantizer ``Q(x) = s * clip(floor(x / s + offset), 0, n)``, in the place of a ReLU.

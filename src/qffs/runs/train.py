@@ -21,6 +21,7 @@ from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import fitting
 from qffs.models.checkpoint import load, save
 from qffs.models.weights import load_weights
+from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe, Training
 from qffs.report.plots import draw_accuracy
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from qffs.runs.tensorboard import Curves
 
 VERIFIED_IMAGES = 32
-FUSED_FROM_PIXELS = 10**8
-"""The number of training pixels from which compiled kernels save more time than compiling them takes."""
 
 
 class Run:

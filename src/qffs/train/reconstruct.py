@@ -11,19 +11,22 @@ risk minimization", ICLR 2018). Only activations are quantized here, so weights 
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from qffs.data.augment import mixed
 from qffs.errors import InvalidArgument
-from qffs.graph.blocks import blocks, joined, part
+from qffs.graph.blocks import Block, blocks, joined, part
 from qffs.graph.replace import in_full_precision
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
+from qffs.nn.quantizer import FUSED_FROM_PIXELS, fuse
 from qffs.progress import Bar, track
 from qffs.train.seeds import check_seed
+from qffs.train.values import Values, laid_out, values
 
 LEARNING_RATE = 1e-3
 BATCH = 64
@@ -32,11 +35,6 @@ HELD_OUT = 1 / 8
 """The share of the images that are not trained on: they say when to stop, and which weights are the best."""
 CHECKS, PATIENCE = 10, 5
 """How often a training is measured on held-out images, and after how many times in a row without a gain it ends."""
-IN_MEMORY = 2**29
-"""The bytes up to which the values of a node for all images are kept in memory; beyond it, in a temporary file."""
-
-Values = tuple[Tensor, ...]
-"""A tensor ``[N, ...]`` for each input or output of a block: its values for all images, or for those of a batch."""
 
 
 def reconstruct(
@@ -62,6 +60,8 @@ def reconstruct(
       ``[B, C, H, W]`` are also shifted by up to an eighth of their sides, and those with three channels mirrored.
     - ``seed``: of all random numbers: the same seed gives the same weights, on the same machine.
 
+    Under `torch.autocast` the steps are computed in its type, which is faster on processors that have bfloat16.
+
     The error that is minimized is ``sum((y - t)^2) / sum(t^2)``, where y are outputs of the quantized block or network,
     and t those in full precision; ``max(t, 0)`` where an output spikes. The result is never worse on the held-out
     images than ``qann`` was. It is an ordinary quantized network, whose spiking network equals it.
@@ -77,28 +77,70 @@ def reconstruct(
     check_seed(seed)
     if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
         raise InvalidArgument("reconstruct takes the network that qffs.quantize returned")
-    inputs, generator = _gathered(batches, len(qann.graph.find_nodes(op="placeholder"))), torch.Generator()
-    order = torch.randperm(len(inputs[0]), generator=generator.manual_seed(seed))
-    inputs = tuple(x[order.to(x.device)] for x in inputs)
-    parts, reference = blocks(qann), in_full_precision(qann, model).eval()
-    student, teacher = (part(network, joined(parts)).eval() for network in (qann, reference))
+    generator = torch.Generator().manual_seed(seed)
+    inputs = _gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
+    order = torch.randperm(len(inputs[0]), generator=generator)
+    inputs = tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
+    networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, _autocast(qann))
+    parts = blocks(qann)
     total = len(parts) * block_steps + steps
+    fused = total * BATCH * sum(x[0].numel() for x in inputs) >= FUSED_FROM_PIXELS
     with without_autocast(), evaluating(qann), track("reconstruction", total, "steps", show=progress) as bar:
-        whole = _Work(student, teacher, inputs, inputs, generator, mix)
+        whole = networks.task(joined(parts), inputs, inputs, mix)
         before, weights = whole.measure(), _copies(whole.parameters)
-        exact = quantized = inputs
-        for block in parts if block_steps else ():
-            student, teacher = (part(network, block).eval() for network in (qann, reference))
-            work = _Work(student, teacher, exact, quantized, generator)
-            work.minimize(str(block.outputs[-1]), block_steps, bar)
-            exact, quantized = work.targets, values(student, quantized)
-        whole.minimize("the whole network", steps, bar)
+        with _fused(qann, fused):
+            if block_steps:
+                networks.minimize_blocks(parts, inputs, block_steps, bar)
+            whole.minimize("the whole network", steps, bar)
         if not whole.measure() < before:
             _restore(whole.parameters, weights)
     return qann
 
 
-class _Work:
+def _autocast(qann: nn.Module) -> torch.dtype | None:
+    """Return the type of `torch.autocast` on the device of a network; None where it is off."""
+    device = empty_like(qann).device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+@contextmanager
+def _fused(qann: fx.GraphModule, fused: bool) -> Iterator[None]:
+    """Let the quantizers of a network in eval mode compute in one compiled pass, if ``fused``, until the block ends."""
+    layers = quantizers(qann).values() if fused else ()
+    for quantizer in layers:
+        quantizer.train()
+    fuse(qann, fused)
+    try:
+        yield
+    finally:
+        fuse(qann, False)
+        for quantizer in layers:
+            quantizer.eval()
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """A quantized network and the same in full precision; how to train parts of one to compute what the other does."""
+
+    qann: fx.GraphModule
+    reference: fx.GraphModule
+    generator: torch.Generator
+    autocast: torch.dtype | None
+
+    def task(self, block: Block, exact: Values, quantized: Values, mix: bool = False) -> _Task:
+        """Return the training of a block with these inputs."""
+        return _Task(part(self.qann, block), part(self.reference, block), exact, quantized, self, mix)
+
+    def minimize_blocks(self, parts: Sequence[Block], inputs: Values, steps: int, bar: Bar) -> None:
+        """Train each block, with its inputs from the blocks before it as they are now."""
+        exact = quantized = inputs
+        for block in parts:
+            task = self.task(block, exact, quantized)
+            task.minimize(str(block.outputs[-1]), steps, bar)
+            exact, quantized = task.targets, values(task.student, quantized)
+
+
+class _Task:
     """A part of the quantized network to train, the ``student``, and the same part in full precision, the ``teacher``.
 
     exact, quantized: the values of their inputs for all images, in full precision and in the quantized network; the
@@ -111,11 +153,11 @@ class _Work:
         teacher: fx.GraphModule,
         exact: Values,
         quantized: Values,
-        generator: torch.Generator,
+        networks: _Networks,
         mix: bool = False,
     ) -> None:
         self.student, self.teacher, self.exact, self.quantized = student, teacher, exact, quantized
-        self.generator, self.mix = generator, mix
+        self.networks, self.mix = networks, mix
         self.parameters = [each for each in student.parameters() if each.requires_grad]
         self.device = empty_like(student).device
         self.targets = values(teacher, exact)
@@ -153,17 +195,22 @@ class _Work:
 
     def _loss(self) -> Tensor:
         """Return the error on a batch of the images that are not held out."""
-        count = min(BATCH, self.count - self.held_out)
-        at = torch.randint(self.held_out, self.count, (count,), generator=self.generator)
-        exact, quantized = (tuple(x[at].to(self.device) for x in each) for each in (self.exact, self.quantized))
-        if self.mix:
-            inputs = mixed(exact, self.generator)
-            with torch.no_grad():
-                targets = self.teacher(*inputs)
+        generator, count = self.networks.generator, min(BATCH, self.count - self.held_out)
+        at = torch.randint(self.held_out, self.count, (count,), generator=generator)
+        exact, quantized = (self._taken(each, at) for each in (self.exact, self.quantized))
+        with torch.autocast(self.device.type, self.networks.autocast, enabled=self.networks.autocast is not None):
+            if self.mix:
+                inputs = mixed(exact, generator)
+                with torch.no_grad():
+                    targets = self.teacher(*inputs)
+            else:
+                kept = (torch.rand(x.shape, generator=generator).to(x.device) < 0.5 for x in exact)
+                inputs, targets = tuple(map(torch.where, kept, exact, quantized)), self._taken(self.targets, at)
             return error(self.student(*inputs), targets)
-        kept = (torch.rand(x.shape, generator=self.generator).to(x.device) < 0.5 for x in exact)
-        inputs = tuple(map(torch.where, kept, exact, quantized))
-        return error(self.student(*inputs), tuple(t[at].to(self.device) for t in self.targets))
+
+    def _taken(self, images: Values, at: Tensor) -> Values:
+        """Return some of the images on the device."""
+        return tuple(laid_out(x[at.to(x.device)].to(self.device), x) for x in images)
 
 
 def error(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -172,38 +219,11 @@ def error(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     >>> error([torch.tensor([1.0, 2.0])], [torch.tensor([1.0, 1.0])])
     tensor(0.5000)
     """
-    tiny = torch.finfo(targets[0].dtype).tiny
-    errors = [(y - t).square().sum() / t.square().sum().clamp_min(tiny) for y, t in zip(outputs, targets, strict=True)]
+    errors = []
+    for each in zip(outputs, targets, strict=True):
+        y, t = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in each)
+        errors.append((y - t).square().sum() / t.square().sum().clamp_min(torch.finfo(t.dtype).tiny))
     return torch.stack(errors).mean()
-
-
-def mixed(inputs: Values, generator: torch.Generator) -> Values:
-    """Return ``a x + (1 - a) y`` for each image x of a batch, another image y of it, and a random from 0 to 1.
-
-    Images ``[B, C, H, W]`` are shifted by up to an eighth of their sides before, the same for a batch, and some of
-    those with three channels are mirrored. Several inputs of a network are mixed alike. Inputs that are no
-    floating-point numbers, such as the numbers of tokens, are returned as they are, and so are all that go with them.
-    """
-    if not all(x.is_floating_point() for x in inputs):
-        return inputs
-    count = len(inputs[0])
-    share, other = torch.rand(count, generator=generator), torch.randperm(count, generator=generator)
-    mirrored, shift = torch.rand(count, generator=generator) < 0.5, torch.rand(2, generator=generator)
-    return tuple(_mixed(_moved(x, mirrored, shift.tolist()), share, other) for x in inputs)
-
-
-def _moved(x: Tensor, mirrored: Tensor, shift: Sequence[float]) -> Tensor:
-    if x.dim() != 4:
-        return x
-    most = [side // 8 for side in x.shape[2:]]
-    top, left = (int(part * (2 * each + 1)) for part, each in zip(shift, most, strict=True))
-    padded = F.pad(x, (most[1], most[1], most[0], most[0]))
-    x = padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-    return x.where(~mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(3)) if x.shape[1] == 3 else x
-
-
-def _mixed(x: Tensor, share: Tensor, other: Tensor) -> Tensor:
-    return x[other.to(x.device)].lerp(x, share.to(x).view(-1, *(1,) * (x.dim() - 1)))
 
 
 def _gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int) -> Values:
@@ -219,28 +239,6 @@ def _gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int) -> Val
     if sum(len(each[0]) for each in tuples) < 2:
         raise InvalidArgument("reconstruction takes at least two images: one to train on, and one to hold out")
     return tuple(map(torch.cat, zip(*tuples, strict=True)))
-
-
-@torch.no_grad()
-def values(network: fx.GraphModule, inputs: Values) -> Values:
-    """Return the outputs of a network for all images, computed in batches, in tensors on the CPU or in files."""
-    device, results = empty_like(network).device, list[Tensor]()
-    for start in range(0, len(inputs[0]), 2 * BATCH):
-        rows = slice(start, start + 2 * BATCH)
-        outputs = network(*(x[rows].to(device) for x in inputs))
-        results = results or [_empty(y, len(inputs[0])) for y in outputs]
-        for result, output in zip(results, outputs, strict=True):
-            result[rows] = output
-    return tuple(results)
-
-
-def _empty(like: Tensor, count: int) -> Tensor:
-    """Return a tensor of ``count`` rows, in a temporary file where it has more bytes than `IN_MEMORY`."""
-    shape = (count, *like.shape[1:])
-    if math.prod(shape) * like.element_size() <= IN_MEMORY:
-        return torch.empty(shape, dtype=like.dtype)
-    with tempfile.NamedTemporaryFile() as file:  # a file that is mapped stays until the tensor is gone
-        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
 
 
 def _copies(parameters: Sequence[Tensor]) -> list[Tensor]:

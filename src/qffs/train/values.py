@@ -1,0 +1,57 @@
+"""The values of inputs and outputs for many images, computed in batches, in memory or in temporary files."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+
+import torch
+from torch import Tensor, nn
+
+from qffs.errors import InvalidArgument
+from qffs.nn.inspect import empty_like
+
+BATCH = 128
+"""The images of a batch."""
+IN_MEMORY = 2**29
+"""The bytes up to which a tensor is kept in memory; larger ones are in temporary files, which the system caches."""
+
+Values = tuple[Tensor, ...]
+"""A tensor ``[N, ...]`` for each input or output: its values for N images."""
+
+
+@torch.no_grad()
+def values(network: nn.Module, inputs: Values) -> Values:
+    """Return the outputs of a network that returns a tuple of tensors ``[B, ...]``, for all images.
+
+    Raises `InvalidArgument` where the images of an output are not in dimension 0.
+    """
+    device, results = empty_like(network).device, list[Tensor]()
+    for start in range(0, len(inputs[0]), BATCH):
+        rows = slice(start, start + BATCH)
+        outputs = network(*(x[rows].to(device) for x in inputs))
+        if any(len(output) != len(inputs[0][rows]) for output in outputs):
+            raise InvalidArgument("reconstruction takes networks whose outputs hold the images in dimension 0")
+        results = results or [_empty(y, len(inputs[0])) for y in outputs]
+        for result, output in zip(results, outputs, strict=True):
+            result[rows] = output
+    return tuple(results)
+
+
+def _empty(like: Tensor, count: int) -> Tensor:
+    """Return a tensor of ``count`` rows, laid out alike, in a temporary file where it is larger than `IN_MEMORY`."""
+    shape, size = (count, *like.shape[1:]), count * math.prod(like.shape[1:])
+    if size * like.element_size() <= IN_MEMORY:
+        return laid_out(torch.empty(shape, dtype=like.dtype), like)
+    with tempfile.NamedTemporaryFile() as file:  # a file that is mapped stays until the tensor is gone
+        flat = torch.from_file(file.name, shared=True, size=size, dtype=like.dtype)
+    return flat.view(count, *shape[2:], shape[1]).movedim(-1, 1) if _channels_last(like) else flat.view(shape)
+
+
+def laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor with its channels last in memory where those of another are: convolutions are faster then."""
+    return x.contiguous(memory_format=torch.channels_last) if _channels_last(like) else x
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
