@@ -99,7 +99,7 @@ def test_autocast_sets_the_type_of_the_steps() -> None:
     full = short(quantized(model, x), model, x).state_dict()
     with torch.autocast("cpu", torch.bfloat16):
         half = short(qann, model, x)
-    assert distance(half, model, x) < 0.97 * before
+    assert distance(half, model, x) < 0.9 * before
     assert not all(torch.equal(full[name], qann.state_dict()[name]) for name in full)
 
 

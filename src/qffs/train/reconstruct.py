@@ -198,7 +198,9 @@ class _Task:
         generator, count = self.networks.generator, min(BATCH, self.count - self.held_out)
         at = torch.randint(self.held_out, self.count, (count,), generator=generator)
         exact, quantized = (self._taken(each, at) for each in (self.exact, self.quantized))
-        with torch.autocast(self.device.type, self.networks.autocast, enabled=self.networks.autocast is not None):
+        dtype = self.networks.autocast
+        # The user's autocast around this call would keep the first rounded weights for all steps.
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
             if self.mix:
                 inputs = mixed(exact, generator)
                 with torch.no_grad():
