@@ -135,6 +135,21 @@ def test_blocks_that_harm_the_whole_are_undone(monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in before.items())
 
 
+def test_the_weights_of_the_least_error_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    weights: list[Tensor] = []
+
+    def measured(_: Any) -> float:
+        weights.append(qann.get_submodule("2").weight.clone())
+        return {0: 1.0, 3: 0.5}.get(len(weights) - 1, 0.9)  # the fourth is the second on the way
+
+    monkeypatch.setattr(module._Task, "measure", measured)
+    short(qann, model, x, block_steps=0)
+    assert not torch.equal(weights[3], weights[2])
+    assert torch.equal(qann.get_submodule("2").weight, weights[3])
+
+
 def test_values_in_files_give_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = perceptron(), inputs()
     memory = short(quantized(model, x), model, x).state_dict()
