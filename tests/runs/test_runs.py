@@ -28,6 +28,8 @@ from qffs.runs.inputs import device_of
 from qffs.runs.measure import Trial
 from qffs.runs.measure import simulate as run_simulate
 from qffs.runs.train import demo as run_demo
+from qffs.runs.train import train
+from qffs.train import reconstruct as reconstruction
 
 
 def simulate(
@@ -168,6 +170,28 @@ def test_quantize_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
     highest = [entry["highest"] for entry in json.loads((tmp_path / "q" / "config.json").read_text())["network"][
         "modules"].values() if entry["type"] == "Quantizer"]  # fmt: skip
     assert sorted(highest) == [7, 7, 7, 7, 7, 15]
+
+
+def test_reconstruction_needs_no_epoch_and_takes_the_calibration_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[int] = []
+
+    def reconstruct(qann: Any, model: Any, batches: Any, **more: Any) -> Any:
+        images.append(sum(map(len, batches)))
+        return real(qann, model, batches, **more)
+
+    real = reconstruction.reconstruct
+    monkeypatch.setattr(reconstruction, "reconstruct", reconstruct)
+    told = {"bits": 1, "epochs": 0, "calibration_images": 40}
+    plain = quantize(recipe(**told), tmp_path / "plain")
+    again = quantize(recipe(**told, reconstruction_steps=30), tmp_path / "again")
+    assert images == [40]
+    assert again["reconstruction_steps"] == 30
+    assert files(tmp_path / "plain") != files(tmp_path / "again")
+    assert plain["training_accuracy"] != again["training_accuracy"]
+    train(recipe(epochs=1, float_epochs=0, reconstruction_steps=2), tmp_path / "run", progress=False)
+    assert len(images) == 2
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,10 @@ class Recipe(Section):
     batches. ``held_out``: the share of the training images that are not trained on, but used to choose from the
     candidates. ``teacher``: the name of the network whose logits ``quantized.distillation`` distills, with its
     ``teacher_weights``; without it, the network in full precision. The test images are read once, at the end: all, or
-    ``test_images`` of them, chosen at random. The charge schedule is the one of the ``candidates`` with the best
-    accuracy on held-out images after ``choose_at`` steps; without candidates it is ``charge_steps``. ``fused``: train
-    through compiled kernels; "auto" does so if it saves time.
+    ``test_images`` of them, chosen at random. ``reconstruction_steps``: those of `qffs.reconstruct` on the calibration
+    images, without labels, before the quantized training. The charge schedule is the one of the ``candidates`` with the
+    best accuracy on held-out images after ``choose_at`` steps; without candidates it is ``charge_steps``. ``fused``:
+    train through compiled kernels; "auto" does so if it saves time.
     """
 
     model: str = "digits_net"
@@ -122,6 +123,7 @@ class Recipe(Section):
     output: Annotated[int, Field(ge=1, le=8)] | Literal["analog"] = "analog"
     per_channel: bool = False
     calibration_images: Annotated[int, Field(ge=1)] = 512
+    reconstruction_steps: Annotated[int, Field(ge=0)] = 0
     full_precision: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     quantized: Training = Training(epochs=15, learning_rate=0.03, batch_size=64)
     teacher: str | None = None

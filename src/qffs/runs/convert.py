@@ -67,7 +67,7 @@ def _quantize(recipe: Recipe, folder: Path, progress: bool) -> Results:
         save(qann, folder, notes)  # so that a later divergence leaves the last good checkpoint
 
     with inputs.threads(recipe.quantized):
-        calibrate_on(images, qann, normalize, recipe)
+        calibrate_on(inputs, images, recipe, progress)
         history = fit(qann, images, normalize, recipe.quantized, setting=setting, after_epoch=after_epoch)
         save(qann, folder, notes)
         on_training = accuracy(qann, images, normalize, progress=progress)

@@ -198,11 +198,25 @@ def parts_of(recipe: Recipe, data: Dataset, seed: int) -> Parts:
     return Parts(images, held_out, test)
 
 
-def calibrate_on(images: Images, qann: fx.GraphModule, normalize: Normalize, recipe: Recipe) -> None:
-    """Set the first step sizes of a quantized network, in place, from as many images as the recipe says."""
+def calibrate_on(inputs: RunInputs, images: Images, recipe: Recipe, progress: bool = True) -> None:
+    """Set the first step sizes of the quantized network, in place, from as many images as the recipe says.
+
+    Then reconstruct it on them, if the recipe says so.
+    """
     generator = torch.Generator().manual_seed(recipe.seed)
     numbers = torch.randperm(len(images), generator=generator)[: recipe.calibration_images]
-    calibrate(qann, (normalize(images.read(part)) for part in numbers.split(128)))
+    batches = (inputs.normalize(images.read(part)) for part in numbers.split(128))
+    if not recipe.reconstruction_steps:
+        calibrate(inputs.qann, batches)
+        return
+    from qffs.train.reconstruct import reconstruct  # imported here because few recipes need it
+
+    kept = list(batches)
+    calibrate(inputs.qann, kept)
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        reconstruct(
+            inputs.qann, inputs.network, kept, steps=recipe.reconstruction_steps, seed=recipe.seed, progress=progress
+        )
 
 
 def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:

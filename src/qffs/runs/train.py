@@ -96,7 +96,7 @@ class Run:
         self._stage("full precision", self.inputs.network, saved)
         qann = self.inputs.quantized()
         if saved is None or saved["stage"] != "quantized":
-            calibrate_on(self.inputs.parts.train, qann, self.inputs.normalize, self.recipe)
+            calibrate_on(self.inputs, self.inputs.parts.train, self.recipe, self.progress)
         self._stage("quantized", qann, saved)
         charge, choices = self._best_charge(qann)
         snn = to_spiking(qann, charge)
