@@ -46,6 +46,9 @@ of the images. The charge schedule has 2^b - 1 steps; before these, not all of a
 share of images, in %, on which the SNN predicts the class that its QANN predicts: after 8 steps, and at the end. The
 end is the step after which no neuron fires any more on any image. Spikes and energy are those of one image until the
 end; the energy is that of the arithmetic, as `qffs energy` counts it, of the network in full precision and of the SNN.
+In networks with depthwise convolutions the SNN can need more energy. Where two layers follow each other without a ReLU
+between them, the second reads sums of spikes, which are values: a multiply-add at each synapse and step, where the
+network in full precision has one at each synapse. A ReLU between the layers avoids it, and so do fewer bits.
 
 Both networks compute in the precision that is named below the table. In float32, rounding decides a unit that is nearly
 on a tie between two levels, and may decide differently in the two networks. In float64 such ties are very rare. The
