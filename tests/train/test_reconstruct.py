@@ -135,6 +135,26 @@ def test_blocks_that_harm_the_whole_are_undone(monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in before.items())
 
 
+def test_an_error_on_the_way_leaves_all_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x).train()
+    before = {name: tensor.clone() for name, tensor in qann.state_dict().items()}
+    calls: list[int] = []
+
+    def stop(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+        return error(*arguments)
+
+    monkeypatch.setattr(module, "error", stop)
+    with pytest.raises(KeyboardInterrupt):
+        short(qann, model, x)
+    assert qann.training
+    assert not any(quantizer.fused for quantizer in qann.modules() if isinstance(quantizer, Quantizer))
+    assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in before.items())
+
+
 def test_the_weights_of_the_least_error_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = perceptron(), inputs()
     qann = quantized(model, x)
@@ -167,7 +187,7 @@ def test_modes_statistics_and_the_model_are_left_alone() -> None:
     assert qann.training
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in weights.items())
     assert all(torch.equal(tensor, qann.state_dict()[name]) for name, tensor in statistics.items())
-    assert all(parameter.requires_grad for parameter in qann.parameters())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in qann.parameters())
 
 
 def test_parameters_without_gradients_stay() -> None:
@@ -226,6 +246,8 @@ def test_bad_input() -> None:
         short(qann, nn.Linear(6, 4).double(), x)
     with pytest.raises(InvalidArgument, match=r"it has no 0\.weight of shape \[24, 6\]"):
         short(qann, nn.Sequential(nn.Linear(6, 6)).double(), x)
+    with pytest.raises(InvalidArgument, match="at least 0, not 5 and -1"):
+        short(qann, model, x, steps=5, block_steps=-1)
     with pytest.raises(InvalidArgument, match="seed"):
         short(qann, model, x, seed=-1)
     with pytest.raises(NotCalibrated):

@@ -67,7 +67,7 @@ def reconstruct(
     images than ``qann`` was. It is an ordinary quantized network, whose spiking network equals it.
 
     Raises `InvalidArgument` where ``model`` is not the network that was quantized, or there are fewer than two images;
-    `NotCalibrated` where a step size is not set.
+    `NotCalibrated` where a step size is not set. After an error all weights are as before.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(128, 4)
@@ -75,6 +75,8 @@ def reconstruct(
     >>> qann = qffs.reconstruct(qann, model, [x], steps=20, block_steps=20, progress=False)
     """
     check_seed(seed)
+    if steps < 0 or block_steps < 0:
+        raise InvalidArgument(f"steps and block_steps must be at least 0, not {steps} and {block_steps}")
     if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
         raise InvalidArgument("reconstruct takes the network that qffs.quantize returned")
     generator = torch.Generator().manual_seed(seed)
@@ -85,15 +87,16 @@ def reconstruct(
     parts = blocks(qann)
     total = len(parts) * block_steps + steps
     fused = total * BATCH * sum(x[0].numel() for x in inputs) >= FUSED_FROM_PIXELS
-    with without_autocast(), evaluating(qann), track("reconstruction", total, "steps", show=progress) as bar:
-        whole = networks.task(joined(parts), inputs, inputs, mix)
-        before, weights = whole.measure(), _copies(whole.parameters)
-        with _fused(qann, fused):
-            if block_steps:
-                networks.minimize_blocks(parts, inputs, block_steps, bar)
-            whole.minimize("the whole network", steps, bar)
-        if not whole.measure() < before:
-            _restore(whole.parameters, weights)
+    with (
+        without_autocast(),
+        evaluating(qann),
+        track("reconstruction", total, "steps", show=progress) as bar,
+        _no_worse(networks.task(joined(parts), inputs, inputs, mix)) as whole,
+        _fused(qann, fused),
+    ):
+        if block_steps:
+            networks.minimize_blocks(parts, inputs, block_steps, bar)
+        whole.minimize("the whole network", steps, bar)
     return qann
 
 
@@ -101,6 +104,18 @@ def _autocast(qann: nn.Module) -> torch.dtype | None:
     """Return the type of `torch.autocast` on the device of a network; None where it is off."""
     device = empty_like(qann).device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+@contextmanager
+def _no_worse(whole: _Task) -> Iterator[_Task]:
+    """Yield the training of the whole network; at the end, undo what was trained if it gained nothing, or failed."""
+    before, weights, better = whole.measure(), _copies(whole.parameters), False
+    try:
+        yield whole
+        better = whole.measure() < before
+    finally:
+        if not better:
+            _restore(whole.parameters, weights)
 
 
 @contextmanager
@@ -189,6 +204,7 @@ class _Task:
                 now = self.measure()
                 idle = 0 if now < best else idle + 1
                 best, copies = (now, _copies(self.parameters)) if now < best else (best, copies)
+        optimizer.zero_grad()
         _restore(self.parameters, copies)
         bar.advance(steps - step)
         bar.say(f"{label}: error {100 * first:.1f} % before, {100 * best:.1f} % after {step} steps")
