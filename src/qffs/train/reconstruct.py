@@ -60,11 +60,10 @@ def reconstruct(
       ``[B, C, H, W]`` are also shifted by up to an eighth of their sides, and those with three channels mirrored.
     - ``seed``: of all random numbers: the same seed gives the same weights, on the same machine.
 
-    Under `torch.autocast` the steps are computed in its type, which is faster on processors that have bfloat16.
-
     The error that is minimized is ``sum((y - t)^2) / sum(t^2)``, where y are outputs of the quantized block or network,
     and t those in full precision; ``max(t, 0)`` where an output spikes. The result is never worse on the held-out
-    images than ``qann`` was. It is an ordinary quantized network, whose spiking network equals it.
+    images than ``qann`` was. It is an ordinary quantized network, whose spiking network equals it. Under
+    `torch.autocast` the steps are computed in its type, which is faster on processors that have bfloat16.
 
     Raises `InvalidArgument` where ``model`` is not the network that was quantized, or there are fewer than two images;
     `NotCalibrated` where a step size is not set. After an error all weights are as before.
