@@ -10,11 +10,13 @@ from torch import Tensor, fx, nn
 
 import qffs
 from helpers.problems import images, network
-from qffs.errors import InvalidArgument, NotCalibrated
+from qffs.errors import Diverged, InvalidArgument, NotCalibrated
+from qffs.kernels import lsq
+from qffs.nn.inspect import quantizers
 from qffs.nn.quantizer import Quantizer
 from qffs.train import reconstruct as module
 from qffs.train import values
-from qffs.train.reconstruct import error, reconstruct
+from qffs.train.reconstruct import reconstruct
 
 
 def perceptron(seed: int = 0) -> nn.Sequential:
@@ -37,27 +39,32 @@ def short(qann: fx.GraphModule, model: nn.Module, x: Any, **options: Any) -> nn.
     return reconstruct(qann, model, x.split(64) if isinstance(x, Tensor) else x, **options)
 
 
+def relative(y: Tensor, t: Tensor) -> float:
+    return float((y - t).square().sum() / t.square().sum())
+
+
 def distance(qann: nn.Module, model: nn.Module, x: Tensor) -> float:
-    """The error of the outputs; that of a spiking output is against ``max(t, 0)``."""
+    """The relative squared error of the outputs."""
     with torch.no_grad():
-        return float(error([qann.eval()(x)], [model(x)]))
+        return relative(qann.eval()(x), model(x))
 
 
 def test_a_linear_layer_behind_a_quantizer_reaches_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEARNING_RATE", 0.02)
     monkeypatch.setattr(module, "PATIENCE", module.CHECKS)
-    model, x = nn.Sequential(nn.ReLU(), nn.Linear(6, 3)).double(), inputs()
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.ReLU(), nn.Linear(6, 3)).double(), inputs(4096)  # so that an eighth matters little
     qann = quantized(model, x, bits=1)
     quantizer = qann.get_submodule("0")
     assert isinstance(quantizer, Quantizer)
     quantizer.step_size.requires_grad_(False)
     levels = torch.cat([quantizer(x), torch.ones(len(x), 1, dtype=torch.float64)], 1)
     targets = model(x).detach()
-    best = float(error([levels @ torch.linalg.lstsq(levels, targets).solution], [targets]))
+    best = relative(levels @ torch.linalg.lstsq(levels, targets).solution, targets)
     before = distance(qann, model, x)
     short(qann, model, x, steps=1500, block_steps=0, mix=False)
-    assert before > 1.3 * best
-    assert best <= distance(qann, model, x) < 1.03 * best
+    assert before > 1.2 * best
+    assert best <= distance(qann, model, x) < 1.01 * best
 
 
 @pytest.mark.parametrize(("steps", "block_steps"), [(60, 0), (0, 60)])
@@ -83,6 +90,94 @@ def test_an_output_that_spikes_approaches_the_positive_part() -> None:
     before = distance(qann, positive, x)
     short(qann, model, x, steps=100)
     assert distance(qann, positive, x) < 0.7 * before
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_step_sizes_stay_above_zero_in_any_units(scale: float) -> None:
+    model, x = perceptron(), inputs()
+    first = model[0]
+    assert isinstance(first, nn.Linear)
+    with torch.no_grad():
+        first.weight.mul_(scale)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.mul_(scale)
+    qann = quantized(model, x, bits=1)
+    before = {path: float(q.step_size.detach()) for path, q in quantizers(qann).items()}
+    short(qann, model, x, steps=200)
+    after = {path: float(q.step_size.detach()) for path, q in quantizers(qann).items()}
+    assert all(0.5 * before[path] < after[path] < 2 * before[path] != 2 * after[path] for path in before)
+    qffs.verify(qann.eval(), qffs.to_spiking(qann), x[:16])
+
+
+class TwoHeads(nn.Module):
+    """The second output is never above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.relu(self.body(x))
+        return self.first(hidden), self.second(hidden) - 9
+
+
+def test_an_output_that_is_always_zero_does_not_decide_alone() -> None:
+    torch.manual_seed(0)
+    model, x = TwoHeads().double(), inputs()
+    qann = quantized(model, x, output=4)
+
+    def first() -> float:
+        with torch.no_grad():
+            return relative(qann.eval()(x)[0], model(x)[0].relu())
+
+    before = first()
+    short(qann, model, x, steps=200)
+    assert first() < 0.8 * before
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_told(value: float) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    x[7, 0] = value
+    with pytest.raises(Diverged, match="NaN or infinity reached an output"):
+        short(qann, model, x)
+
+
+def test_without_gradients_and_with_fused_quantizers_it_trains_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron().float(), inputs().float()
+    qann = quantized(model, x)
+    before = distance(qann, model, x)
+    monkeypatch.setattr(module, "FUSED_FROM_PIXELS", 0)
+    monkeypatch.setattr(lsq, "_compiled", lambda body: body)
+    monkeypatch.setattr(lsq, "available", lambda _: True)
+    seen: list[bool] = []
+    real = module._Task._loss
+
+    def loss(task: Any) -> Tensor:
+        seen.extend(quantizer.fused and quantizer.training for quantizer in quantizers(task.student).values())
+        return real(task)
+
+    monkeypatch.setattr(module._Task, "_loss", loss)
+    with torch.no_grad():
+        short(qann.train(), model, x)
+    assert seen
+    assert all(seen)
+    assert all(quantizer.training and not quantizer.fused for quantizer in quantizers(qann).values())
+    assert distance(qann, model, x) < 0.9 * before
+
+
+def test_the_last_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    at: list[int] = []
+    steps: list[int] = []
+    monkeypatch.setattr(module._Task, "measure", lambda _: at.append(len(steps)) or 1.0 / len(at))
+    real = module._Task._loss
+    monkeypatch.setattr(module._Task, "_loss", lambda task: steps.append(1) or real(task))
+    short(qann, model, x, steps=25, block_steps=0)
+    assert at == [0, 0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 25]
 
 
 def test_the_seed_decides_every_weight() -> None:
@@ -140,12 +235,13 @@ def test_an_error_on_the_way_leaves_all_as_before(monkeypatch: pytest.MonkeyPatc
     qann = quantized(model, x).train()
     before = {name: tensor.clone() for name, tensor in qann.state_dict().items()}
     calls: list[int] = []
+    real = module.error
 
     def stop(*arguments: Any) -> Tensor:
         calls.append(1)
         if len(calls) == 30:
             raise KeyboardInterrupt
-        return error(*arguments)
+        return real(*arguments)
 
     monkeypatch.setattr(module, "error", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -220,7 +316,7 @@ def test_several_inputs_some_of_them_whole_numbers() -> None:
     def total() -> float:
         with torch.no_grad():
             outputs, targets = qann.eval()(tokens, x), model(tokens, x)
-            return float(error(list(outputs.values()), list(targets.values())))
+            return sum(relative(outputs[name], targets[name]) for name in targets)
 
     before = total()
     short(qann, model, [(tokens[:40], x[:40]), (tokens[40:], x[40:])], steps=100)
@@ -246,7 +342,7 @@ def test_bad_input() -> None:
         short(qann, nn.Linear(6, 4).double(), x)
     with pytest.raises(InvalidArgument, match=r"it has no 0\.weight of shape \[24, 6\]"):
         short(qann, nn.Sequential(nn.Linear(6, 6)).double(), x)
-    with pytest.raises(InvalidArgument, match="at least 0, not 5 and -1"):
+    with pytest.raises(InvalidArgument, match="must be whole numbers, not 5 and -1"):
         short(qann, model, x, steps=5, block_steps=-1)
     with pytest.raises(InvalidArgument, match="seed"):
         short(qann, model, x, seed=-1)

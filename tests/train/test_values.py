@@ -42,5 +42,5 @@ def test_images_in_another_dimension_are_refused() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor]:
             return (x.movedim(0, 1),)
 
-    with pytest.raises(InvalidArgument, match="images in dimension 0"):
+    with pytest.raises(InvalidArgument, match="one row per image, in dimension 0"):
         values(Turned(), (torch.rand(3, 5),))

@@ -76,11 +76,11 @@ def smaller(images: Tensor) -> Tensor:
 
 
 def mixed(inputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Return ``a x + (1 - a) y`` for each image x of a batch, another image y of it, and a random from 0 to 1 (mixup).
+    """Return ``a x + (1 - a) y`` for each image x of a batch; y of the batch and a from 0 to 1 are random (mixup).
 
-    Images ``[B, C, H, W]`` are shifted by up to an eighth of their sides before, the same for a batch, and some of
-    those with three channels are mirrored. Several inputs of a network are mixed alike. Inputs that are no
-    floating-point numbers, such as the numbers of tokens, are returned as they are, and so are all that go with them.
+    Images ``[B, C, H, W]`` are first shifted by up to an eighth of their sides, all alike, and half of those with three
+    channels are mirrored. Several inputs of a network are mixed alike. Where an input is no floating-point number, such
+    as the number of a token, all are returned as they are.
     """
     if not all(x.is_floating_point() for x in inputs):
         return inputs

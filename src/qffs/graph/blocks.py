@@ -65,7 +65,7 @@ def joined(parts: Sequence[Block]) -> Block:
 def part(network: fx.GraphModule, block: Block) -> fx.GraphModule:
     """Return a network of the nodes of a block: from the values of its inputs to the tuple of those of its outputs.
 
-    It has the modules and weights of ``network`` themselves, and no copies: to train it trains the network. The block
+    It has the modules and weights of ``network`` themselves, and no copies: who trains it trains ``network``. The block
     may be that of another network with the same graph and other modules.
     """
     graph = fx.Graph()

@@ -196,6 +196,8 @@ class Recipe(Section):
         yield from impossible
         if not impossible:  # without a schedule there is nothing to compare
             yield from self._steps_faults()
+        if self.reconstruction_steps and self.calibration_images < 2:
+            yield Fault(("calibration_images",), "must be at least 2 for a reconstruction")
         if self.choose_at is not None and not self.candidates:
             yield Fault(("choose_at",), "acts only where there are candidates: leave it out, or set it to null")
         for name in ("step_size_learning_rate", "step_size_weight_decay", "level_penalty"):

@@ -14,21 +14,23 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qffs.data.augment import mixed
-from qffs.errors import InvalidArgument
+from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
 from qffs.graph.replace import in_full_precision
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
-from qffs.nn.quantizer import FUSED_FROM_PIXELS, fuse
+from qffs.nn.quantizer import FUSED_FROM_PIXELS, Quantizer
 from qffs.progress import Bar, track
 from qffs.train.seeds import check_seed
-from qffs.train.values import Values, laid_out, values
+from qffs.train.values import Values, gathered, laid_out, values
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE, STEP_SIZE_RATE = 1e-3, 5e-3
+"""Adam's learning rates: of weights and biases, and of step sizes, in units of each step size."""
 BATCH = 64
 """The images of a training step."""
 HELD_OUT = 1 / 8
@@ -50,23 +52,23 @@ def reconstruct(
 ) -> nn.Module:
     """Train ``qann`` in place, without labels, until it computes what ``model`` does, and return it.
 
-    - ``qann``: the network that `qffs.quantize` returned, calibrated. Its weights, biases and step sizes are trained;
-      the statistics of batch norm stay as they are.
+    - ``qann``: the network that `qffs.quantize` returned, calibrated. Statistics of batch norm are not trained.
     - ``model``: the network in full precision that was quantized. It is not changed.
     - ``batches``: input tensors ``[B, ...]``, or tuples of inputs, without labels. An eighth of the images is held out.
-    - ``steps``: the steps in which the whole network is trained; 0 for none.
-    - ``block_steps``: the steps for each block before that (see `qffs.graph.blocks.blocks`); 0 for none.
-    - ``mix``: train the whole network on ``a x + (1 - a) y``, where x and y are two images and a is random. Images
-      ``[B, C, H, W]`` are also shifted by up to an eighth of their sides, and those with three channels mirrored.
-    - ``seed``: of all random numbers: the same seed gives the same weights, on the same machine.
+    - ``steps``: in which the whole network is trained; ``block_steps``: those for each block before that (see
+      `qffs.graph.blocks.blocks`); 0 for none.
+    - ``mix``: train the whole network on ``a x + (1 - a) y``, where x and y are two images and a is random; images
+      ``[B, C, H, W]`` are also shifted, and those in color mirrored (see `qffs.data.augment.mixed`).
+    - ``seed``: of all random numbers: the same seed gives the same weights on the same machine and threads.
 
     The error that is minimized is ``sum((y - t)^2) / sum(t^2)``, where y are outputs of the quantized block or network,
-    and t those in full precision; ``max(t, 0)`` where an output spikes. The result is never worse on the held-out
-    images than ``qann`` was. It is an ordinary quantized network, whose spiking network equals it. Under
-    `torch.autocast` the steps are computed in its type, which is faster on processors that have bfloat16.
+    and t those in full precision, ``max(t, 0)`` where an output spikes; the mean over several outputs. The result is
+    never worse on the held-out images than ``qann`` was. It is an ordinary quantized network, whose spiking network
+    equals it. Under `torch.autocast` the steps are computed in its type, which is faster where bfloat16 is.
 
-    Raises `InvalidArgument` where ``model`` is not the network that was quantized, or there are fewer than two images;
-    `NotCalibrated` where a step size is not set. After an error all weights are as before.
+    Raises `InvalidArgument` where ``model`` lacks a weight of ``qann``, for fewer than two images, and for outputs
+    without one row per image in dimension 0; `NotCalibrated` where a step size is not set; `Diverged` where NaN or
+    infinity reaches an output. After an error all weights are as before.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(128, 4)
@@ -74,12 +76,9 @@ def reconstruct(
     >>> qann = qffs.reconstruct(qann, model, [x], steps=20, block_steps=20, progress=False)
     """
     check_seed(seed)
-    if steps < 0 or block_steps < 0:
-        raise InvalidArgument(f"steps and block_steps must be at least 0, not {steps} and {block_steps}")
-    if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
-        raise InvalidArgument("reconstruct takes the network that qffs.quantize returned")
+    qann = _checked(qann, steps, block_steps)
     generator = torch.Generator().manual_seed(seed)
-    inputs = _gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
+    inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
     order = torch.randperm(len(inputs[0]), generator=generator)
     inputs = tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
     networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, _autocast(qann))
@@ -87,15 +86,24 @@ def reconstruct(
     total = len(parts) * block_steps + steps
     fused = total * BATCH * sum(x[0].numel() for x in inputs) >= FUSED_FROM_PIXELS
     with (
+        torch.enable_grad(),
         without_autocast(),
         evaluating(qann),
         track("reconstruction", total, "steps", show=progress) as bar,
-        _no_worse(networks.task(joined(parts), inputs, inputs, mix)) as whole,
+        _no_worse(networks.task(joined(parts), inputs, inputs, mix), bar) as whole,
         _fused(qann, fused),
     ):
         if block_steps:
             networks.minimize_blocks(parts, inputs, block_steps, bar)
         whole.minimize("the whole network", steps, bar)
+    return qann
+
+
+def _checked(qann: nn.Module, *steps: int) -> fx.GraphModule:
+    if any(type(each) is not int or each < 0 for each in steps):
+        raise InvalidArgument(f"steps and block_steps must be whole numbers, not {' and '.join(map(str, steps))}")
+    if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
+        raise InvalidArgument("reconstruct takes the network that qffs.quantize returned")
     return qann
 
 
@@ -106,12 +114,14 @@ def _autocast(qann: nn.Module) -> torch.dtype | None:
 
 
 @contextmanager
-def _no_worse(whole: _Task) -> Iterator[_Task]:
+def _no_worse(whole: _Task, bar: Bar) -> Iterator[_Task]:
     """Yield the training of the whole network; at the end, undo what was trained if it gained nothing, or failed."""
     before, weights, better = whole.measure(), _copies(whole.parameters), False
     try:
         yield whole
         better = whole.measure() < before
+        if not better:
+            bar.say("nothing was gained: all weights are as before")
     finally:
         if not better:
             _restore(whole.parameters, weights)
@@ -120,16 +130,16 @@ def _no_worse(whole: _Task) -> Iterator[_Task]:
 @contextmanager
 def _fused(qann: fx.GraphModule, fused: bool) -> Iterator[None]:
     """Let the quantizers of a network in eval mode compute in one compiled pass, if ``fused``, until the block ends."""
-    layers = quantizers(qann).values() if fused else ()
-    for quantizer in layers:
+    before = {quantizer: quantizer.fused for quantizer in quantizers(qann).values() if fused}
+    for quantizer in before:
         quantizer.train()
-    fuse(qann, fused)
+        quantizer.fused = True
     try:
         yield
     finally:
-        fuse(qann, False)
-        for quantizer in layers:
+        for quantizer, was in before.items():
             quantizer.eval()
+            quantizer.fused = was
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,7 @@ class _Task:
     """A part of the quantized network to train, the ``student``, and the same part in full precision, the ``teacher``.
 
     exact, quantized: the values of their inputs for all images, in full precision and in the quantized network; the
-    first images are held out. mix: train on mixed images, for which the teacher is asked anew.
+    first images are held out. mix: train on mixed images, for which the teacher computes other targets.
     """
 
     def __init__(
@@ -175,6 +185,7 @@ class _Task:
         self.parameters = [each for each in student.parameters() if each.requires_grad]
         self.device = empty_like(student).device
         self.targets = values(teacher, exact)
+        self.sizes = _sizes(self.targets)
         self.count = len(exact[0])
         self.held_out = max(1, round(HELD_OUT * self.count))
 
@@ -182,24 +193,25 @@ class _Task:
     def measure(self) -> float:
         """Return the error on the held-out images."""
         outputs = values(self.student, tuple(x[: self.held_out] for x in self.quantized))
-        return float(error(outputs, tuple(t[: self.held_out] for t in self.targets)))
+        return float(error(outputs, tuple(t[: self.held_out] for t in self.targets), self.sizes))
 
     def minimize(self, label: str, steps: int, bar: Bar) -> None:
         """Train, and keep the parameters that were the best on the held-out images, perhaps the first ones."""
         if not (self.parameters and steps):
             bar.advance(steps)
             return
-        optimizer = torch.optim.Adam(self.parameters, LEARNING_RATE)
+        optimizer = torch.optim.Adam(self._groups())
         first = best = self.measure()
         copies, idle, step = _copies(self.parameters), 0, 0
         while step < steps and idle < PATIENCE:
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / steps)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
             self._loss().backward()
             optimizer.step()
             step += 1
             bar.advance(1, f"{label}: error {100 * best:.1f} %")
-            if step % max(1, steps // CHECKS) == 0:
+            if step * CHECKS // steps > (step - 1) * CHECKS // steps:  # the last time after the last step
                 now = self.measure()
                 idle = 0 if now < best else idle + 1
                 best, copies = (now, _copies(self.parameters)) if now < best else (best, copies)
@@ -207,6 +219,16 @@ class _Task:
         _restore(self.parameters, copies)
         bar.advance(steps - step)
         bar.say(f"{label}: error {100 * first:.1f} % before, {100 * best:.1f} % after {step} steps")
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return Adam's groups. The rate of a step size is relative, so that it stays above 0 in any units."""
+        step_sizes = {id(each.step_size) for each in self.student.modules() if isinstance(each, Quantizer)}
+        groups = []
+        for each in self.parameters:
+            scale = float(each.detach().abs().mean())
+            peak = STEP_SIZE_RATE * scale if id(each) in step_sizes else LEARNING_RATE * max(1.0, scale)
+            groups.append({"params": [each], "lr": peak, "peak": peak})
+        return groups
 
     def _loss(self) -> Tensor:
         """Return the error on a batch of the images that are not held out."""
@@ -223,39 +245,37 @@ class _Task:
             else:
                 kept = (torch.rand(x.shape, generator=generator).to(x.device) < 0.5 for x in exact)
                 inputs, targets = tuple(map(torch.where, kept, exact, quantized)), self._taken(self.targets, at)
-            return error(self.student(*inputs), targets)
+            return error(self.student(*inputs), targets, self.sizes)
 
     def _taken(self, images: Values, at: Tensor) -> Values:
         """Return some of the images on the device."""
         return tuple(laid_out(x[at.to(x.device)].to(self.device), x) for x in images)
 
 
-def error(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Return ``sum((y - t)^2) / sum(t^2)`` of outputs y and targets t, the mean over the pairs of both.
+def error(outputs: Sequence[Tensor], targets: Sequence[Tensor], sizes: Sequence[float]) -> Tensor:
+    """Return ``sum((y - t)^2) / (B s)`` of outputs y ``[B, ...]`` and targets t, the mean over the pairs of both.
 
-    >>> error([torch.tensor([1.0, 2.0])], [torch.tensor([1.0, 1.0])])
+    sizes: s of each pair, the mean of ``sum(t^2)`` over images.
+
+    >>> error([torch.tensor([1.0, 2.0])], [torch.tensor([1.0, 1.0])], [1.0])
     tensor(0.5000)
     """
     errors = []
-    for each in zip(outputs, targets, strict=True):
-        y, t = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in each)
-        errors.append((y - t).square().sum() / t.square().sum().clamp_min(torch.finfo(t.dtype).tiny))
+    for y, t, size in zip(outputs, targets, sizes, strict=True):
+        wide = torch.promote_types(t.dtype, torch.float32)
+        errors.append((y.to(wide) - t.to(wide)).square().sum() / (len(t) * size))
     return torch.stack(errors).mean()
 
 
-def _gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int) -> Values:
-    """Return each of the network's ``count`` inputs for all images; raises `InvalidArgument` for other batches."""
-    if isinstance(batches, Tensor):
-        raise InvalidArgument("reconstruction takes several batches: give a list, even of one, such as [x]")
-    tuples = [tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in batches]
-    if any(len(each) != count or not all(isinstance(x, Tensor) for x in each) for each in tuples):
-        raise InvalidArgument(
-            f"reconstruction takes batches of the network's {count} inputs alone, without labels, as in "
-            "(x for x, y in loader)"
-        )
-    if sum(len(each[0]) for each in tuples) < 2:
-        raise InvalidArgument("reconstruction takes at least two images: one to train on, and one to hold out")
-    return tuple(map(torch.cat, zip(*tuples, strict=True)))
+def _sizes(targets: Values) -> list[float]:
+    """Return the mean of ``sum(t^2)`` over images, by output; of an output that is always 0, the largest of the others.
+
+    Raises `Diverged` where a target is NaN or infinite.
+    """
+    sizes = [float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2 / len(t) for t in targets]
+    if not all(map(math.isfinite, sizes)):
+        raise Diverged("NaN or infinity reached an output of the network in full precision: check data and weights")
+    return [size or max(sizes) or 1.0 for size in sizes]
 
 
 def _copies(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +21,38 @@ Values = tuple[Tensor, ...]
 """A tensor ``[N, ...]`` for each input or output: its values for N images."""
 
 
+def gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int) -> Values:
+    """Return each of the network's ``count`` inputs for all images; raises `InvalidArgument` for other batches."""
+    if isinstance(batches, Tensor):
+        raise InvalidArgument("reconstruction takes several batches: give a list, even of one, such as [x]")
+    tuples = [tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in batches]
+    if any(len(each) != count or not all(isinstance(x, Tensor) for x in each) for each in tuples):
+        raise InvalidArgument(
+            f"reconstruction takes batches of the network's {count} inputs alone, without labels, as in "
+            "(x for x, y in loader)"
+        )
+    if any(len(x) != len(each[0]) for each in tuples for x in each):
+        raise InvalidArgument("the inputs of a batch must have the same number of rows, one for each image")
+    if sum(len(each[0]) for each in tuples) < 2:
+        raise InvalidArgument("reconstruction takes at least two images: one to train on, and one to hold out")
+    try:
+        return tuple(torch.cat(each).detach() for each in zip(*tuples, strict=True))
+    except RuntimeError as error:
+        raise InvalidArgument(f"the batches do not fit together: {error}") from error
+
+
 @torch.no_grad()
 def values(network: nn.Module, inputs: Values) -> Values:
     """Return the outputs of a network that returns a tuple of tensors ``[B, ...]``, for all images.
 
-    Raises `InvalidArgument` where the images of an output are not in dimension 0.
+    Raises `InvalidArgument` where an output does not hold one row per image in dimension 0.
     """
     device, results = empty_like(network).device, list[Tensor]()
     for start in range(0, len(inputs[0]), BATCH):
         rows = slice(start, start + BATCH)
         outputs = network(*(x[rows].to(device) for x in inputs))
         if any(len(output) != len(inputs[0][rows]) for output in outputs):
-            raise InvalidArgument("reconstruction takes networks whose outputs hold the images in dimension 0")
+            raise InvalidArgument("reconstruction takes networks whose outputs hold one row per image, in dimension 0")
         results = results or [_empty(y, len(inputs[0])) for y in outputs]
         for result, output in zip(results, outputs, strict=True):
             result[rows] = output
