@@ -224,7 +224,12 @@ def show_rows(
     if rows:
         table = Table(title=Text(title))
         for name, cell in zip(head, rows[0], strict=True):
-            table.add_column(Text(name), justify="left" if isinstance(cell, str) else "right", overflow="fold")
+            table.add_column(
+                Text(name),
+                justify="left" if isinstance(cell, str) else "right",
+                overflow="fold",
+                no_wrap=name == "name",  # it is copied into the next command, so it stays in one piece
+            )
         for row in rows:
             table.add_row(*(Text(_shown(cell)) for cell in row))
         console.print(table)
