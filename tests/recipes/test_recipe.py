@@ -97,6 +97,10 @@ def test_a_recipe_never_changes() -> None:
         ({"candidates": [2, 0], "held_out": 0.1}, "candidates cannot hold 0: charge steps must be a whole number"),
         ({"steps": 2}, "steps must be at least the 3 charge steps and at most 1,048,576, not 2"),
         ({"steps": 2**20 + 1}, "and at most 1,048,576"),
+        (
+            {"calibration_images": 1, "reconstruction_steps": 5},
+            "calibration_images must be at least 2 for a reconstruction",
+        ),
         ({"calibration_images": 10**80}, "calibration_images is too large a number: 1000000000"),
         ({"quantized": {**SECTION, "epochs": 2**63}}, "quantized.epochs is too large a number: 9223372036854775808"),
         ({"workers": 257}, "workers must be at most 256, not 257: each is a process"),

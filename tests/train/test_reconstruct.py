@@ -110,6 +110,23 @@ def test_step_sizes_stay_above_zero_in_any_units(scale: float) -> None:
     qffs.verify(qann.eval(), qffs.to_spiking(qann), x[:16])
 
 
+def test_small_step_sizes_beside_large_ones_stay_above_zero() -> None:
+    model, x = perceptron(), inputs()
+    first = model[0]
+    assert isinstance(first, nn.Linear)
+    with torch.no_grad():
+        first.weight[:8] *= 1e-4
+        first.bias[:8] *= 1e-4
+    qann = qffs.quantize(model, bits=1, example=x, per_channel=True)
+    qffs.calibrate(qann, [x])
+    before = qann.get_submodule("1").step_size.detach().clone()
+    short(qann, model, x, steps=300)
+    after = qann.get_submodule("1").step_size.detach()
+    assert not torch.equal(before, after)
+    assert bool((after > 0).all())
+    qffs.verify(qann.eval(), qffs.to_spiking(qann), x[:16])
+
+
 class TwoHeads(nn.Module):
     """The second output is never above 0."""
 

@@ -24,13 +24,15 @@ from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
 from qffs.graph.replace import in_full_precision
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
-from qffs.nn.quantizer import FUSED_FROM_PIXELS, Quantizer
+from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.progress import Bar, track
 from qffs.train.seeds import check_seed
 from qffs.train.values import Values, gathered, laid_out, values
 
 LEARNING_RATE, STEP_SIZE_RATE = 1e-3, 5e-3
 """Adam's learning rates: of weights and biases, and of step sizes, in units of each step size."""
+LEAST = 0.1
+"""The part of itself to which a step size may shrink in one training, so that it stays above 0."""
 BATCH = 64
 """The images of a training step."""
 HELD_OUT = 1 / 8
@@ -203,12 +205,15 @@ class _Task:
         optimizer = torch.optim.Adam(self._groups())
         first = best = self.measure()
         copies, idle, step = _copies(self.parameters), 0, 0
+        least = [LEAST * each.detach() for each in self._step_sizes()]
         while step < steps and idle < PATIENCE:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
             self._loss().backward()
             optimizer.step()
+            for step_size, bound in zip(self._step_sizes(), least, strict=True):
+                step_size.data.clamp_(min=bound)  # Adam's steps are as long for small ones
             step += 1
             bar.advance(1, f"{label}: error {100 * best:.1f} %")
             if step * CHECKS // steps > (step - 1) * CHECKS // steps:  # the last time after the last step
@@ -220,9 +225,12 @@ class _Task:
         bar.advance(steps - step)
         bar.say(f"{label}: error {100 * first:.1f} % before, {100 * best:.1f} % after {step} steps")
 
+    def _step_sizes(self) -> list[nn.Parameter]:
+        return [each.step_size for each in quantizers(self.student).values()]
+
     def _groups(self) -> list[dict[str, Any]]:
-        """Return Adam's groups. The rate of a step size is relative, so that it stays above 0 in any units."""
-        step_sizes = {id(each.step_size) for each in self.student.modules() if isinstance(each, Quantizer)}
+        """Return Adam's groups, in which the rate of a step size is relative: it may be in any units."""
+        step_sizes = set(map(id, self._step_sizes()))
         groups = []
         for each in self.parameters:
             scale = float(each.detach().abs().mean())
