@@ -43,7 +43,7 @@ def calibrated(model: nn.Module, x: Tensor) -> SpikingNetwork:
     with torch.no_grad():
         for _ in range(20):
             model(x)
-    qann = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x])
+    qann = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x], "lsq")
     return channels_last(qffs.to_spiking(qann))
 
 

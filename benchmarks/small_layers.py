@@ -64,7 +64,7 @@ def main() -> None:
     if arguments.model != "digits_net":
         x = torch.randn(len(x), 3, 32, 32)
     model = build(arguments.model, width=arguments.width).eval()
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:32]), [x[:32]]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:32]), [x[:32]], "lsq"))
     load_before = round(os.getloadavg()[0], 1)
     medians = measure(snn, x[: arguments.images], arguments.steps, arguments.turns)
     about = vars(arguments) | {"device": processor(), "load": [load_before, round(os.getloadavg()[0], 1)]}

@@ -45,7 +45,7 @@ def trained(name: str, digits: Any) -> tuple[nn.Module, Any]:
     x, y = digits.normalize(digits.train.images), digits.train.labels
     model: Any = network(name)
     fitted(model, x, y, 15, 3e-3)
-    qann: Any = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x[:256]])
+    qann: Any = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x[:256]], "lsq")
     fitted(qann, x, y, 10, 1e-3)
     return qann, qffs.to_spiking(qann)
 

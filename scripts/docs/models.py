@@ -166,7 +166,7 @@ def _examine(name: str) -> dict[str, object]:
     del source, like
     x = x[:1]
     values = sorted({row.operator for row in qffs.plan(model, x).rows if row.values})
-    qann = qffs.calibrate(qffs.quantize(model, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(model, example=x), [x], "lsq")
     del model
     return {"side": side, "values": tuple(values), **compare(qann, qffs.to_spiking(qann), x)}
 

@@ -29,14 +29,16 @@ from qffs.version import __version__
 
 if TYPE_CHECKING:
     from qffs import export
-    from qffs.convert import calibrate, plan, quantize, to_spiking
+    from qffs.convert import plan, quantize, to_spiking
     from qffs.graph.plan import Plan
     from qffs.graph.rules import register
     from qffs.measurement.accuracy import measure
+    from qffs.measurement.choose_bits import choose_bits
     from qffs.method import FiringRule, Levels
     from qffs.models.checkpoint import save
     from qffs.models.load import load
     from qffs.spiking.network import SpikingNetwork
+    from qffs.train.calibrate import calibrate
     from qffs.train.reconstruct import reconstruct
     from qffs.verification import verify
 
@@ -45,7 +47,8 @@ _HOMES = {
     "Levels": "qffs.method",
     "Plan": "qffs.graph.plan",
     "SpikingNetwork": "qffs.spiking.network",
-    "calibrate": "qffs.convert",
+    "calibrate": "qffs.train.calibrate",
+    "choose_bits": "qffs.measurement.choose_bits",
     "load": "qffs.models.load",
     "measure": "qffs.measurement.accuracy",
     "plan": "qffs.convert",
@@ -75,6 +78,7 @@ __all__ = [
     "Stopped",
     "__version__",
     "calibrate",
+    "choose_bits",
     "errors",
     "export",
     "load",

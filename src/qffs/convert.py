@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, fx, nn
 
-from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NotConvertible, NothingToQuantize, QffsError
-from qffs.functional import lsq
-from qffs.functional.lsq import NEAREST
+from qffs.errors import Diverged, InvalidArgument, NotCalibrated, NotConvertible, NothingToQuantize
 from qffs.graph import plan as planning
 from qffs.graph.fold import fold
 from qffs.graph.replace import (
@@ -26,18 +21,9 @@ from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, refuse_additions, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
-from qffs.nn.inspect import check_finite, evaluating, quantizers, refuse_types, without_autocast
-from qffs.nn.quantizer import FullPrecision, Quantizer
+from qffs.nn.inspect import check_finite, quantizers, refuse_types
+from qffs.nn.quantizer import OFFSET, FullPrecision, Quantizer
 from qffs.spiking.network import SpikingNetwork
-
-OFFSET = NEAREST + 1e-4
-"""The rounding offset of quantizers and the pre-charge of neurons: to the nearest level, with ties moved by 0.0001.
-
-In a network of few-bit weights, sums often end exactly on a tie between two levels. In floating point, three thirds of
-a charge need not add up to the charge. With 1/2 itself, rounding errors would decide such ties, and differently in the
-quantized and the spiking network. The same small shift in both moves such sums away from every tie (Law 6 of
-tests/spiking/test_network.py measures it).
-"""
 
 
 def plan(model: nn.Module, example: Example) -> planning.Plan:
@@ -80,7 +66,7 @@ def quantize(
     - ``levels``: as ``bits``, but with the highest level n, any whole number from 1. Give bits or levels.
     - ``per_channel``: one step size for each channel (dimension 1 of an activation) instead of one for all.
     - ``offset``: the rounding offset in ``floor(x / s + offset)``, and the pre-charge of the neurons in thresholds; see
-      `qffs.convert.OFFSET` for the default.
+      `qffs.nn.quantizer.OFFSET` for the default.
     - ``strict``: refuse a network in which an operator sends values instead of spikes (GELU, softmax, a product of two
       signals, "full"). By default such operators are differenced, and the spiking network is exact.
 
@@ -222,76 +208,3 @@ def _hidden_levels(qann: fx.GraphModule) -> int:
     outputs = output_quantizers(qann)
     hidden = [quantizer.highest for path, quantizer in quantizers(qann).items() if path not in outputs]
     return max(hidden or [quantizer.highest for quantizer in quantizers(qann).values()])
-
-
-@torch.no_grad()
-@without_autocast()
-def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> nn.Module:
-    """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
-
-    qann: the network that `qffs.quantize` returned; batches: input tensors ``[B, ...]``, or tuples of inputs, without
-    labels.
-
-    A step size becomes LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``. The mean is over the activations x that
-    reach the quantizer (or its channel, with a step size per channel) in all batches, in eval mode. Earlier layers
-    are quantized while a batch runs, so that later layers receive the activations of the quantized network.
-
-    Raises `InvalidArgument` where ``qann`` has no quantizer, where there is no batch, and where a batch is not a batch
-    of inputs; `Diverged` where NaN or infinity reaches a quantizer. After an error all step sizes are as before.
-
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> batches = [torch.randn(16, 4), torch.randn(16, 4)]
-    >>> qann = qffs.calibrate(qffs.quantize(model, bits=2, example=batches[0]), batches)
-    >>> qann.eval()(batches[0]).shape
-    torch.Size([16, 2])
-    """
-    layers = list(quantizers(qann).values())
-    if not layers:
-        raise InvalidArgument("there is nothing to calibrate: the network has no quantizer; call qffs.quantize first")
-    if isinstance(batches, Tensor):
-        raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
-    sums = {quantizer: (torch.zeros((), dtype=torch.float64), 0) for quantizer in layers}
-    hooks = [quantizer.register_forward_pre_hook(partial(_observe, sums)) for quantizer in layers]
-    before = {quantizer: quantizer.step_size.detach().clone() for quantizer in layers}
-    try:
-        with evaluating(qann):
-            for batch in batches:
-                _run(qann, batch)
-    except BaseException:
-        for quantizer, step_size in before.items():
-            quantizer.step_size.copy_(step_size)
-            quantizer.forget()
-        raise
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not all(count for _, count in sums.values()):
-        raise InvalidArgument("calibration needs at least one batch of images")
-    return qann
-
-
-def _run(qann: nn.Module, batch: Any) -> None:
-    inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    if isinstance(qann, fx.GraphModule):
-        expected = len(qann.graph.find_nodes(op="placeholder"))
-        if len(inputs) != expected or not all(isinstance(x, Tensor) and x.numel() for x in inputs):
-            raise InvalidArgument(
-                f"calibration takes batches of the network's {expected} inputs alone, without labels, as in "
-                "(x for x, y in loader), and none of them empty"
-            )
-    try:
-        qann(*inputs)
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, QffsError):
-            raise
-        raise InvalidArgument(f"the network does not run on a batch of {tuple(inputs[0].shape)}: {error}") from error
-
-
-def _observe(sums: dict[Quantizer, tuple[Tensor, int]], quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
-    assert isinstance(quantizer, Quantizer)
-    x, step_size = arguments[0], quantizer.step_size
-    magnitude, count = sums[quantizer]
-    magnitude = magnitude + lsq.total(x.abs(), step_size, torch.float64).cpu()
-    count += x.numel() // step_size.numel()
-    sums[quantizer] = magnitude, count
-    quantizer.set_step_size_from(magnitude / count)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import qffs
 from helpers.command_line import Said
+from qffs.data import load
 from qffs.models import trained
 
 
@@ -48,7 +50,7 @@ def test_a_simulation_gives_the_figures_of_the_card(command_line: Callable[..., 
         (["convert", "digits-2bit", "--charge-steps", "2", "-o", "snn"], "charged over 2 steps"),
         (["export", "digits-2bit", "--to", "hub", "-o", "hub"], "Wrote the snn"),
         (["plan", "digits"], "nothing refused"),
-        (["quantize", "digits", "--data", "digits", "-o", "q"], "Wrote the quantized network"),
+        (["quantize", "digits", "--data", "digits", "--no-reconstruct", "-o", "q"], "Wrote the quantized network"),
     ],
 )
 def test_a_command_takes_a_name(command_line: Callable[..., Said], words: list[str], told: str) -> None:
@@ -92,3 +94,47 @@ def test_a_name_of_another_kind_is_told(command_line: Callable[..., Said], words
     said = command_line(*words)
     assert said.code == 2
     assert told in said.err
+
+
+# qffs quantize
+
+
+def test_quantize_says_before_and_after_and_by_step(command_line: Callable[..., Said]) -> None:
+    words = ("digits", "--data", "digits", "bits=1", "--images", 200, "reconstruction_steps=60", "-o", "q")
+    told = json.loads(command_line("quantize", *words, "--json").out)
+    assert (told["calibration_images"], told["reconstruction_steps"], told["labeled"]) == (200, 60, True)
+    names = ["full precision", "QANN, calibrated", "QANN, reconstructed"]
+    assert [network["name"] for network in told["networks"]] == names
+    full, before, after = told["networks"]
+    assert full["accuracy"] == trained.card("digits")["results"]["full_precision"]["accuracy"]
+    assert full["agreement"] == 1 > after["agreement"] > before["agreement"]
+    last = told["snn"][-1]
+    assert (last["steps"], last["accuracy"], last["agreement"]) == (8, after["accuracy"], after["agreement"])
+    said = command_line("quantize", *words)
+    assert all(name in said.out for name in (*names, f"{100 * after['accuracy']:.2f} %", "SNN"))
+    assert "Wrote the quantized network to q; qffs convert makes a spiking network of it." in said.out
+    assert command_line("convert", "q", "-o", "s").code == 0
+
+
+def test_quantize_needs_no_labels(command_line: Callable[..., Said], tmp_path: Path) -> None:
+    digits = load("digits")
+    (tmp_path / "pictures").mkdir()
+    for number in range(64):
+        gray = Image.fromarray((digits.train.images[number, 0].numpy() * 15).astype("uint8"))
+        gray.convert("RGB").save(tmp_path / "pictures" / f"{number:02}.png")
+    words = ("cifar_resnet20", "--data", "pictures", "--no-reconstruct", "size=32", "-o", "q")
+    told = json.loads(command_line("quantize", *words, "--json").out)
+    assert (told["labeled"], told["images"]) == (False, 8)
+    assert all("accuracy" not in each for each in (*told["networks"], *told["snn"]))
+    assert all(0 <= row["agreement"] <= 1 for row in told["snn"])
+    said = command_line("quantize", *words)
+    assert "accuracy" not in said.out
+    assert "agreement" in said.out
+    said = command_line("quantize", *words, "quantized.epochs=1")
+    assert (said.code, said.out) == (2, "")
+    assert "pictures has no labels to train with: leave quantized.epochs out" in said.err
+
+
+def test_a_quantization_that_is_no_good_has_advice(command_line: Callable[..., Said]) -> None:
+    said = command_line("quantize", "digits_net", "--data", "digits", "--no-reconstruct", "-o", "q")
+    assert "% of the images: use --reconstruct\n" in said.err

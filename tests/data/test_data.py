@@ -719,3 +719,26 @@ def test_the_real_cifar10_images() -> None:
     assert torch.bincount(data.train.labels).tolist() == [5000] * 10
     assert torch.bincount(data.test.labels).tolist() == [1000] * 10
     assert data.train.read(torch.arange(0, 50000, 5000)).shape == (10, 3, 32, 32)
+
+
+# Images without labels
+
+
+def test_images_without_labels_are_read_where_none_are_needed(make: Callable[[dict[str, bytes]], Path]) -> None:
+    colors = [BLUE, GREEN, RED]
+    path = make({f"{number:02}.png": picture(colors[number % 3]) for number in range(17)} | {"notes.txt": b"x"})
+    assert "holds images without labels, which only qffs quantize takes: expected train/<class>" in refusal(path)
+    with pytest.warns(UserWarning, match=r"1 file of .* is left out: notes.txt \(no image by its name\)"):
+        data = load(str(path), unlabeled=True, progress=False)
+    assert (data.labeled, data.classes, len(data.train), len(data.test)) == (False, ("",), 15, 2)
+    assert data.train.labels.eq(0).all()
+    first_tested = data.test.read(torch.tensor([0]))[0, :, 0, 0].tolist()
+    assert first_tested == list(colors[7 % 3])  # the eighth image
+    read = torch.cat([data.train.read(torch.arange(15)), data.test.read(torch.arange(2))])
+    assert len({tuple(image[:, 0, 0].tolist()) for image in read}) == 3
+
+
+def test_classes_are_read_as_before_where_no_labels_are_needed(make: Callable[[dict[str, bytes]], Path]) -> None:
+    path = make(two_classes())
+    data = load(str(path), unlabeled=True, progress=False)
+    assert (data.labeled, data.classes) == (True, load(str(path), progress=False).classes)

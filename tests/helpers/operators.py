@@ -77,7 +77,7 @@ def called(name: str) -> set[str]:
 
 def converted(model: nn.Module, x: Tensor) -> fx.GraphModule:
     """The quantized network; its step sizes are powers of two, so that no type rounds the spikes."""
-    qann = qffs.calibrate(qffs.quantize(model, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, example=x), [x], "lsq").eval()
     for module in qann.modules():
         if isinstance(module, Quantizer):
             module.set_step_size(2.0 ** torch.log2(module.step_size).round().item())

@@ -78,7 +78,7 @@ def images(seed: int = 0, count: int = 4, dtype: torch.dtype = torch.float64) ->
 def calibrated(model: nn.Module, x: Tensor, bits: Any = None, output: Any = "analog", **options: Any) -> fx.GraphModule:
     """The calibrated quantized network of ``model``."""
     qann = qffs.quantize(model, bits, output, example=x, **options)
-    qffs.calibrate(qann, [x])
+    qffs.calibrate(qann, [x], "lsq")
     return qann.eval()
 
 

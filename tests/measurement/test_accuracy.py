@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.convert import calibrate, quantize, to_spiking
+from qffs.convert import quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument, QffsError
 from qffs.measurement.accuracy import accuracy, measure
 from qffs.measurement.batches import check_fit
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.stream import margins
+from qffs.train.calibrate import calibrate
 
 STEPS = 5
 

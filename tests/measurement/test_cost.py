@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.convert import calibrate, quantize, to_spiking
+from qffs.convert import quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.functional.neuron import NeuronState
@@ -17,6 +17,7 @@ from qffs.measurement.energy import Cost, Energy
 from qffs.method import FiringRule
 from qffs.nn.quantizer import Quantizer
 from qffs.spiking.network import SpikingNetwork
+from qffs.train.calibrate import calibrate
 
 STEPS = 6
 CLASSES = 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qffs.convert import calibrate, quantize, to_spiking
+from qffs.convert import quantize, to_spiking
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.measurement.cost import cost
@@ -14,6 +14,7 @@ from qffs.measurement.noise import LONGER, NOISES, noise, sort, without
 from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
 from qffs.spiking.network import SpikingNetwork
+from qffs.train.calibrate import calibrate
 from qffs.verification import levels_of
 
 STEPS = 6

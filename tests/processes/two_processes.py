@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import qffs
 from qffs import quantize, to_spiking
-from qffs.convert import calibrate
 from qffs.data import Images, load
 from qffs.graph.trace.trace import trace
 from qffs.measurement.accuracy import Measurement, accuracy, measure
@@ -35,6 +34,7 @@ from qffs.models import DigitsNet
 from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Training
 from qffs.train import distributed
+from qffs.train.calibrate import calibrate
 from qffs.train.loop import Setting, fit
 
 PATIENCE_S = 300

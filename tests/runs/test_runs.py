@@ -23,10 +23,10 @@ from qffs.files import Results
 from qffs.models.checkpoint import load, save
 from qffs.recipes.recipe import Recipe
 from qffs.runs.convert import convert
-from qffs.runs.convert import quantize as run_quantize
 from qffs.runs.inputs import device_of
 from qffs.runs.measure import Trial
 from qffs.runs.measure import simulate as run_simulate
+from qffs.runs.quantize import quantize as run_quantize
 from qffs.runs.train import demo as run_demo
 from qffs.runs.train import train
 from qffs.train import reconstruct as reconstruction
@@ -162,8 +162,9 @@ def test_quantize_starts_from_weights_and_says_what_it_did(tmp_path: Path) -> No
         recipe(weights=str(tmp_path / "w.safetensors"), epochs=0, bits=3, steps=8, output=4), tmp_path / "q"
     )
     assert told["loss"] == []
-    assert "images" not in told  # nothing was measured on test images
-    assert "images" not in load(tmp_path / "q").about
+    assert [row["name"] for row in told["networks"]] == ["full precision", "QANN, calibrated"]
+    assert told["networks"][0]["agreement"] == 1
+    assert "networks" not in load(tmp_path / "q").about
     assert told["weights"] == "w.safetensors"
     saved = load_file(tmp_path / "q" / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in weights.items())
@@ -189,7 +190,9 @@ def test_reconstruction_needs_no_epoch_and_takes_the_calibration_images(
     assert images == [40]
     assert again["reconstruction_steps"] == 30
     assert files(tmp_path / "plain") != files(tmp_path / "again")
-    assert plain["training_accuracy"] != again["training_accuracy"]
+    assert [row["name"] for row in again["networks"]][1:] == ["QANN, calibrated", "QANN, reconstructed"]
+    assert plain["networks"] == again["networks"][:2]
+    assert again["networks"][1] != again["networks"][2] | {"name": "QANN, calibrated"}
     train(recipe(epochs=1, float_epochs=0, reconstruction_steps=2), tmp_path / "run", progress=False)
     assert len(images) == 2
 

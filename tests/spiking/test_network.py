@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import qffs
 from helpers.problems import calibrated, dyadic, images, network, randomize
-from qffs.convert import OFFSET
 from qffs.errors import Diverged, InvalidArgument, Mismatch
 from qffs.functional.neuron import NeuronState
 from qffs.method import FiringRule, Schedule
+from qffs.nn.quantizer import OFFSET
 from qffs.spiking.network import SpikingNetwork
 
 seeds = st.integers(0, 10**6)

@@ -11,7 +11,7 @@ from torch import nn
 
 from qffs.convert import quantize
 from qffs.recipes.recipe import Training
-from qffs.train.optimize import optimizer_of, rate
+from qffs.train.optimize import few_steps, optimizer_of, rate
 
 
 def training(**more: object) -> Training:
@@ -65,3 +65,16 @@ def test_the_optimizer_asked_for() -> None:
     sgd = optimizer_of(layer, training(nesterov=True, momentum=0.5))
     assert (type(sgd), sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (torch.optim.SGD, 0.5, True)
     assert type(optimizer_of(layer, training(optimizer="adamw"))) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "words"),
+    [
+        (2560, 128, ""),
+        (2432, 128, "an epoch has only 19 training steps: use a smaller batch_size, such as 32"),
+        (400, 128, "an epoch has only 4 training steps: use a smaller batch_size, such as 10"),
+        (10, 1, ""),  # there is no smaller one
+    ],
+)
+def test_few_steps_have_advice(images: int, batch_size: int, words: str) -> None:
+    assert few_steps(images, batch_size) == words

@@ -30,7 +30,7 @@ def inputs(count: int = 256, width: int = 6) -> Tensor:
 
 def quantized(model: nn.Module, x: Tensor, bits: int = 2, output: Any = "analog") -> fx.GraphModule:
     qann = qffs.quantize(model, bits, output, example=x)
-    qffs.calibrate(qann, [x])
+    qffs.calibrate(qann, [x], "lsq")
     return qann
 
 
@@ -118,7 +118,7 @@ def test_small_step_sizes_beside_large_ones_stay_above_zero() -> None:
         first.weight[:8] *= 1e-4
         first.bias[:8] *= 1e-4
     qann = qffs.quantize(model, bits=1, example=x, per_channel=True)
-    qffs.calibrate(qann, [x])
+    qffs.calibrate(qann, [x], "lsq")
     before = qann.get_submodule("1").step_size.detach().clone()
     short(qann, model, x, steps=300)
     after = qann.get_submodule("1").step_size.detach()
@@ -328,7 +328,7 @@ def test_several_inputs_some_of_them_whole_numbers() -> None:
     model, x = TwoInputs().double(), inputs()
     tokens = torch.arange(len(x)) % 5
     qann = qffs.quantize(model, bits=1, example=(tokens, x))
-    qffs.calibrate(qann, [(tokens, x)])
+    qffs.calibrate(qann, [(tokens, x)], "lsq")
 
     def total() -> float:
         with torch.no_grad():

@@ -20,6 +20,7 @@ from qffs.cli.options import (
     Seed,
     Weights,
     Where,
+    advise,
     charge_steps_of,
     print_json,
     say,
@@ -96,24 +97,41 @@ def quantize(
     data: Data,
     output: Output,
     changes: Changes = None,
+    images: Annotated[int, typer.Option(min=1, help="How many training images are used, without their labels.")] = 1024,
+    reconstruct: Annotated[
+        bool | None,
+        typer.Option(
+            "--reconstruct/--no-reconstruct",
+            help="Train the network, without labels, until it computes what it computed before; takes minutes.",
+            show_default="--reconstruct, unless it is trained for epochs",
+        ),
+    ] = None,
     weights: Weights = None,
     json: Json = False,
 ) -> None:
-    """Quantize the activations of a network, calibrate and fine-tune it, and save the quantized network.
+    """Quantize the activations of a trained network, save the result, and compare it with the network.
 
-    It is trained for N epochs with quantized.epochs=N, by default for none; other keys of recipes can be given too.
+    A few hundred images are enough, and labels are not needed: DATA may also be a folder or zip of images. Keys of
+    recipes can be given too, such as bits=3, or quantized.epochs=N to train it for N epochs with labels.
 
-    Example: `qffs quantize runs/demo/float --data digits bits=3 quantized.epochs=5 -o runs/qann`
+    Example: `qffs quantize runs/demo/float --data digits --images 512 bits=3 -o runs/qann`
     """
     from qffs.recipes import of_quantization
-    from qffs.runs.convert import quantize as run_quantize
+    from qffs.runs.quantize import quantize as run_quantize
 
-    recipe = of_quantization(model, data, str(weights) if weights else None, changes or ())
+    given = str(weights) if weights else None
+    recipe = of_quantization(model, data, given, changes or (), images=images, reconstruct=reconstruct)
     results = run_quantize(recipe, output)
-    share = f"{100 * results['training_accuracy']:.2f} %"
-    print_json(results) if json else say(
-        f"Wrote the quantized network to {output}; it classifies {share} of the training images correctly."
-    )
+    if json:
+        print_json(results)
+        return
+    from rich.console import Console
+
+    from qffs.report.tables import show_quantized
+
+    show_quantized(results, Console())
+    say(f"Wrote the quantized network to {output}; qffs convert makes a spiking network of it.")
+    advise(results["advice"])
 
 
 def convert(

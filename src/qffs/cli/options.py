@@ -125,6 +125,12 @@ def say(sentence: str) -> None:
     typer.echo(sentence)
 
 
+def advise(sentence: str) -> None:
+    """Print a sentence of advice on standard error, if there is one."""
+    if sentence:
+        typer.echo(f"qffs: {sentence}", err=True)
+
+
 def show_rows(results: dict[str, Any], title: str) -> None:
     """Print a table of results: ``head``, ``rows`` and ``notes``."""
     from rich.console import Console

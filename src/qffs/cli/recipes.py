@@ -79,12 +79,9 @@ def _mistakes(recipe: str, overrides: Any, trust: bool) -> list[str]:
         return attempt
     try:
         if attempt.augmentation:
-            import torch
+            from qffs.runs.inputs import check_augmentation
 
-            from qffs.data.augment import Augmentation
-
-            any_size = 512  # large enough for any crop
-            Augmentation(attempt.augmentation, peak=1.0)(torch.zeros(2, 3, any_size, any_size, dtype=torch.uint8))
+            check_augmentation(attempt.augmentation)
     except InvalidArgument as error:
         return [str(error)]
     return []

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from qffs.cli.options import Changes, Json, Output, Trust, say, show
+from qffs.cli.options import Changes, Json, Output, Trust, advise, say, show
 from qffs.errors import InvalidArgument
 from qffs.progress import first
 
@@ -71,4 +71,7 @@ def train(
     if first():
         show(results, json)
         if not json:
+            from qffs.report.results import advice_on_training
+
             say(f"Wrote {folder}: results.json, accuracy.png, recipe.yaml, and the checkpoints float, qann and snn.")
+            advise(advice_on_training(results))

@@ -8,8 +8,7 @@ Images that do not fit in memory stay in their files, and `batches` reads them a
 (1348, 449, (449, 1, 8, 8))
 """
 
-from qffs.data.dataset import Dataset, Images, hold_out
+from qffs.data.dataset import Dataset, Images, batches, hold_out
 from qffs.data.load import in_memory, load
-from qffs.data.loader import batches
 
 __all__ = ["Dataset", "Images", "batches", "hold_out", "in_memory", "load"]

@@ -40,7 +40,7 @@ _NEITHER = "{} is neither a folder nor a zip file (unpack other archives first a
 
 @dataclass(frozen=True)
 class Archive:
-    """The files in the train, test and val folders of a zip or folder.
+    """The files in the train, test and val folders of a zip or folder, or those of a folder without these.
 
     path: the zip or folder. prefix: the folders around the parts, such as ``"cats/"``, or empty. names: the files, and
     the folders with a ``/`` at the end, relative to the prefix, with forward slashes, without hidden ones. entries: all
@@ -138,11 +138,15 @@ def _special(entry: zipfile.ZipInfo) -> bool:
 
 
 def _folder(path: Path) -> Archive:
-    """Return the archive of a folder; only its parts are listed, because other folders in it may be large."""
+    """Return the archive of a folder; only its parts are listed, because other folders in it may be large.
+
+    Without parts these are the files that lie in it.
+    """
     try:
-        tops = {child.name for child in path.iterdir() if _visible(child.name) and child.is_dir()}
+        children = [child for child in path.iterdir() if _visible(child.name)]
+        tops = {child.name for child in children if child.is_dir()}
         prefix = _prefix(tops, lambda folder: (path / folder).is_dir())
-        names = dict(_walk(path / prefix))
+        names = dict(_walk(path / prefix)) or {child.name: None for child in children if child.is_file()}
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be listed: {error.strerror}") from error
     files = tuple(name for name, reason in names.items() if reason is None)

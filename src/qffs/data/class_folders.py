@@ -1,11 +1,14 @@
-"""The class of each image in an archive: from one folder per class, or from Kaggle's list for ImageNet's flat val."""
+"""The class of each image in an archive: from one folder per class, or from Kaggle's list for ImageNet's flat val.
+
+Images without classes, in a folder or zip without train and test, can be read for what needs no labels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from qffs.data.archive import Archive
+from qffs.data.archive import PARTS, Archive
 from qffs.errors import DataError
 
 SUFFIXES = (
@@ -15,10 +18,14 @@ SUFFIXES = (
 SOLUTION = "LOC_val_solution.csv"
 """Kaggle's list of the classes in ImageNet's val: a heading, then one line per image, ``name,class and a box, ...``."""
 
-_LAYOUT = f"train/<class>/*.jpg and test/<class>/*.jpg (or val; also {', '.join(SUFFIXES[1:])})"
+_EXPECTED = f"expected train/<class>/*.jpg and test/<class>/*.jpg (or val; also {', '.join(SUFFIXES[1:])})"
 
 NO_IMAGE = "no image by its name"
 """The reason to leave a file out that has none of the `SUFFIXES`."""
+
+TESTED = 8
+"""One of so many images without labels is a test image."""
+UNLABELED = "holds images without labels, which only qffs quantize takes"
 
 Classes = dict[str, list[str]]
 
@@ -27,12 +34,14 @@ Classes = dict[str, list[str]]
 class Layout:
     """The image files of each class in the training part and in the test part; classes and files are sorted by name.
 
-    left_out: the other names in these parts, each with the reason why it is left out.
+    left_out: the other names in these parts, each with the reason why it is left out. labeled: whether the classes are
+    known; if not, all images are of one class without a name.
     """
 
     train: Classes
     test: Classes
     left_out: dict[str, str]
+    labeled: bool = True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,13 +49,22 @@ class Layout:
         return tuple(self.train)
 
 
-def read_layout(archive: Archive) -> Layout:
+def read_layout(archive: Archive, unlabeled: bool = False) -> Layout:
     """Return the image files of an archive by class.
 
+    unlabeled: accept an archive without parts, whose images have no class; every `TESTED`-th image is a test image.
     Raises `DataError` if a part or a class has no images, if an image has no class, or if the classes of the two parts
     differ.
     """
-    left_out: dict[str, str] = {}
+    if not any(name.startswith(tuple(f"{part}/" for part in PARTS)) for name in archive.names):
+        images = sorted(filter(_is_image, archive.names))
+        if len(images) >= TESTED and not unlabeled:
+            raise DataError(f"{archive.path} {UNLABELED}: {_EXPECTED}")
+        if len(images) >= TESTED:
+            left_out = {name: NO_IMAGE for name in archive.names if not _is_image(name) and not name.endswith("/")}
+            tested = images[TESTED - 1 :: TESTED]
+            return Layout({"": sorted({*images} - {*tested})}, {"": tested}, left_out, labeled=False)
+    left_out = {}
     train, test = _classes(archive, left_out, "train"), _classes(archive, left_out, "test", "val")
     if train.keys() != test.keys():
         only = [f"{part} has no {cls}" for part, cls in _differences(train.keys(), test.keys())]
@@ -62,7 +80,7 @@ def _classes(archive: Archive, left_out: dict[str, str], *parts: str) -> Classes
     existing = [part for part in parts if any(name.startswith(f"{part}/") for name in archive.names)]
     if not existing:
         links = "".join(f" ({part} is {archive.left_out[part]})" for part in parts if part in archive.left_out)
-        raise DataError(f"{archive.path} has no {' or '.join(parts)} folder{links}: expected {_LAYOUT}")
+        raise DataError(f"{archive.path} has no {' or '.join(parts)} folder{links}: {_EXPECTED}")
     # ImageNet's own archive has a test part without labels, in addition to its val.
     part = next((part for part in existing if _sorted_by_class(archive, part)), existing[-1])
     names = [name for name in archive.names if name.startswith(f"{part}/")]
@@ -73,7 +91,7 @@ def _classes(archive: Archive, left_out: dict[str, str], *parts: str) -> Classes
     else:
         classes = _by_folder(archive, names)
     if not any(classes.values()):
-        raise DataError(f"{archive.label(part)} holds no images: expected {_LAYOUT}")
+        raise DataError(f"{archive.label(part)} holds no images: {_EXPECTED}")
     for cls, files in sorted(classes.items()):
         if not files:
             ends = ", ".join(SUFFIXES)
@@ -99,7 +117,7 @@ def _by_folder(archive: Archive, names: Iterable[str]) -> Classes:
             classes.setdefault(between[0], [])
         if _is_image(name):
             if not between:
-                raise DataError(f"{archive.label(name)} lies in no class folder: expected {_LAYOUT}")
+                raise DataError(f"{archive.label(name)} lies in no class folder: {_EXPECTED}")
             classes[between[0]].append(name)
     return classes
 

@@ -1,15 +1,21 @@
-"""Labeled images, their normalization, and the split into two parts."""
+"""Labeled images: their normalization, the split into two parts, and batches that worker processes read ahead."""
 
 from __future__ import annotations
 
 import hashlib
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from qffs.errors import InvalidArgument
+from qffs.errors import DataError, InvalidArgument
+
+Batch = tuple[Tensor, Tensor]
+"""Images uint8 ``[B, C, H, W]`` and their labels int64 ``[B]``."""
 
 
 class Pixels(Protocol):
@@ -93,7 +99,8 @@ class Dataset:
     """A training and a test part with the same classes.
 
     name: the name for tables and messages. classes: the names of the classes. peak: the pixel value of full brightness,
-    255 in photographs and 16 in the digits. mean, std: one number per channel, for pixels divided by ``peak``.
+    255 in photographs and 16 in the digits. mean, std: one number per channel, for pixels divided by ``peak``. labeled:
+    whether the classes are known; if not, there is one class without a name.
     """
 
     name: str
@@ -103,6 +110,19 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     peak: float
+    labeled: bool = True
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The hashes by which the data are known: ``data``, of name, sizes, classes and all labels, and ``images``.
+
+        The second is of both parts' `Images.digest`, while images that come from files are in them.
+        """
+        parts = [
+            (part.shape, hashlib.sha256(part.labels.numpy().tobytes()).hexdigest()) for part in (self.train, self.test)
+        ]
+        known = hashlib.sha256(repr((self.name, self.classes, parts)).encode()).hexdigest()
+        return {"data": known, "images": self.train.digest() + self.test.digest()}
 
     def normalize(self, images_uint8: Tensor) -> Tensor:
         """Return ``(x / peak - mean) / std`` of uint8 [B, C, H, W], in float32, with the same shape and device.
@@ -136,3 +156,47 @@ def hold_out(images: Images, fraction: float, seed: int) -> tuple[Images, Images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     second, first = order[:count].sort().values, order[count:].sort().values
     return images.select(first), images.select(second)
+
+
+def batches(images: Images, numbers: Sequence[Tensor], workers: int = 0) -> Iterator[Batch]:
+    """Yield the images and labels of each batch: uint8 ``[B, C, H, W]`` and int64 ``[B]``.
+
+    numbers: the indices of the images of each batch. workers: the number of processes that read batches ahead; with 0,
+    this process reads them itself. The order of the batches does not depend on the workers, and no random number is
+    drawn from PyTorch's global generator. Raises `DataError` if an image cannot be read.
+    """
+    loader: DataLoader[Batch | DataError] = DataLoader(
+        _Answers(images),  # type: ignore[arg-type]  # it calls __getitems__ if the dataset has this method
+        batch_sampler=(group.tolist() for group in numbers),
+        num_workers=workers,
+        worker_init_fn=_leave_signals,
+        collate_fn=_as_it_is,  # __getitems__ returns whole batches
+        generator=torch.Generator(),
+    )
+    for answer in loader:
+        if isinstance(answer, DataError):
+            raise answer
+        yield answer
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The images as a dataset that returns errors: a worker that raises one would send it as text with a traceback."""
+
+    images: Images
+
+    def __getitems__(self, numbers: list[int]) -> Batch | DataError:
+        try:
+            return self.images.__getitems__(numbers)
+        except DataError as error:
+            return error
+
+
+def _leave_signals(_: int) -> None:
+    """Ignore SIGTERM and SIGINT in a worker: the main process handles them and ends its workers when it stops."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer

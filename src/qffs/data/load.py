@@ -17,7 +17,9 @@ LARGEST_SIZE = 2**13
 _FORMS = "digits, cifar10:PATH, images:PATH, or the PATH of a zip or folder that exists"
 
 
-def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, progress: bool = True) -> Dataset:
+def load(
+    spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, unlabeled: bool = False, progress: bool = True
+) -> Dataset:
     """Return the dataset that ``spec`` names.
 
     spec: one of these forms.
@@ -33,6 +35,7 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
         square; only for image files of ``images:PATH`` or PATH.
     in_memory_gib: decode all image files now if all images together take at most this many GiB of memory; if not, each
         image is decoded on access. 0 leaves all images in their files.
+    unlabeled: accept a zip or folder of images without these folders too, which have no labels.
     progress: show progress bars on stderr.
 
     Raises `DataError` if the images cannot be read or used, such as a file of more than 128 MiB, an image of more than
@@ -59,7 +62,7 @@ def load(spec: str, size: int | None = None, *, in_memory_gib: float = 8.0, prog
     name = "CIFAR-10" if cifar10 else whole.stem if whole.is_file() else whole.name
     if batches is not None:
         return read_batches(batches, name, cifar10=cifar10)
-    data = read_photographs(path, name, size=size, cifar10=cifar10, progress=progress)
+    data = read_photographs(path, name, size=size, cifar10=cifar10, unlabeled=unlabeled, progress=progress)
     return in_memory(data, in_memory_gib, progress=progress)
 
 

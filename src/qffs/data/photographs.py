@@ -96,16 +96,18 @@ class Photographs:
         return image
 
 
-def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, progress: bool) -> Dataset:
+def read_photographs(
+    path: Path, name: str, *, size: int | None, cifar10: bool, unlabeled: bool, progress: bool
+) -> Dataset:
     """Return the photographs of a zip or folder, as RGB, sorted by class and then by file name.
 
     size: resize the shorter side to this length and cut out the center square; None does not resize. cifar10: require
-    10 classes of 32 x 32 pixels. Only the first image is decoded. One warning names the files that are left out. Raises
-    `DataError` if the images cannot be used.
+    10 classes of 32 x 32 pixels. unlabeled: accept images without classes. Only the first image is decoded. One warning
+    names the files that are left out. Raises `DataError` if the images cannot be used.
     """
     with wait(f"listing the images of {path}", show=progress):
         archive = open_archive(path)
-        layout = read_layout(archive)
+        layout = read_layout(archive, unlabeled and not cifar10)
         if cifar10 and len(layout.classes) != 10:
             actual = f"{path} has {len(layout.classes)} classes"
             raise DataError(f"{actual}, but CIFAR-10 has 10: for other images use images:PATH")
@@ -118,7 +120,7 @@ def read_photographs(path: Path, name: str, *, size: int | None, cifar10: bool, 
     lossy = sorted({LOSSY[end] for end in ends & LOSSY.keys()})
     name = f"{name} ({', '.join(lossy)})" if lossy else name
     train, test = (Images(*pair) for pair in zip(images, map(_labels, (layout.train, layout.test)), strict=True))
-    return Dataset(name, layout.classes, train, test, mean=MEAN, std=STD, peak=255.0)
+    return Dataset(name, layout.classes, train, test, mean=MEAN, std=STD, peak=255.0, labeled=layout.labeled)
 
 
 def _notice(path: Path, left_out: Mapping[str, str]) -> str:

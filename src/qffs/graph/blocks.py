@@ -57,6 +57,12 @@ def blocks(network: fx.GraphModule) -> list[Block]:
     return result
 
 
+def by_image(network: fx.GraphModule) -> bool:
+    """Return whether every input and output holds the images in dimension 0, one row per image."""
+    ends = (*network.graph.find_nodes(op="placeholder"), *outputs(network))
+    return all(site(node).batch == (0, 1) for node in ends)
+
+
 def joined(parts: Sequence[Block]) -> Block:
     """Return consecutive blocks as one."""
     return Block(parts[0].inputs, tuple(node for each in parts for node in each.nodes), parts[-1].outputs)

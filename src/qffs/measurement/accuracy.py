@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qffs.data import Images
 from qffs.errors import InvalidArgument
 from qffs.measurement.activity import Activity
-from qffs.measurement.batches import Normalize, fitting, labeled
+from qffs.measurement.batches import Normalize, fitting, inputs, labeled
 from qffs.nn.inspect import empty_like, evaluating
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
@@ -92,6 +92,22 @@ def accuracy(
             right += (network(x).argmax(-1) == labels).sum()
             bar.advance(len(labels))
     return int(distributed.total(right)) / len(images)
+
+
+@torch.no_grad()
+def predictions(
+    network: nn.Module, images: Images, normalize: Normalize, *, batch_size: int | None = None, progress: bool = True
+) -> Tensor:
+    """Return the index of the largest output of each image, int64 ``[N]`` on the CPU; the labels are not read.
+
+    The arguments are those of `accuracy`; every process runs all images.
+    """
+    predicted = list[Tensor]()
+    with evaluating(network), track("predictions", len(images), "images", show=progress) as bar:
+        for numbers in torch.arange(len(images)).split(batch_size or fitting(images, 500)):
+            predicted.append(network(inputs(network, normalize(images.read(numbers)))).argmax(-1).cpu())
+            bar.advance(len(numbers))
+    return torch.cat(predicted)
 
 
 @dataclass

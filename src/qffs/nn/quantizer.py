@@ -14,6 +14,15 @@ from qffs.functional import lsq
 from qffs.kernels import lsq as kernel
 from qffs.method import Levels
 
+OFFSET = lsq.NEAREST + 1e-4
+"""The rounding offset of quantizers and the pre-charge of neurons: to the nearest level, with ties moved by 0.0001.
+
+In a network of few-bit weights, sums often end exactly on a tie between two levels. In floating point, three thirds of
+a charge need not add up to the charge. With 1/2 itself, rounding errors would decide such ties, and differently in the
+quantized and the spiking network. The same small shift in both moves such sums away from every tie (Law 6 of
+tests/spiking/test_network.py measures it).
+"""
+
 FUSED_FROM_PIXELS = 10**8
 """The number of training pixels from which `fuse` saves more time than compiling takes."""
 
@@ -84,16 +93,22 @@ class Quantizer(nn.Module):
             )
         self.step_size.copy_(values)
 
-    @torch.no_grad()
     def set_step_size_from(self, mean_magnitude: float | Tensor) -> None:
         """Set LSQ's first step size, from the mean magnitude of the activations: one number, or one per channel.
 
-        The step size is 1 where all activations are zero. Raises `Diverged` where a mean is NaN or infinite.
+        See `set_first`. Raises `Diverged` where a mean is NaN or infinite.
         """
-        mean = torch.as_tensor(mean_magnitude, dtype=torch.float64, device="cpu")
-        if not bool(mean.isfinite().all()):
+        self.set_first(lsq.first_step_size(torch.as_tensor(mean_magnitude, dtype=torch.float64), self.highest))
+
+    @torch.no_grad()
+    def set_first(self, step_size: Tensor) -> None:
+        """Set the step size that a rule has computed: at most ``clip / n``, and 1 where it is 0.
+
+        Raises `Diverged` where it is NaN or infinite.
+        """
+        first = step_size.to("cpu", torch.float64)
+        if not bool(first.isfinite().all()):
             raise Diverged("NaN or infinity reached a quantizer: check the data and the weights")
-        first = lsq.first_step_size(mean, self.highest)
         first = first.where(first > 0, 1.0)
         self.set_step_size(first if self.clip is None else first.clamp_max(self.clip / self.highest))
 

@@ -58,6 +58,10 @@ def about(name_or_path: str) -> str:
     return next(lines, "")
 
 
+RECONSTRUCTION_STEPS = 1000
+"""The steps of a reconstruction of the whole network, where nobody says how many."""
+
+
 def read(name_or_path: str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """Return the recipe of a name or file, in which each ``key=value`` of the overrides replaces a value.
 
@@ -94,16 +98,30 @@ def of_demo(overrides: Sequence[str] = ()) -> Recipe:
     return read("digits", [*usual, "full_precision.epochs=2", *overrides]) if recipe.weights else recipe
 
 
-def of_quantization(network: str, data: str, weights: str | None, overrides: Sequence[str] = ()) -> Recipe:
+def of_quantization(
+    network: str,
+    data: str,
+    weights: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    images: int = 1024,
+    reconstruct: bool | None = None,
+) -> Recipe:
     """Return the recipe that quantizes a network for data and trains it for no epoch, with overrides.
 
-    Raises as `read` does.
+    images: how many are used for it; reconstruct: whether the network is reconstructed, for `RECONSTRUCTION_STEPS` if
+    the overrides do not say it; by default, unless they say that it is trained. Raises as `read` does.
 
-    >>> of_quantization("digits_net", "digits", None, ["bits=3"]).quantized.epochs
-    0
+    >>> recipe = of_quantization("digits_net", "digits", None, ["bits=3"])
+    >>> recipe.quantized.epochs, recipe.calibration_images, recipe.reconstruction_steps
+    (0, 1024, 1000)
     """
-    untrained = [f"data={data}", f"weights={weights or 'null'}", "full_precision.epochs=0", "quantized.epochs=0"]
-    return of_network(network, [*untrained, *overrides])
+    usual = [f"data={data}", f"weights={weights or 'null'}", "full_precision.epochs=0", "quantized.epochs=0"]
+    changes = [*usual, f"calibration_images={images}", *overrides]
+    recipe = of_network(network, changes)
+    wanted = not recipe.quantized.epochs if reconstruct is None else reconstruct
+    steps = (recipe.reconstruction_steps or RECONSTRUCTION_STEPS) if wanted else 0
+    return of_network(network, [*changes, f"reconstruction_steps={steps}"])
 
 
 def _or_raise(name: str, attempt: Recipe | list[str]) -> Recipe:

@@ -1,4 +1,4 @@
-"""Measurements and plans as plain data: the parts of results.json."""
+"""Measurements and plans as plain data: the parts of results.json; and what to say about them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # importing them would load the code of all measurements
     from qffs.measurement.activity import Activity
     from qffs.measurement.energy import Cost
     from qffs.measurement.noise import Noise
+
+
+LOST = 0.03
+"""The accuracy that a quantized network may lose; where it loses more, there is advice."""
 
 
 def by_step(measured: Measurement) -> list[Results]:
@@ -65,3 +69,16 @@ def of_cost(cost: Cost) -> Results:
 def plan_rows(plan: Plan) -> list[Results]:
     """Return one entry per operator, with the fields of its row in the plan."""
     return [dataclasses.asdict(row) for row in plan.rows]
+
+
+def advice_on_training(results: Results) -> str:
+    """Return a sentence on a quantized network that loses more than `LOST` of the accuracy; else an empty text.
+
+    >>> advice_on_training({"full_precision": {"accuracy": 0.9}, "qann": {"accuracy": 0.85}})
+    'the quantized network loses 5.0 points: train it for more epochs (quantized.epochs), or use more bits'
+    """
+    lost = results["full_precision"]["accuracy"] - results["qann"]["accuracy"]
+    if lost <= LOST:
+        return ""
+    step = "train it for more epochs (quantized.epochs), or use more bits"
+    return f"the quantized network loses {100 * lost:.1f} points: {step}"

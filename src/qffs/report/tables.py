@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -28,14 +28,42 @@ def show(results: Results, console: Console) -> None:
         if key in results:
             bits = f", {_bits(results['bits'])}" if key == "qann" and "bits" in results else ""
             table.add_row(*(name + bits, "", percent(results[key]["accuracy"]), "", ""))
-    measured = [(row["steps"], _measured(row)) for row in results["snn"]]
-    for cells, rows in groupby(measured, key=itemgetter(1)):
-        steps = [step for step, _ in rows]
-        table.add_row("SNN", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}", *cells)
+    for steps, cells in _together([(row["steps"], _measured(row)) for row in results["snn"]]):
+        table.add_row("SNN", steps, *cells)
     for row in results.get("stopping", ()):
         cells = (f"SNN, margin {row['margin']:g}", f"mean {row['steps']:.2f}", percent(row["accuracy"]), "", "")
         table.add_row(*cells)
     console.print(table)
+
+
+def show_quantized(results: Results, console: Console) -> None:
+    """Print the results of `qffs.runs.quantize.quantize`: each network, and the spiking one after each step.
+
+    agreement: with the network in full precision, on the class of each image.
+    """
+    table = Table(title=Text(f"{results['model']} on {results['data']}, {results['images']:,} test images"))
+    table.add_column("network", no_wrap=True)
+    names = ["accuracy"] if results["labeled"] else []
+    for column in ("steps", *names, "agreement", "spikes per image"):
+        table.add_column(column, justify="right")
+    names.append("agreement")
+    for row in results["networks"]:
+        table.add_row(Text(row["name"]), "", *(percent(row[name]) for name in names), "")
+    for steps, cells in _together(
+        [
+            (row["steps"], (*(percent(row[name]) for name in names), _count(row["spikes_per_image"])))
+            for row in results["snn"]
+        ]
+    ):
+        table.add_row("SNN", steps, *cells)
+    console.print(table)
+
+
+def _together(rows: Sequence[tuple[int, tuple[str, ...]]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield steps and cells, with the numbers of consecutive steps that have the same cells in one text."""
+    for cells, group in groupby(rows, key=itemgetter(1)):
+        steps = [step for step, _ in group]
+        yield str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}", cells
 
 
 def _measured(row: Results) -> tuple[str, str, str]:

@@ -1,8 +1,7 @@
-"""The plan, the quantization and the conversion of one network."""
+"""The plan and the conversion of one network."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +10,12 @@ from qffs.convert import to_spiking
 from qffs.errors import InvalidArgument
 from qffs.files import Results
 from qffs.graph.plan import Plan
-from qffs.measurement.accuracy import accuracy
 from qffs.models import find, trained
 from qffs.models.checkpoint import save
 from qffs.models.load import load_kind
 from qffs.progress import wait
-from qffs.recipes.recipe import Recipe
-from qffs.runs.folder import reserved
-from qffs.runs.inputs import about, calibrate_on, device_of, run_inputs, seeded_device
+from qffs.runs.inputs import seeded_device
 from qffs.runs.outputs import check_checkpoint
-from qffs.runs.provenance import command
-from qffs.train.loop import Setting, fit
 
 
 def plan(
@@ -35,43 +29,6 @@ def plan(
         source = find.find(model, weights)
         example = find.example(model, source, shapes)
         return plan_of(source.network, example), find.show(tuple(x.shape[1:]) for x in example)
-
-
-def quantize(recipe: Recipe, folder: Path, progress: bool = True) -> Results:
-    """Quantize, calibrate and fine-tune a network, and write its checkpoint to ``folder``.
-
-    Returns the description of the run, the ``loss`` of each epoch and the ``training_accuracy``. The epochs in full
-    precision are left out. Raises `InvalidArgument` if ``folder`` has an input of the run, holds another kind of
-    network, belongs to a run, or is in use by another process.
-    """
-    check_checkpoint(folder, "qann", recipe.model, recipe.weights, recipe.teacher, recipe.teacher_weights)
-    with reserved(folder, command(sys.argv), beside=True):
-        return _quantize(recipe, folder, progress)
-
-
-def _quantize(recipe: Recipe, folder: Path, progress: bool) -> Results:
-    inputs = run_inputs(recipe, device_of(recipe.device), usual=True, progress=progress)
-    images, normalize, qann = inputs.data.train, inputs.normalize, inputs.qann
-    notes = about(recipe, inputs.data, inputs.device)
-    setting = Setting(
-        label="quantized",
-        precision=recipe.precision,
-        augmentation=inputs.augmentation,
-        teacher=inputs.teacher(),
-        output=inputs.output(),
-        seed=recipe.seed,
-        progress=progress,
-    )
-
-    def after_epoch(_: object) -> None:
-        save(qann, folder, notes)  # so that a later divergence leaves the last good checkpoint
-
-    with inputs.threads(recipe.quantized):
-        calibrate_on(inputs, images, recipe, progress)
-        history = fit(qann, images, normalize, recipe.quantized, setting=setting, after_epoch=after_epoch)
-        save(qann, folder, notes)
-        on_training = accuracy(qann, images, normalize, progress=progress)
-    return {**notes, "loss": [epoch.loss for epoch in history], "training_accuracy": on_training}
 
 
 def convert(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qffs.convert import calibrate, quantize
+from qffs.convert import quantize
 from qffs.data import Dataset, Images, hold_out, in_memory
 from qffs.data import load as load_data
 from qffs.data.augment import Augmentation, smaller
-from qffs.errors import DataError, InvalidArgument
+from qffs.errors import InvalidArgument
 from qffs.files import Results
 from qffs.graph.replace import output_quantizers
 from qffs.graph.trace.trace import trace
@@ -29,6 +27,7 @@ from qffs.nn.inspect import digest
 from qffs.nn.quantizer import Quantizer
 from qffs.recipes.recipe import Recipe, Training
 from qffs.runs.processors import threads_for
+from qffs.train.calibrate import calibrate
 from qffs.train.seeds import check_seed
 from qffs.version import __version__
 
@@ -97,9 +96,9 @@ class RunInputs:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """The hashes by which the data are known, see `fingerprints`, and that of a named teacher."""
+        """The hashes by which the data are known, see `Dataset.fingerprints`, and that of a named teacher."""
         teacher = {} if self.named_teacher is None else {"teacher": digest(self.named_teacher)}
-        return fingerprints(self.undecoded) | teacher
+        return self.undecoded.fingerprints | teacher
 
     def quantized(self) -> fx.GraphModule:
         """Return the quantized network with the present weights of the network; its step sizes do not change."""
@@ -130,6 +129,7 @@ def run_inputs(
     device: torch.device,
     *,
     usual: bool = False,
+    unlabeled: bool = False,
     parts_seed: int | None = None,
     progress: bool = True,
 ) -> RunInputs:
@@ -137,15 +137,15 @@ def run_inputs(
 
     Errors are raised before images are decoded, because decoding may take long. The network is traced, so that the
     trained network is the converted one: some networks have further outputs in training. usual: use
-    `usual_augmentation` if the recipe has no augmentation; parts_seed: the seed that chooses held-out and test images,
-    by default the recipe's seed.
+    `usual_augmentation` if the recipe has no augmentation; unlabeled: accept images without labels; parts_seed: the
+    seed that chooses held-out and test images, by default the recipe's seed.
     """
     Augmentation(recipe.augmentation, peak=1.0)
     torch.manual_seed(recipe.seed)
     network = find.find(recipe.model, recipe.weights, recipe.model_arguments).network.to(device)
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data = load_data(recipe.data, recipe.size, in_memory_gib=0, progress=progress)
+    data = load_data(recipe.data, recipe.size, in_memory_gib=0, unlabeled=unlabeled, progress=progress)
     normalize = normalizer(data, device, recipe.channels_last)
     augmentation = Augmentation(recipe.augmentation or (usual_augmentation(data) if usual else []), data.peak)
     images = data.train.read(torch.arange(min(2, len(data.train))))
@@ -198,25 +198,30 @@ def parts_of(recipe: Recipe, data: Dataset, seed: int) -> Parts:
     return Parts(images, held_out, test)
 
 
-def calibrate_on(inputs: RunInputs, images: Images, recipe: Recipe, progress: bool = True) -> None:
+def calibrate_on(
+    inputs: RunInputs,
+    images: Images,
+    recipe: Recipe,
+    after: Callable[[str], None] = lambda _: None,
+    progress: bool = True,
+) -> None:
     """Set the first step sizes of the quantized network, in place, from as many images as the recipe says.
 
-    Then reconstruct it on them, if the recipe says so.
+    They are LSQ's where a training follows, in which the best first step sizes gain nothing. Then reconstruct the
+    network on the same images, if the recipe says so. after: called after each of the two stages with its name.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     numbers = torch.randperm(len(images), generator=generator)[: recipe.calibration_images]
-    batches = (inputs.normalize(images.read(part)) for part in numbers.split(128))
-    if not recipe.reconstruction_steps:
-        calibrate(inputs.qann, batches)
-        return
-    from qffs.train.reconstruct import reconstruct  # imported here because few recipes need it
+    batches = [inputs.normalize(images.read(part)) for part in numbers.split(128)]
+    calibrate(inputs.qann, batches, "lsq" if recipe.quantized.epochs else "output")
+    after("calibrated")
+    if recipe.reconstruction_steps:
+        from qffs.train.reconstruct import reconstruct  # imported here because few recipes need it
 
-    kept = list(batches)
-    calibrate(inputs.qann, kept)
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        reconstruct(
-            inputs.qann, inputs.network, kept, steps=recipe.reconstruction_steps, seed=recipe.seed, progress=progress
-        )
+        steps = recipe.reconstruction_steps
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            reconstruct(inputs.qann, inputs.network, batches, steps=steps, seed=recipe.seed, progress=progress)
+        after("reconstructed")
 
 
 def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
@@ -230,62 +235,9 @@ def about(recipe: Recipe, data: Dataset, device: torch.device) -> Results:
     }
 
 
-def check_same(saved: Mapping[str, Any], present: Mapping[str, str], data: str, folder: Path) -> None:
-    """Raise `InvalidArgument` if the saved hashes of a run are those of other images or labels, or another teacher.
-
-    data, folder: the names of the present data and of the run's folder in messages. Warn if the run is from an earlier
-    version, whose hashes say nothing about images.
-    """
-    present = dict(present)
-    if saved.get("teacher") != present.pop("teacher", saved.get("teacher")):
-        raise InvalidArgument(f"{folder} holds a run with another teacher")
-    if any(saved.get(key, value) != value for key, value in present.items()):
-        raise InvalidArgument(f"{folder} holds a run on other images or labels than {data}")
-    if not present.keys() <= saved.keys():
-        warnings.warn(
-            f"{folder} holds a run of an earlier version, which did not save which images it was on: "
-            f"check yourself that they are those of {data}",
-            stacklevel=2,
-        )
-
-
-def check_ended(recipe: Recipe, folder: Path, *, progress: bool) -> None:
-    """Check as `check_same` that a run that has ended was on the images of its recipe.
-
-    Warn if these cannot be listed: the results are as good as before, and perhaps all that is left.
-    """
-    from qffs.runs.stored import read_origin  # imported here because most runs have no earlier results
-
-    saved = read_origin(folder / "run.json").get("fingerprints", {})
-    try:
-        present = listed(recipe.data, recipe.size, progress=progress)
-    except DataError as error:
-        warnings.warn(
-            f"these are the results of an earlier run; its images are not here to compare: {error}", stacklevel=2
-        )
-    else:
-        check_same(saved, present, recipe.data, folder)
-
-
-def listed(data: str, size: int | None, *, progress: bool) -> dict[str, str]:
-    """Return the `fingerprints` of the data with this name, whose images are listed and not decoded."""
-    return fingerprints(load_data(data, size, in_memory_gib=0, progress=progress))
-
-
-def fingerprints(data: Dataset) -> dict[str, str]:
-    """Return the hashes by which data are known: ``data``, see `fingerprint`, and ``images``, see `Images.digest`.
-
-    data: with its images in their files, if they come from files.
-    """
-    return {"data": fingerprint(data), "images": data.train.digest() + data.test.digest()}
-
-
-def fingerprint(data: Dataset) -> str:
-    """Return a hash of the name, sizes, classes and all labels of data; no image is read."""
-    parts = [
-        (part.shape, hashlib.sha256(part.labels.numpy().tobytes()).hexdigest()) for part in (data.train, data.test)
-    ]
-    return hashlib.sha256(repr((data.name, data.classes, parts)).encode()).hexdigest()
+def check_augmentation(steps: Sequence[dict[str, Any]]) -> None:
+    """Raise `InvalidArgument` unless each step of an augmentation exists, and runs on large color images."""
+    Augmentation(steps, peak=1.0)(torch.zeros(2, 3, 512, 512, dtype=torch.uint8))
 
 
 def usual_augmentation(data: Dataset) -> list[dict[str, dict[str, Any]]]:

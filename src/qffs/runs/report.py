@@ -12,9 +12,9 @@ from qffs.recipes import read
 from qffs.report.page import PageContents, check, page
 from qffs.runs.convert import plan
 from qffs.runs.folder import REPORTED, check_results, reserved
-from qffs.runs.inputs import check_same, listed
 from qffs.runs.measure import Trial, energy, noise
 from qffs.runs.provenance import command
+from qffs.runs.same_data import check_same, listed
 from qffs.runs.stored import read_origin, read_results
 
 IMAGES = 256

@@ -31,8 +31,6 @@ from qffs.runs.inputs import (
     RunInputs,
     about,
     calibrate_on,
-    check_ended,
-    check_same,
     device_of,
     run_inputs,
     usual_augmentation,
@@ -84,7 +82,8 @@ class Run:
     def _stages(self, resume: bool) -> Results:
         saved = self.state.read() if resume and self.state is not None else None
         if saved is not None:
-            from qffs.runs.stored import check_state  # imported here because most runs do not continue one
+            from qffs.runs.same_data import check_same  # imported here because most runs do not continue one
+            from qffs.runs.stored import check_state
 
             check_state(saved, self.folder / "state.pt", self.recipe.full_precision.epochs)
             check_same(saved, self.fingerprints, self.recipe.data, self.folder)
@@ -96,7 +95,7 @@ class Run:
         self._stage("full precision", self.inputs.network, saved)
         qann = self.inputs.quantized()
         if saved is None or saved["stage"] != "quantized":
-            calibrate_on(self.inputs, self.inputs.parts.train, self.recipe, self.progress)
+            calibrate_on(self.inputs, self.inputs.parts.train, self.recipe, progress=self.progress)
         self._stage("quantized", qann, saved)
         charge, choices = self._best_charge(qann)
         snn = to_spiking(qann, charge)
@@ -276,6 +275,8 @@ def train(
     ):
         results = finished(recipe, folder, resume)
         if results is not None:
+            from qffs.runs.same_data import check_ended
+
             check_ended(recipe, folder, progress=progress)
             return results
         curves = _curves(folder) if tensorboard else None

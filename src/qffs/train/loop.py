@@ -20,7 +20,7 @@ from qffs.progress import Bar, track
 from qffs.recipes.recipe import Training
 from qffs.train import distributed
 from qffs.train.loss import loss_of, recorded, wrong_levels
-from qffs.train.optimize import Average, optimizer_of, rate
+from qffs.train.optimize import Average, few_steps, optimizer_of, rate
 from qffs.train.seeds import check_seed, seed_generators, seed_of
 from qffs.train.state import Interruption, RunState
 
@@ -174,6 +174,8 @@ class _Loop:
         total, shown = epochs * len(self.images), self.setting.progress and len(self.history) < epochs
         with track(label, total, "images", show=shown) as bar:
             bar.advance(done)
+            if few := few_steps(len(self.images), self.training.batch_size):
+                bar.say(few)
             for number in range(len(self.history) + 1, epochs + 1):
                 with self.setting.interruption.deferred():
                     self._epoch(model, number, bar)

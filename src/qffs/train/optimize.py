@@ -36,6 +36,22 @@ def optimizer_of(network: nn.Module, training: Training) -> torch.optim.Optimize
     return torch.optim.SGD(groups, rate, training.momentum, nesterov=training.nesterov)
 
 
+FEWEST = 20
+"""The least training steps of an epoch: with fewer, the schedule and the moving average have little to act on."""
+
+
+def few_steps(images: int, batch_size: int) -> str:
+    """Return advice on a training with so many images per epoch; an empty text where it has steps enough.
+
+    >>> few_steps(images=1000, batch_size=128)
+    'an epoch has only 8 training steps: use a smaller batch_size, such as 32'
+    """
+    steps = math.ceil(images / batch_size)
+    smaller = max(1, min(32, images // (2 * FEWEST)))
+    few = steps < FEWEST and smaller < batch_size
+    return f"an epoch has only {steps} training steps: use a smaller batch_size, such as {smaller}" if few else ""
+
+
 def rate(training: Training, done: int, steps_an_epoch: int) -> float:
     """Return the learning rate of the step after ``done`` steps, divided by the highest learning rate.
 

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.data.augment import mixed
-from qffs.errors import Diverged, InvalidArgument
+from qffs.errors import InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
 from qffs.graph.replace import in_full_precision
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.progress import Bar, track
+from qffs.train.error import error, sizes
 from qffs.train.seeds import check_seed
 from qffs.train.values import Values, gathered, laid_out, values
 
@@ -187,7 +188,7 @@ class _Task:
         self.parameters = [each for each in student.parameters() if each.requires_grad]
         self.device = empty_like(student).device
         self.targets = values(teacher, exact)
-        self.sizes = _sizes(self.targets)
+        self.sizes = sizes(self.targets)
         self.count = len(exact[0])
         self.held_out = max(1, round(HELD_OUT * self.count))
 
@@ -205,14 +206,14 @@ class _Task:
         optimizer = torch.optim.Adam(self._groups())
         first = best = self.measure()
         copies, idle, step = _copies(self.parameters), 0, 0
-        least = [LEAST * each.detach() for each in self._step_sizes()]
+        least = [LEAST * each.detach() for each in self._stepsizes()]
         while step < steps and idle < PATIENCE:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
             self._loss().backward()
             optimizer.step()
-            for step_size, bound in zip(self._step_sizes(), least, strict=True):
+            for step_size, bound in zip(self._stepsizes(), least, strict=True):
                 step_size.data.clamp_(min=bound)  # Adam's steps are as long for small ones
             step += 1
             bar.advance(1, f"{label}: error {100 * best:.1f} %")
@@ -225,12 +226,12 @@ class _Task:
         bar.advance(steps - step)
         bar.say(f"{label}: error {100 * first:.1f} % before, {100 * best:.1f} % after {step} steps")
 
-    def _step_sizes(self) -> list[nn.Parameter]:
+    def _stepsizes(self) -> list[nn.Parameter]:
         return [each.step_size for each in quantizers(self.student).values()]
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return Adam's groups, in which the rate of a step size is relative: it may be in any units."""
-        step_sizes = set(map(id, self._step_sizes()))
+        step_sizes = set(map(id, self._stepsizes()))
         groups = []
         for each in self.parameters:
             scale = float(each.detach().abs().mean())
@@ -258,32 +259,6 @@ class _Task:
     def _taken(self, images: Values, at: Tensor) -> Values:
         """Return some of the images on the device."""
         return tuple(laid_out(x[at.to(x.device)].to(self.device), x) for x in images)
-
-
-def error(outputs: Sequence[Tensor], targets: Sequence[Tensor], sizes: Sequence[float]) -> Tensor:
-    """Return ``sum((y - t)^2) / (B s)`` of outputs y ``[B, ...]`` and targets t, the mean over the pairs of both.
-
-    sizes: s of each pair, the mean of ``sum(t^2)`` over images.
-
-    >>> error([torch.tensor([1.0, 2.0])], [torch.tensor([1.0, 1.0])], [1.0])
-    tensor(0.5000)
-    """
-    errors = []
-    for y, t, size in zip(outputs, targets, sizes, strict=True):
-        wide = torch.promote_types(t.dtype, torch.float32)
-        errors.append((y.to(wide) - t.to(wide)).square().sum() / (len(t) * size))
-    return torch.stack(errors).mean()
-
-
-def _sizes(targets: Values) -> list[float]:
-    """Return the mean of ``sum(t^2)`` over images, by output; of an output that is always 0, the largest of the others.
-
-    Raises `Diverged` where a target is NaN or infinite.
-    """
-    sizes = [float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2 / len(t) for t in targets]
-    if not all(map(math.isfinite, sizes)):
-        raise Diverged("NaN or infinity reached an output of the network in full precision: check data and weights")
-    return [size or max(sizes) or 1.0 for size in sizes]
 
 
 def _copies(parameters: Sequence[Tensor]) -> list[Tensor]:

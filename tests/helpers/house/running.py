@@ -43,7 +43,7 @@ def simulate() -> Callable[[], object]:
     x = torch.rand(4, 1, 8, 8)
     body = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
     model = nn.Sequential(*body, nn.Flatten(), nn.Linear(256, 3))
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x], "lsq"))
     call = getattr(snn, "readout", snn)  # what the fast simulation was called before it had one name
     return lambda: call(x, steps=8)
 

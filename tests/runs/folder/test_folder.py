@@ -23,8 +23,9 @@ from qffs.recipes import read, to_yaml
 from qffs.recipes.recipe import Recipe
 from qffs.runs import inputs
 from qffs.runs import train as runs_train
-from qffs.runs.convert import convert, quantize
+from qffs.runs.convert import convert
 from qffs.runs.folder import REPORTED, reserved
+from qffs.runs.quantize import quantize
 from qffs.runs.report import report
 from qffs.runs.train import demo, train
 from qffs.studies.compare import compare

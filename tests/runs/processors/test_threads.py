@@ -13,8 +13,8 @@ from torch import nn
 from qffs.models import build
 from qffs.recipes.recipe import Recipe
 from qffs.runs import processors
-from qffs.runs.convert import quantize
 from qffs.runs.processors import LIMITED, SMALL, THREADS, multiply_adds, threads_for
+from qffs.runs.quantize import quantize
 from qffs.runs.train import train
 
 NETWORK, IMAGES = nn.Linear(4, 2), torch.zeros(3, 4)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, fx, nn
 
-from qffs.convert import OFFSET, to_spiking
+from qffs.convert import to_spiking
 from qffs.method import FiringRule, Levels
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import OFFSET, Quantizer
 from qffs.spiking.network import SpikingNetwork
 from qffs.studies.methods.method import Activation, Batches, Method
 

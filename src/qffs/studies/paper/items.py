@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qffs.convert import OFFSET
 from qffs.errors import InvalidArgument
 from qffs.measurement.noise import NEGATIVE_SPIKES, without
 from qffs.method import FiringRule
 from qffs.nn.neuron import Neuron
-from qffs.nn.quantizer import Quantizer
+from qffs.nn.quantizer import OFFSET, Quantizer
 from qffs.report.findings import Cell, Findings, Panel, Series
 from qffs.studies.paper.published import DIRECT, SOURCE, TABLE_3, TABLE_4
 from qffs.studies.paper.variant import Variant

@@ -1,23 +1,27 @@
-"""Calibration against a plain computation of the same means."""
+"""Calibration against plain computations: of the same means, and of the outputs' errors."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import qffs
 from helpers.problems import images, network
 from qffs.errors import Diverged, InvalidArgument
+from qffs.nn.inspect import quantizers
+from qffs.train import search
+from qffs.train.calibrate import METHODS
 
 
 def test_the_first_layer_has_the_mean_over_all_batches() -> None:
     model = network()
     batches = [images(seed=s, count=3 + s) for s in range(3)]
     qann = qffs.quantize(model, bits=3, example=batches[0])
-    assert qffs.calibrate(qann, batches) is qann
+    assert qffs.calibrate(qann, batches, "lsq") is qann
     mean = torch.cat([model.stem(x).flatten() for x in batches]).abs().mean().item()
     assert qann.get_submodule("relu").step_size.item() == pytest.approx(2 * mean / math.sqrt(7), rel=1e-12)
 
@@ -25,7 +29,7 @@ def test_the_first_layer_has_the_mean_over_all_batches() -> None:
 def test_later_layers_see_quantized_inputs() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU()).double()
     x = torch.randn(64, 4, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(model, bits=1, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(model, bits=1, example=x), [x], "lsq")
     quantized = qann.get_submodule("1")(model[0](x))
     mean = model[2](quantized).abs().mean().item()
     assert qann.get_submodule("3").step_size.item() == pytest.approx(2 * mean, rel=1e-12)
@@ -85,7 +89,7 @@ def test_by_channel_each_has_the_mean_over_all_batches() -> None:
     model[2].weight.data[0] *= 1e-3
     model[2].bias.data[0] = 0
     batches = [images(seed=s, count=3 + s) for s in range(3)]
-    qann = qffs.calibrate(qffs.quantize(model, levels=6, example=batches[0], per_channel=True), batches)
+    qann = qffs.calibrate(qffs.quantize(model, levels=6, example=batches[0], per_channel=True), batches, "lsq")
     first, second = (qann.get_submodule(path).step_size for path in "13")
     reached = torch.cat([model[0](x) for x in batches]).abs()
     expected = [2 * reached[:, channel].mean().item() / math.sqrt(6) for channel in range(4)]
@@ -112,3 +116,104 @@ def test_a_batch_of_another_rank_is_one_sentence() -> None:
     qann = qffs.quantize(Means(), example=torch.randn(2, 3, 4, 4))
     with pytest.raises(InvalidArgument, match=r"does not run on a batch of \(3, 4, 4\)"):
         qffs.calibrate(qann, [torch.randn(3, 4, 4)])
+
+
+# The other rules
+
+
+def quantized(bits: int = 2, **options: Any) -> tuple[nn.Module, fx.GraphModule, list[Tensor]]:
+    batches = [images(seed=seed, count=16) for seed in range(4)]
+    model = network().eval()
+    return model, qffs.quantize(model, bits, example=batches[0], **options), batches
+
+
+def distance(qann: nn.Module, model: nn.Module, batches: list[Tensor]) -> float:
+    x = torch.cat(batches)
+    with torch.no_grad():
+        target = model(x)
+        return float((qann.eval()(x) - target).square().sum() / target.square().sum())
+
+
+def test_output_is_the_nearest_to_the_network_in_full_precision() -> None:
+    model, qann, batches = quantized()
+    errors = {method: distance(qffs.calibrate(qann, batches, method), model, batches) for method in METHODS}
+    others = [errors[method] for method in ("lsq", "squared_error", "percentile")]
+    assert errors["output"] < 0.95 * min(others)
+    assert distance(qffs.calibrate(qann, batches), model, batches) == errors["output"]
+
+
+def test_no_single_factor_makes_the_last_step_size_better() -> None:
+    """The last quantizer is searched when all others have their step sizes."""
+    model, qann, batches = quantized()
+    least = distance(qffs.calibrate(qann, batches), model, batches)
+    *_, last = quantizers(qann).values()
+    with torch.no_grad():
+        for factor in (1 / search.FACTOR, search.FACTOR):
+            last.step_size.mul_(factor)
+            assert distance(qann, model, batches) >= least
+            last.step_size.div_(factor)
+
+
+def test_kl_is_the_nearest_by_its_measure() -> None:
+    model, qann, batches = quantized()
+    x = torch.cat(batches)
+
+    def divergence(method: str) -> float:
+        qffs.calibrate(qann, batches, method)
+        with torch.no_grad():
+            p, q = model(x).log_softmax(1), qann.eval()(x).log_softmax(1)
+        return float((p.exp() * (p - q)).sum(1).mean())
+
+    assert divergence("kl") < 0.95 * divergence("lsq")
+    assert divergence("kl") <= min(map(divergence, METHODS)) * (1 + 1e-9)
+
+
+def test_the_sample_is_of_all_batches() -> None:
+    """Of many batches, one has large activations: the largest level must know them, wherever the batch stands."""
+    model = nn.Sequential(nn.ReLU(), nn.Linear(4, 2)).double()
+    batches = [torch.rand(100, 4, dtype=torch.float64) for _ in range(5)]
+    for place in (0, 4):
+        some = [x * (100 if number == place else 1) for number, x in enumerate(batches)]
+        qann = qffs.calibrate(qffs.quantize(model, 3, example=some[0]), some, "percentile")
+        assert qann.get_submodule("0").step_size.item() == pytest.approx(100 / 7, rel=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_sets_step_sizes_by_channel_and_the_same_ones_again(method: str) -> None:
+    _, qann, batches = quantized(per_channel=True)
+    first, again = (
+        {
+            path: each.step_size.detach().clone()
+            for path, each in quantizers(qffs.calibrate(qann, batches, method)).items()
+        }
+        for _ in range(2)
+    )
+    assert all(torch.equal(first[path], again[path]) for path in first)
+    assert any(step_size.numel() > 1 and step_size.unique().numel() > 1 for step_size in first.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_after_an_error_each_method_leaves_all_as_it_was(method: str) -> None:
+    _, qann, batches = quantized()
+    with pytest.raises(Diverged):
+        qffs.calibrate(qann, [batches[0], images() * math.inf], method)
+    assert all(each.step_size.isnan() and not each.ready for each in quantizers(qann).values())
+
+
+def test_outputs_without_a_row_for_each_image_get_lsq() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x).flatten()
+
+    x = torch.randn(8, 4)
+    qann = qffs.quantize(Flat(), example=x)
+    step_size = next(iter(quantizers(qffs.calibrate(qann, [x], "lsq")).values())).step_size.item()
+    assert next(iter(quantizers(qffs.calibrate(qann, [x])).values())).step_size.item() == step_size
+    with pytest.raises(InvalidArgument, match="one row per image"):
+        qffs.calibrate(qann, [x], "kl")
+
+
+def test_a_method_that_does_not_exist_is_one_sentence() -> None:
+    _, qann, batches = quantized()
+    with pytest.raises(InvalidArgument, match="must be one of lsq, squared_error, percentile, output, kl, not 'mse'"):
+        qffs.calibrate(qann, batches, "mse")
