@@ -35,17 +35,19 @@ SHOWN = (4, 8, 16)
 
 HEAD = """# Networks with published weights
 
-These networks come with weights that their authors trained. Nothing is trained here: each is quantized, its step sizes
-are set by `qffs.calibrate` from 512 training images, and it is converted. This part of the page is written by
+These networks come with weights that their authors trained. Each is quantized, calibrated by `qffs.calibrate` from
+training images without labels, in some rows also reconstructed by `qffs.reconstruct` from the same images, and
+converted. The number of images, the steps and the time are below each table. This part of the page is written by
 `python scripts/docs/real_networks.py` from the files in [`results/real/`](../results/real), which the same script
 writes when it measures. On a few test images of each network, the spike counts of all neurons were found to be the
 levels of the quantized network (`qffs.verify`, in float64).
 
-FP is the network in full precision, QANN the quantized one with b bits, and SNN the spiking one after T steps, all in %
-of the images. The charge schedule has 2^b - 1 steps; before these, not all of an image has arrived. `equal` is the
-share of images, in %, on which the SNN predicts the class that its QANN predicts: after 8 steps, and at the end. The
-end is the step after which no neuron fires any more on any image. Spikes and energy are those of one image until the
-end; the energy is that of the arithmetic, as `qffs energy` counts it, of the network in full precision and of the SNN.
+FP is the network in full precision, `calibrated` the quantized one with b bits after calibration, QANN the quantized
+one after all that was done to it, and SNN the spiking one after T steps, all in % of the images. The charge schedule
+has 2^b - 1 steps; before these, not all of an image has arrived. `equal` is the share of images, in %, on which the SNN
+predicts the class that its QANN predicts: after 8 steps, and at the end. The end is the step after which no neuron
+fires any more on any image. Spikes and energy are those of one image until the end; the energy is that of the
+arithmetic, as `qffs energy` counts it, of the network in full precision and of the SNN.
 In networks with depthwise convolutions the SNN can need more energy. Where two layers follow each other without a ReLU
 between them, the second reads sums of spikes, which are values: a multiply-add at each synapse and step, where the
 network in full precision has one at each synapse. A ReLU between the layers avoids it, and so do fewer bits.
@@ -65,7 +67,7 @@ rounding.
 """
 
 
-def measure(name: str, choice: Choice, bits: list[int], precision: str) -> dict[str, Any] | None:
+def measure(name: str, choice: Choice, bits: list[int], precision: str, steps: int = 0) -> dict[str, Any] | None:
     """Return the results of a network, or None, after one sentence, where a file or a package for it is missing."""
     start = time.monotonic()
     try:
@@ -74,11 +76,12 @@ def measure(name: str, choice: Choice, bits: list[int], precision: str) -> dict[
         print(f"{name} is skipped: {error}", file=sys.stderr)
         return None
     torch.manual_seed(choice.seed)
-    results = {"network": name, "seed": choice.seed} | measured(subject, bits, precision)
+    results = {"network": name, "seed": choice.seed} | measured(subject, bits, precision, steps)
     images = [] if choice.images is None else ["--images", str(choice.images)]
     seed = ["--seed", str(choice.seed)] if choice.seed else []
     words = ["python scripts/docs/real_networks.py measure", name, *images, "--bits", *map(str, bits), *seed]
     words += [] if precision == FLOAT32 else ["--precision", precision]
+    words += ["--steps", str(steps)] if steps else []
     run = provenance(torch.device("cpu"), time.monotonic() - start)
     return results | {"run": run | {"command": " ".join(words)}}
 
@@ -104,7 +107,7 @@ def part(measurements: list[dict[str, Any]]) -> str:
 
 def classifiers(measurements: list[dict[str, Any]]) -> str:
     """Return the table of classifiers, one row for each network and number of bits."""
-    head = ["network", "images", "FP", "bits", "QANN", *(f"SNN, T = {t}" for t in SHOWN), "SNN, end"]
+    head = ["network", "images", "FP", "bits", "calibrated", "QANN", *(f"SNN, T = {t}" for t in SHOWN), "SNN, end"]
     head += ["equal, T = 8", "equal, end", "end", "spikes", "energy", "SNN / FP"]
     return table(head, [_classifier(each, of) for each in measurements for of in each["quantized"]])
 
@@ -112,10 +115,15 @@ def classifiers(measurements: list[dict[str, Any]]) -> str:
 def _classifier(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
     first = [measurement["network"], measurement["images"], 100 * measurement["full_precision"]["accuracy"], of["bits"]]
     if "reason" in of:
-        return [*first, of["reason"], *10 * [None]]
+        return [*first, of["reason"], *11 * [None]]
     steps = {entry["steps"]: entry for entry in of["snn"]}
     last = of["snn"][-1]  # nothing changes after it
-    accuracies = [of["qann"]["accuracy"], *(steps.get(t, last)["accuracy"] for t in SHOWN), last["accuracy"]]
+    accuracies = [
+        of.get("calibrated", of["qann"])["accuracy"],
+        of["qann"]["accuracy"],
+        *(steps.get(t, last)["accuracy"] for t in SHOWN),
+        last["accuracy"],
+    ]
     equal = [steps.get(8, last)["agreement"], last["agreement"]]
     return [*first, *(100 * share for share in accuracies + equal), *_ending(of, last["spikes_per_image"])]
 
@@ -149,7 +157,8 @@ def how(measurement: dict[str, Any]) -> str:
     seconds = run["seconds"]
     words = [
         f"{measurement['images']:,} images of {' x '.join(map(str, measurement['shape'][1:]))}",
-        f"{measurement['calibration_images']} for calibration",
+        f"{measurement['calibration_images']:,} for calibration",
+        *_made(measurement["quantized"]),
         f"{measurement['energy_images']} for energy",
         f"{measurement['verified_images']} compared neuron by neuron",
         f"seed {measurement['seed']}",
@@ -163,6 +172,19 @@ def how(measurement: dict[str, Any]) -> str:
     return f"- **{measurement['network']}**: `{run['command']}`  \n  {', '.join(words)}"
 
 
+def _made(quantized: list[dict[str, Any]]) -> list[str]:
+    """Return how quantized networks were made, with the longest time that one took."""
+    made = [of for of in quantized if "method" in of]
+    if not made:
+        return ["by LSQ's rule"]
+    words = [f"by the method {made[0]['method']!r} in {max(of['calibration_seconds'] for of in made):.0f} s"]
+    again = [of for of in made if of.get("steps")]
+    if again:
+        minutes = max(of["reconstruction_seconds"] for of in again) / 60
+        words.append(f"{again[0]['steps']:,} steps of reconstruction in {minutes:.1f} min")
+    return words
+
+
 def main(arguments: list[str]) -> None:
     """Measure networks, or write the page from what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,6 +194,9 @@ def main(arguments: list[str]) -> None:
     measuring.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4], help="the bits of the activations")
     measuring.add_argument("--seed", type=int, default=0, help="chooses the calibration images")
     measuring.add_argument("--precision", choices=PRECISIONS, default=FLOAT32, help="what classifiers compute in")
+    measuring.add_argument(
+        "--steps", type=int, default=0, help="the steps of qffs.reconstruct; by default, it is not used"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "measure":
         unknown = [name for name in chosen.names if name not in NETWORKS]
@@ -179,7 +204,8 @@ def main(arguments: list[str]) -> None:
             parser.error(f"there is no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
         RESULTS.mkdir(parents=True, exist_ok=True)
         for name in chosen.names or NETWORKS:
-            results = measure(name, Choice(chosen.images, chosen.seed), chosen.bits, chosen.precision)
+            choice = Choice(chosen.images, chosen.seed)
+            results = measure(name, choice, chosen.bits, chosen.precision, chosen.steps)
             if results is not None:
                 (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     elif text := part(rows()):

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 import qffs
 from qffs.data import Dataset
 from qffs.nn.quantizer import Quantizer
-from qffs.runs import inputs, measure
+from qffs.runs import inputs, measure, same_data
 
 
 class Residual(nn.Module):
@@ -117,5 +117,5 @@ def losses_of_training(qann: nn.Module, x: Tensor, labels: Tensor) -> list[float
 
 def instead_of_data(monkeypatch: pytest.MonkeyPatch, read: Callable[..., Dataset]) -> None:
     """Let every job read these data, whatever it is told to read."""
-    for module in (inputs, measure):
+    for module in (inputs, measure, same_data):
         monkeypatch.setattr(module, "load_data", read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,11 +30,11 @@ FLOAT32, FLOAT64 = PRECISIONS = ("float32", "float64")
 Results = dict[str, Any]
 
 
-def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32) -> Results:
+def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32, steps: int = 0) -> Results:
     """Return the results of a network: in full precision, and one entry of ``quantized`` for each number of bits.
 
     precision: the type of the quantized and the spiking network of a classifier, `FLOAT32` or `FLOAT64`; a detector's
-    networks are compared in float64.
+    networks are compared in float64. steps: those of the reconstruction; 0 for calibration alone.
     """
     precision = FLOAT64 if subject.outputs else precision
     results: Results = {
@@ -48,20 +49,21 @@ def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32) ->
     }
     if not subject.outputs:
         results["full_precision"] = {"accuracy": accuracy(subject.network, subject.test, subject.normalize)}
-    return results | {"quantized": [_quantized(subject, each, precision) for each in bits]}
+    return results | {"quantized": [_quantized(subject, each, precision, steps) for each in bits]}
 
 
-def _quantized(subject: Subject, bits: int, precision: str) -> Results:
+def _quantized(subject: Subject, bits: int, precision: str, steps: int) -> Results:
     """Return the results at a number of bits, or the ``reason`` why the network cannot be converted."""
     try:
         with wait(f"quantizing to {bits} bits"):
             qann = qffs.quantize(subject.network, bits, example=subject.normalize(subject.calibration[:2]))
-        qffs.calibrate(qann, _calibration(subject, bits)).eval()
-        snn, compared = _verified(subject, qann)
+        made = _made(subject, qann, bits, steps)
+        snn, compared = _verified(subject, qann.eval())
     except QffsError as error:
         return {"bits": bits, "reason": f"{type(error).__name__}: {error}"}
     results: Results = {
         "bits": bits,
+        **made,
         "charge_steps": snn.schedule.steps,
         "neurons": sum(units for _, units in compared.layers) // compared.images,
     }
@@ -72,6 +74,21 @@ def _quantized(subject: Subject, bits: int, precision: str) -> Results:
     images = subject.test.select(_spread(len(subject.test), ENERGY_IMAGES))
     counted = cost(snn.float(), images, subject.normalize, results["settled"])
     return results | {"energy_pj": counted.energy_pj, "spiking_pj": counted.spiking_pj, "uncounted": counted.uncounted}
+
+
+def _made(subject: Subject, qann: fx.GraphModule, bits: int, steps: int) -> Results:
+    """Calibrate a quantized network and reconstruct it, in place; return what was gained, and how long it took."""
+    batches = list(_calibration(subject, bits))
+    start = time.monotonic()
+    qffs.calibrate(qann, batches)
+    result: Results = {"method": "output", "calibration_seconds": time.monotonic() - start}
+    if steps:
+        if not subject.outputs:
+            result["calibrated"] = {"accuracy": accuracy(qann, subject.test, subject.normalize)}
+        start = time.monotonic()
+        qffs.reconstruct(qann, subject.network, batches, steps=steps)
+        result |= {"steps": steps, "reconstruction_seconds": time.monotonic() - start}
+    return result
 
 
 def _calibration(subject: Subject, bits: int) -> Iterator[Tensor]:

@@ -34,7 +34,7 @@ CLASSES = {
 def imagenet(network: nn.Module, choice: Choice, normalize: Callable[[Tensor], Tensor]) -> Subject:
     """Return a network for ImageNet, with ImageNet's validation images that are in `IMAGENETTE`, of ten classes.
 
-    The calibration images are of 512 classes, one of each, from `SAMPLES`.
+    The calibration images are of 1,000 classes, one of each, from `SAMPLES`.
     """
     samples = names_in(SAMPLES)
     validation = [name for name in names_in(IMAGENETTE) if VALIDATION in name]
@@ -51,9 +51,10 @@ def detecting(
 ) -> Subject:
     """Return a detector, with images of `SAMPLES` that are not calibration images; they have no labels."""
     names = names_in(SAMPLES)
-    calibration = choice.calibration(len(names)).tolist()
+    count = choice.images or DETECTED
+    calibration = choice.calibration(len(names), others=count).tolist()
     others = sorted(set(range(len(names))) - set(calibration))
-    chosen = Choice(choice.images or DETECTED).test(len(others)).tolist()
+    chosen = Choice(count).test(len(others)).tolist()
     test = read(SAMPLES, [names[others[number]] for number in chosen], side)
     images = Images(test, torch.zeros(len(test), dtype=torch.int64))
     pixels = read(SAMPLES, [names[number] for number in calibration], side)

@@ -20,7 +20,8 @@ from qffs.progress import track
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 """The folder of the published weights and of the images, beside the repository."""
 
-CALIBRATION_IMAGES = 512
+CALIBRATION_IMAGES = 1024
+"""The most images, without labels, from which a network is calibrated and reconstructed."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,13 @@ class Choice:
         chosen = count if self.images is None else min(self.images, count)
         return torch.linspace(0, count - 1, chosen).long()
 
-    def calibration(self, count: int) -> Tensor:
-        """Return the indices of `CALIBRATION_IMAGES` of ``count`` training images, in their order."""
+    def calibration(self, count: int, others: int = 0) -> Tensor:
+        """Return the indices of up to `CALIBRATION_IMAGES` of ``count`` training images, in their order.
+
+        others: how many of these images are needed for something else.
+        """
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
-        return order[:CALIBRATION_IMAGES].sort().values
+        return order[: min(CALIBRATION_IMAGES, count - others)].sort().values
 
 
 def names_in(path: Path) -> list[str]:

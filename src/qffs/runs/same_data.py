@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qffs.data import load
+from qffs.data import load as load_data
 from qffs.errors import DataError, InvalidArgument
 from qffs.recipes.recipe import Recipe
 from qffs.runs.stored import read_origin
@@ -50,4 +50,4 @@ def check_ended(recipe: Recipe, folder: Path, *, progress: bool) -> None:
 
 def listed(data: str, size: int | None, *, progress: bool) -> dict[str, str]:
     """Return the fingerprints of the data with this name, whose images are listed and not decoded."""
-    return load(data, size, in_memory_gib=0, progress=progress).fingerprints
+    return load_data(data, size, in_memory_gib=0, progress=progress).fingerprints

@@ -69,11 +69,20 @@ def test_classifiers_are_told_in_a_row_for_each_number_of_bits(script: Any) -> N
     assert "## Pets\n" in text
     # After the last step that was measured nothing changes: T = 16 is what it is after 10.
     shown = "80.00 | 4.00 | 8.00 | 10.00 | 10.00 | 16.00 | 20.00 | 10 | 10,000 | 8.0 and 2.0 uJ | 0.25 |"
-    assert f"| cat | 1000 | 90.00 | 2 | {shown}" in text
+    assert f"| cat | 1000 | 90.00 | 2 | 80.00 | {shown}" in text  # without a reconstruction, it is only calibrated
     assert "| cat | 1000 | 90.00 | 3 | NotConvertible: no |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    run = "512 for calibration, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine, 1 thread"
-    assert f"- **cat**: `python it`  \n  1,000 images of 8 x 9, {run}, torch 2, 90 s, commit abc" in text
+    run = "512 for calibration, by LSQ's rule, 16 for energy, 4 compared neuron by neuron, seed 3, float32, a machine"
+    assert f"- **cat**: `python it`  \n  1,000 images of 8 x 9, {run}, 1 thread, torch 2, 90 s, commit abc" in text
+
+
+def test_a_reconstruction_is_told_before_and_after_and_with_its_time(script: Any) -> None:
+    snn = [{"steps": 1, "accuracy": 0.7, "agreement": 1.0, "spikes_per_image": 1000.0}]
+    made = {"method": "output", "calibration_seconds": 12.3, "steps": 1000, "reconstruction_seconds": 90.0}
+    told = {"bits": 2, "calibrated": {"accuracy": 0.6}, "qann": {"accuracy": 0.7}, "settled": 1, "snn": snn} | made
+    text = script.part([classifier("cat", told | ENERGY, told | ENERGY | {"reconstruction_seconds": 60.0})])
+    assert "| cat | 1000 | 90.00 | 2 | 60.00 | 70.00 | 70.00 |" in text
+    assert "by the method 'output' in 12 s, 1,000 steps of reconstruction in 1.5 min, 16 for energy" in text
 
 
 def test_detectors_are_told_by_output(script: Any) -> None:
@@ -102,15 +111,19 @@ def test_results_are_written_and_what_is_missing_is_skipped_with_a_sentence(
     monkeypatch.setattr(script, "RESULTS", tmp_path / "real")
     monkeypatch.setattr(script, "NETWORKS", {"gone": missing, "net": lambda choice: choice})
     monkeypatch.setattr(script, "measured", lambda subject, *others: {"images": subject.images, "asked": others})
-    script.main(["measure", "--images", "7", "--bits", "2", "4", "--seed", "5", "--precision", "float64"])
+    script.main(
+        ["measure", "--images", "7", "--bits", "2", "4", "--seed", "5", "--precision", "float64", "--steps", "9"]
+    )
     assert capsys.readouterr().err == "gone is skipped: there is no file net.safetensors\n"
     (path,) = (tmp_path / "real").iterdir()
     results = json.loads(path.read_text(encoding="utf-8"))
     assert path.name == "net.json"
     assert results["run"].pop("seconds") >= 0
-    command = "python scripts/docs/real_networks.py measure net --images 7 --bits 2 4 --seed 5 --precision float64"
+    command = (
+        "python scripts/docs/real_networks.py measure net --images 7 --bits 2 4 --seed 5 --precision float64 --steps 9"
+    )
     assert results["run"]["command"] == command
-    assert {"network": "net", "seed": 5, "images": 7, "asked": [[2, 4], "float64"]}.items() <= results.items()
+    assert {"network": "net", "seed": 5, "images": 7, "asked": [[2, 4], "float64", 9]}.items() <= results.items()
     with pytest.raises(SystemExit):
         script.main(["measure", "other"])
     assert "there is no network 'other'; there are gone, net" in capsys.readouterr().err

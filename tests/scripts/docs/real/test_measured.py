@@ -51,6 +51,15 @@ def test_what_a_calibration_gives_is_what_is_measured(subject: Subject) -> None:
     assert entry["snn"][-1]["spikes_per_image"] == result.spikes_per_image[-1]
 
 
+def test_a_reconstruction_is_measured_beside_the_calibration(subject: Subject) -> None:
+    (plain,), (again,) = (measured(subject, [1], steps=steps)["quantized"] for steps in (0, 30))
+    assert again["calibrated"] == plain["qann"]
+    assert (again["steps"], again["method"], "steps" in plain) == (30, "output", False)
+    assert again["reconstruction_seconds"] > 0
+    assert again["snn"][-1]["accuracy"] == again["qann"]["accuracy"]
+    assert again["snn"] != plain["snn"]
+
+
 def test_the_networks_of_a_classifier_compute_in_the_precision_that_is_chosen(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
