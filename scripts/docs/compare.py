@@ -103,6 +103,7 @@ UNTRAINED = {
     **dict.fromkeys(
         ("qffs", "fast-snn", "spikezip", "multi-level"), "two bits in every layer of a narrow network, and few epochs"
     ),
+    "qffs-reconstructed": "two bits in every layer, and it sees the calibration images alone, without labels",
 }
 """Reasons why a trained network is below the network with ReLUs after equal training, by method."""
 BEHIND = 0.015

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from qffs.functional import neuron as fire
 from qffs.spiking.backends import BACKENDS
 from qffs.spiking.network import SpikingNetwork
 from qffs.spiking.step_by_step import advance
-from qffs.studies.methods import METHODS, placed, rates, started
+from qffs.studies.methods import METHODS, placed, quantized, rates, started
 from qffs.studies.methods.method import RATE, some
 from qffs.studies.methods.qcfs import LEVELS, ClipFloorShift
 from qffs.studies.methods.rnl import SECOND, RateNorm, inferred
@@ -24,6 +25,7 @@ from qffs.studies.methods.snn_calibration import Shifted, best
 from qffs.studies.methods.spike_norm import BALANCED_STEPS, HARD, balanced
 from qffs.studies.methods.srp_cos import STEPS_BEFORE
 from qffs.studies.methods.tcl import Clip
+from qffs.train.reconstruct import reconstruct
 
 RATES = ("rmp", "tcl", "ts")
 
@@ -275,6 +277,21 @@ def test_what_this_library_trained_is_reached_exactly(name: str) -> None:
     method, x = METHODS[name], images()
     made = trained(method, network(), x)
     with torch.no_grad():
+        torch.testing.assert_close(method.spiking(made, [x], 8)(x, steps=16)[-1], made(x))
+
+
+def test_reconstruction_is_nearer_to_the_network_than_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized, "reconstruct", partial(reconstruct, steps=60, block_steps=30))
+    method, x = METHODS["qffs-reconstructed"], images()
+    assert method.activation.training == {"epochs": 0}
+    model = network().eval()
+    start = started(placed(model, x, method.activation), method.activation, x)
+    assert method.activation.finish is not None
+    with torch.no_grad():
+        wanted = model(x)
+        before = apart(start.eval()(x), wanted)
+        made = method.activation.finish(start, [x])
+        assert apart(made.eval()(x), wanted) < 0.8 * before
         torch.testing.assert_close(method.spiking(made, [x], 8)(x, steps=16)[-1], made(x))
 
 

@@ -8,7 +8,7 @@ from qffs.studies.methods.diet_snn import DIET
 from qffs.studies.methods.dspike import DSPIKE
 from qffs.studies.methods.method import Activation, Method, observed, over_time, placed, rates, started
 from qffs.studies.methods.qcfs import QCFS
-from qffs.studies.methods.quantized import AT_ONCE, FAST_SNN, MULTI_LEVEL, QFFS
+from qffs.studies.methods.quantized import AT_ONCE, FAST_SNN, MULTI_LEVEL, QFFS, RECONSTRUCTED
 from qffs.studies.methods.rnl import RNL
 from qffs.studies.methods.sew import SEW
 from qffs.studies.methods.snn_calibration import CALIBRATION
@@ -20,7 +20,22 @@ from qffs.studies.methods.threshold_shift import TS
 METHODS = {
     each.name: each
     for each in (
-        *(QFFS, SPIKE_NORM, RMP, TCL, TS, RNL, CALIBRATION, QCFS, SRP, COS, FAST_SNN, AT_ONCE, MULTI_LEVEL),
+        *(
+            QFFS,
+            RECONSTRUCTED,
+            SPIKE_NORM,
+            RMP,
+            TCL,
+            TS,
+            RNL,
+            CALIBRATION,
+            QCFS,
+            SRP,
+            COS,
+            FAST_SNN,
+            AT_ONCE,
+            MULTI_LEVEL,
+        ),
         *(DIET, DSPIKE, SEW),
     )
 }
