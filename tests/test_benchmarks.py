@@ -30,7 +30,7 @@ def qann(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = load("digits")
     x = data.normalize(data.train.read(torch.arange(64)))
     folder = tmp_path_factory.mktemp("benchmark") / "qann"
-    qffs.save(qffs.calibrate(qffs.quantize(build("digits_net").eval(), 2, example=x), [x]), folder)
+    qffs.save(qffs.calibrate(qffs.quantize(build("digits_net").eval(), 2, example=x), [x], "lsq"), folder)
     return folder
 
 

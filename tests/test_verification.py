@@ -30,7 +30,7 @@ def quantized(name: str) -> fx.GraphModule:
     """The calibrated quantized network."""
     inputs = NETWORKS[name].inputs()
     qann = qffs.quantize(NETWORKS[name].model(), example=inputs)
-    return qffs.calibrate(qann, [inputs]).eval()
+    return qffs.calibrate(qann, [inputs], "lsq").eval()
 
 
 @cache
@@ -101,7 +101,7 @@ def _at_ties() -> tuple[fx.GraphModule, SpikingNetwork, Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 200, bias=False), nn.ReLU(), nn.Linear(200, 50), nn.ReLU(), nn.Linear(50, 3))
     x = torch.randn(64, 6)
-    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x, offset=0.5), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x, offset=0.5), [x], "lsq").eval()
     weight, step = qann.get_submodule("0").weight.detach(), qann.get_submodule("1").step_size.item()
     weight *= ((torch.arange(200) % 3 + 0.5) * step / (weight @ x[0]))[:, None]
     return qann, qffs.to_spiking(qann, 7), x
@@ -135,7 +135,7 @@ def test_a_large_activation_of_another_image_hides_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     x = torch.randn(20, 6)
-    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x], "lsq").eval()
     snn = qffs.to_spiking(qann)
     snn.graph.get_submodule("0").weight.mul_(1.1)
     for factor in (1.0, 1e6):
@@ -163,7 +163,7 @@ def test_the_size_of_an_output_decides_what_is_rounding() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False)).double()
     x = 1e-12 * torch.randn(20, 6, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x], "lsq").eval()
     snn = qffs.to_spiking(qann)
     assert qffs.verify(qann, snn, x, tie_tolerance=0).deviation < 1e-25
     snn.graph.get_submodule("2").weight.mul_(1.001)
@@ -176,7 +176,7 @@ def test_an_untrained_network_in_float32_has_at_most_a_few_ties() -> None:
     """Of three million units, rounding decides one otherwise."""
     torch.manual_seed(1)
     model, x = libraries.vision("torchvision.models").resnet18().eval(), torch.randn(16, 3, 64, 64)
-    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x], "lsq").eval()
     compared = qffs.verify(qann, qffs.to_spiking(qann), x)
     assert sum(units for _, units in compared.layers) > 3_000_000
     assert compared.ties <= 5
@@ -193,5 +193,5 @@ def test_an_output_in_a_higher_type_has_the_rounding_of_the_network() -> None:
 
     torch.manual_seed(0)
     x = torch.randn(200, 6)
-    qann = qffs.calibrate(qffs.quantize(Cast(), bits=2, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(Cast(), bits=2, example=x), [x], "lsq").eval()
     assert 1e-9 < qffs.verify(qann, qffs.to_spiking(qann), x).deviation < 1e-5

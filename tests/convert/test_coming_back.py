@@ -39,7 +39,7 @@ def test_a_relu_network_of_spikingjelly_is_trained_and_converted() -> None:
     model: Any = relu_network()
     for network, rate in ((model, 0.01), (None, 0.001)):
         if network is None:
-            network = qann = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x[:256]])
+            network = qann = qffs.calibrate(qffs.quantize(model.eval(), 2, example=x[:2]), [x[:256]], "lsq")
             assert set(model.state_dict()) <= set(qann.state_dict())
         network.train()
         optimizer = torch.optim.Adam(network.parameters(), rate)
@@ -63,7 +63,7 @@ def test_several_steps_in_one_call_are_images_too() -> None:
         if hasattr(module, "step_mode"):
             module.step_mode = "m"
     x = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(model.double(), 2, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model.double(), 2, example=x), [x], "lsq").eval()
     assert qffs.verify(qann, qffs.to_spiking(qann), x, tie_tolerance=0).layers
 
 

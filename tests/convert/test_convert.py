@@ -106,7 +106,7 @@ def test_a_weight_without_dimensions_decides_no_type() -> None:
             return self.head(torch.relu(self.layer(x))) * self.scale
 
     x = torch.randn(16, 4)
-    qann = qffs.calibrate(qffs.quantize(Scaled(), example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(Scaled(), example=x), [x], "lsq").eval()
     assert {step.dtype for name, step in qann.state_dict().items() if "step_size" in name} == {torch.float32}
     assert qffs.to_spiking(qann)(x, steps=8).dtype == torch.float32
 
@@ -434,6 +434,6 @@ def test_verify_says_what_it_found_and_takes_inputs_as_a_tuple() -> None:
 
 def test_a_network_without_weights_is_of_the_type_of_its_input() -> None:
     x = torch.randn(4, 3, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(nn.Sequential(nn.ReLU()), example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(nn.Sequential(nn.ReLU()), example=x), [x], "lsq").eval()
     assert qann.get_submodule("0").step_size.dtype == torch.float64
     assert qffs.verify(qann, qffs.to_spiking(qann), x, tie_tolerance=0).deviation < 1e-15

@@ -36,7 +36,7 @@ def networks() -> tuple[Network, Network]:
     torch.manual_seed(0)
     x = torch.randn(8, 3)
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
-    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq")
     return qann, qffs.to_spiking(qann)
 
 

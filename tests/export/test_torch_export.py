@@ -38,7 +38,7 @@ def images(count: int, seed: int = 1) -> Tensor:
 def residual(**options: Any) -> tuple[Network, Network]:
     """Return a quantized network with everything the method names, and its spiking network."""
     model = randomize(Residual(), seed=3)
-    qann = qffs.calibrate(qffs.quantize(model, example=images(2), **options), [images(32)])
+    qann = qffs.calibrate(qffs.quantize(model, example=images(2), **options), [images(32)], "lsq")
     return qann, qffs.to_spiking(qann)
 
 
@@ -54,7 +54,7 @@ def small() -> tuple[Network, Network]:
     torch.manual_seed(0)
     x = torch.randn(32, 3)
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    qann = qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x])
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x], "lsq")
     return qann, qffs.to_spiking(qann)
 
 
@@ -158,7 +158,7 @@ def test_predictions_on_the_digits_are_the_same(tmp_path: Path) -> None:
     digits = load_data("digits")
     x = digits.normalize(digits.test.images)
     torch.manual_seed(0)
-    qann = qffs.calibrate(qffs.quantize(models.DigitsNet().eval(), 2, example=x[:2]), [x[:128]])
+    qann = qffs.calibrate(qffs.quantize(models.DigitsNet().eval(), 2, example=x[:2]), [x[:128]], "lsq")
     snn = qffs.to_spiking(qann)
     for network, steps in ((qann, None), (snn, 3)):
         export.onnx(network, tmp_path / "network.onnx", steps)
@@ -253,7 +253,7 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     given = torch.randn(4, 3), torch.randn(4, 5)
-    qann = qffs.calibrate(qffs.quantize(Two(), 2, example=given), [given])
+    qann = qffs.calibrate(qffs.quantize(Two(), 2, example=given), [given], "lsq")
     snn = qffs.to_spiking(qann)
     assert export.pt2(snn, tmp_path / "snn.pt2").deviation == 0
     with torch.no_grad():
@@ -290,7 +290,7 @@ def test_an_archive_holds_outputs_of_a_class_as_plain_ones(kind: Callable[..., A
             return kind(self.head(hidden), hidden)
 
     x = torch.randn(8, 3)
-    qann: Any = qffs.calibrate(qffs.quantize(Net(), 2, example=x), [x]).eval()
+    qann: Any = qffs.calibrate(qffs.quantize(Net(), 2, example=x), [x], "lsq").eval()
     prune.l1_unstructured(qann.head, "weight", 0.5)  # a weight that is computed, too
     export.pt2(qann, tmp_path / "qann.pt2")
     archived = torch.export.load(tmp_path / "qann.pt2").module()(x)
@@ -317,7 +317,7 @@ def test_an_infinite_output_is_no_difference(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     x = torch.randn(4, 3)
-    qann = qffs.calibrate(qffs.quantize(Masked(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), 2, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(Masked(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), 2, example=x), [x], "lsq")
     assert export.pt2(qann, tmp_path / "qann.pt2").deviation == 0
     assert export.pt2(qffs.to_spiking(qann), tmp_path / "snn.pt2").deviation == 0
 
@@ -326,7 +326,7 @@ def test_an_operator_without_a_counterpart_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 2, 7, 7)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), nn.Flatten(), nn.Linear(18, 3))
-    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq")
     with pytest.raises(NotConvertible, match=r"ONNX has no counterpart of an operator.*adaptive_max_pool2d"):
         export.onnx(qann, tmp_path / "qann.onnx")
     assert not list(tmp_path.iterdir())

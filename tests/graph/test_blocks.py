@@ -45,7 +45,7 @@ class Two(nn.Module):
 
 def quantized(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
     qann = qffs.quantize(model.double(), bits=2, example=inputs if len(inputs) > 1 else inputs[0])
-    qffs.calibrate(qann, [inputs])
+    qffs.calibrate(qann, [inputs], "lsq")
     return qann.eval()
 
 

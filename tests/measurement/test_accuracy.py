@@ -36,7 +36,7 @@ def qann(data: Images) -> nn.Module:
     model = nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(5, 3)).double()
     for parameter in model.parameters():
         parameter.data *= 2  # so that some spikes are taken back
-    return calibrate(quantize(model, 2, example=normalize(data.images)), [normalize(data.images)])
+    return calibrate(quantize(model, 2, example=normalize(data.images)), [normalize(data.images)], "lsq")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_large_images_run_few_at_a_time(count: int, side: int, of_network: int, 
         return pictures[:, 0, :1, 0].float()
 
     qann = quantize(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)), 2, example=torch.ones(2, 1))
-    snn = to_spiking(calibrate(qann, [torch.ones(2, 1)]))
+    snn = to_spiking(calibrate(qann, [torch.ones(2, 1)], "lsq"))
     accuracy(qann, images, corners, progress=False)
     assert (max(at_once), sum(at_once)) == (of_network, count)
     at_once.clear()
@@ -167,7 +167,7 @@ def test_fewer_steps_than_charge_steps_are_refused(data: Images, snn: SpikingNet
 def test_an_output_that_is_no_classification_is_refused(data: Images) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 1)).double()
     x = normalize(data.images)
-    snn = to_spiking(calibrate(quantize(model, 2, example=x), [x]))
+    snn = to_spiking(calibrate(quantize(model, 2, example=x), [x], "lsq"))
     with pytest.raises(InvalidArgument, match=r"one output of shape \[B, classes\]"):
         measure(snn, data, normalize, STEPS, progress=False)
     with pytest.raises(InvalidArgument, match=r"it returns \[3, 2, 2\] numbers per image, but the data have 3 classes"):

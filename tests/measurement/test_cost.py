@@ -66,7 +66,7 @@ def model() -> Branched:
 @pytest.fixture
 def snn(model: Branched, data: Images) -> SpikingNetwork:
     x = normalize(data.images)
-    return to_spiking(calibrate(quantize(model, 2, example=x), [x]))
+    return to_spiking(calibrate(quantize(model, 2, example=x), [x], "lsq"))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_other_operators_between_neurons_are_told() -> None:
             return torch.relu(x * torch.sigmoid(x))
 
     example = torch.rand(2, 3, dtype=torch.float64)
-    snn = to_spiking(calibrate(quantize(Gated(), 2, example=example), [example]))
+    snn = to_spiking(calibrate(quantize(Gated(), 2, example=example), [example], "lsq"))
     images = Images(torch.ones(2, 3, 1, 1, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
     found = cost(snn, images, lambda x: x.flatten(1).double(), 4, progress=False)
     assert found.uncounted == ("sigmoid at sigmoid", "mul at mul")
@@ -216,7 +216,7 @@ def test_energy_by_step_ends_at_that_of_the_whole_run(counted: Cost) -> None:
 def test_several_spikes_at_once_are_values(model: Branched, data: Images) -> None:
     """One event, multiplied, however many spikes it carries, all of which are counted."""
     x = normalize(data.read(torch.arange(len(data))))
-    qann = calibrate(quantize(model, 2, example=x), [x])
+    qann = calibrate(quantize(model, 2, example=x), [x], "lsq")
     single, several = (
         cost(to_spiking(qann, (1.0,), rule), data, normalize, 12, progress=False)
         for rule in (FiringRule(), FiringRule(multi_spike=True))
@@ -276,7 +276,7 @@ def test_fan_out_of_operators(operator: nn.Module, shape: tuple[int, ...]) -> No
     torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), operator).double()
     example = torch.rand(2, *shape, dtype=torch.float64)
-    snn = to_spiking(calibrate(quantize(model, 2, example=example), [example]))
+    snn = to_spiking(calibrate(quantize(model, 2, example=example), [example], "lsq"))
     images = Images(torch.ones(1, *shape[:1], 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     found = cost(snn, images, lambda _: example[:1], 4, progress=False)
     (spikes,) = spikes_of(snn, example[:1], 4)
@@ -286,7 +286,7 @@ def test_fan_out_of_operators(operator: nn.Module, shape: tuple[int, ...]) -> No
 
 def counted_on(model: nn.Module, example: Tensor, **options: bool) -> Cost:
     """What a network costs on one image, of its own kind."""
-    snn = to_spiking(calibrate(quantize(model.double(), 2, example=example, **options), [example]))
+    snn = to_spiking(calibrate(quantize(model.double(), 2, example=example, **options), [example], "lsq"))
     images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     return cost(snn, images, lambda _: example[:1], 6, progress=False)
 

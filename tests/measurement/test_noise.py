@@ -76,7 +76,7 @@ def qann(data: Images) -> nn.Module:
     model = nn.Sequential(*layers, nn.Linear(8, 3)).double()
     for parameter in model.parameters():
         parameter.data *= 2
-    return calibrate(quantize(model, 2, example=normalize(data.images)), [normalize(data.images)])
+    return calibrate(quantize(model, 2, example=normalize(data.images)), [normalize(data.images)], "lsq")
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(data: Images, qann: nn.Module, snn: Spikin
 def test_outputs_that_are_all_0_have_no_share(data: Images) -> None:
     torch.manual_seed(0)
     x, layers = normalize(data.images), (nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 3))
-    qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, output=2, example=x), [x])
+    qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, output=2, example=x), [x], "lsq")
     found = noise(to_spiking(qann), qann, data, normalize, 8, progress=False)
     assert all(each.output_error is not None for each in found.remedies)
     bias = qann.get_submodule("3").bias
@@ -189,7 +189,7 @@ class Turned(nn.Module):
 def test_images_may_lie_in_another_dimension(batch: int, data: Images) -> None:
     torch.manual_seed(0)
     x = normalize(data.images)
-    qann = calibrate(quantize(Turned().double(), 2, example=x), [x])
+    qann = calibrate(quantize(Turned().double(), 2, example=x), [x], "lsq")
     (layer,) = noise(to_spiking(qann), qann, data, normalize, 8, batch_size=batch, progress=False).layers
     assert layer.neurons == 20
     last: list[int] = []

@@ -165,7 +165,7 @@ def test_the_folder_of_a_float_checkpoint_is_a_file_of_weights(name: str, tmp_pa
     folder = str(save(trace(source.network, x), tmp_path / "float"))
     loaded = find(name, folder, {"width": 4})
     assert torch.equal(loaded.network.eval()(x), source.network.eval()(x))
-    qann = qffs.calibrate(qffs.quantize(source.network, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(source.network, example=x), [x], "lsq").eval()
     other = str(save(qann, tmp_path / "qann"))
     assert "is not in the network" in refusal(lambda: find(name, other, {"width": 4}), CheckpointError)
 
@@ -334,7 +334,7 @@ def test_the_function_may_interrupt(here: Path) -> None:
 
 def test_only_a_float_checkpoint_is_a_source(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(4, 3)
-    qann = qffs.calibrate(qffs.quantize(model, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, example=x), [x], "lsq").eval()
     for kind, network in (("qann", qann), ("snn", qffs.to_spiking(qann))):
         folder = str(save(network, tmp_path / kind))
         assert refusal(lambda: find(folder), CheckpointError) == (  # noqa: B023

@@ -32,7 +32,7 @@ def test_exact(name: str) -> None:
             nn.init.normal_(module.bias, std=0.2)
             nn.init.normal_(module.running_mean, std=0.2)
     x = torch.rand(2, *((1, 8, 8) if name == "digits_net" else (3, 32, 32)), dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(model, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, example=x), [x], "lsq").eval()
     compared = qffs.verify(qann, qffs.to_spiking(qann), x, tie_tolerance=0)
     assert len(compared.layers) == SPIKING[name]
 
@@ -142,7 +142,7 @@ def test_mlperf_is_the_same_from_a_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build("mlperf_resnet8", width=2).eval()
     x = torch.randn(4, 3, 32, 32)
-    qann = qffs.calibrate(qffs.quantize(model, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(model, example=x), [x], "lsq").eval()
     snn = qffs.to_spiking(qann)
     loaded = [qffs.load(qffs.save(each, tmp_path / str(i))).network for i, each in enumerate((qann, snn))]
     assert torch.equal(qann(x), loaded[0](x))

@@ -155,7 +155,7 @@ def trained() -> dict[str, Tensor]:
     training = Training(epochs=2, learning_rate=0.03, batch_size=33, ema=0.9, clip_gradient=2.0, warmup_epochs=0.5)
     fit(network, images, prepare, training, Setting("first", progress=False))
     qann = quantize(network, 2, example=prepare(images.read(torch.arange(2))))
-    calibrate(qann, [prepare(images.read(torch.arange(50)))])
+    calibrate(qann, [prepare(images.read(torch.arange(50)))], "lsq")
     taught = training.model_copy(update={"distillation": 0.5, "temperature": 2.0})
     fit(qann, images, prepare, taught, Setting("second", teacher=network.eval(), progress=False))
     return {**network.state_dict(), **{f"quantized {name}": value for name, value in qann.state_dict().items()}}
@@ -172,7 +172,9 @@ def measured(count: int) -> tuple[Measurement, float, Noise, Cost]:
     data = Images(images, torch.randint(0, 3, (11,), generator=generator))
     torch.manual_seed(0)
     layers = (nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
-    qann = calibrate(quantize(nn.Sequential(*layers).double(), 2, example=normalize(images)), [normalize(images)])
+    qann = calibrate(
+        quantize(nn.Sequential(*layers).double(), 2, example=normalize(images)), [normalize(images)], "lsq"
+    )
     snn, few = to_spiking(qann), data.select(torch.arange(count))
     check_fit(snn, few, normalize, 3, "it")
     found = measure(snn, few, normalize, STEPS, qann=qann, stop_when=(0.1, 0.5), batch_size=2, progress=False)

@@ -35,7 +35,9 @@ def run(tmp_path: Path) -> Path:
     """The folder of a run, as far as exports read it."""
     torch.manual_seed(0)
     x = torch.randn(8, 3)
-    qann = qffs.calibrate(qffs.quantize(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), 2, example=x), [x])
+    qann = qffs.calibrate(
+        qffs.quantize(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), 2, example=x), [x], "lsq"
+    )
     qffs.save(qann, tmp_path / "run" / "qann", {"model": "small"})
     qffs.save(qffs.to_spiking(qann), tmp_path / "run" / "snn", {"model": "small"})
     results = {
@@ -171,7 +173,7 @@ def test_images_are_what_is_tried(command_line: Callable[..., Any], tmp_path: Pa
     digits = load_data("digits")
     x = digits.normalize(digits.test.images)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
-    qffs.save(qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x])), tmp_path / "snn")
+    qffs.save(qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2]), [x], "lsq")), tmp_path / "snn")
     run_export(tmp_path / "snn", "brian2", tmp_path / "brian2", data="digits", images=5, progress=False)
     with np.load(tmp_path / "brian2" / "network.npz") as file:
         assert np.array_equal(file["input 0/examples"], x[[0, 112, 224, 336, 448]].double().numpy())

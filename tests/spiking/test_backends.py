@@ -35,7 +35,7 @@ def snn() -> SpikingNetwork:
     )
     model.append(nn.Linear(16, 3))
     x = torch.randn(64, 2, 8, 8)
-    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq"))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ class WithConstant(nn.Sequential):
 def test_a_network_is_of_the_type_of_its_weights_and_not_of_its_constants(x: Tensor) -> None:
     torch.manual_seed(0)
     model = WithConstant(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3))
-    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq")
     snn = qffs.to_spiking(qann)
     assert torch.float64 in {tensor.dtype for tensor in snn.state_dict().values()}
     assert snn.empty_like.dtype == empty_like(qann).dtype == torch.float32
@@ -209,7 +209,7 @@ class Masked(nn.Module):
 
 
 def made(model: nn.Module, x: Tensor, charge: list[float] | None = None) -> SpikingNetwork:
-    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model.eval(), 2, example=x), [x]), charge)
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model.eval(), 2, example=x), [x], "lsq"), charge)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_any_rule_and_any_number_of_steps(rule: FiringRule, steps: int) -> None:
     x = torch.randn(6, 2, 8, 8).double()
     model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.ReLU())
     model = model.append(nn.Flatten()).append(nn.Linear(16, 3)).double()
-    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x])
+    qann = qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq")
     snn = qffs.to_spiking(qann, steps, rule)
     for _, neuron in snn.neurons():
         neuron.threshold /= steps  # so that some fire at every step

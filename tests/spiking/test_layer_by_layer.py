@@ -115,7 +115,7 @@ def test_levels_that_are_moved_are_levels(mode: str, events: bool, monkeypatch: 
     find = layer_by_layer.Projection.of
     monkeypatch.setattr(layer_by_layer.Projection, "of", lambda rows, module: seen.append(rows) or find(rows, module))
     model, x = Moved(mode).double(), torch.randn(20, 4).double()
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq"))
     torch.testing.assert_close(snn(x, steps=STEPS, backend=COMPILED), snn(x, steps=STEPS, backend="reference"))
     assert bool(seen) is events
     assert all(rows.values.dtype == torch.uint8 for rows in seen)
@@ -125,12 +125,12 @@ def test_levels_that_are_moved_are_levels(mode: str, events: bool, monkeypatch: 
 def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(20, 4).double()
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq"))
     assert snn.operations.by_layer
     expected = snn(x, steps=STEPS, backend="reference")
     assert bool((expected != 0).any())
     torch.testing.assert_close(snn(x, steps=STEPS), expected)
-    narrow = qffs.to_spiking(qffs.calibrate(qffs.quantize(model.float(), 2, example=x.float()), [x.float()]))
+    narrow = qffs.to_spiking(qffs.calibrate(qffs.quantize(model.float(), 2, example=x.float()), [x.float()], "lsq"))
     torch.testing.assert_close(
         narrow(x.float(), steps=STEPS)[-1], narrow(x.float(), steps=STEPS, backend="reference")[-1]
     )
@@ -139,7 +139,7 @@ def test_what_no_network_of_the_tests_holds(kind: type[nn.Module]) -> None:
 def test_what_a_hook_keeps_stays_as_it_was() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).double(), torch.randn(3, 4).double()
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq"))
     seen: list[Tensor] = []
     first = snn.graph.get_submodule("0")
     first.register_forward_hook(lambda *given: seen.append(given[-1]))
@@ -160,7 +160,7 @@ def test_an_image_that_has_settled_is_not_computed_again(monkeypatch: pytest.Mon
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)).double()
     x = torch.randn(3, 4).double()
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq"))
     expected, counted = snn(x, steps=200, backend="reference"), torch.nn.functional.linear
 
     def linear(x: Tensor, *more: Tensor) -> Tensor:

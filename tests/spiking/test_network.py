@@ -236,7 +236,7 @@ def test_several_inputs_and_outputs(chunk: int | None) -> None:
     model = randomize(TwoInputs(), 0).double()
     inputs = (torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
     qann = qffs.quantize(model, example=inputs)
-    qffs.calibrate(qann, [inputs])
+    qffs.calibrate(qann, [inputs], "lsq")
     snn = qffs.to_spiking(qann.eval())
     qffs.verify(qann, snn, *inputs, tie_tolerance=0)
     expected, (readout, _) = qann(*inputs), snn.run(*inputs, steps=9, chunk=chunk)
@@ -352,7 +352,7 @@ def test_the_type_of_the_first_input_does_not_matter() -> None:
             return torch.relu(self.linear(x)) * 0.5
 
     inputs = (torch.arange(5), torch.randn(5, 3, dtype=torch.float64))
-    qann = qffs.calibrate(qffs.quantize(Mixed().double(), example=inputs), [inputs]).eval()
+    qann = qffs.calibrate(qffs.quantize(Mixed().double(), example=inputs), [inputs], "lsq").eval()
     assert qffs.verify(qann, qffs.to_spiking(qann), *inputs, tie_tolerance=0).deviation < 1e-12
 
 
@@ -387,7 +387,7 @@ class Frames(nn.Module):
 
 def test_an_image_cut_into_another_number_of_rows_is_refused() -> None:
     x = torch.randn(2, 4, 2, 6, 6, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(Frames().double(), example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(Frames().double(), example=x), [x], "lsq").eval()
     snn = qffs.to_spiking(qann)
     assert qffs.verify(qann, snn, torch.cat([x, x]), tie_tolerance=0).deviation < 1e-12
     with pytest.raises(InvalidArgument, match=r"at flatten.*of \(4, 2, 6, 6\) have, not of \(2, 2, 6, 6\)"):
@@ -410,7 +410,7 @@ class Head(nn.Module):
 def test_shapes_of_parts_are_those_of_the_whole(classes: int) -> None:
     torch.manual_seed(classes)
     x = torch.randn(4, 2, 6, 6, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(Head(classes).double(), example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(Head(classes).double(), example=x), [x], "lsq").eval()
     snn = qffs.to_spiking(qann)
     assert qffs.verify(qann, snn, x, tie_tolerance=0).deviation < 1e-12
     assert snn(x, steps=5, backend="reference").shape == (5, *qann(x).shape)

@@ -18,7 +18,7 @@ from test_verification import every_network, spiking
 
 
 def converted(model: nn.Module, x: Tensor) -> Operations:
-    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x])).operations
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, bits=2, example=x), [x], "lsq")).operations
 
 
 def named(operations: Operations, name: str) -> Operation:
@@ -87,7 +87,7 @@ def test_images_elsewhere_than_in_dimension_0() -> None:
 
 def test_several_rows_per_image() -> None:
     x = torch.randn(3, 4)
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Cut(), bits=2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Cut(), bits=2, example=x), [x], "lsq"))
     assert max(each.rows for each in snn.operations.of.values()) == 2
     assert not snn.operations.by_layer
     cut = snn.operations.cuts_at
@@ -110,7 +110,7 @@ def test_a_value_is_let_go_of_once_by_its_last_reader(name: str) -> None:
 
 def test_a_copy_of_a_network_has_operations_of_its_own() -> None:
     x = torch.randn(3, 2, 6, 6)
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Residual(), bits=2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Residual(), bits=2, example=x), [x], "lsq"))
     other = copy.deepcopy(snn)
     assert other.operations.network is other.graph
     assert set(other.operations.of).isdisjoint(snn.operations.of)

@@ -27,7 +27,7 @@ def qann() -> nn.Module:
     )
     model.append(nn.Linear(16, 3))
     x = torch.randn(64, 2, 8, 8).double()
-    return qffs.calibrate(qffs.quantize(model.double(), 2, example=x), [x])
+    return qffs.calibrate(qffs.quantize(model.double(), 2, example=x), [x], "lsq")
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused(snn: SpikingNetwork, x: Tensor) -> None:
         margins(torch.zeros(3, 1))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
     rows = torch.randn(5, 5, 3)
-    of_rows = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=rows), [rows]))
+    of_rows = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=rows), [rows], "lsq"))
     with pytest.raises(InvalidArgument, match=r"takes outputs \[B, classes\], not \[5, 5, 5\]"):
         of_rows.stream().run(rows, stop_when=1.0, longest=STEPS)
 

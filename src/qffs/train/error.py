@@ -15,7 +15,8 @@ from qffs.train.values import Values
 def error(outputs: Sequence[Tensor], targets: Sequence[Tensor], sizes: Sequence[float]) -> Tensor:
     """Return ``sum((y - t)^2) / (B s)`` of outputs y ``[B, ...]`` and targets t, the mean over the pairs of both.
 
-    sizes: s of each pair, the mean of ``sum(t^2)`` over images.
+    sizes: s of each pair, the mean of ``sum(t^2)`` over images. Numbers t that are NaN, or infinite, as a mask makes them,
+    are left out of both sums.
 
     >>> error([torch.tensor([1.0, 2.0])], [torch.tensor([1.0, 1.0])], [1.0])
     tensor(0.5000)
@@ -23,16 +24,18 @@ def error(outputs: Sequence[Tensor], targets: Sequence[Tensor], sizes: Sequence[
     errors = []
     for y, t, size in zip(outputs, targets, sizes, strict=True):
         wide = torch.promote_types(t.dtype, torch.float32)
-        errors.append(((y.to(wide) - t.to(wide)) / math.sqrt(size)).square().sum() / len(t))  # in any units
+        scaled = (y.to(wide) - t.to(wide)) / math.sqrt(size)  # so that squares are neither too small nor too large
+        errors.append(scaled.where(t.isfinite(), 0).square().sum() / len(t))
     return torch.stack(errors).mean()
 
 
 def sizes(targets: Values) -> list[float]:
     """Return the mean of ``sum(t^2)`` over images, by output; of an output that is always 0, the largest of the others.
 
-    Raises `Diverged` where a target is NaN or infinite.
+    Targets that are infinite or NaN are left out. Raises `Diverged` where nothing else is left.
     """
-    sizes = [float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2 / len(t) for t in targets]
-    if not all(map(math.isfinite, sizes)):
-        raise Diverged("NaN or infinity reached an output of the network in full precision: check data and weights")
+    if not any(bool(t.isfinite().any()) for t in targets):
+        raise Diverged("the outputs of the network in full precision are all NaN or infinite: check data and weights")
+    finite = (t.where(t.isfinite(), 0) for t in targets)
+    sizes = [float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2 / len(t) for t in finite]
     return [size or max(sizes) or 1.0 for size in sizes]

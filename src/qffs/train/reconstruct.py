@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qffs.data.augment import mixed
-from qffs.errors import InvalidArgument
+from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
 from qffs.graph.replace import in_full_precision
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
@@ -70,8 +70,8 @@ def reconstruct(
     equals it. Under `torch.autocast` the steps are computed in its type, which is faster where bfloat16 is.
 
     Raises `InvalidArgument` where ``model`` lacks a weight of ``qann``, for fewer than two images, and for outputs
-    without one row per image in dimension 0; `NotCalibrated` where a step size is not set; `Diverged` where NaN or
-    infinity reaches an output. After an error all weights are as before.
+    without one row per image in dimension 0; `NotCalibrated` where a step size is not set; `Diverged` where NaN
+    reaches an output. After an error all weights are as before.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(128, 4)
@@ -188,6 +188,8 @@ class _Task:
         self.parameters = [each for each in student.parameters() if each.requires_grad]
         self.device = empty_like(student).device
         self.targets = values(teacher, exact)
+        if any(bool(t.isnan().any()) for t in self.targets):
+            raise Diverged("NaN reached an output of the network in full precision: check data and weights")
         self.sizes = sizes(self.targets)
         self.count = len(exact[0])
         self.held_out = max(1, round(HELD_OUT * self.count))
@@ -206,14 +208,14 @@ class _Task:
         optimizer = torch.optim.Adam(self._groups())
         first = best = self.measure()
         copies, idle, step = _copies(self.parameters), 0, 0
-        least = [LEAST * each.detach() for each in self._stepsizes()]
+        least = [LEAST * each.detach() for each in self._step_sizes()]
         while step < steps and idle < PATIENCE:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
             self._loss().backward()
             optimizer.step()
-            for step_size, bound in zip(self._stepsizes(), least, strict=True):
+            for step_size, bound in zip(self._step_sizes(), least, strict=True):
                 step_size.data.clamp_(min=bound)  # Adam's steps are as long for small ones
             step += 1
             bar.advance(1, f"{label}: error {100 * best:.1f} %")
@@ -226,12 +228,12 @@ class _Task:
         bar.advance(steps - step)
         bar.say(f"{label}: error {100 * first:.1f} % before, {100 * best:.1f} % after {step} steps")
 
-    def _stepsizes(self) -> list[nn.Parameter]:
+    def _step_sizes(self) -> list[nn.Parameter]:
         return [each.step_size for each in quantizers(self.student).values()]
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return Adam's groups, in which the rate of a step size is relative: it may be in any units."""
-        step_sizes = set(map(id, self._stepsizes()))
+        step_sizes = set(map(id, self._step_sizes()))
         groups = []
         for each in self.parameters:
             scale = float(each.detach().abs().mean())

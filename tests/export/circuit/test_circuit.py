@@ -61,7 +61,7 @@ def test_ordinary_networks_send_the_same_spikes(name: str) -> None:
 
 
 def spiking(model: nn.Module, x: Tensor, **options: Any) -> SpikingNetwork:
-    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model.double(), 2, example=x[:2]), [x]), **options)
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model.double(), 2, example=x[:2]), [x], "lsq"), **options)
 
 
 @cache
@@ -289,7 +289,7 @@ def test_what_the_input_decides_is_refused() -> None:
 
     torch.manual_seed(0)
     given = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 4) > 0.3
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Chosen().double(), 2, example=given), [given]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Chosen().double(), 2, example=given), [given], "lsq"))
     with pytest.raises(NotConvertible, match=r"where \(where\): the input decides where its operands go"):
         circuit(snn)
 
@@ -314,7 +314,7 @@ class Named(nn.Module):
 def test_things_may_be_called_alike(tmp_path: Path) -> None:
     torch.manual_seed(3)
     given = torch.randn(6, 2, 4, 4, dtype=torch.float64), torch.randn(6, 2, 3, 3, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(Named().double(), 2, example=given), [given])
+    qann = qffs.calibrate(qffs.quantize(Named().double(), 2, example=given), [given], "lsq")
     snn = qffs.to_spiking(qann)
     found = circuit(snn)
     names = [*found.inputs, *(each.name for each in found.populations)]
@@ -344,7 +344,7 @@ def test_several_inputs_have_one_batch(tmp_path: Path) -> None:
             return torch.relu(self.one(a) + self.other(b))
 
     given = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Two().double(), 2, example=given), [given]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Two().double(), 2, example=given), [given], "lsq"))
     export.brian2(snn, tmp_path / "made", inputs=given)
     np.save(tmp_path / "a.npy", given[0][:3].numpy())
     np.save(tmp_path / "b.npy", given[1].numpy())

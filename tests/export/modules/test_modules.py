@@ -32,7 +32,7 @@ STEPS = 9
 
 
 def spiking(model: nn.Module, x: Tensor, **options: Any) -> SpikingNetwork:
-    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2], **options), [x]))
+    return qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x[:2], **options), [x], "lsq"))
 
 
 def random(count: int, *shape: int) -> Tensor:
@@ -216,7 +216,7 @@ def test_ordinary_networks_are_saved_and_copied(name: str, make: Callable[[Spiki
 )
 def test_rules_and_schedules_are_those_of_the_network(rule: Any, schedule: Any) -> None:
     x = random(6, *IMAGE)
-    qann = qffs.calibrate(qffs.quantize(randomize(Residual(), 3).double(), 2, example=x[:2]), [x])
+    qann = qffs.calibrate(qffs.quantize(randomize(Residual(), 3).double(), 2, example=x[:2]), [x], "lsq")
     snn = qffs.to_spiking(qann, schedule, rule)
     readout, expected = reference(snn, x)
     for make in (export.spikingjelly, export.snntorch):
@@ -240,7 +240,7 @@ def test_masks_come_whole_and_infinities_as_they_are() -> None:
 
     torch.manual_seed(0)
     given = random(5, 3), torch.rand(5, 4) > 0.3
-    qann = qffs.calibrate(qffs.quantize(Masked().double(), 2, example=given), [given])
+    qann = qffs.calibrate(qffs.quantize(Masked().double(), 2, example=given), [given], "lsq")
     snn = qffs.to_spiking(qann)
     for make in (export.spikingjelly, export.snntorch):
         network = make(snn)
@@ -292,7 +292,7 @@ def test_what_decides_and_is_joined_is_refused() -> None:
 
     torch.manual_seed(0)
     given = random(5, 3), torch.rand(5, 4) > 0.3
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Both().double(), 2, example=given), [given]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(Both().double(), 2, example=given), [given], "lsq"))
     with pytest.raises(NotConvertible, match=r"\nwhere \(where\): it joins a signal that also selects its operands$"):
         export.snntorch(snn)
 

@@ -64,7 +64,7 @@ def test_ordinary_networks_send_the_same_spikes(name: str, tmp_path: Path) -> No
 
 
 def spiking(model: nn.Module, x: Tensor, rule: Any = None, schedule: Any = None, **options: Any) -> SpikingNetwork:
-    qann = qffs.calibrate(qffs.quantize(model.double().eval(), 2, example=x[:2], **options), [x])
+    qann = qffs.calibrate(qffs.quantize(model.double().eval(), 2, example=x[:2], **options), [x], "lsq")
     return qffs.to_spiking(qann, schedule, rule)
 
 

@@ -291,7 +291,7 @@ def test_a_second_process_compiles_nothing_and_imports_little(monkeypatch: pytes
         "import sys, torch, qffs\n"
         "from qffs.models.digits import DigitsNet\n"
         "x = torch.rand(2, 1, 8, 8)\n"
-        "snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(DigitsNet(), 2, example=x), [x]))\n"
+        "snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(DigitsNet(), 2, example=x), [x], 'lsq'))\n"
         "snn(x, steps=8)\n"
         "print(*sorted({'sympy', 'triton', 'torch._dynamo', 'torch._inductor'} & sys.modules.keys()))"
     )

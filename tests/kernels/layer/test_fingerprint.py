@@ -101,7 +101,7 @@ def test_a_simulation_uses_weights_changed_behind_pytorch() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
     x = torch.randn(16, 6)
-    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x]))
+    snn = qffs.to_spiking(qffs.calibrate(qffs.quantize(model, 2, example=x), [x], "lsq"))
     for options in ({}, {"precision": "exact"}, {"backend": "pytorch"}):
         before = snn(x, steps=8, **options)
         _flip_data(snn.graph.get_submodule("2").weight)

@@ -49,5 +49,5 @@ def test_a_block_of_stride_2_is_padded_at_the_right_and_below_and_adds_zeros() -
 def test_exact() -> None:
     torch.manual_seed(0)
     network, x = BlazeFace().double(), torch.rand(2, 3, 128, 128, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(network, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(network, example=x), [x], "lsq").eval()
     assert len(qffs.verify(qann, qffs.to_spiking(qann), x[:1], tie_tolerance=0).layers) == 17

@@ -38,7 +38,7 @@ def test_distances_are_averages_over_images() -> None:
     test, network = Images(images, torch.zeros(3, dtype=torch.int64)), Detector().eval()
     subject = Subject(network, "any", images, test, lambda pixels: pixels.float() / 255, ("boxes", "scores"))
     x = images.double() / 255
-    qann = qffs.calibrate(qffs.quantize(network, example=x.float()), [x.float()]).eval().double()
+    qann = qffs.calibrate(qffs.quantize(network, example=x.float()), [x.float()], "lsq").eval().double()
     results = detected(subject, qann, qffs.to_spiking(qann), 3)
     assert next(network.parameters()).dtype == torch.float32
     for entry, full, quantized in zip(results["qann"], network.double()(x), qann(x), strict=True):

@@ -28,6 +28,6 @@ def test_even_channels_pass_a_unit_and_odd_ones_are_read() -> None:
 def test_exact() -> None:
     torch.manual_seed(0)
     network, x = FastestDet().double().eval(), torch.rand(2, 3, 64, 64, dtype=torch.float64)
-    qann = qffs.calibrate(qffs.quantize(network, example=x), [x]).eval()
+    qann = qffs.calibrate(qffs.quantize(network, example=x), [x], "lsq").eval()
     compared = qffs.verify(qann, qffs.to_spiking(qann), x[:1], tie_tolerance=0)
     assert len(compared.layers) == 48
