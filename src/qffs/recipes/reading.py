@@ -58,7 +58,7 @@ def about(name_or_path: str) -> str:
     return next(lines, "")
 
 
-RECONSTRUCTION_STEPS = 1000
+RECONSTRUCTION_STEPS = 3000
 """The steps of a reconstruction of the whole network, where nobody says how many."""
 
 
@@ -114,7 +114,7 @@ def of_quantization(
 
     >>> recipe = of_quantization("digits_net", "digits", None, ["bits=3"])
     >>> recipe.quantized.epochs, recipe.calibration_images, recipe.reconstruction_steps
-    (0, 1024, 1000)
+    (0, 1024, 3000)
     """
     usual = [f"data={data}", f"weights={weights or 'null'}", "full_precision.epochs=0", "quantized.epochs=0"]
     changes = [*usual, f"calibration_images={images}", *overrides]

@@ -15,7 +15,7 @@ from qffs.train.values import Values
 def error(outputs: Sequence[Tensor], targets: Sequence[Tensor], sizes: Sequence[float]) -> Tensor:
     """Return ``sum((y - t)^2) / (B s)`` of outputs y ``[B, ...]`` and targets t, the mean over the pairs of both.
 
-    sizes: s of each pair, the mean of ``sum(t^2)`` over images. Numbers t that are NaN, or infinite, as a mask makes them,
+    sizes: s of each pair, the mean of ``sum(t^2)`` over images. Numbers t that are NaN or infinite, as masks make them,
     are left out of both sums.
 
     >>> error([torch.tensor([1.0, 2.0])], [torch.tensor([1.0, 1.0])], [1.0])

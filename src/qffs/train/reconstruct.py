@@ -47,7 +47,7 @@ def reconstruct(
     model: nn.Module,
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     *,
-    steps: int = 1000,
+    steps: int = 3000,
     block_steps: int = 100,
     mix: bool = True,
     seed: int = 0,
