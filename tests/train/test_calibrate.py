@@ -217,3 +217,19 @@ def test_a_method_that_does_not_exist_is_one_sentence() -> None:
     _, qann, batches = quantized()
     with pytest.raises(InvalidArgument, match="must be one of lsq, squared_error, percentile, output, kl, not 'mse'"):
         qffs.calibrate(qann, batches, "mse")
+
+
+@pytest.mark.parametrize(("side", "count"), [(8, 128), (300, 16)])
+def test_fewer_large_images_are_searched(side: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Counted(search.Outputs):
+        def __init__(self, qann: fx.GraphModule, inputs: tuple[Tensor, ...], kl: bool) -> None:
+            seen.append(len(inputs[0]))
+            super().__init__(qann, inputs, kl)
+
+    monkeypatch.setattr(search, "Outputs", Counted)
+    x = torch.rand(140, 2, side, side)
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    qffs.calibrate(qffs.quantize(model, example=x), [x])
+    assert seen == [count]

@@ -14,6 +14,7 @@ from qffs.errors import InvalidArgument, QffsError
 from qffs.functional import lsq
 from qffs.nn.inspect import evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import Quantizer
+from qffs.progress import wait
 
 SAMPLE, SAMPLE_OF_CHANNEL = 2**14, 2**10
 """The activations from which a rule computes a step size, chosen at random among those of all batches."""
@@ -25,8 +26,8 @@ OF_OUTPUTS = ("output", "kl")
 OF_ACTIVATIONS = ("lsq", *OF_SAMPLES)
 METHODS = (*OF_ACTIVATIONS, *OF_OUTPUTS)
 """The rules for first step sizes, by name."""
-SEARCHED = 128
-"""The images for which outputs are computed again and again in a search."""
+FEWEST, MOST, NUMBERS = 16, 128, 2**21
+"""The fewest and the most images for which outputs are computed again and again, and the most numbers in them."""
 
 
 @torch.no_grad()
@@ -43,8 +44,8 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], m
     - "percentile": ``n s`` is above 99.9 % of the activations above 0;
     - "output", the default, where nothing is trained: from the best of these three on, one quantizer after the other
       gets the multiple of its step size with the least squared error of the network's outputs, relative to those
-      without quantizers, for up to `SEARCHED` images. It takes some forward passes for each quantizer;
-      Where the inputs or outputs do not hold one row per image in dimension 0, it is "lsq";
+      without quantizers. It takes a few forward passes of 128 small or 16 large images for each quantizer. Where the
+      inputs or outputs do not hold one row per image in dimension 0, it is "lsq";
     - "kl": as "output", with the Kullback-Leibler divergence of the classes' probabilities instead.
 
     Earlier layers are quantized while a batch runs, so that later layers receive the activations of the quantized
@@ -66,7 +67,7 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], m
         raise InvalidArgument("there is nothing to calibrate: the network has no quantizer; call qffs.quantize first")
     if isinstance(batches, Tensor):
         raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
-    with _restored_after_an_error(layers), evaluating(qann):
+    with _restored_after_an_error(layers), evaluating(qann), wait("calibrating"):
         if method in OF_OUTPUTS:
             _search(qann, list(batches), layers, kl=method == "kl")
         else:
@@ -86,8 +87,9 @@ def _search(qann: nn.Module, batches: list[Any], layers: list[Quantizer], kl: bo
         if kl:
             raise InvalidArgument('"kl" takes a network from qffs.quantize whose outputs are one row per image')
         return
-    few = tuple(x[:SEARCHED] for x in gathered(batches, len(qann.graph.find_nodes(op="placeholder"))))
-    outputs = Outputs(qann, few, kl)
+    inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
+    count = max(FEWEST, min(MOST, NUMBERS // max(1, sum(x[0].numel() for x in inputs))))
+    outputs = Outputs(qann, tuple(x[:count] for x in inputs), kl)
     errors = {first: outputs.error()}
     for rule in others:
         _observe(qann, batches, layers, rule)
