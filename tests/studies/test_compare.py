@@ -246,7 +246,9 @@ def test_of_all_methods_those_that_cannot_train_are_left_out(tmp_path: Path, mon
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="there is no method 'lif'; there are qffs, spike-norm, rmp, "):
+    with pytest.raises(
+        InvalidArgument, match="there is no method 'lif'; there are qffs, qffs-reconstructed, spike-norm, rmp, "
+    ):
         run_compare(RECIPE, tmp_path, ["lif"])
     for steps in ([], [0], [1, 2.5], [2**21]):
         with pytest.raises(

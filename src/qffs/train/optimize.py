@@ -44,7 +44,7 @@ def few_steps(images: int, batch_size: int) -> str:
     """Return advice on a training with so many images per epoch; an empty text where it has steps enough.
 
     >>> few_steps(images=1000, batch_size=128)
-    'an epoch has only 8 training steps: use a smaller batch_size, such as 32'
+    'an epoch has only 8 training steps: use a smaller batch_size, such as 25'
     """
     steps = math.ceil(images / batch_size)
     smaller = max(1, min(32, images // (2 * FEWEST)))

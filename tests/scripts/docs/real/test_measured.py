@@ -44,7 +44,7 @@ def test_a_classifier_is_measured_at_each_number_of_bits(subject: Subject) -> No
 def test_what_a_calibration_gives_is_what_is_measured(subject: Subject) -> None:
     (entry,) = measured(subject, [2])["quantized"]
     qann = qffs.quantize(subject.network, 2, example=subject.normalize(subject.calibration))
-    qffs.calibrate(qann, [subject.normalize(subject.calibration)], "lsq").eval()
+    qffs.calibrate(qann, [subject.normalize(subject.calibration)]).eval()
     result = qffs.measure(qffs.to_spiking(qann), subject.test, subject.normalize, 12, qann=qann, progress=False)
     assert entry["qann"]["accuracy"] == result.qann_accuracy
     assert [row["accuracy"] for row in entry["snn"]] == list(result.accuracy[: len(entry["snn"])])
