@@ -61,7 +61,7 @@ def methods(json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    head = ["method", "source", "trained with", "what it does"]
+    head = ["name", "source", "trained with", "what it does"]
     table = [[row["name"], row["source"], row["trained_with"], row["says"]] for row in rows]
     notes = [f"{row['title']}: {row['notes']}." for row in rows if row["notes"]]
     extras = sorted({row["extra"] for row in rows if row["extra"]})
