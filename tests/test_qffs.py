@@ -24,3 +24,9 @@ def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, qffs; assert 'torch' not in sys.modules; assert qffs.quantize; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("folder", ["data", "export"])
+def test_a_folder_that_the_pages_name_needs_no_import_of_its_own(folder: str) -> None:
+    code = f"import sys, qffs; assert 'qffs.{folder}' not in sys.modules; assert qffs.{folder}.__doc__"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

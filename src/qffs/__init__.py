@@ -98,8 +98,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "export":
-        return import_module("qffs.export")
+    if name in {"data", "export"}:
+        return import_module(f"qffs.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

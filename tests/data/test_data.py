@@ -742,3 +742,13 @@ def test_classes_are_read_as_before_where_no_labels_are_needed(make: Callable[[d
     path = make(two_classes())
     data = load(str(path), unlabeled=True, progress=False)
     assert (data.labeled, data.classes) == (True, load(str(path), progress=False).classes)
+
+
+def test_a_folder_beside_images_without_labels_is_told(tmp_path: Path) -> None:
+    """One folder alone could hold the parts, but the images lie beside it; what is left out is not silent."""
+    path = make_folder(tmp_path / "pets", {f"{number}.png": picture(BLUE) for number in range(8)})
+    make_folder(path / "more", {"9.png": picture(RED)})
+    with pytest.warns(UserWarning, match=r"1 file of .* is left out: more \(a folder beside images without labels\)"):
+        data = load(str(path), unlabeled=True, progress=False)
+    assert (len(data.train), len(data.test)) == (7, 1)
+    assert data.test.read(torch.tensor([0]))[0, :, 0, 0].tolist() == list(BLUE)

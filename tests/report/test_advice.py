@@ -23,7 +23,7 @@ def results(full: float | None, qann: float | None, agreement: float, **more: An
         (results(0.9, 0.88, 0.85), "predicts the same class for 85.0 % of the images: use --reconstruct"),
         (results(0.9, 0.86, 0.95), "loses 4.0 points and predicts the same class for 95.0 %"),
         (results(0.9, 0.8, 0.85, reconstruction_steps=9), "use bits=3, more --images, or train it"),
-        (results(0.9, 0.8, 0.85, reconstruction_steps=9, bits={"*": 2}), "use more bits, more --images"),
+        (results(0.9, 0.8, 0.85, reconstruction_steps=9, bits={"*": 2}), "use more bits in some layers, more --images"),
         (results(0.12, 0.1, 0.5), "as good as a guess among 10 classes: check that its weights are loaded"),
         (results(None, None, 0.95), ""),
         (results(None, None, 0.85), "the quantized network predicts the same class for 85.0 % of the images"),

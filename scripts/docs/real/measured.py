@@ -25,6 +25,9 @@ from real.subject import Subject
 ENERGY_IMAGES, VERIFIED_IMAGES = 16, 4
 """The number of images on which operations are counted, and on which the networks are compared neuron by neuron."""
 
+METHOD = "output"
+"""The rule of calibration, which is the default of `qffs.calibrate`."""
+
 FLOAT32, FLOAT64 = PRECISIONS = ("float32", "float64")
 
 Results = dict[str, Any]
@@ -80,8 +83,8 @@ def _made(subject: Subject, qann: fx.GraphModule, bits: int, steps: int) -> Resu
     """Calibrate a quantized network and reconstruct it, in place; return what was gained, and how long it took."""
     batches = list(_calibration(subject, bits))
     start = time.monotonic()
-    qffs.calibrate(qann, batches)
-    result: Results = {"method": "output", "calibration_seconds": time.monotonic() - start}
+    qffs.calibrate(qann, batches, METHOD)
+    result: Results = {"method": METHOD, "calibration_seconds": time.monotonic() - start}
     if steps:
         if not subject.outputs:
             result["calibrated"] = {"accuracy": accuracy(qann, subject.test, subject.normalize)}

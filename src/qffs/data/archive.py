@@ -32,6 +32,7 @@ Photographs are compressed already, so that a zip does not make them smaller."""
 
 LINK, ABOVE = "a link to a folder that is read already", "a link to a folder above images"
 AGAIN, NOWHERE, NO_FILE = "a link to a file that is read already", "a link to nothing", "no regular file"
+FOLDER = "a folder beside images without labels"
 """The reasons to leave a name out."""
 
 
@@ -146,7 +147,9 @@ def _folder(path: Path) -> Archive:
         children = [child for child in path.iterdir() if _visible(child.name)]
         tops = {child.name for child in children if child.is_dir()}
         prefix = _prefix(tops, lambda folder: (path / folder).is_dir())
-        names = dict(_walk(path / prefix)) or {child.name: None for child in children if child.is_file()}
+        names = dict(_walk(path / prefix))
+        if not names:
+            prefix, names = "", {child.name: _plain(child) for child in children}
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be listed: {error.strerror}") from error
     files = tuple(name for name, reason in names.items() if reason is None)
@@ -187,6 +190,11 @@ def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
                 else:
                     yield name, _reason(entry, link)
     yield from _linked(root, linked_files, {key for key, reason in seen.items() if reason == LINK})
+
+
+def _plain(child: Path) -> str | None:
+    """Return the reason to leave a name out of a folder without parts; None for a file."""
+    return None if child.is_file() else FOLDER if child.is_dir() else NO_FILE
 
 
 def _linked(root: Path, names: Iterable[str], listed: Container[_Key]) -> Iterator[tuple[str, str | None]]:

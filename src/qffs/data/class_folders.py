@@ -61,7 +61,8 @@ def read_layout(archive: Archive, unlabeled: bool = False) -> Layout:
         if len(images) >= TESTED and not unlabeled:
             raise DataError(f"{archive.path} {UNLABELED}: {_EXPECTED}")
         if len(images) >= TESTED:
-            left_out = {name: NO_IMAGE for name in archive.names if not _is_image(name) and not name.endswith("/")}
+            others = (name for name in archive.names if not _is_image(name) and not name.endswith("/"))
+            left_out = dict(archive.left_out) | dict.fromkeys(others, NO_IMAGE)
             tested = images[TESTED - 1 :: TESTED]
             return Layout({"": sorted({*images} - {*tested})}, {"": tested}, left_out, labeled=False)
     left_out = {}

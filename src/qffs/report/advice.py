@@ -31,7 +31,8 @@ def of_quantization(results: Results, classes: int) -> str:
     if lost <= LOST and qann["agreement"] >= AGREEMENT:
         return ""
     if results["reconstruction_steps"]:
-        more = f"bits={results['bits'] + 1}" if isinstance(results["bits"], int) else "more bits"
+        bits = results["bits"]
+        more = f"bits={bits + 1}" if isinstance(bits, int) and bits < 8 else "more bits in some layers"
         step = f"use {more}, more --images, or train it with quantized.epochs=10"
     else:
         step = "use --reconstruct"

@@ -207,7 +207,7 @@ def calibrate_on(
 ) -> None:
     """Set the first step sizes of the quantized network, in place, from as many images as the recipe says.
 
-    They are LSQ's where a training follows, in which the best first step sizes gain nothing. Then reconstruct the
+    They are LSQ's where a training follows, which begins as LSQ does. Then reconstruct the
     network on the same images, if the recipe says so. after: called after each of the two stages with its name.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
