@@ -22,7 +22,7 @@ import torch
 from markdown_table import table
 from page_parts import with_part
 from real import NETWORKS
-from real.measured import FLOAT32, PRECISIONS, measured
+from real.measured import CALIBRATED, FLOAT32, PRECISIONS, Reconstruction, measured
 from real.subject import Choice
 
 from qffs.errors import QffsError
@@ -61,13 +61,22 @@ decides in either precision which of the two is predicted.
 DETECTORS = """
 There are no labels here. Instead of accuracies, the table shows how far the outputs of the QANN are from those of the
 network in full precision, as averages over the images, one number for each output in the order of the column `outputs`.
-`cosine` is their cosine similarity, and `difference` their mean absolute difference, of a mean absolute value in full
-precision. `equal from` is the step from which on all outputs of the SNN are those of its QANN on all images, but for
-rounding.
+`cosine` is their cosine similarity, and `difference` their mean absolute difference, in % of the mean absolute value in
+full precision. `equal from` is the step from which on all outputs of the SNN are those of its QANN on all images, but
+for rounding. `boxes` are those of the network in full precision on all images, `SNN` those of the spiking network after
+T = 2^b steps and at the end, and `same` how many of the former have their own box of the same class among the latter,
+with an overlap (intersection over union) of at least 0.5.
 """
 
 
-def measure(name: str, choice: Choice, bits: list[int], precision: str, steps: int = 0) -> dict[str, Any] | None:
+def measure(
+    name: str,
+    choice: Choice,
+    bits: list[int],
+    precision: str,
+    reconstruction: Reconstruction = CALIBRATED,
+    pictures: Path | None = None,
+) -> dict[str, Any] | None:
     """Return the results of a network, or None, after one sentence, where a file or a package for it is missing."""
     start = time.monotonic()
     try:
@@ -76,12 +85,14 @@ def measure(name: str, choice: Choice, bits: list[int], precision: str, steps: i
         print(f"{name} is skipped: {error}", file=sys.stderr)
         return None
     torch.manual_seed(choice.seed)
-    results = {"network": name, "seed": choice.seed} | measured(subject, bits, precision, steps)
+    made = measured(subject, bits, precision, reconstruction, pictures and pictures / name)
+    results = {"network": name, "seed": choice.seed} | made
     images = [] if choice.images is None else ["--images", str(choice.images)]
     seed = ["--seed", str(choice.seed)] if choice.seed else []
     words = ["python scripts/docs/real_networks.py measure", name, *images, "--bits", *map(str, bits), *seed]
     words += [] if precision == FLOAT32 else ["--precision", precision]
-    words += ["--steps", str(steps)] if steps else []
+    words += ["--steps", str(reconstruction.steps)] if reconstruction.steps else []
+    words += ["--bfloat16"] if reconstruction.bfloat16 else []
     run = provenance(torch.device("cpu"), time.monotonic() - start)
     return results | {"run": run | {"command": " ".join(words)}}
 
@@ -131,18 +142,20 @@ def _classifier(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
 def detectors(measurements: list[dict[str, Any]]) -> str:
     """Return the table of detectors, one row for each network and number of bits."""
     head = ["network", "images", "outputs", "bits", "cosine", "difference", "equal from", "end", "spikes", "energy"]
-    head += ["SNN / FP"]
+    head += ["SNN / FP", "boxes", "SNN, 2^b", "same", "SNN, end", "same"]
     return table(head, [_detector(each, of) for each in measurements for of in each["quantized"]])
 
 
 def _detector(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
     first = [measurement["network"], measurement["images"], ", ".join(measurement["outputs"]), of["bits"]]
     if "reason" in of:
-        return [*first, of["reason"], *6 * [None]]
+        return [*first, of["reason"], *11 * [None]]
     cosine = ", ".join(f"{each['cosine']:.3f}" for each in of["qann"])
-    difference = ", ".join(f"{each['difference']:.2g} of {each['size']:.2g}" for each in of["qann"])
+    difference = ", ".join(f"{100 * each['difference'] / each['size']:.1f} %" for each in of["qann"])
     start = of["equal_from"] if of["equal"] == 1 else f"on {100 * of['equal']:.2f} % of the images only"
-    return [*first, cosine, difference, start, *_ending(of, of["spikes_per_image"])]
+    boxes = [count for each in of["boxes"] for count in (each["snn"], each["same"])]
+    ending = _ending(of, of["spikes_per_image"])
+    return [*first, cosine, difference, start, *ending, of["boxes"][0]["full_precision"], *boxes]
 
 
 def _ending(of: dict[str, Any], spikes: float) -> list[Any]:
@@ -181,7 +194,8 @@ def _made(quantized: list[dict[str, Any]]) -> list[str]:
     again = [of for of in made if of.get("steps")]
     if again:
         minutes = max(of["reconstruction_seconds"] for of in again) / 60
-        words.append(f"{again[0]['steps']:,} steps of reconstruction in {minutes:.1f} min")
+        where = " in bfloat16" if again[0].get("bfloat16") else ""
+        words.append(f"{again[0]['steps']:,} steps of reconstruction{where} in {minutes:.1f} min")
     return words
 
 
@@ -197,15 +211,18 @@ def main(arguments: list[str]) -> None:
     measuring.add_argument(
         "--steps", type=int, default=0, help="the steps of qffs.reconstruct; by default, it is not used"
     )
+    measuring.add_argument("--bfloat16", action="store_true", help="compute these steps in bfloat16")
+    measuring.add_argument("--pictures", type=Path, metavar="FOLDER", help="where boxes of detectors are drawn")
     chosen = parser.parse_args(arguments)
     if chosen.command == "measure":
         unknown = [name for name in chosen.names if name not in NETWORKS]
         if unknown:
             parser.error(f"there is no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
+        reconstruction = Reconstruction(chosen.steps, chosen.bfloat16)
         RESULTS.mkdir(parents=True, exist_ok=True)
         for name in chosen.names or NETWORKS:
             choice = Choice(chosen.images, chosen.seed)
-            results = measure(name, choice, chosen.bits, chosen.precision, chosen.steps)
+            results = measure(name, choice, chosen.bits, chosen.precision, reconstruction, chosen.pictures)
             if results is not None:
                 (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     elif text := part(rows()):

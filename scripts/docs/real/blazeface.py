@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.models.weights import load_weights, read_weights
+from real.boxes import Reader, distinct
 from real.photographs import detecting, normalizer
 from real.subject import SHARED, Choice, Subject
 
@@ -16,6 +18,11 @@ WIDTHS = (24, 24, 28, 32, 36, 42, 48, 56, 64, 72, 80, 88)
 """The channels after the first convolution and after each block of the first part."""
 HALVING = (2, 5)
 """The blocks of the first part that halve height and width, by number."""
+
+SIDE = 128
+"""The height and width of the images, in pixels."""
+LEAST_SCORE, OVERLAP = 0.75, 0.3
+"""The least score of a face, and the overlap of two boxes of the same face, as its authors chose them."""
 
 
 class Block(nn.Module):
@@ -66,8 +73,21 @@ def _by_anchor(x: Tensor, numbers: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, numbers)
 
 
+def read(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the boxes of each image, see `real.boxes`. The 896 anchors are at 2 x 256 and 6 x 64 places."""
+    grids = [torch.cartesian_prod(at, at).flip(1) for side in (16, 8) for at in [(torch.arange(side) + 0.5) / side]]
+    anchors = torch.cat([grid.repeat_interleave(count, 0) for grid, count in zip(grids, (2, 6), strict=True)])
+    boxes, scores = outputs[0].float() / SIDE, outputs[1].float().sigmoid()
+    center, half = anchors + boxes[..., :2], boxes[..., 2:4] / 2
+    all_boxes = torch.cat([center - half, center + half, scores, torch.zeros_like(scores)], -1)
+    return [distinct(each[each[:, 4] >= LEAST_SCORE], OVERLAP) for each in all_boxes]
+
+
+READER = Reader(read, ("face",))
+
+
 def blazeface(choice: Choice) -> Subject:
     """Return BlazeFace with its published weights."""
     network, path = BlazeFace(), SHARED / "blazeface.safetensors"
     load_weights(network, read_weights(path), path.name)
-    return detecting(network, choice, 128, normalizer(3 * (0.5,), 3 * (0.5,)), ("boxes", "scores"))
+    return detecting(network, choice, SIDE, normalizer(3 * (0.5,), 3 * (0.5,)), ("boxes", "scores"), READER)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qffs.models.weights import load_weights, read_weights
+from real.boxes import Reader, distinct
 from real.photographs import detecting
 from real.subject import SHARED, Choice, Subject
 
@@ -14,6 +17,22 @@ STAGES = {"stage2": (4, 48), "stage3": (8, 96), "stage4": (4, 192)}
 """The number of blocks and the channels of each stage."""
 DEPTHS = (1, 2, 3)
 """The numbers of convolutions in the branches of the spatial pyramid pooling."""
+
+SIDE = 352
+"""The height and width of the images, in pixels."""
+LEAST_SCORE, OVERLAP = 0.65, 0.45
+"""The least score of an object, and the overlap of two boxes of the same object, as its author chose them."""
+NAMES = """
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+    parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+    handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+    surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
+    laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
+    scissors, teddy bear, hair drier, toothbrush
+"""
+CLASSES = tuple(name.strip() for name in NAMES.split(","))
+"""COCO's classes, in their order."""
 
 
 def convolution(inputs: int, outputs: int, side: int = 1, stride: int = 1, *, groups: int = 1) -> list[nn.Module]:
@@ -138,9 +157,26 @@ class FastestDet(nn.Module):
         return objects, boxes, classes
 
 
+def read(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the boxes of each image, see `real.boxes`, one for each place before the distinct ones are chosen."""
+    objects, boxes, classes = (each.float().flatten(2).transpose(1, 2) for each in outputs)
+    height, width = outputs[0].shape[2:]
+    places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(1)
+    center = (boxes[..., :2].tanh() + places) / torch.tensor([width, height])
+    half = boxes[..., 2:].sigmoid() / 2
+    best = classes.softmax(-1).max(-1, keepdim=True)
+    scores = objects.sigmoid() ** 0.6 * best.values**0.4  # so weighted by its author
+    all_boxes = torch.cat([center - half, center + half, scores, best.indices.float()], -1)
+    return [distinct(each[each[:, 4] >= LEAST_SCORE], OVERLAP) for each in all_boxes]
+
+
+READER = Reader(read, CLASSES)
+
+
 def fastestdet(choice: Choice) -> Subject:
     """Return FastestDet with its published weights."""
     network, path = FastestDet(), SHARED / "fastestdet.safetensors"
     load_weights(network, read_weights(path), path.name)
     # Trained on images in OpenCV's order of channels.
-    return detecting(network, choice, 352, lambda images: images.flip(1).float() / 255, ("objects", "boxes", "classes"))
+    outputs = ("objects", "boxes", "classes")
+    return detecting(network, choice, SIDE, lambda images: images.flip(1).float() / 255, outputs, READER)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,11 +35,29 @@ FLOAT32, FLOAT64 = PRECISIONS = ("float32", "float64")
 Results = dict[str, Any]
 
 
-def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32, steps: int = 0) -> Results:
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstruction: its steps, 0 for calibration alone, and whether they are computed in bfloat16."""
+
+    steps: int = 0
+    bfloat16: bool = False
+
+
+CALIBRATED = Reconstruction()
+
+
+def measured(
+    subject: Subject,
+    bits: Sequence[int],
+    precision: str = FLOAT32,
+    reconstruction: Reconstruction = CALIBRATED,
+    pictures: Path | None = None,
+) -> Results:
     """Return the results of a network: in full precision, and one entry of ``quantized`` for each number of bits.
 
     precision: the type of the quantized and the spiking network of a classifier, `FLOAT32` or `FLOAT64`; a detector's
-    networks are compared in float64. steps: those of the reconstruction; 0 for calibration alone.
+    networks are compared in float64. pictures: the folder in which the boxes of a detector are drawn, a file for each
+    number of bits.
     """
     precision = FLOAT64 if subject.outputs else precision
     results: Results = {
@@ -52,15 +72,17 @@ def measured(subject: Subject, bits: Sequence[int], precision: str = FLOAT32, st
     }
     if not subject.outputs:
         results["full_precision"] = {"accuracy": accuracy(subject.network, subject.test, subject.normalize)}
-    return results | {"quantized": [_quantized(subject, each, precision, steps) for each in bits]}
+    return results | {"quantized": [_quantized(subject, each, precision, reconstruction, pictures) for each in bits]}
 
 
-def _quantized(subject: Subject, bits: int, precision: str, steps: int) -> Results:
+def _quantized(
+    subject: Subject, bits: int, precision: str, reconstruction: Reconstruction, pictures: Path | None
+) -> Results:
     """Return the results at a number of bits, or the ``reason`` why the network cannot be converted."""
     try:
         with wait(f"quantizing to {bits} bits"):
             qann = qffs.quantize(subject.network, bits, example=subject.normalize(subject.calibration[:2]))
-        made = _made(subject, qann, bits, steps)
+        made = _made(subject, qann, bits, reconstruction)
         snn, compared = _verified(subject, qann.eval())
     except QffsError as error:
         return {"bits": bits, "reason": f"{type(error).__name__}: {error}"}
@@ -73,24 +95,28 @@ def _quantized(subject: Subject, bits: int, precision: str, steps: int) -> Resul
     steps = 2 * max(compared.settled, snn.schedule.steps)  # of all images, some need longer than those few
     if precision == FLOAT32:  # as users run it: batch norm is folded in this type too
         snn = qffs.to_spiking(qann.float())
-    results |= (detected if subject.outputs else _classified)(subject, qann, snn, steps)
+    if subject.outputs:
+        results |= detected(subject, qann, snn, steps, pictures and pictures / f"boxes_{bits}_bits.png")
+    else:
+        results |= _classified(subject, qann, snn, steps)
     images = subject.test.select(_spread(len(subject.test), ENERGY_IMAGES))
     counted = cost(snn.float(), images, subject.normalize, results["settled"])
     return results | {"energy_pj": counted.energy_pj, "spiking_pj": counted.spiking_pj, "uncounted": counted.uncounted}
 
 
-def _made(subject: Subject, qann: fx.GraphModule, bits: int, steps: int) -> Results:
+def _made(subject: Subject, qann: fx.GraphModule, bits: int, reconstruction: Reconstruction) -> Results:
     """Calibrate a quantized network and reconstruct it, in place; return what was gained, and how long it took."""
     batches = list(_calibration(subject, bits))
     start = time.monotonic()
     qffs.calibrate(qann, batches, METHOD)
     result: Results = {"method": METHOD, "calibration_seconds": time.monotonic() - start}
-    if steps:
+    if reconstruction.steps:
         if not subject.outputs:
             result["calibrated"] = {"accuracy": accuracy(qann, subject.test, subject.normalize)}
         start = time.monotonic()
-        qffs.reconstruct(qann, subject.network, batches, steps=steps)
-        result |= {"steps": steps, "reconstruction_seconds": time.monotonic() - start}
+        with torch.autocast("cpu", torch.bfloat16, enabled=reconstruction.bfloat16):
+            qffs.reconstruct(qann, subject.network, batches, steps=reconstruction.steps)
+        result |= asdict(reconstruction) | {"reconstruction_seconds": time.monotonic() - start}
     return result
 
 

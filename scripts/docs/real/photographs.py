@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qffs.data import Images
+from real.boxes import Reader
 from real.subject import SHARED, Choice, Subject, names_in, read
 
 SAMPLES, IMAGENETTE = SHARED / "imagenet-samples.zip", SHARED / "imagenette-160.zip"
@@ -47,7 +48,12 @@ def imagenet(network: nn.Module, choice: Choice, normalize: Callable[[Tensor], T
 
 
 def detecting(
-    network: nn.Module, choice: Choice, side: int, normalize: Callable[[Tensor], Tensor], outputs: tuple[str, ...]
+    network: nn.Module,
+    choice: Choice,
+    side: int,
+    normalize: Callable[[Tensor], Tensor],
+    outputs: tuple[str, ...],
+    boxes: Reader,
 ) -> Subject:
     """Return a detector, with images of `SAMPLES` that are not calibration images; they have no labels."""
     names = names_in(SAMPLES)
@@ -58,7 +64,7 @@ def detecting(
     test = read(SAMPLES, [names[others[number]] for number in chosen], side)
     images = Images(test, torch.zeros(len(test), dtype=torch.int64))
     pixels = read(SAMPLES, [names[number] for number in calibration], side)
-    return Subject(network.eval(), "Detectors, on ImageNet without labels", pixels, images, normalize, outputs)
+    return Subject(network.eval(), "Detectors, on ImageNet without labels", pixels, images, normalize, outputs, boxes)
 
 
 def normalizer(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:

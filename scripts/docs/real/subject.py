@@ -16,6 +16,7 @@ from qffs.data import Images
 from qffs.data.decode import decode
 from qffs.errors import DataError
 from qffs.progress import track
+from real.boxes import Reader
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 """The folder of the published weights and of the images, beside the repository."""
@@ -31,7 +32,7 @@ class Subject:
     network: the network in eval mode. data: the name of its data. calibration: training images, uint8 [N, 3, H, W].
     test: other images, with their labels, or with zeros where there are none. normalize: the function from uint8 images
     to the input of the network. outputs: the names of the outputs of a detector, in their order; empty for a
-    classifier.
+    classifier. boxes: how the boxes of a detector are read from its outputs.
     """
 
     network: nn.Module
@@ -40,6 +41,7 @@ class Subject:
     test: Images
     normalize: Callable[[Tensor], Tensor]
     outputs: tuple[str, ...] = ()
+    boxes: Reader | None = None
 
 
 @dataclass(frozen=True)

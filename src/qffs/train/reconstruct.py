@@ -32,10 +32,12 @@ from qffs.train.values import Values, gathered, laid_out, values
 
 LEARNING_RATE, STEP_SIZE_RATE = 1e-3, 5e-3
 """Adam's learning rates: of weights and biases, and of step sizes, in units of each step size."""
+LARGE = 0.2
+"""The error from which on these are the rates. Below it, they shrink as its root: what is nearly right moves little."""
 LEAST = 0.1
 """The part of itself to which a step size may shrink in one training, so that it stays above 0."""
-BATCH = 64
-"""The images of a training step."""
+BATCH, FEWEST, NUMBERS = 64, 16, 2**22
+"""The most and the fewest images of a training step, and the numbers in them from which on there are fewer."""
 HELD_OUT = 1 / 8
 """The share of the images that are not trained on: they say when to stop, and which weights are the best."""
 CHECKS, PATIENCE = 10, 5
@@ -84,10 +86,12 @@ def reconstruct(
     inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
     order = torch.randperm(len(inputs[0]), generator=generator)
     inputs = tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
-    networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, _autocast(qann))
+    numbers = sum(x[0].numel() for x in inputs)
+    batch = max(FEWEST, min(BATCH, NUMBERS // max(1, numbers)))
+    networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, batch, _autocast(qann))
     parts = blocks(qann)
     total = len(parts) * block_steps + steps
-    fused = total * BATCH * sum(x[0].numel() for x in inputs) >= FUSED_FROM_PIXELS
+    fused = total * batch * numbers >= FUSED_FROM_PIXELS
     with (
         torch.enable_grad(),
         without_autocast(),
@@ -147,11 +151,15 @@ def _fused(qann: fx.GraphModule, fused: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Networks:
-    """A quantized network and the same in full precision; how to train parts of one to compute what the other does."""
+    """A quantized network and the same in full precision; how to train parts of one to compute what the other does.
+
+    batch: the images of a training step.
+    """
 
     qann: fx.GraphModule
     reference: fx.GraphModule
     generator: torch.Generator
+    batch: int
     autocast: torch.dtype | None
 
     def task(self, block: Block, exact: Values, quantized: Values, mix: bool = False) -> _Task:
@@ -193,6 +201,7 @@ class _Task:
         self.sizes = sizes(self.targets)
         self.count = len(exact[0])
         self.held_out = max(1, round(HELD_OUT * self.count))
+        self.batch = min(networks.batch, self.count - self.held_out)
 
     @torch.no_grad()
     def measure(self) -> float:
@@ -208,10 +217,11 @@ class _Task:
         optimizer = torch.optim.Adam(self._groups())
         first = best = self.measure()
         copies, idle, step = _copies(self.parameters), 0, 0
+        scale = min(1.0, math.sqrt(first / LARGE))
         least = [LEAST * each.detach() for each in self._step_sizes()]
         while step < steps and idle < PATIENCE:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
+                group["lr"] = scale * group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
             self._loss().backward()
             optimizer.step()
@@ -243,8 +253,8 @@ class _Task:
 
     def _loss(self) -> Tensor:
         """Return the error on a batch of the images that are not held out."""
-        generator, count = self.networks.generator, min(BATCH, self.count - self.held_out)
-        at = torch.randint(self.held_out, self.count, (count,), generator=generator)
+        generator = self.networks.generator
+        at = torch.randint(self.held_out, self.count, (self.batch,), generator=generator)
         exact, quantized = (self._taken(each, at) for each in (self.exact, self.quantized))
         dtype = self.networks.autocast
         # The user's autocast around this call would keep the first rounded weights for all steps.

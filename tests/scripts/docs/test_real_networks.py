@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def test_a_reconstruction_is_told_before_and_after_and_with_its_time(script: Any
     text = script.part([classifier("cat", told | ENERGY, told | ENERGY | {"reconstruction_seconds": 60.0})])
     assert "| cat | 1000 | 90.00 | 2 | 60.00 | 70.00 | 70.00 |" in text
     assert "by the method 'output' in 12 s, 1,000 steps of reconstruction in 1.5 min, 16 for energy" in text
+    text = script.part([classifier("cat", told | ENERGY | {"bfloat16": True})])
+    assert "1,000 steps of reconstruction in bfloat16 in 1.5 min" in text
 
 
 def test_detectors_are_told_by_output(script: Any) -> None:
@@ -91,12 +94,18 @@ def test_detectors_are_told_by_output(script: Any) -> None:
         {"output": "scores", "cosine": 0.25, "difference": 0.125, "size": 2.0},
     ]
     converted = {"bits": 2, "qann": outputs, "equal": 1.0, "equal_from": 9, "settled": 10, "spikes_per_image": 1234.5}
+    counts = ((4, 7, 5), (20, 8, 6))
+    boxes = [{"steps": t, "full_precision": 9, "snn": snn, "same": same} for t, snn, same in counts]
+    converted |= {"boxes": boxes}
     about = {"network": "eye", "data": "Pictures", "images": 20, "outputs": ["boxes", "scores"]}
     never = converted | {"bits": 3, "equal": 0.75}
     refused = {"bits": 4, "reason": "X"}
     text = script.part([ABOUT | about | {"quantized": [converted | ENERGY, never | ENERGY, refused]}])
-    shown = "0.500, 0.250 | 1 of 10, 0.12 of 2"
-    assert f"| eye | 20 | boxes, scores | 2 | {shown} | 9 | 10 | 1,234 | 8.0 and 2.0 uJ | 0.25 |" in text
+    shown = "0.500, 0.250 | 10.0 %, 6.2 %"
+    assert (
+        f"| eye | 20 | boxes, scores | 2 | {shown} | 9 | 10 | 1,234 | 8.0 and 2.0 uJ | 0.25 | 9 | 7 | 5 | 8 | 6 |"
+        in text
+    )
     assert f"| eye | 20 | boxes, scores | 3 | {shown} | on 75.00 % of the images only | 10 |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "There are no labels here" in text
@@ -108,22 +117,26 @@ def test_results_are_written_and_what_is_missing_is_skipped_with_a_sentence(
     def missing(choice: Choice) -> None:
         raise QffsError("there is no file net.safetensors")
 
+    def measured(subject: Choice, *others: Any) -> dict[str, Any]:
+        return {"images": subject.images, "asked": [*others[:2], list(astuple(others[2])), str(others[3])]}
+
     monkeypatch.setattr(script, "RESULTS", tmp_path / "real")
     monkeypatch.setattr(script, "NETWORKS", {"gone": missing, "net": lambda choice: choice})
-    monkeypatch.setattr(script, "measured", lambda subject, *others: {"images": subject.images, "asked": others})
-    script.main(
-        ["measure", "--images", "7", "--bits", "2", "4", "--seed", "5", "--precision", "float64", "--steps", "9"]
+    monkeypatch.setattr(
+        script,
+        "measured",
+        measured,
     )
+    asked = ["--images", "7", "--bits", "2", "4", "--seed", "5", "--precision", "float64", "--steps", "9", "--bfloat16"]
+    script.main(["measure", *asked, "--pictures", str(tmp_path)])
     assert capsys.readouterr().err == "gone is skipped: there is no file net.safetensors\n"
     (path,) = (tmp_path / "real").iterdir()
     results = json.loads(path.read_text(encoding="utf-8"))
     assert path.name == "net.json"
     assert results["run"].pop("seconds") >= 0
-    command = (
-        "python scripts/docs/real_networks.py measure net --images 7 --bits 2 4 --seed 5 --precision float64 --steps 9"
-    )
-    assert results["run"]["command"] == command
-    assert {"network": "net", "seed": 5, "images": 7, "asked": [[2, 4], "float64", 9]}.items() <= results.items()
+    assert results["run"]["command"] == f"python scripts/docs/real_networks.py measure net {' '.join(asked)}"
+    options = [[2, 4], "float64", [9, True], str(tmp_path / "net")]
+    assert {"network": "net", "seed": 5, "images": 7, "asked": options}.items() <= results.items()
     with pytest.raises(SystemExit):
         script.main(["measure", "other"])
     assert "there is no network 'other'; there are gone, net" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from real.blazeface import BlazeFace, Block
+from real.blazeface import BlazeFace, Block, read
 from torch import nn
 
 import qffs
@@ -51,3 +53,16 @@ def test_exact() -> None:
     network, x = BlazeFace().double(), torch.rand(2, 3, 128, 128, dtype=torch.float64)
     qann = qffs.calibrate(qffs.quantize(network, example=x), [x], "lsq").eval()
     assert len(qffs.verify(qann, qffs.to_spiking(qann), x[:1], tie_tolerance=0).layers) == 17
+
+
+def test_a_face_is_read_from_the_anchor_that_sees_it() -> None:
+    boxes, scores = torch.zeros(1, 896, 16), torch.full((1, 896, 1), -9.0)
+    scores[0, 2 * (16 * 3 + 5)] = 9.0  # of the fine grid, at row 3 and column 5
+    boxes[0, 2 * (16 * 3 + 5), :4] = torch.tensor([8.0, -16.0, 32.0, 64.0])  # of 128 pixels: center, width, height
+    scores[0, 512 + 6 * (8 * 7 + 0) + 5] = 2.0  # of the coarse grid
+    boxes[0, 512 + 6 * (8 * 7 + 0) + 5, 2:4] = 16.0
+    face, other = read((boxes, scores))[0].tolist()
+    x, y = 5.5 / 16 + 8 / 128, 3.5 / 16 - 16 / 128
+    sigmoid = [1 / (1 + math.exp(-score)) for score in (9.0, 2.0)]
+    assert face == pytest.approx([x - 0.125, y - 0.25, x + 0.125, y + 0.25, sigmoid[0], 0])
+    assert other == pytest.approx([0.0625 - 0.0625, 7.5 / 8 - 0.0625, 0.125, 1.0, sigmoid[1], 0], abs=1e-6)

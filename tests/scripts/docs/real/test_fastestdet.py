@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from real.fastestdet import FastestDet, Unit
+from real.fastestdet import READER, FastestDet, Unit, read
 
 import qffs
 
@@ -31,3 +33,15 @@ def test_exact() -> None:
     qann = qffs.calibrate(qffs.quantize(network, example=x), [x], "lsq").eval()
     compared = qffs.verify(qann, qffs.to_spiking(qann), x[:1], tie_tolerance=0)
     assert len(compared.layers) == 48
+
+
+def test_an_object_is_read_from_its_place() -> None:
+    objects, boxes, classes = torch.full((1, 1, 4, 8), -9.0), torch.zeros(1, 4, 4, 8), torch.zeros(1, 80, 4, 8)
+    objects[0, 0, 2, 5], classes[0, 16, 2, 5] = 3.0, 9.0
+    boxes[0, :, 2, 5] = torch.tensor([0.5, -0.5, 0.0, -2.0])
+    (thing,) = read((objects, boxes, classes))[0].tolist()
+    x, y = (5 + math.tanh(0.5)) / 8, (2 - math.tanh(0.5)) / 4
+    height = 1 / (1 + math.exp(2.0))
+    score = (1 / (1 + math.exp(-3.0))) ** 0.6 * (math.exp(9) / (math.exp(9) + 79)) ** 0.4
+    assert thing == pytest.approx([x - 0.25, y - height / 2, x + 0.25, y + height / 2, score, 16])
+    assert READER.names[16] == "dog"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from real.measured import measured
+from real.measured import Reconstruction, measured
 from real.subject import Subject
 from torch import nn
 
@@ -52,12 +52,35 @@ def test_what_a_calibration_gives_is_what_is_measured(subject: Subject) -> None:
 
 
 def test_a_reconstruction_is_measured_beside_the_calibration(subject: Subject) -> None:
-    (plain,), (again,) = (measured(subject, [1], steps=steps)["quantized"] for steps in (0, 30))
+    images = torch.randint(0, 256, (64, 3, 6, 6), dtype=torch.uint8)  # enough to gain something on those held out
+    subject = dataclasses.replace(subject, calibration=images)
+    for name, parameter in subject.network.named_parameters():
+        if "bias" in name:
+            nn.init.zeros_(parameter)  # with them, the outputs hardly depend on the image
+    (plain,), (again,) = (
+        measured(subject, [1], reconstruction=Reconstruction(steps))["quantized"] for steps in (0, 100)
+    )
     assert again["calibrated"] == plain["qann"]
-    assert (again["steps"], again["method"], "steps" in plain) == (30, "output", False)
+    assert (again["steps"], again["method"], "steps" in plain) == (100, "output", False)
     assert again["reconstruction_seconds"] > 0
     assert again["snn"][-1]["accuracy"] == again["qann"]["accuracy"]
     assert again["snn"] != plain["snn"]
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_steps_of_a_reconstruction_can_be_in_bfloat16(
+    bfloat16: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types: list[torch.dtype] = []
+
+    def reconstruct(qann: nn.Module, *_: Any, **__: Any) -> nn.Module:
+        types.append(qann(subject.normalize(subject.calibration)).dtype)
+        return qann
+
+    monkeypatch.setattr(qffs, "reconstruct", reconstruct)
+    (entry,) = measured(subject, [1], reconstruction=Reconstruction(30, bfloat16))["quantized"]
+    assert entry["bfloat16"] == bfloat16
+    assert types == [torch.bfloat16 if bfloat16 else torch.float32]
 
 
 def test_the_networks_of_a_classifier_compute_in_the_precision_that_is_chosen(
