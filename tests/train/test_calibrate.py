@@ -219,7 +219,7 @@ def test_a_method_that_does_not_exist_is_one_sentence() -> None:
         qffs.calibrate(qann, batches, "mse")
 
 
-@pytest.mark.parametrize(("side", "count"), [(8, 128), (300, 16)])
+@pytest.mark.parametrize(("side", "count"), [(8, 128), (300, 23), (400, 16)])
 def test_fewer_large_images_are_searched(side: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -233,3 +233,29 @@ def test_fewer_large_images_are_searched(side: int, count: int, monkeypatch: pyt
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
     qffs.calibrate(qffs.quantize(model, example=x), [x])
     assert seen == [count]
+
+
+def test_the_search_sees_images_of_the_whole_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data is often in the order of its classes."""
+    seen: list[Tensor] = []
+
+    class Seen(search.Outputs):
+        def __init__(self, qann: fx.GraphModule, inputs: tuple[Tensor, ...], kl: bool) -> None:
+            seen.append(inputs[0][:, 0])
+            super().__init__(qann, inputs, kl)
+
+    monkeypatch.setattr(search, "Outputs", Seen)
+    x = torch.arange(1000.0)[:, None] - 500
+    model = nn.Sequential(nn.ReLU(), nn.Linear(1, 2))
+    qffs.calibrate(qffs.quantize(model, example=x), x.split(100))
+    assert len(seen[0]) == 128
+    assert all(int(((seen[0] >= low) & (seen[0] < low + 250)).sum()) > 16 for low in range(-500, 500, 250))
+
+
+def test_beyond_a_clip_nothing_is_an_error() -> None:
+    x = torch.cat([torch.linspace(0, 6, 100), torch.full((900,), 60.0)])[:, None]
+    clipped, plain = (
+        qffs.calibrate(qffs.quantize(nn.Sequential(relu, nn.Linear(1, 2)), 2, example=x), [each], "squared_error")
+        for relu, each in ((nn.ReLU6(), x), (nn.ReLU(), x.clamp_max(6)))
+    )
+    assert torch.equal(clipped.get_submodule("0").step_size, plain.get_submodule("0").step_size)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from qffs.errors import InvalidArgument
 from qffs.train import values as module
-from qffs.train.values import BATCH, laid_out, values
+from qffs.train.values import BATCH, FEWEST, NUMBERS, batch_size, laid_out, sample, values
 
 
 class Pair(nn.Module):
@@ -44,3 +47,30 @@ def test_images_in_another_dimension_are_refused() -> None:
 
     with pytest.raises(InvalidArgument, match="one row per image, in dimension 0"):
         values(Turned(), (torch.rand(3, 5),))
+
+
+def test_a_batch_has_fewer_large_images() -> None:
+    small, large, huge = (torch.empty(1, numbers) for numbers in (8, NUMBERS // 64, NUMBERS))
+    assert [batch_size((x,)) for x in (small, large, huge)] == [BATCH, 64, FEWEST]
+    assert batch_size((large, large)) == 32
+    assert batch_size((small,), 64) == 64
+
+
+def test_a_sample_is_the_same_in_every_call_and_has_the_rows_of_all_inputs() -> None:
+    x = torch.arange(100)
+    first, second = sample((x, 2 * x), 10)
+    assert len(first.unique()) == 10
+    assert torch.equal(second, 2 * first)
+    assert torch.equal(sample((x,), 10)[0], first)
+    assert sample((x,), 100)[0] is x
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system does not reserve space for a file")
+def test_values_that_do_not_fit_on_the_disk_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    with pytest.raises(InvalidArgument, match=r"GiB of values do not fit into .*: No space left on device; set TMPDIR"):
+        values(Pair(), (torch.rand(3, 5),))

@@ -35,11 +35,11 @@ def squared_error(x: Tensor, highest: int, offset: float = lsq.NEAREST) -> Tenso
 
 
 def percentile(x: Tensor, highest: int, _: float = lsq.NEAREST) -> Tensor:
-    """Return the step size whose highest level is above `SHARE` of the activations above 0, whatever the offset is.
+    """Return the step size whose highest level is no less than `SHARE` of the activations above 0, for any offset.
 
-    >>> percentile(torch.arange(1001.0)[:, None] - 1, 1)
-    tensor([998.])
+    >>> percentile(torch.arange(2001.0)[:, None], 1)
+    tensor([1998.])
     """
     ordered, above = x.sort(0).values, (x > 0).sum(0, keepdim=True)
-    number = len(x) - above + ((above - 1) * SHARE).long()
+    number = len(x) - above + (above.double() * SHARE).ceil().long() - 1
     return ordered.gather(0, number.clamp(0, len(x) - 1)).squeeze(0).clamp_min(0) / highest

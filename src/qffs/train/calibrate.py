@@ -26,8 +26,6 @@ OF_OUTPUTS = ("output", "kl")
 OF_ACTIVATIONS = ("lsq", *OF_SAMPLES)
 METHODS = (*OF_ACTIVATIONS, *OF_OUTPUTS)
 """The rules for first step sizes, by name."""
-FEWEST, MOST, NUMBERS = 16, 128, 2**21
-"""The fewest and the most images for which outputs are computed again and again, and the most numbers in them."""
 
 
 @torch.no_grad()
@@ -41,11 +39,11 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], m
 
     - "lsq": LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, where a training starts;
     - "squared_error": the least ``sum((Q(x) - max(x, 0))^2)``;
-    - "percentile": ``n s`` is above 99.9 % of the activations above 0;
+    - "percentile": ``n s`` is no less than 99.9 % of the activations above 0;
     - "output", the default, where nothing is trained: from the best of these three on, one quantizer after the other
       gets the multiple of its step size with the least squared error of the network's outputs, relative to those
-      without quantizers. It takes a few forward passes of 128 small or 16 large images for each quantizer. Where the
-      inputs or outputs do not hold one row per image in dimension 0, it is "lsq";
+      without quantizers. It takes a few forward passes for each quantizer, of 128 images, fewer large ones, that are
+      chosen at random. It is "lsq" where the inputs or outputs do not hold one row per image in dimension 0;
     - "kl": as "output", with the Kullback-Leibler divergence of the classes' probabilities instead.
 
     Earlier layers are quantized while a batch runs, so that later layers receive the activations of the quantized
@@ -79,7 +77,7 @@ def _search(qann: nn.Module, batches: list[Any], layers: list[Quantizer], kl: bo
     """Set the step sizes of the rule with the least error of the outputs, then search for better ones."""
     from qffs.graph.blocks import by_image  # these are imported here because a training needs none of them
     from qffs.train.search import Outputs
-    from qffs.train.values import gathered
+    from qffs.train.values import batch_size, gathered, sample
 
     first, *others = OF_ACTIVATIONS
     _observe(qann, batches, layers, first)
@@ -88,8 +86,7 @@ def _search(qann: nn.Module, batches: list[Any], layers: list[Quantizer], kl: bo
             raise InvalidArgument('"kl" takes a network from qffs.quantize whose outputs are one row per image')
         return
     inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
-    count = max(FEWEST, min(MOST, NUMBERS // max(1, sum(x[0].numel() for x in inputs))))
-    outputs = Outputs(qann, tuple(x[:count] for x in inputs), kl)
+    outputs = Outputs(qann, sample(inputs, batch_size(inputs)), kl)  # computed again and again, so on one batch
     errors = {first: outputs.error()}
     for rule in others:
         _observe(qann, batches, layers, rule)
@@ -153,6 +150,8 @@ class _Sample:
         size = SAMPLE_OF_CHANNEL if quantizer.step_size.dim() else SAMPLE
         chosen = groups[torch.randint(len(groups), (size,), generator=self.generator).to(x.device)]
         chosen = chosen.to(lsq.accumulation_dtype(x.dtype))
+        if quantizer.clip is not None:  # as the clipped ReLU does whose place the quantizer has
+            chosen = chosen.clamp_max(quantizer.clip)
         is_new = torch.rand(size, 1, generator=self.generator) * self.count < len(groups)
         self.sample = torch.where(is_new.to(x.device), chosen, self.sample) if self.sample.numel() else chosen
         step_size = self.rule(self.sample, quantizer.highest, quantizer.offset)

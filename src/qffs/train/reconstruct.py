@@ -28,7 +28,7 @@ from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.progress import Bar, track
 from qffs.train.error import error, sizes
 from qffs.train.seeds import check_seed
-from qffs.train.values import Values, gathered, laid_out, values
+from qffs.train.values import Values, batch_size, gathered, laid_out, values
 
 LEARNING_RATE, STEP_SIZE_RATE = 1e-3, 5e-3
 """Adam's learning rates: of weights and biases, and of step sizes, in units of each step size."""
@@ -36,8 +36,8 @@ LARGE = 0.2
 """The error from which on these are the rates. Below it, they shrink as its root: what is nearly right moves little."""
 LEAST = 0.1
 """The part of itself to which a step size may shrink in one training, so that it stays above 0."""
-BATCH, FEWEST, NUMBERS = 64, 16, 2**22
-"""The most and the fewest images of a training step, and the numbers in them from which on there are fewer."""
+BATCH = 64
+"""The most images of a training step; there are fewer of large images."""
 HELD_OUT = 1 / 8
 """The share of the images that are not trained on: they say when to stop, and which weights are the best."""
 CHECKS, PATIENCE = 10, 5
@@ -86,12 +86,11 @@ def reconstruct(
     inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
     order = torch.randperm(len(inputs[0]), generator=generator)
     inputs = tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
-    numbers = sum(x[0].numel() for x in inputs)
-    batch = max(FEWEST, min(BATCH, NUMBERS // max(1, numbers)))
+    batch = batch_size(inputs, BATCH)
     networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, batch, _autocast(qann))
     parts = blocks(qann)
     total = len(parts) * block_steps + steps
-    fused = total * batch * numbers >= FUSED_FROM_PIXELS
+    fused = total * batch * sum(x[0].numel() for x in inputs) >= FUSED_FROM_PIXELS
     with (
         torch.enable_grad(),
         without_autocast(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterable
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 from qffs.errors import InvalidArgument
 from qffs.nn.inspect import empty_like
 
-BATCH = 128
-"""The images of a batch."""
+BATCH, FEWEST, NUMBERS = 128, 16, 2**22
+"""The most and the fewest images of a batch, and the numbers in it from which on it has fewer than the most."""
 IN_MEMORY = 2**29
 """The bytes up to which a tensor is kept in memory; larger ones are in temporary files, which the system caches."""
 
@@ -41,6 +43,22 @@ def gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int) -> Valu
         raise InvalidArgument(f"the batches do not fit together: {error}") from error
 
 
+def batch_size(inputs: Values, most: int = BATCH) -> int:
+    """Return how many images a batch has: ``most``, or those of `NUMBERS` numbers in all, but at least `FEWEST`."""
+    return max(FEWEST, min(most, NUMBERS // max(1, sum(x[0].numel() for x in inputs))))
+
+
+def sample(inputs: Values, count: int) -> Values:
+    """Return ``count`` of the images, chosen at random, the same in every call; all, if there are no more.
+
+    The first ones are no sample: data is often in the order of its classes.
+    """
+    if len(inputs[0]) <= count:
+        return inputs
+    chosen = torch.randperm(len(inputs[0]), generator=torch.Generator().manual_seed(0))[:count]
+    return tuple(x[chosen.to(x.device)] for x in inputs)
+
+
 @torch.no_grad()
 def values(network: nn.Module, inputs: Values) -> Values:
     """Return the outputs of a network that returns a tuple of tensors ``[B, ...]``, for all images.
@@ -48,8 +66,9 @@ def values(network: nn.Module, inputs: Values) -> Values:
     Raises `InvalidArgument` where an output does not hold one row per image in dimension 0.
     """
     device, results = empty_like(network).device, list[Tensor]()
-    for start in range(0, len(inputs[0]), BATCH):
-        rows = slice(start, start + BATCH)
+    size = batch_size(inputs)
+    for start in range(0, len(inputs[0]), size):
+        rows = slice(start, start + size)
         outputs = network(*(x[rows].to(device) for x in inputs))
         if any(len(output) != len(inputs[0][rows]) for output in outputs):
             raise InvalidArgument("reconstruction takes networks whose outputs hold one row per image, in dimension 0")
@@ -65,8 +84,21 @@ def _empty(like: Tensor, count: int) -> Tensor:
     if size * like.element_size() <= IN_MEMORY:
         return laid_out(torch.empty(shape, dtype=like.dtype), like)
     with tempfile.NamedTemporaryFile() as file:  # a file that is mapped stays until the tensor is gone
+        _reserve(file, size * like.element_size())
         flat = torch.from_file(file.name, shared=True, size=size, dtype=like.dtype)
     return flat.view(count, *shape[2:], shape[1]).movedim(-1, 1) if _channels_last(like) else flat.view(shape)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the space of a file from the disk: where it is full, writing to a mapped file would kill the process."""
+    try:
+        if hasattr(os, "posix_fallocate"):  # Linux; elsewhere files have their space only when they are written
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise InvalidArgument(
+            f"{size / 2**30:.1f} GiB of values do not fit into {folder}: {error.strerror}; set TMPDIR to another folder"
+        ) from error
 
 
 def laid_out(x: Tensor, like: Tensor) -> Tensor:
