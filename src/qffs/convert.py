@@ -15,9 +15,9 @@ from qffs.graph.replace import (
     output_quantizers,
     place_quantizers,
     refuse_lost,
+    refuse_without_sites,
     swap_neurons,
 )
-from qffs.graph.site import has_site
 from qffs.graph.trace.trace import Example, refuse_additions, trace
 from qffs.method import Choice, FiringRule, Levels, Schedule, by_pattern, resolve
 from qffs.nn.copies import copied, make_weights_plain
@@ -195,11 +195,7 @@ def _refuse_unfinished(qann: fx.GraphModule) -> None:
             f"the step size at {silent[0][0]} is {silent[0][1]:g}, where it must be above 0: run "
             "qffs.calibrate(qann, batches) again, or train with a lower learning rate"
         )
-    if not all(map(has_site, qann.graph.nodes)):
-        raise InvalidArgument(
-            "this quantized network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
-            "or load its state dict into a new qffs.quantize(...)"
-        )
+    refuse_without_sites(qann)
     refuse_lost(qann)
 
 

@@ -130,3 +130,56 @@ def test_batches_hold_no_labels() -> None:
     for some, message in (([], "at least one batch"), ([(x, torch.zeros(16))], "input"), (x, "give a list")):
         with pytest.raises(InvalidArgument, match=message):
             choose_bits(network().eval(), some, steps=8, progress=False)
+
+
+def test_the_choice_is_complete_for_a_network_that_ends_in_a_relu() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.ReLU()), torch.randn(40, 6)
+    choice = choose_bits(model, [x], steps=12, progress=False)
+    assert list(choice) == ["1", "3"]
+    levels = [quantizer.highest for quantizer in quantizers(qffs.quantize(model, levels=choice, example=x)).values()]
+    assert levels == list(choice.values())
+    qann = qffs.calibrate(qffs.quantize(model, 2, 3, example=x), [x])
+    kept = choose_bits(qann, [x], steps=30, progress=False)
+    assert kept["3"] == 7
+    assert list(kept.effects) == ["1"]
+
+
+def test_activations_in_full_precision_stay_so() -> None:
+    model, x = network().eval(), batches()[0]
+    first, *_ = quantizers(qffs.quantize(model, example=x))
+    choice = choose_bits(qffs.quantize(model, {first: "full", "*": 2}, example=x), [x], steps=40, progress=False)
+    assert choice[first] == "full"
+    assert first not in choice.effects
+    assert first not in quantizers(qffs.quantize(model, levels=choice, example=x))
+
+
+def test_images_run_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    forward = Quantizer.forward
+    monkeypatch.setattr(Quantizer, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    choose_bits(network().eval(), [torch.cat(5 * batches())], steps=12, progress=False)
+    assert max(sizes) == 128
+
+
+def test_changed_is_of_classes() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1)), torch.randn(40, 6)
+    with pytest.raises(InvalidArgument, match="one output of classes in dimension 1"):
+        choose_bits(model, [x], changed=0.1, progress=False)
+    choice = choose_bits(model, [x], steps=12, progress=False)
+    assert choice.changed is None
+    assert "another class" not in choice.summary()
+
+
+def test_layers_are_in_the_order_of_computation() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = nn.Sequential(nn.Linear(8, 3), nn.ReLU())
+            self.first = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.second(self.first(x))
+            return y
+
+    choice = choose_bits(Turned(), [torch.randn(40, 6)], steps=12, progress=False)
+    assert list(choice) == list(choice.effects) == ["first.1", "second.1"]

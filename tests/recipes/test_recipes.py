@@ -22,7 +22,7 @@ from helpers.places import ROOT
 from qffs import recipes
 from qffs.cli.recipes import app
 from qffs.errors import InvalidArgument, QffsError
-from qffs.recipes import attempt, names, read, text, to_yaml
+from qffs.recipes import attempt, names, of_quantization, read, text, to_yaml
 from qffs.recipes.messages import allowed, shown
 from qffs.recipes.recipe import Recipe, Training
 from qffs.recipes.yaml import parse
@@ -421,3 +421,16 @@ def test_any_damage_of_a_recipe_is_told_in_sentences(tmp_path: Path) -> None:
             sentence = str(error)
             assert sentence.startswith(str(path))
     assert 0 < taken < 400
+
+
+def test_steps_of_a_reconstruction_are_the_users() -> None:
+    def steps(*overrides: str, reconstruct: bool | None = None) -> int:
+        return of_quantization("digits_net", "digits", None, overrides, reconstruct=reconstruct).reconstruction_steps
+
+    assert steps("reconstruction_steps=0") == 0
+    assert steps("reconstruction_steps=60") == steps("reconstruction_steps=60", reconstruct=True) == 60
+    assert steps("quantized.epochs=1") == 0
+    assert steps("quantized.epochs=1", reconstruct=True) == steps() > 60
+    for value, option in (("60", False), ("0", True)):
+        with pytest.raises(InvalidArgument, match=f"reconstruction_steps={value} contradicts --"):
+            steps(f"reconstruction_steps={value}", reconstruct=option)

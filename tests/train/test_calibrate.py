@@ -259,3 +259,36 @@ def test_beyond_a_clip_nothing_is_an_error() -> None:
         for relu, each in ((nn.ReLU6(), x), (nn.ReLU(), x.clamp_max(6)))
     )
     assert torch.equal(clipped.get_submodule("0").step_size, plain.get_submodule("0").step_size)
+
+
+def test_one_image_and_images_of_several_sizes_are_calibrated() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    x, larger = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 12, 12)
+    qann = qffs.quantize(model, example=x)
+    assert all(each.ready for each in quantizers(qffs.calibrate(qann, [x[:1]])).values())
+    default, lsq = (
+        quantizers(qffs.calibrate(qann, [x, larger], method))["1"].step_size.item() for method in ("output", "lsq")
+    )
+    assert default == lsq
+    with pytest.raises(InvalidArgument, match="images of one size"):
+        qffs.calibrate(qann, [x, larger], "kl")
+
+
+def test_classes_that_a_mask_excludes_have_no_say() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.network(x)
+            return torch.cat([y, y[:, :1].masked_fill(torch.ones_like(y[:, :1], dtype=torch.bool), -math.inf)], 1)
+
+    _, qann, batches = quantized()
+    masked = qffs.quantize(Masked(), 2, example=batches[0])
+    for each in (qann, masked):
+        qffs.calibrate(each, batches, "kl")
+    plain, other = ([q.step_size.item() for q in quantizers(each).values()] for each in (qann, masked))
+    assert plain == pytest.approx(other)
+    qffs.calibrate(qann, batches, "lsq")
+    assert plain != pytest.approx([q.step_size.item() for q in quantizers(qann).values()])

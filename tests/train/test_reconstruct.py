@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -80,7 +81,9 @@ def test_it_comes_nearer_to_the_network_in_full_precision(steps: int, block_step
 def test_the_spiking_network_equals_the_reconstructed_one() -> None:
     model, x = network(), images(count=32)
     qann = quantized(model, x, output=3)
+    before = {name: weight.clone() for name, weight in qann.named_parameters()}
     short(qann, model, x).eval()
+    assert not any(torch.equal(before[name], weight) for name, weight in qann.named_parameters())
     qffs.verify(qann, qffs.to_spiking(qann), images(seed=5))
 
 
@@ -374,8 +377,14 @@ def test_bad_input() -> None:
         reconstruct(qann, model, x)
     with pytest.raises(InvalidArgument, match="at least two images"):
         short(qann, model, [x[:1]])
-    with pytest.raises(InvalidArgument, match="at least two images"):
+    with pytest.raises(InvalidArgument, match="at least one batch"):
         short(qann, model, [])
+    with pytest.raises(InvalidArgument, match=r"does not run on a batch of \(64, 5\)"):
+        short(qann, model, [x[:64, :5]])
+    with torch.inference_mode(), pytest.raises(InvalidArgument, match="inference_mode"):
+        short(qann, model, x)
+    with pytest.raises(InvalidArgument, match="lost the shapes of its example"):
+        short(pickle.loads(pickle.dumps(qann)), model, x)
     with pytest.raises(
         InvalidArgument, match=r"not the one that was quantized: it has no 0\.weight of shape \[24, 6\]"
     ):
@@ -413,3 +422,25 @@ def test_outputs_that_a_mask_makes_infinite_are_left_out() -> None:
     short(qann, model, x, steps=200)
     assert apart() < 0.8 * before
     assert qann(x)[:, 1].isneginf().all()
+
+
+def test_outputs_of_whole_numbers_are_left_out() -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = perceptron()
+
+        def forward(self, numbers: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            return numbers, self.network(x)
+
+    model, x = Numbered(), inputs()
+    numbers = torch.arange(len(x))
+    qann = qffs.calibrate(qffs.quantize(model, example=(numbers, x)), [(numbers, x)])
+
+    def distance() -> float:
+        with torch.no_grad():
+            return relative(qann.eval()(numbers, x)[1], model.network(x))
+
+    before = distance()
+    short(qann, model, [(numbers, x)], steps=200)
+    assert distance() < 0.8 * before

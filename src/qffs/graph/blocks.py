@@ -63,6 +63,13 @@ def by_image(network: fx.GraphModule) -> bool:
     return all(site(node).batch == (0, 1) for node in ends)
 
 
+def in_order(network: fx.GraphModule) -> dict[str, Quantizer]:
+    """Return the quantizers of a graph by their paths, in the order of computation."""
+    paths = dict.fromkeys(str(node.target) for node in network.graph.find_nodes(op="call_module"))
+    modules = {path: network.get_submodule(path) for path in paths}
+    return {path: module for path, module in modules.items() if isinstance(module, Quantizer)}
+
+
 def joined(parts: Sequence[Block]) -> Block:
     """Return consecutive blocks as one."""
     return Block(parts[0].inputs, tuple(node for each in parts for node in each.nodes), parts[-1].outputs)

@@ -12,7 +12,7 @@ from qffs.graph.call import assembles, label, outputs, plain_form, replace_argum
 from qffs.graph.classify import classify, write_sites
 from qffs.graph.paths import free_path, has
 from qffs.graph.rules import MODULES, name_of
-from qffs.graph.site import Kind, note, site, tensor_shape
+from qffs.graph.site import Kind, has_site, note, site, tensor_shape
 from qffs.method import FiringRule, Levels
 from qffs.nn.copies import copied
 from qffs.nn.neuron import Neuron
@@ -113,6 +113,15 @@ def refuse_lost(network: fx.GraphModule) -> None:
     for node in network.graph.nodes:
         if node.op in {"call_module", "get_attr"} and not has(network, str(node.target)):
             raise InvalidArgument(f"this quantized network no longer has {node.target}, which its graph reads")
+
+
+def refuse_without_sites(network: fx.GraphModule) -> None:
+    """Raise `InvalidArgument` where the graph of a quantized network has lost its records."""
+    if not all(map(has_site, network.graph.nodes)):
+        raise InvalidArgument(
+            "this quantized network has lost the shapes of its example, as pickled graphs do: keep it with qffs.save, "
+            "or load its state dict into a new qffs.quantize(...)"
+        )
 
 
 def classify_again(network: fx.GraphModule) -> None:

@@ -11,18 +11,18 @@ from torch import Tensor, fx, nn
 
 from qffs.convert import quantize, to_spiking
 from qffs.errors import InvalidArgument
-from qffs.graph.blocks import Block, blocks, joined, part
+from qffs.graph.blocks import Block, blocks, in_order, joined, part
 from qffs.graph.nested import tensors
-from qffs.graph.replace import in_full_precision, output_quantizers
+from qffs.graph.replace import activations, in_full_precision, output_quantizers
 from qffs.nn.copies import copied
-from qffs.nn.inspect import quantizers
+from qffs.nn.inspect import empty_like, quantizers
 from qffs.nn.quantizer import Quantizer
 from qffs.progress import track
 from qffs.spiking.network import SpikingNetwork
 from qffs.train.calibrate import calibrate
 from qffs.train.error import error as relative_error
 from qffs.train.error import sizes
-from qffs.train.values import Values, gathered, values
+from qffs.train.values import Values, gathered, in_batches, sample, values
 
 CANDIDATES = (1, 3, 7, 15, 31)
 """The highest levels that a layer may get by default: those of 1 to 5 bits."""
@@ -47,22 +47,23 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class ChosenLevels(Mapping[str, int]):
-    """The highest level of each activation by its path, as `qffs.quantize` takes it for ``levels``.
+class ChosenLevels(Mapping[str, int | str]):
+    """The highest level of each activation by its path, or "full", as `qffs.quantize` takes it for ``levels``.
 
-    levels: the choice; effects: its reasons, by path. The whole network with these levels and LSQ's step sizes has:
-    error: the relative squared error of its outputs; changed: the share of images whose largest output is another than
-    in full precision; steps: after which it has settled; spikes: per image until then. ``print`` shows a table.
+    levels: the choice; effects: its reasons, by path, for each activation whose levels were chosen. The whole network
+    with these levels and LSQ's step sizes has: error: the relative squared error of its outputs; changed: the share of
+    images for which it predicts another class than in full precision, None where its outputs are no classes; steps:
+    after which it has settled; spikes: per image until then. ``print`` shows a table.
     """
 
-    levels: dict[str, int]
+    levels: dict[str, int | str]
     effects: Mapping[str, Effect]
     error: float
-    changed: float
+    changed: float | None
     steps: int
     spikes: float
 
-    def __getitem__(self, path: str) -> int:
+    def __getitem__(self, path: str) -> int | str:
         return self.levels[path]
 
     def __iter__(self) -> Iterator[str]:
@@ -84,10 +85,10 @@ class ChosenLevels(Mapping[str, int]):
 
     def summary(self) -> str:
         """Return what the whole network has with these levels, in one line."""
+        changed = "" if self.changed is None else f"another class on {100 * self.changed:.1f} % of the images, "
         return (
-            f"all together, without training: error {100 * self.error:.1f} %, another class on "
-            f"{100 * self.changed:.1f} % of the images, settled after {self.steps} steps, {self.spikes:,.0f} spikes "
-            "per image"
+            f"all together, without training: error {100 * self.error:.1f} %, {changed}settled after {self.steps} "
+            f"steps, {self.spikes:,.0f} spikes per image"
         )
 
 
@@ -104,11 +105,13 @@ def choose_bits(
 ) -> ChosenLevels:
     """Return the levels of each activation for a budget, chosen by what each does to the network's outputs.
 
-    - ``model``: the network in full precision, or what `qffs.quantize` made of it, whose output levels are kept.
+    - ``model``: the network in full precision, or what `qffs.quantize` made of it, whose output levels are kept, and
+      whose activations in full precision stay so.
     - ``batches``: input tensors ``[B, ...]``, or tuples of inputs, without labels.
     - Give one budget, the most that there may be: ``steps``, in which the spiking network settles; ``spikes`` per image
-      until then; ``changed``, the share of images whose largest output is another than in full precision; or ``error``,
-      the relative squared error of the outputs.
+      until then; ``changed``, the share of images for which another class is predicted than in full precision, where
+      the network has one output with the classes in dimension 1; or ``error``, the relative squared error of the
+      outputs.
     - ``candidates``: the highest levels n that a layer may get, in increasing order.
 
     Each activation is quantized alone, to each candidate, and the error of the outputs and the spikes are measured.
@@ -116,10 +119,12 @@ def choose_bits(
     again; errors of several layers are taken to add up. No layer gets a candidate before all have the one below it: the
     charge schedule is as long as the highest n, and one layer with a high n lets all others send more spikes, which are
     taken back later. A few of these networks are measured as a whole, with LSQ's step sizes (their steps and spikes on
-    up to 32 of the images), to find the last that fits a budget of steps or spikes, or the first that fits the others.
+    up to 32 of the images), halving what is left of the order each time: for a budget of steps or spikes toward more
+    levels, for the others toward fewer. The choice fits the budget. Where what is measured does not grow evenly with
+    the levels, another one that fits may be a little better.
 
     Returns a `ChosenLevels`, which `qffs.quantize` takes as ``levels``; ``print`` shows why. Raises `InvalidArgument`
-    where no choice fits the budget, and as `qffs.quantize` and `qffs.calibrate` do.
+    where no choice that was measured fits the budget, and as `qffs.quantize` and `qffs.calibrate` do.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(128, 4)
@@ -132,6 +137,8 @@ def choose_bits(
         raise InvalidArgument(f"give one budget, of {', '.join(budgets)}, not {len(given)}")
     ((name, limit),) = given
     search = _Search(*_prepared(model, batches, candidates))
+    if name == "changed" and not search.classes:
+        raise InvalidArgument("changed takes a network with one output of classes in dimension 1: give another budget")
     orders = _orders(search.measure_layers(candidates, progress), candidates)
 
     def fits(number: int) -> bool:
@@ -147,14 +154,14 @@ def choose_bits(
 
 def _prepared(
     model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], candidates: Sequence[int]
-) -> tuple[fx.GraphModule, Values]:
-    """Return a quantized copy of a network, and its inputs for all images."""
+) -> tuple[fx.GraphModule, Values, set[str]]:
+    """Return a quantized copy of a network, its inputs for all images, and the paths of quantizers that stay."""
     ordered = all(one < other for one, other in pairwise(candidates))
     if not candidates or not ordered:
         raise InvalidArgument(f"candidates must be highest levels in increasing order, not {candidates!r}")
     if isinstance(model, fx.GraphModule) and quantizers(model):
         qann = copied(model)
-        return qann, gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
+        return qann, _gathered(batches, qann), output_quantizers(qann)
     if isinstance(batches, Tensor):
         raise InvalidArgument("choose_bits takes several batches: give a list, even of one, such as [x]")
     kept = list(batches)
@@ -162,20 +169,25 @@ def _prepared(
         raise InvalidArgument("choose_bits takes at least one batch of inputs")
     example = tuple(kept[0]) if isinstance(kept[0], (tuple, list)) else kept[0]
     qann = quantize(model, levels=candidates[-1], example=example)
-    return qann, gathered(kept, len(qann.graph.find_nodes(op="placeholder")))
+    return qann, _gathered(kept, qann), set()
+
+
+def _gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], qann: fx.GraphModule) -> Values:
+    return gathered(batches, len(qann.graph.find_nodes(op="placeholder")), "choose_bits")
 
 
 class _Search:
     """A quantized network, its inputs for all images, and what it computes of them in full precision."""
 
-    def __init__(self, qann: fx.GraphModule, inputs: Values) -> None:
-        self.qann, self.inputs = qann.eval(), inputs
+    def __init__(self, qann: fx.GraphModule, inputs: Values, stay: set[str]) -> None:
+        self.qann, self.inputs, self.device = qann.eval(), inputs, empty_like(qann).device
         self.exact = in_full_precision(qann, qann).eval()
         self.parts = blocks(qann)
         self.targets = values(part(self.exact, joined(self.parts)), inputs)
         self.sizes = sizes(self.targets)
-        outputs = output_quantizers(qann)
-        self.hidden = {path: each for path, each in quantizers(qann).items() if path not in outputs}
+        self.classes = len(self.targets) == 1 and self.targets[0].dim() > 1 and self.targets[0].shape[1] > 1
+        self.hidden = {path: each for path, each in in_order(qann).items() if path not in stay}
+        self.others = _others(qann, self.hidden)
         self.effects: dict[str, Effect] = {}
         self.trials: dict[tuple[int, ...], ChosenLevels] = {}
 
@@ -186,14 +198,13 @@ class _Search:
         with track("effect of each layer", len(self.hidden) * len(candidates), "networks", show=progress) as bar:
             for number, block in enumerate(self.parts):
                 rest = joined(self.parts[number:])
-                for path in [each for each in quantizers(part(self.qann, block)) if each in self.hidden]:
+                for path in [each for each in in_order(part(self.qann, block)) if each in self.hidden]:
                     of = {}
                     for n in candidates:
                         of[n] = self._alone(path, n, block, rest, inputs)
                         bar.advance()
                     self.effects[path] = Effect(*({n: pair[which] for n, pair in of.items()} for which in (0, 1)))
                 inputs = values(part(self.exact, block), inputs)
-        self.effects = {path: self.effects[path] for path in self.hidden}
         return self.effects
 
     def _alone(self, path: str, n: int, block: Block, rest: Block, inputs: Values) -> tuple[float, float]:
@@ -202,7 +213,7 @@ class _Search:
         levels: list[Tensor] = []
         self.exact.set_submodule(path, quantizer)
         try:
-            calibrate(part(self.exact, block), [inputs], "lsq")
+            calibrate(part(self.exact, block), in_batches(inputs, self.device), "lsq", progress=False)
             quantizer.register_forward_hook(lambda _, given, __: levels.append(quantizer.level(given[0]).sum()))
             outputs = values(part(self.exact, rest), inputs)
         finally:
@@ -217,14 +228,14 @@ class _Search:
             qann = copied(self.qann)
             for path, n in levels.items():
                 qann.set_submodule(path, _with_highest(self.hidden[path], n))
-            calibrate(qann, [self.inputs], "lsq")
+            calibrate(qann, in_batches(self.inputs, self.device), "lsq", progress=False)
             outputs = values(part(qann, joined(blocks(qann))), self.inputs)
-            steps, spikes = _simulated(to_spiking(qann), tuple(x[:SIMULATED] for x in self.inputs))
+            steps, spikes = _simulated(to_spiking(qann), sample(self.inputs, SIMULATED))
             self.trials[key] = ChosenLevels(
-                dict(levels),
+                {**self.others, **levels},
                 self.effects,
                 error=float(relative_error(outputs, self.targets, self.sizes)),
-                changed=_changed(outputs[0], self.targets[0]),
+                changed=_changed(outputs[0], self.targets[0]) if self.classes else None,
                 steps=steps,
                 spikes=spikes,
             )
@@ -236,10 +247,14 @@ def _with_highest(quantizer: Quantizer, n: int) -> Quantizer:
     return other.to(quantizer.step_size.device, quantizer.step_size.dtype).eval()
 
 
+def _others(qann: fx.GraphModule, hidden: Mapping[str, Quantizer]) -> dict[str, int | str]:
+    """Return the levels of the activations that are not chosen, which `qffs.quantize` needs too."""
+    modules = {path: qann.get_submodule(path) for path in activations(qann) if path not in hidden}
+    return {path: each.highest if isinstance(each, Quantizer) else "full" for path, each in modules.items()}
+
+
 def _changed(outputs: Tensor, targets: Tensor) -> float:
-    """Return the share of images (or places) whose largest of all outputs is another; they are in dimension 1."""
-    if outputs.dim() < 2:
-        outputs, targets = outputs[:, None], targets[:, None]
+    """Return the share of images (or places) for which another class, in dimension 1, has the largest number."""
     return float((outputs.argmax(1) != targets.argmax(1)).double().mean())
 
 

@@ -110,7 +110,8 @@ def of_quantization(
     """Return the recipe that quantizes a network for data and trains it for no epoch, with overrides.
 
     images: how many are used for it; reconstruct: whether the network is reconstructed, for `RECONSTRUCTION_STEPS` if
-    the overrides do not say it; by default, unless they say that it is trained. Raises as `read` does.
+    the overrides do not say it; by default, unless they say that it is trained. Raises as `read` does, and where the
+    overrides contradict ``reconstruct``.
 
     >>> recipe = of_quantization("digits_net", "digits", None, ["bits=3"])
     >>> recipe.quantized.epochs, recipe.calibration_images, recipe.reconstruction_steps
@@ -119,9 +120,14 @@ def of_quantization(
     usual = [f"data={data}", f"weights={weights or 'null'}", "full_precision.epochs=0", "quantized.epochs=0"]
     changes = [*usual, f"calibration_images={images}", *overrides]
     recipe = of_network(network, changes)
+    if any(each.startswith("reconstruction_steps=") for each in overrides):
+        steps = recipe.reconstruction_steps
+        if reconstruct is not None and reconstruct != bool(steps):
+            option = "--reconstruct" if reconstruct else "--no-reconstruct"
+            raise InvalidArgument(f"reconstruction_steps={steps} contradicts {option}: give one of them")
+        return recipe
     wanted = not recipe.quantized.epochs if reconstruct is None else reconstruct
-    steps = (recipe.reconstruction_steps or RECONSTRUCTION_STEPS) if wanted else 0
-    return of_network(network, [*changes, f"reconstruction_steps={steps}"])
+    return of_network(network, [*changes, f"reconstruction_steps={RECONSTRUCTION_STEPS if wanted else 0}"])
 
 
 def _or_raise(name: str, attempt: Recipe | list[str]) -> Recipe:

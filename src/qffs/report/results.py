@@ -75,10 +75,13 @@ def advice_on_training(results: Results) -> str:
     """Return a sentence on a quantized network that loses more than `LOST` of the accuracy; else an empty text.
 
     >>> advice_on_training({"full_precision": {"accuracy": 0.9}, "qann": {"accuracy": 0.85}})
-    'the quantized network loses 5.0 points: train it for more epochs (quantized.epochs), or use more bits'
+    'the quantized network loses 5.0 points: train it for more epochs (quantized.epochs)'
     """
-    lost = results["full_precision"]["accuracy"] - results["qann"]["accuracy"]
-    if lost <= LOST:
-        return ""
-    step = "train it for more epochs (quantized.epochs), or use more bits"
-    return f"the quantized network loses {100 * lost:.1f} points: {step}"
+    lost = loss_of(results["full_precision"]["accuracy"], results["qann"]["accuracy"])
+    step = "train it for more epochs (quantized.epochs)"
+    return f"the quantized network loses {100 * lost:.1f} points: {step}" if lost else ""
+
+
+def loss_of(before: float, after: float) -> float:
+    """Return how much accuracy is lost, from 0 to 1; 0 where it is no more than `LOST`, but for rounding."""
+    return before - after if before - after > LOST + 1e-9 else 0.0

@@ -30,12 +30,19 @@ METHODS = (*OF_ACTIVATIONS, *OF_OUTPUTS)
 
 @torch.no_grad()
 @without_autocast()
-def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], method: str = "output") -> nn.Module:
+def calibrate(
+    qann: nn.Module,
+    batches: Iterable[Tensor | tuple[Tensor, ...]],
+    method: str = "output",
+    *,
+    progress: bool = True,
+) -> nn.Module:
     """Set every step size of ``qann`` from a few batches, in place, and return ``qann``.
 
     qann: the network that `qffs.quantize` returned; batches: input tensors ``[B, ...]``, or tuples of inputs, without
-    labels. method: the rule for each step size s; x are the activations that reach the quantizer (or its channel, with
-    a step size per channel) in all batches, in eval mode, and Q is the quantizer.
+    labels; progress: whether a terminal shows that it takes its time. method: the rule for each step size s; x are the
+    activations that reach the quantizer (or its channel, with a step size per channel) in all batches, in eval mode,
+    and Q is the quantizer.
 
     - "lsq": LSQ's first step size, ``2 * mean(abs(x)) / sqrt(n)``, where a training starts;
     - "squared_error": the least ``sum((Q(x) - max(x, 0))^2)``;
@@ -43,7 +50,9 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], m
     - "output", the default, where nothing is trained: from the best of these three on, one quantizer after the other
       gets the multiple of its step size with the least squared error of the network's outputs, relative to those
       without quantizers. It takes a few forward passes for each quantizer, of 128 images, fewer large ones, that are
-      chosen at random. It is "lsq" where the inputs or outputs do not hold one row per image in dimension 0;
+      chosen at random. It is "lsq" where the inputs or outputs do not hold one row per image in dimension 0, where the
+      batches have images of several sizes, where all outputs are whole numbers, and where ``qann`` is only a part of
+      the network (its graph has to be that of `qffs.quantize`);
     - "kl": as "output", with the Kullback-Leibler divergence of the classes' probabilities instead.
 
     Earlier layers are quantized while a batch runs, so that later layers receive the activations of the quantized
@@ -65,7 +74,7 @@ def calibrate(qann: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], m
         raise InvalidArgument("there is nothing to calibrate: the network has no quantizer; call qffs.quantize first")
     if isinstance(batches, Tensor):
         raise InvalidArgument("calibration takes several batches: give a list, even of one, such as [x]")
-    with _restored_after_an_error(layers), evaluating(qann), wait("calibrating"):
+    with _restored_after_an_error(layers), evaluating(qann), wait("calibrating", show=progress):
         if method in OF_OUTPUTS:
             _search(qann, list(batches), layers, kl=method == "kl")
         else:
@@ -81,11 +90,13 @@ def _search(qann: nn.Module, batches: list[Any], layers: list[Quantizer], kl: bo
 
     first, *others = OF_ACTIVATIONS
     _observe(qann, batches, layers, first)
-    if not isinstance(qann, fx.GraphModule) or not by_image(qann):
+    if not isinstance(qann, fx.GraphModule) or not by_image(qann) or not _of_one_size(batches):
         if kl:
-            raise InvalidArgument('"kl" takes a network from qffs.quantize whose outputs are one row per image')
+            raise InvalidArgument(
+                '"kl" takes a network from qffs.quantize whose outputs are one row per image, and images of one size'
+            )
         return
-    inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
+    inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")), "calibration")
     outputs = Outputs(qann, sample(inputs, batch_size(inputs)), kl)  # computed again and again, so on one batch
     errors = {first: outputs.error()}
     for rule in others:
@@ -93,6 +104,12 @@ def _search(qann: nn.Module, batches: list[Any], layers: list[Quantizer], kl: bo
         errors[rule] = outputs.error()
     _observe(qann, batches, layers, min(errors, key=errors.__getitem__))
     outputs.search()
+
+
+def _of_one_size(batches: list[Any]) -> bool:
+    """Return whether the images of all batches, which a network has run on, have the same shapes."""
+    inputs = (tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in batches)
+    return len({tuple(x.shape[1:] for x in each) for each in inputs}) == 1
 
 
 def _observe(qann: nn.Module, batches: Iterable[Any], layers: list[Quantizer], method: str) -> None:

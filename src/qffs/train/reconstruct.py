@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from qffs.data.augment import mixed
 from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
-from qffs.graph.replace import in_full_precision
+from qffs.graph.replace import in_full_precision, refuse_without_sites
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.progress import Bar, track
@@ -71,9 +71,9 @@ def reconstruct(
     never worse on the held-out images than ``qann`` was. It is an ordinary quantized network, whose spiking network
     equals it. Under `torch.autocast` the steps are computed in its type, which is faster where bfloat16 is.
 
-    Raises `InvalidArgument` where ``model`` lacks a weight of ``qann``, for fewer than two images, and for outputs
-    without one row per image in dimension 0; `NotCalibrated` where a step size is not set; `Diverged` where NaN
-    reaches an output. After an error all weights are as before.
+    Raises `InvalidArgument` where ``model`` lacks a weight of ``qann``, for fewer than two images, for outputs without
+    one row per image in dimension 0, and where the network does not run on the batches; `NotCalibrated` where a step
+    size is not set; `Diverged` where NaN reaches an output. After an error all weights are as before.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(128, 4)
@@ -83,9 +83,7 @@ def reconstruct(
     check_seed(seed)
     qann = _checked(qann, steps, block_steps)
     generator = torch.Generator().manual_seed(seed)
-    inputs = gathered(batches, len(qann.graph.find_nodes(op="placeholder")))
-    order = torch.randperm(len(inputs[0]), generator=generator)
-    inputs = tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
+    inputs = _shuffled(gathered(batches, len(qann.graph.find_nodes(op="placeholder")), "reconstruction"), generator)
     batch = batch_size(inputs, BATCH)
     networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, batch, _autocast(qann))
     parts = blocks(qann)
@@ -110,7 +108,17 @@ def _checked(qann: nn.Module, *steps: int) -> fx.GraphModule:
         raise InvalidArgument(f"steps and block_steps must be whole numbers, not {' and '.join(map(str, steps))}")
     if not isinstance(qann, fx.GraphModule) or not quantizers(qann):
         raise InvalidArgument("reconstruct takes the network that qffs.quantize returned")
+    refuse_without_sites(qann)
+    if torch.is_inference_mode_enabled():
+        raise InvalidArgument("reconstruct trains, which torch.inference_mode() forbids: call it outside")
     return qann
+
+
+def _shuffled(inputs: Values, generator: torch.Generator) -> Values:
+    if len(inputs[0]) < 2:
+        raise InvalidArgument("reconstruction takes at least two images: one to train on, and one to hold out")
+    order = torch.randperm(len(inputs[0]), generator=generator)
+    return tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
 
 
 def _autocast(qann: nn.Module) -> torch.dtype | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qffs.errors import InvalidArgument
-from qffs.graph.blocks import blocks, joined, part
+from qffs.graph.blocks import blocks, in_order, joined, part
 from qffs.graph.replace import in_full_precision
-from qffs.nn.inspect import quantizers
 from qffs.nn.quantizer import Quantizer
 from qffs.train.error import error, sizes
 from qffs.train.values import Values, values
@@ -42,7 +42,7 @@ class Outputs:
         inputs = self.inputs
         for number, block in enumerate(self.parts):
             network, rest = part(self.qann, block), part(self.qann, joined(self.parts[number:]))
-            for quantizer in quantizers(network).values():
+            for quantizer in in_order(network).values():
                 self._search_one(quantizer, rest, inputs)
             inputs = values(network, inputs)
 
@@ -71,5 +71,10 @@ def _divergence(targets: Values) -> Callable[[Values], float]:
 
 
 def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean over images of ``sum(p (log p - log q))``, q: softmax of ``logits`` ``[B, K]``, wanted: log p."""
-    return F.kl_div(F.log_softmax(logits.double(), 1), wanted, reduction="batchmean", log_target=True)
+    """Return the mean over images of ``sum(p (log p - log q))``, q: softmax of ``logits`` ``[B, K]``, wanted: log p.
+
+    Classes whose p is 0, as a mask makes it, are left out.
+    """
+    possible = wanted > -torch.inf
+    q, p = (x.masked_fill(~possible, 0) for x in (F.log_softmax(logits.double(), 1), wanted))
+    return (p.exp() * (p - q)).masked_fill(~possible, 0).sum() / len(logits)

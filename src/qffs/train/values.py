@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import torch
 from torch import Tensor, nn
 
-from qffs.errors import InvalidArgument
+from qffs.errors import InvalidArgument, QffsError
 from qffs.nn.inspect import empty_like
 
 BATCH, FEWEST, NUMBERS = 128, 16, 2**22
@@ -23,20 +23,22 @@ Values = tuple[Tensor, ...]
 """A tensor ``[N, ...]`` for each input or output: its values for N images."""
 
 
-def gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int) -> Values:
-    """Return each of the network's ``count`` inputs for all images; raises `InvalidArgument` for other batches."""
+def gathered(batches: Iterable[Tensor | tuple[Tensor, ...]], count: int, task: str) -> Values:
+    """Return each of the network's ``count`` inputs for all images; raises `InvalidArgument` for other batches.
+
+    task: what they are for, in the words of the errors.
+    """
     if isinstance(batches, Tensor):
-        raise InvalidArgument("reconstruction takes several batches: give a list, even of one, such as [x]")
+        raise InvalidArgument(f"{task} takes several batches: give a list, even of one, such as [x]")
     tuples = [tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in batches]
     if any(len(each) != count or not all(isinstance(x, Tensor) for x in each) for each in tuples):
         raise InvalidArgument(
-            f"reconstruction takes batches of the network's {count} inputs alone, without labels, as in "
-            "(x for x, y in loader)"
+            f"{task} takes batches of the network's {count} inputs alone, without labels, as in (x for x, y in loader)"
         )
     if any(len(x) != len(each[0]) for each in tuples for x in each):
         raise InvalidArgument("the inputs of a batch must have the same number of rows, one for each image")
-    if sum(len(each[0]) for each in tuples) < 2:
-        raise InvalidArgument("reconstruction takes at least two images: one to train on, and one to hold out")
+    if not tuples:
+        raise InvalidArgument(f"{task} takes at least one batch of inputs")
     try:
         return tuple(torch.cat(each).detach() for each in zip(*tuples, strict=True))
     except RuntimeError as error:
@@ -65,17 +67,33 @@ def values(network: nn.Module, inputs: Values) -> Values:
 
     Raises `InvalidArgument` where an output does not hold one row per image in dimension 0.
     """
-    device, results = empty_like(network).device, list[Tensor]()
-    size = batch_size(inputs)
-    for start in range(0, len(inputs[0]), size):
-        rows = slice(start, start + size)
-        outputs = network(*(x[rows].to(device) for x in inputs))
-        if any(len(output) != len(inputs[0][rows]) for output in outputs):
-            raise InvalidArgument("reconstruction takes networks whose outputs hold one row per image, in dimension 0")
+    results, start = list[Tensor](), 0
+    for batch in in_batches(inputs, empty_like(network).device):
+        outputs, count = _outputs(network, batch), len(batch[0])
+        if any(len(output) != count for output in outputs):
+            raise InvalidArgument("the outputs of the network must hold one row per image, in dimension 0")
         results = results or [_empty(y, len(inputs[0])) for y in outputs]
         for result, output in zip(results, outputs, strict=True):
-            result[rows] = output
+            result[start : start + count] = output
+        start += count
     return tuple(results)
+
+
+def in_batches(inputs: Values, device: torch.device) -> Iterator[Values]:
+    """Yield the images on a device, in batches of `batch_size`."""
+    for batch in zip(*(x.split(batch_size(inputs)) for x in inputs), strict=True):
+        yield tuple(x.to(device) for x in batch)
+
+
+def _outputs(network: nn.Module, batch: Values) -> Values:
+    try:
+        outputs: Values = network(*batch)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, QffsError):
+            raise
+        shapes = " and ".join(str(tuple(x.shape)) for x in batch)
+        raise InvalidArgument(f"the network does not run on a batch of {shapes}: {error}") from error
+    return outputs
 
 
 def _empty(like: Tensor, count: int) -> Tensor:
