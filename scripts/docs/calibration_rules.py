@@ -24,6 +24,7 @@ from real.subject import Choice, Subject
 from torch import Tensor
 
 import qffs
+from qffs.errors import QffsError
 from qffs.runs.provenance import provenance
 from qffs.train.calibrate import METHODS
 from qffs.train.error import error, sizes
@@ -111,7 +112,13 @@ def main(arguments: list[str]) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         for name in chosen.names:
             start = time.monotonic()
-            subject = NETWORKS[name](Choice(images=1))
+            try:
+                subject = NETWORKS[name](Choice(images=1))
+            except QffsError as error:
+                print(f"{name} is skipped: {error}", file=sys.stderr)
+                continue
+            if subject.outputs:
+                parser.error(f"{name} is a detector: the rules are compared on classifiers")
             results = {"network": name, "images": len(subject.calibration), "rows": measured(subject)}
             run = provenance(torch.device("cpu"), time.monotonic() - start)
             run["command"] = f"python scripts/docs/calibration_rules.py measure {name}"

@@ -14,6 +14,7 @@ from torch import nn
 import qffs
 from helpers import scripted
 from qffs.data import Images
+from qffs.errors import QffsError
 from qffs.train.calibrate import METHODS
 
 
@@ -51,3 +52,21 @@ def test_each_rule_predicts_the_images_that_did_not_calibrate(script: Any, monke
     first = rows[0]
     assert f"| cat | 2 | {100 * first['agreement']:.1f} ({100 * first['error']:.1f}) |" in text
     assert "- **cat**: `it`, 128 images, a machine, 1 threads, commit abc" in text
+
+
+def test_what_is_missing_is_skipped_and_detectors_are_refused(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: object) -> None:
+        raise QffsError("there is no file net.safetensors")
+
+    test = Images(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    detector = Subject(nn.Identity(), "any", torch.zeros(1), test, nn.Identity(), ("boxes",))
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "calibration")
+    monkeypatch.setattr(script, "NETWORKS", {"gone": missing, "eye": lambda _: detector})
+    script.main(["measure", "gone"])
+    assert capsys.readouterr().err == "gone is skipped: there is no file net.safetensors\n"
+    with pytest.raises(SystemExit):
+        script.main(["measure", "eye"])
+    assert "eye is a detector" in capsys.readouterr().err
+    assert list((tmp_path / "calibration").iterdir()) == []
