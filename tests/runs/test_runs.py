@@ -49,7 +49,10 @@ def simulate(
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """A small network and few digits; "color" are the same in three channels, "letters" have one class more."""
+    """A small network and few digits.
+
+    "color" are the same in three channels, "letters" have one class more, and "other labels" others in training.
+    """
     digits = load_data("digits")
     train = Images(digits.train.images[:64], digits.train.labels[:64])
     few = dataclasses.replace(digits, train=train, test=Images(digits.test.images[:30], digits.test.labels[:30]))
@@ -66,6 +69,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Dataset:
             )
         if spec == "letters":
             return dataclasses.replace(few, name="letters", classes=(*few.classes, "a"))
+        if spec == "other labels":
+            return dataclasses.replace(few, train=Images(few.train.images, few.train.labels.flip(0)))
         return few
 
     instead_of_data(monkeypatch, read)
@@ -195,6 +200,18 @@ def test_reconstruction_needs_no_epoch_and_takes_the_calibration_images(
     assert again["networks"][1] != again["networks"][2] | {"name": "QANN, calibrated"}
     train(recipe(epochs=1, float_epochs=0, reconstruction_steps=2), tmp_path / "run", progress=False)
     assert len(images) == 2
+
+
+def test_labels_never_enter_a_reconstruction(tmp_path: Path) -> None:
+    told = {"bits": 1, "epochs": 0, "float_epochs": 0, "reconstruction_steps": 20}
+    results = {data: quantize(recipe(data=data, **told), tmp_path / data) for data in ("digits", "other labels")}
+    weights = [files(tmp_path / data)["model.safetensors"] for data in results]
+    assert weights[0] == weights[1]
+    assert results["digits"]["networks"] == results["other labels"]["networks"]
+    for data in results:  # whereas they enter a training
+        quantize(recipe(data=data, **told | {"epochs": 1}), tmp_path / f"{data} trained")
+    trained = [files(tmp_path / f"{data} trained")["model.safetensors"] for data in results]
+    assert trained[0] != trained[1]
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
