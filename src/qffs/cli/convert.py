@@ -102,17 +102,18 @@ def quantize(
         bool | None,
         typer.Option(
             "--reconstruct/--no-reconstruct",
-            help="Train the network, without labels, until it computes what it computed before; takes minutes.",
+            help="Train the quantized network, without labels, so that its outputs come near those before.",
             show_default="--reconstruct, unless it is trained for epochs",
         ),
     ] = None,
     weights: Weights = None,
     json: Json = False,
 ) -> None:
-    """Quantize the activations of a trained network, save the result, and compare it with the network.
+    """Quantize the activations of a trained network, save the result, and compare it with the network as it was.
 
-    A few hundred images are enough, and labels are not needed: DATA may also be a folder or zip of images. Keys of
-    recipes can be given too, such as bits=3, or quantized.epochs=N to train it for N epochs with labels.
+    A few hundred images are enough, and labels are not needed: DATA may also be a folder or zip of images. Without
+    bits=3 or another number, there are 2 bits. Every key of a recipe can be added (docs/recipes.md), such as
+    quantized.epochs=N to train it for N epochs with labels.
 
     Example: `qffs quantize runs/demo/float --data digits --images 512 bits=3 -o runs/qann`
     """
