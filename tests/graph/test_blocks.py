@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 import qffs
 from helpers.problems import calibrated, images, network
 from qffs import models
-from qffs.graph.blocks import LARGEST, Block, blocks, joined, part
+from qffs.graph.blocks import LARGEST, Block, blocks, in_order, joined, part
+from qffs.nn.inspect import quantizers
 from qffs.nn.quantizer import Quantizer
 
 
@@ -108,3 +109,18 @@ def test_a_part_has_the_weights_of_the_network_itself() -> None:
     own = {id(parameter) for parameter in qann.parameters()}
     assert 0 < len(list(first.parameters())) < len(own)
     assert all(id(parameter) in own for parameter in first.parameters())
+
+
+def test_quantizers_are_in_the_order_of_computation_and_not_in_that_of_modules() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(2)])
+            self.inner = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.outer[1](self.inner(self.outer[0](x)))
+            return y
+
+    qann = qffs.quantize(Turned(), example=torch.randn(4, 6))
+    assert list(in_order(qann)) == ["outer.0.1", "inner.1", "outer.1.1"] != list(quantizers(qann))
