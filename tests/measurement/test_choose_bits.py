@@ -168,18 +168,3 @@ def test_changed_is_of_classes() -> None:
     choice = choose_bits(model, [x], steps=12, progress=False)
     assert choice.changed is None
     assert "another class" not in choice.summary()
-
-
-def test_layers_are_in_the_order_of_computation() -> None:
-    class Turned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.outer = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(2)])
-            self.inner = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.outer[1](self.inner(self.outer[0](x)))
-            return y
-
-    choice = choose_bits(Turned(), [torch.randn(40, 6)], steps=12, progress=False)
-    assert list(choice) == list(choice.effects) == ["outer.0.1", "inner.1", "outer.1.1"]
