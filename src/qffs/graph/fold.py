@@ -61,7 +61,7 @@ def fold_batch_norms(network: fx.GraphModule) -> None:
 
 def _fold_batch_norms(network: fx.GraphModule) -> None:
     for node in list(network.graph.nodes):
-        norm = _batch_norm(network, node) if site(node).kind is Kind.FOLDED else None
+        norm = batch_norm(network, node) if site(node).kind is Kind.FOLDED else None
         if norm is not None:
             _fold_batch_norm(network, node, norm)
 
@@ -79,7 +79,7 @@ def _shape_anywhere(network: fx.GraphModule) -> None:
             node.args = (*node.args, ones)
 
 
-def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.modules.batchnorm._BatchNorm | None:
+def batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.modules.batchnorm._BatchNorm | None:
     """Return the batch norm that a node calls, as a module; None where the node calls something else."""
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
@@ -101,24 +101,25 @@ def _value(network: fx.GraphModule, constant: fx.Node | None) -> Tensor | None:
     return None if constant is None else operator.attrgetter(str(constant.target))(network)
 
 
-def _scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return ``gamma / sqrt(var + eps)`` and ``beta - mean * scale`` for each channel, computed in a type."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * scale
-    if norm.weight is not None:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double()
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
+    scale = (norm.running_var.to(dtype) + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.to(dtype)
+    shift = -norm.running_mean.to(dtype) * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.to(dtype)
 
 
 def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.batchnorm._BatchNorm) -> None:
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm, torch.float64)
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    before = network.get_submodule(str(source.target)) if source.op == "call_module" else None
-    if isinstance(before, Weighted) and len(source.users) == 1 and _channels_first(before, source):
+    before = layer_before(network, node)
+    if before is not None:
         calls = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
-        folded = _scaled(before, scale, shift)
+        folded = copy.deepcopy(before)
+        folded.weight, folded.bias = (nn.Parameter(x, requires_grad=False) for x in scaled(before, scale, shift))
         path = str(source.target) if calls[source.target] == 1 else free_path(network, str(source.target))
         network.set_submodule(path, folded) if path == source.target else network.add_submodule(path, folded)
         source.target = path
@@ -134,25 +135,28 @@ def _fold_batch_norm(network: fx.GraphModule, node: fx.Node, norm: nn.modules.ba
     network.graph.erase_node(node)
 
 
-def _channels_first(module: nn.Module, call: fx.Node) -> bool:
-    """Return whether the result has its output channels in dimension 1, where batch norm reads channels."""
-    return not isinstance(module, nn.Linear) or len(tensor_shape(call)) == 2
+def layer_before(network: fx.GraphModule, node: fx.Node) -> Any:
+    """Return the module of `Weighted` whose result only a batch norm reads, the call ``node``; None where none is."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    module = network.get_submodule(str(source.target)) if source.op == "call_module" else None
+    if not isinstance(module, Weighted) or len(source.users) > 1:
+        return None
+    # Batch norm reads channels in dimension 1, where a linear layer has its own only in a matrix.
+    return module if not isinstance(module, nn.Linear) or len(tensor_shape(source)) == 2 else None
 
 
-def _scaled(module: Any, scale: Tensor, shift: Tensor) -> nn.Module:
-    """Return a copy of a weighted module whose result is ``scale * module(x) + shift`` for each output channel."""
-    folded = copy.deepcopy(module)
-    weight = module.weight.double()
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):  # weight: [in, out / groups, ...]
-        grouped = weight.unflatten(0, (module.groups, -1))
-        rows = scale.view(module.groups, 1, -1, *(1,) * (weight.dim() - 2))
+def scaled(layer: Any, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias with which a layer returns ``scale * layer(x) + shift``, computed in scale's type."""
+    weight = layer.weight.to(scale.dtype)
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # weight: [in, out / groups, ...]
+        grouped = weight.unflatten(0, (layer.groups, -1))
+        rows = scale.view(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))
         weight = (grouped * rows).flatten(0, 1)
     else:
         weight = weight * _column(scale, weight.dim() - 1)
-    bias = shift if module.bias is None else module.bias.double() * scale + shift
-    folded.weight = nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
-    folded.bias = nn.Parameter(bias.to(module.weight.dtype), requires_grad=False)
-    return folded  # type: ignore[no-any-return]
+    bias = shift if layer.bias is None else layer.bias.to(scale.dtype) * scale + shift
+    return weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
 
 
 def _column(values: Tensor, dimensions: int) -> Tensor:

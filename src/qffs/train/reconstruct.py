@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from qffs.data.augment import mixed
 from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
+from qffs.graph.in_weights import put_norms_into_weights
 from qffs.graph.replace import in_full_precision, refuse_without_sites
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import FUSED_FROM_PIXELS
@@ -171,7 +172,10 @@ class _Networks:
 
     def task(self, block: Block, exact: Values, quantized: Values, mix: bool = False) -> _Task:
         """Return the training of a block with these inputs."""
-        return _Task(part(self.qann, block), part(self.reference, block), exact, quantized, self, mix)
+        student, teacher = part(self.qann, block), part(self.reference, block)
+        for each in (student, teacher):
+            put_norms_into_weights(each)
+        return _Task(student, teacher, exact, quantized, self, mix)
 
     def minimize_blocks(self, parts: Sequence[Block], inputs: Values, steps: int, bar: Bar) -> None:
         """Train each block, with its inputs from the blocks before it as they are now."""
