@@ -14,6 +14,8 @@
 
 Each message is one sentence a user can act on. The command line prints it and exits with code 2; with code 0
 after SIGTERM, which is no fault.
+
+`Inaccurate` is the category of warnings of a result that is no good, with the one thing to try next.
 """
 
 from __future__ import annotations
@@ -139,3 +141,13 @@ class Stopped(QffsError):
     def __reduce__(self) -> tuple[type[Stopped], tuple[Signals, str]]:
         """Return how to build the error again: pickled, it passes from one process to another."""
         return Stopped, (self.signal, str(self))
+
+
+class Inaccurate(UserWarning):
+    """The category of a warning that a quantized network is far from the network in full precision.
+
+    `qffs.reconstruct` gives it. The message says what to try next.
+
+    >>> import warnings
+    >>> warnings.simplefilter("ignore", qffs.errors.Inaccurate)
+    """

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import qffs
 from helpers.problems import images, network
-from qffs.errors import Diverged, InvalidArgument, NotCalibrated
+from qffs.errors import Diverged, Inaccurate, InvalidArgument, NotCalibrated
 from qffs.kernels import lsq
 from qffs.nn.inspect import quantizers
 from qffs.nn.quantizer import Quantizer
@@ -50,6 +50,7 @@ def distance(qann: nn.Module, model: nn.Module, x: Tensor) -> float:
         return relative(qann.eval()(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore::qffs.errors.Inaccurate")  # its outputs are no classes
 def test_a_linear_layer_behind_a_quantizer_reaches_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEARNING_RATE", 0.02)
     monkeypatch.setattr(module, "PATIENCE", module.CHECKS)
@@ -307,6 +308,17 @@ def test_a_small_error_is_trained_at_small_rates(error: float, length: float, mo
     short(qann, model, x, steps=1, block_steps=0)
     moved = float((weight.detach() - before).abs().max())
     assert moved == pytest.approx(length, rel=1e-3)  # Adam's first step is as long as its rate
+
+
+def test_a_network_that_predicts_other_classes_is_warned_of() -> None:
+    model, x = perceptron(), inputs(512)
+    model[-1].bias.data -= model(x).mean(0).detach()  # so that each class is the largest for some inputs
+    qann = quantized(model, x, bits=1)
+    for quantizer in quantizers(qann).values():
+        quantizer.step_size.data *= 100  # no activation reaches the first level any more
+    with pytest.warns(Inaccurate, match="of 64 held-out images: quantize it with more bits") as caught:
+        short(qann, model, x, steps=1, block_steps=0)
+    assert caught[0].filename == __file__
 
 
 def test_values_in_files_give_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:

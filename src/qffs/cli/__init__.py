@@ -27,7 +27,7 @@ from qffs.cli.options import Command, with_home
 from qffs.cli.report import report
 from qffs.cli.studies import compare, methods, paper
 from qffs.cli.train import demo, train
-from qffs.errors import NotConvertible, QffsError, Stopped
+from qffs.errors import Inaccurate, NotConvertible, QffsError, Stopped
 from qffs.progress import first
 from qffs.runs.processors import openmp_defaults
 from qffs.version import __version__
@@ -86,6 +86,7 @@ _notices: set[str] = set()
 def main() -> None:
     """Run the command line; whatever is no bug becomes one sentence on standard error and exit code 2."""
     warnings.showwarning = _notice
+    warnings.simplefilter("ignore", Inaccurate)  # commands measure on all images, and advise by that
     os.environ.update(openmp_defaults())  # OpenMP reads them when a subcommand imports torch
     if isinstance(sys.stdout, TextIOWrapper):  # a question mark for a character that the terminal does not have
         sys.stdout.reconfigure(errors="replace")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from qffs.functional import lsq
 from qffs.graph.fold import batch_norm, layer_before, scale_and_shift, scaled
 from qffs.graph.paths import free_path
 from qffs.graph.site import Kind, site
@@ -31,8 +31,8 @@ class LayerAndNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Return ``norm(layer(x))``, in the shape and type of ``layer(x)``."""
-        dtype = lsq.accumulation_dtype(x.dtype)
-        weight, bias = scaled(self.layer, *scale_and_shift(self.norm, dtype))
+        scale, shift = scale_and_shift(self.norm, torch.promote_types(x.dtype, torch.float32))
+        weight, bias = scaled(self.layer, scale, shift)
         return functional_call(self.layer, {"weight": weight, "bias": bias}, (x,))
 
 

@@ -27,6 +27,7 @@ from qffs.graph.replace import in_full_precision, refuse_without_sites
 from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.progress import Bar, track
+from qffs.train.agreement import warn_of_little
 from qffs.train.error import error, sizes
 from qffs.train.seeds import check_seed
 from qffs.train.values import Values, batch_size, gathered, laid_out, values
@@ -74,7 +75,8 @@ def reconstruct(
 
     Raises `InvalidArgument` where ``model`` lacks a weight of ``qann``, for fewer than two images, for outputs without
     one row per image in dimension 0, and where the network does not run on the batches; `NotCalibrated` where a step
-    size is not set; `Diverged` where NaN reaches an output. After an error all weights are as before.
+    size is not set; `Diverged` where NaN reaches an output. After an error all weights are as before. Warns with
+    `qffs.errors.Inaccurate` where the predicted class is another one for more than 10 % of 50 held-out images or more.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(128, 4)
@@ -95,12 +97,13 @@ def reconstruct(
         without_autocast(),
         evaluating(qann),
         track("reconstruction", total, "steps", show=progress) as bar,
-        _no_worse(networks.task(joined(parts), inputs, inputs, mix), bar) as whole,
-        _fused(qann, fused),
     ):
-        if block_steps:
-            networks.minimize_blocks(parts, inputs, block_steps, bar)
-        whole.minimize("the whole network", steps, bar)
+        whole = networks.task(joined(parts), inputs, inputs, mix)
+        with _no_worse(whole, bar), _fused(qann, fused):
+            if block_steps:
+                networks.minimize_blocks(parts, inputs, block_steps, bar)
+            whole.minimize("the whole network", steps, bar)
+        warn_of_little(*whole.held_out_outputs(), "quantize it with more bits, or train it with labels", stacklevel=2)
     return qann
 
 
@@ -129,11 +132,11 @@ def _autocast(qann: nn.Module) -> torch.dtype | None:
 
 
 @contextmanager
-def _no_worse(whole: _Task, bar: Bar) -> Iterator[_Task]:
-    """Yield the training of the whole network; at the end, undo what was trained if it gained nothing, or failed."""
+def _no_worse(whole: _Task, bar: Bar) -> Iterator[None]:
+    """At the end of the block, undo what was trained if the whole network gained nothing, or the block failed."""
     before, weights, better = whole.measure(), _copies(whole.parameters), False
     try:
-        yield whole
+        yield
         better = whole.measure() < before
         if not better:
             bar.say("nothing was gained: all weights are as before")
@@ -214,11 +217,14 @@ class _Task:
         self.held_out = max(1, round(HELD_OUT * self.count))
         self.batch = min(networks.batch, self.count - self.held_out)
 
-    @torch.no_grad()
     def measure(self) -> float:
         """Return the error on the held-out images."""
+        return float(error(*self.held_out_outputs(), self.sizes))
+
+    def held_out_outputs(self) -> tuple[Values, Values]:
+        """Return the outputs and the targets of the held-out images."""
         outputs = values(self.student, tuple(x[: self.held_out] for x in self.quantized))
-        return float(error(outputs, tuple(t[: self.held_out] for t in self.targets), self.sizes))
+        return outputs, tuple(t[: self.held_out] for t in self.targets)
 
     def minimize(self, label: str, steps: int, bar: Bar) -> None:
         """Train, and keep the parameters that were the best on the held-out images, perhaps the first ones."""
