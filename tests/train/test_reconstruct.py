@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any
 
@@ -53,7 +54,7 @@ def distance(qann: nn.Module, model: nn.Module, x: Tensor) -> float:
 @pytest.mark.filterwarnings("ignore::qffs.errors.Inaccurate")  # its outputs are no classes
 def test_a_linear_layer_behind_a_quantizer_reaches_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEARNING_RATE", 0.02)
-    monkeypatch.setattr(module, "PATIENCE", module.CHECKS)
+    monkeypatch.setattr(module, "PATIENCE", (module.CHECKS, 1))
     monkeypatch.setattr(module, "LARGE", 0.0001)  # the least error is not 0, and far away
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.ReLU(), nn.Linear(6, 3)).double(), inputs(4096)  # so that an eighth matters little
@@ -295,7 +296,7 @@ def test_where_nothing_is_gained_it_ends_early(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module._Task, "measure", lambda _: 1.0)
     monkeypatch.setattr(module._Task, "_loss", lambda task: steps.append(1) or real(task))
     short(quantized(model, x), model, x, steps=200, block_steps=0)
-    assert len(steps) == 200 * module.PATIENCE // module.CHECKS
+    assert len(steps) == 200 * sum(module.PATIENCE) // module.CHECKS  # at the rates, and at smaller ones
 
 
 @pytest.mark.parametrize(("error", "length"), [(0.8, 1e-3), (0.2, 1e-3), (0.002, 1e-4)])
@@ -308,6 +309,24 @@ def test_a_small_error_is_trained_at_small_rates(error: float, length: float, mo
     short(qann, model, x, steps=1, block_steps=0)
     moved = float((weight.detach() - before).abs().max())
     assert moved == pytest.approx(length, rel=1e-3)  # Adam's first step is as long as its rate
+
+
+def test_where_nothing_is_gained_it_goes_back_and_on_at_smaller_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perceptron(), inputs()
+    qann = quantized(model, x)
+    weight, positions = qann.get_submodule("2").weight, list[Tensor]()
+
+    def measured(_: Any) -> float:
+        positions.append(weight.detach().clone())
+        return 1.0
+
+    monkeypatch.setattr(module._Task, "measure", measured)
+    short(qann, model, x, steps=module.CHECKS, block_steps=0)
+    before, first, *_ = positions[1:]
+    after = positions[module.PATIENCE[0] + 2]
+    lengths = [float((each - before).abs().max()) for each in (first, after)]
+    cosine = (1 + math.cos(math.pi * module.PATIENCE[0] / module.CHECKS)) / 2
+    assert lengths[1] / lengths[0] == pytest.approx(module.SLOWER * cosine, rel=0.01)
 
 
 def test_a_network_that_predicts_other_classes_is_warned_of() -> None:

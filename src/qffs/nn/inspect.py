@@ -77,6 +77,16 @@ def without_autocast() -> Iterator[None]:
         yield
 
 
+def autocast_type(device: str) -> torch.dtype | None:
+    """Return the type of `torch.autocast` on a type of device; None where it is off.
+
+    >>> with torch.autocast("cpu"):
+    ...     autocast_type("cpu")
+    torch.bfloat16
+    """
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
 def quantizers(network: nn.Module) -> dict[str, Quantizer]:
     """Return the quantizers of a network by their paths, in the order of its modules."""
     return {path: module for path, module in network.named_modules() if isinstance(module, Quantizer)}

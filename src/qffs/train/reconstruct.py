@@ -24,7 +24,7 @@ from qffs.errors import Diverged, InvalidArgument
 from qffs.graph.blocks import Block, blocks, joined, part
 from qffs.graph.in_weights import put_norms_into_weights
 from qffs.graph.replace import in_full_precision, refuse_without_sites
-from qffs.nn.inspect import empty_like, evaluating, quantizers, without_autocast
+from qffs.nn.inspect import autocast_type, empty_like, evaluating, quantizers, without_autocast
 from qffs.nn.quantizer import FUSED_FROM_PIXELS
 from qffs.progress import Bar, track
 from qffs.train.agreement import warn_of_little
@@ -42,8 +42,9 @@ BATCH = 64
 """The most images of a training step; there are fewer of large images."""
 HELD_OUT = 1 / 8
 """The share of the images that are not trained on: they say when to stop, and which weights are the best."""
-CHECKS, PATIENCE = 10, 5
-"""How often a training is measured on held-out images, and after how many times in a row without a gain it ends."""
+CHECKS, PATIENCE, SLOWER = 10, (5, 2), 0.3
+"""How often a training is measured on held-out images; after how many times in a row without a gain it goes back to the
+best weights and on with smaller rates, as networks without batch norm need them, and then ends; the factor of these."""
 
 
 def reconstruct(
@@ -88,10 +89,11 @@ def reconstruct(
     generator = torch.Generator().manual_seed(seed)
     inputs = _shuffled(gathered(batches, len(qann.graph.find_nodes(op="placeholder")), "reconstruction"), generator)
     batch = batch_size(inputs, BATCH)
-    networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, batch, _autocast(qann))
+    autocast = autocast_type(empty_like(qann).device.type)
+    networks = _Networks(qann, in_full_precision(qann, model).eval(), generator, batch, autocast)
     parts = blocks(qann)
     total = len(parts) * block_steps + steps
-    fused = total * batch * sum(x[0].numel() for x in inputs) >= FUSED_FROM_PIXELS
+    pixels = total * batch * sum(x[0].numel() for x in inputs)
     with (
         torch.enable_grad(),
         without_autocast(),
@@ -99,7 +101,7 @@ def reconstruct(
         track("reconstruction", total, "steps", show=progress) as bar,
     ):
         whole = networks.task(joined(parts), inputs, inputs, mix)
-        with _no_worse(whole, bar), _fused(qann, fused):
+        with _no_worse(whole, bar), _fused(qann, pixels >= FUSED_FROM_PIXELS):
             if block_steps:
                 networks.minimize_blocks(parts, inputs, block_steps, bar)
             whole.minimize("the whole network", steps, bar)
@@ -123,12 +125,6 @@ def _shuffled(inputs: Values, generator: torch.Generator) -> Values:
         raise InvalidArgument("reconstruction takes at least two images: one to train on, and one to hold out")
     order = torch.randperm(len(inputs[0]), generator=generator)
     return tuple(laid_out(x[order.to(x.device)], x) for x in inputs)
-
-
-def _autocast(qann: nn.Module) -> torch.dtype | None:
-    """Return the type of `torch.autocast` on the device of a network; None where it is off."""
-    device = empty_like(qann).device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 @contextmanager
@@ -233,10 +229,10 @@ class _Task:
             return
         optimizer = torch.optim.Adam(self._groups())
         first = best = self.measure()
-        copies, idle, step = _copies(self.parameters), 0, 0
-        scale = min(1.0, math.sqrt(first / LARGE))
+        copies, scale = _copies(self.parameters), min(1.0, math.sqrt(first / LARGE))
+        step, idle, slowed = 0, 0, False
         least = [LEAST * each.detach() for each in self._step_sizes()]
-        while step < steps and idle < PATIENCE:
+        while step < steps and idle < PATIENCE[slowed]:
             for group in optimizer.param_groups:
                 group["lr"] = scale * group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
@@ -250,6 +246,10 @@ class _Task:
                 now = self.measure()
                 idle = 0 if now < best else idle + 1
                 best, copies = (now, _copies(self.parameters)) if now < best else (best, copies)
+                if idle == PATIENCE[0] and not slowed:
+                    scale, idle, slowed = SLOWER * scale, 0, True
+                    _restore(self.parameters, copies)
+                    optimizer.state.clear()
         optimizer.zero_grad()
         _restore(self.parameters, copies)
         bar.advance(steps - step)
