@@ -120,7 +120,11 @@ def classifiers(measurements: list[dict[str, Any]]) -> str:
     """Return the table of classifiers, one row for each network and number of bits."""
     head = ["network", "images", "FP", "bits", "calibrated", "QANN", *(f"SNN, T = {t}" for t in SHOWN), "SNN, end"]
     head += ["equal, T = 8", "equal, end", "end", "spikes", "energy", "SNN / FP"]
-    return table(head, [_classifier(each, of) for each in measurements for of in each["quantized"]])
+    return table(head, [_classifier(each, of) for each in measurements for of in _by_bits(each)])
+
+
+def _by_bits(measurement: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(measurement["quantized"], key=lambda of: int(of["bits"]))
 
 
 def _classifier(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
@@ -143,7 +147,7 @@ def detectors(measurements: list[dict[str, Any]]) -> str:
     """Return the table of detectors, one row for each network and number of bits."""
     head = ["network", "images", "outputs", "bits", "cosine", "difference", "equal from", "end", "spikes", "energy"]
     head += ["SNN / FP", "boxes", "SNN, 2^b", "same", "SNN, end", "same"]
-    return table(head, [_detector(each, of) for each in measurements for of in each["quantized"]])
+    return table(head, [_detector(each, of) for each in measurements for of in _by_bits(each)])
 
 
 def _detector(measurement: dict[str, Any], of: dict[str, Any]) -> list[Any]:
