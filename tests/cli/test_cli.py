@@ -605,9 +605,8 @@ def test_a_warning_is_one_sentence_and_printed_once(run: Callable[..., Said], mo
     def warn(*_: object, **__: object) -> None:
         for path in (cli.__file__, cli.__file__, "/elsewhere.py"):
             warnings.warn_explicit("2 files are left out", UserWarning, path, 1)
-            warnings.warn_explicit(
-                "use more bits", qffs.errors.Inaccurate, path, 1
-            )  # commands have advice of their own
+            # Commands have advice of their own, so this is not printed.
+            warnings.warn_explicit("use more bits", qffs.errors.Inaccurate, path, 1)
         raise qffs.errors.QffsError("stopped")
 
     monkeypatch.setattr("qffs.runs.convert.convert", warn)

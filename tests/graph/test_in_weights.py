@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import qffs
 from helpers.problems import randomize
@@ -68,8 +69,14 @@ def test_a_network_computes_the_same_with_its_own_parameters() -> None:
     torch.testing.assert_close(qann(x), expected)
 
 
-def test_other_layers_stay() -> None:
-    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4))
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
+        nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU()),
+    ],
+)
+def test_other_layers_stay(network: nn.Module) -> None:
     x = torch.randn(2, 3, 6, 6)
     qann = qffs.calibrate(qffs.quantize(network.eval(), 3, example=x), [x]).eval()
     whole = part(qann, joined(blocks(qann)))

@@ -40,7 +40,8 @@ def put_norms_into_weights(network: fx.GraphModule) -> None:
     """Let one module compute each layer and the batch norm that alone reads its result, in place.
 
     network: a graph that `qffs.quantize` returned, or a part of it. Its modules and parameters stay the same ones, and
-    are trained as before.
+    are trained as before. Layers whose weight is computed from others (weight norm) are function calls in such a
+    graph, and are left as they are.
     """
     for node in list(network.graph.find_nodes(op="call_module")):
         norm = batch_norm(network, node) if site(node).kind is Kind.FOLDED else None

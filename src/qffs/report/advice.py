@@ -6,7 +6,7 @@ from qffs.files import Results
 from qffs.report.results import loss_of
 
 AGREEMENT = 0.9
-"""The least share of equal predictions."""
+"""The least share of equal predictions, as in `qffs.train.agreement`, which warns in Python."""
 CHANCE, ABOVE = 1.5, 0.05
 """A network knows nothing up to this multiple of a guess's accuracy, and not more than so much above it."""
 FEW_BITS = 3
